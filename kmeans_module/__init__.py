@@ -1,0 +1,1 @@
+"""k-means for people who work in PyTorch."""

@@ -1,0 +1,61 @@
+"""How the E-step is computed fast.
+
+``prepare(x, sample_weight)`` gives a :class:`Workspace` that runs E-steps on the same rows
+again and again. Whatever speeds them up lives there; it never changes a result.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from kmeans_module.kernels.reference import (
+    ReferenceWorkspace,
+    compute_dtype,
+    full_precision,
+    unit_rows,
+)
+from kmeans_module.kernels.statistics import (
+    MAX_FARTHEST,
+    ClusterStats,
+    EStep,
+    Farthest,
+    accumulator_dtype,
+)
+
+__all__ = [
+    "MAX_FARTHEST",
+    "ClusterStats",
+    "EStep",
+    "Farthest",
+    "Workspace",
+    "accumulator_dtype",
+    "compute_dtype",
+    "full_precision",
+    "prepare",
+    "unit_rows",
+]
+
+
+class Workspace(Protocol):
+    """E-steps on fixed rows; P independent problems in one call."""
+
+    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
+        """Assign every row to the nearest of the centroids (P, k, d) and sum up the clusters."""
+
+    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (P, n) alone, and whether every row had a finite distance, ()."""
+
+
+def prepare(
+    x: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
+) -> Workspace:
+    """Get ready for repeated E-steps on the rows x.
+
+    Args:
+        x: samples, (n, d) shared by all problems or (P, n, d).
+        sample_weight: (n,) or (P, n); None for weight 1.
+        metric: "euclidean" or "cosine".
+    """
+    return ReferenceWorkspace(x, sample_weight, metric=metric)

@@ -1,0 +1,196 @@
+"""The E-step in plain torch: for every device, and the measure of every faster kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from kmeans_module.kernels.statistics import (
+    MAX_FARTHEST,
+    ClusterStats,
+    EStep,
+    accumulator_dtype,
+    find_farthest,
+)
+
+# Elements of one chunk's temporaries: a few L2 caches on the CPU, 64 MB on accelerators.
+CHUNK_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute products as asked: no autocast, no TF32, no bfloat16 passes."""
+    if torch.compiler.is_compiling():
+        yield
+        return
+    precision = torch.get_float32_matmul_precision()
+    with torch.autocast(device.type, enabled=False):
+        if precision != "highest":
+            torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            if precision != "highest":
+                torch.set_float32_matmul_precision(precision)
+
+
+def compute_dtype(x: Tensor, centroids: Tensor) -> torch.dtype:
+    """Precision of distances: that of the wider input, at least float32."""
+    wider = torch.promote_types(x.dtype, centroids.dtype)
+    return torch.promote_types(wider, torch.float32)
+
+
+def chunk_rows(n: int, k: int, d: int, problems: int, device: torch.device) -> int:
+    """Rows per chunk such that the temporaries stay within the budget."""
+    budget = CHUNK_ELEMENTS["cpu" if device.type == "cpu" else "accelerator"]
+    return max(1, min(n, budget // max(1, problems * (k + 4 * d))))
+
+
+def nearest(
+    rows: Tensor, centroids: Tensor, offset: Tensor, half_norms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Labels, and the smallest score, of the rows of one chunk.
+
+    The score ½‖c - o‖² - (x - o)·(c - o) differs from ½‖x - c‖² by a constant of the row,
+    so both have the same argmin; the common offset o keeps it from cancelling.
+
+    Args:
+        rows: (m, d) or (P, m, d).
+        centroids: centroids less the offset, transposed, (P, d, k).
+        offset: (P, 1, d).
+        half_norms: (P, 1, k).
+
+    Returns:
+        labels (P, m) and scores (P, m).
+    """
+    with full_precision(rows.device):
+        scores = torch.baddbmm(half_norms, rows - offset, centroids, alpha=-1)
+    smallest, labels = scores.min(dim=-1)
+    return labels, smallest
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows scaled to length 1; zero rows stay zero. Overflows for no finite row."""
+    largest = rows.abs().amax(dim=-1, keepdim=True)
+    rows = rows / largest.where(largest > 0, 1.0)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / norms.where(norms > 0, 1.0)
+
+
+class ReferenceWorkspace:
+    """Repeated E-steps on the same rows; see :func:`kmeans_module.kernels.prepare`."""
+
+    def __init__(
+        self, x: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
+    ) -> None:
+        self.x = x
+        self.sample_weight = sample_weight
+        self.metric = metric
+
+    def rows(self, part: slice, dtype: torch.dtype) -> Tensor:
+        """Rows in the space where the metric is Euclidean, (m, d) or (P, m, d)."""
+        rows = self.x[..., part, :].to(dtype)
+        return unit_rows(rows) if self.metric == "cosine" else rows
+
+    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (P, n), and whether every row had a finite score, ()."""
+        labels, finite = [], []
+        for _part, _rows, chunk_labels, scores in self._chunks(centroids):
+            labels.append(chunk_labels)
+            finite.append(scores.isfinite().all())
+        if not labels:
+            return (
+                centroids.new_empty((len(centroids), 0), dtype=torch.int64),
+                torch.ones((), dtype=torch.bool, device=centroids.device),
+            )
+        return torch.cat(labels, dim=-1), torch.stack(finite).all()
+
+    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
+        """Assign every row and gather the statistics of the clusters.
+
+        Args:
+            centroids: (P, k, d).
+            start: number of the first row in the whole data.
+        """
+        problems, k, d = centroids.shape
+        n = self.x.shape[-2]
+        dtype = compute_dtype(self.x, centroids)
+        accumulator = accumulator_dtype(self.x.device)
+        device = self.x.device
+        labels = torch.empty((problems, n), dtype=torch.int64, device=device)
+        distances = torch.empty((problems, n), dtype=dtype, device=device)
+        sums = torch.zeros((problems * k, d), dtype=accumulator, device=device)
+        counts = torch.zeros(problems * k, dtype=accumulator, device=device)
+        inertia = torch.zeros(problems, dtype=accumulator, device=device)
+        flat_centroids = centroids.to(dtype).reshape(problems * k, d)
+        first_cluster = torch.arange(problems, device=device).unsqueeze(-1) * k
+
+        for part, rows, chunk_labels, _ in self._chunks(centroids):
+            rows = rows.expand(problems, -1, -1)
+            weights = self._weights(part, rows)
+            if self.metric == "cosine":
+                chunk_labels = chunk_labels * (rows != 0).any(dim=-1)
+            clusters = (chunk_labels + first_cluster).flatten()
+            nearest_centroids = flat_centroids.index_select(0, clusters).view_as(rows)
+            chunk_distances = (rows - nearest_centroids).square_().sum(-1)
+            if self.metric == "cosine":
+                chunk_distances = (chunk_distances / 2).where((rows != 0).any(dim=-1), 1.0)
+            labels[:, part] = chunk_labels
+            distances[:, part] = chunk_distances
+            rows = rows.to(accumulator)
+            chunk_distances = chunk_distances.to(accumulator)
+            if weights is None:
+                weights = torch.ones_like(chunk_distances)
+            else:
+                rows = rows * weights.unsqueeze(-1)
+                chunk_distances = chunk_distances * weights
+            sums.index_add_(0, clusters, rows.reshape(-1, d))
+            counts.index_add_(0, clusters, weights.reshape(-1))
+            inertia += chunk_distances.sum(dim=-1)
+
+        stats = ClusterStats(sums.view(problems, k, d), counts.view(problems, k), inertia)
+        # On accelerators a look at the counts would make the host wait.
+        if device.type != "cpu" or bool((counts == 0).any()):
+            farthest = find_farthest(
+                lambda part: self._rows_and_weights(part, dtype, problems), labels, distances,
+                n_features=d, m=min(k, MAX_FARTHEST), start=start,
+            )  # fmt: skip
+            stats = replace(stats, farthest=farthest)
+        return EStep(labels, distances, stats)
+
+    def _chunks(self, centroids: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Slices of rows with the rows, their labels and smallest scores."""
+        problems, k, d = centroids.shape
+        n = self.x.shape[-2]
+        dtype = compute_dtype(self.x, centroids)
+        offset = centroids.to(accumulator_dtype(centroids.device)).mean(dim=1, keepdim=True)
+        centered = (centroids - offset).to(dtype)
+        offset = offset.to(dtype)
+        half_norms = centered.square().sum(-1).div_(2).unsqueeze(1)
+        transposed = centered.transpose(1, 2)
+        size = chunk_rows(n, k, d, problems, centroids.device)
+        for first in range(0, n, size):
+            part = slice(first, min(first + size, n))
+            rows = self.rows(part, dtype)
+            yield part, rows, *nearest(rows, transposed, offset, half_norms)
+
+    def _weights(self, part: slice, rows: Tensor) -> Tensor | None:
+        """Weights of a chunk, (P, m); a zero row weighs nothing under the cosine metric."""
+        accumulator = accumulator_dtype(rows.device)
+        weights = None
+        if self.sample_weight is not None:
+            weights = self.sample_weight[..., part].to(accumulator).expand(rows.shape[:-1])
+        if self.metric == "cosine":
+            nonzero = (rows != 0).any(dim=-1)
+            weights = nonzero.to(accumulator) if weights is None else weights * nonzero
+        return weights
+
+    def _rows_and_weights(
+        self, part: slice, dtype: torch.dtype, problems: int
+    ) -> tuple[Tensor, Tensor | None]:
+        rows = self.rows(part, dtype).expand(problems, -1, -1)
+        return rows, self._weights(part, rows)

@@ -1,0 +1,165 @@
+"""What an E-step yields, and what of it travels: over chunks, batches and ranks.
+
+Inside the package every tensor has a leading axis of P independent problems
+(P = 1 for plain k-means); rows are (n, d) when all problems share them, else (P, n, d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_FARTHEST = 64
+
+
+def accumulator_dtype(device: torch.device) -> torch.dtype:
+    """float64, which counts exactly to 2^53; float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (..., n, d) at index (..., m): (..., m, d)."""
+    return rows.gather(-2, index.unsqueeze(-1).expand(*index.shape, rows.shape[-1]))
+
+
+class Farthest(NamedTuple):
+    """The m samples farthest from their centroid, farthest first, ties by lowest index.
+
+    Attributes:
+        distances: squared distances, (P, m); -1 where there are fewer than m samples.
+        rows: the samples, (P, m, d).
+        labels: their clusters, (P, m) int64.
+        weights: their weights, (P, m); 0 where there are fewer than m samples.
+        indices: their numbers in the whole data, (P, m) int64.
+    """
+
+    distances: Tensor
+    rows: Tensor
+    labels: Tensor
+    weights: Tensor
+    indices: Tensor
+
+    def _top(self, m: int) -> Farthest:
+        """The m farthest of these."""
+        by_index = self.indices.argsort(dim=-1, stable=True)
+        distances = self.distances.gather(-1, by_index)
+        by_distance = distances.argsort(dim=-1, descending=True, stable=True)
+        order = by_index.gather(-1, by_distance)[..., :m]
+        return Farthest(
+            self.distances.gather(-1, order),
+            gather_rows(self.rows, order),
+            self.labels.gather(-1, order),
+            self.weights.gather(-1, order),
+            self.indices.gather(-1, order),
+        )
+
+    def __add__(self, other: Farthest) -> Farthest:  # type: ignore[override]
+        dim = self.distances.ndim - 1
+        joined = (torch.cat(pair, dim=dim) for pair in zip(self, other, strict=True))
+        return Farthest(*joined)._top(self.distances.shape[-1])
+
+
+@dataclass(frozen=True)
+class ClusterStats:
+    """Sufficient statistics of an E-step; those of disjoint rows add up with ``+``.
+
+    Attributes:
+        sums: weighted sum of the samples of each cluster, (P, k, d) float64.
+        counts: weight of the samples of each cluster, (P, k) float64.
+        inertia: weighted sum of squared distances, (P,) float64.
+        farthest: the min(k, 64) farthest samples, for the clusters that are empty;
+            None where no cluster is.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    inertia: Tensor
+    farthest: Farthest | None = None
+
+    def __add__(self, other: ClusterStats) -> ClusterStats:
+        # A cluster empty in the whole is empty in each part: one part without is enough.
+        farthest = None
+        if self.farthest is not None and other.farthest is not None:
+            farthest = self.farthest + other.farthest
+        return ClusterStats(
+            self.sums + other.sums,
+            self.counts + other.counts,
+            self.inertia + other.inertia,
+            farthest,
+        )
+
+    def reshape(self, batch_shape: tuple[int, ...]) -> ClusterStats:
+        """The same with other leading dimensions; (-1,) gives the axis of problems."""
+        problem_dims = self.inertia.ndim
+
+        def view(tensor: Tensor) -> Tensor:
+            return tensor.reshape(*batch_shape, *tensor.shape[problem_dims:])
+
+        farthest = self.farthest and Farthest(*map(view, self.farthest))
+        return ClusterStats(view(self.sums), view(self.counts), view(self.inertia), farthest)
+
+
+class EStep(NamedTuple):
+    """Outcome of an E-step.
+
+    Attributes:
+        labels: nearest centroid of each sample, (P, n) int64; ties go to the lowest index.
+        distances: squared Euclidean distance to it, (P, n).
+        stats: sums, counts, inertia of the clusters.
+    """
+
+    labels: Tensor
+    distances: Tensor
+    stats: ClusterStats
+
+
+def find_farthest(
+    chunk_of: Callable[[slice], tuple[Tensor, Tensor | None]],
+    labels: Tensor,
+    distances: Tensor,
+    *,
+    n_features: int,
+    m: int,
+    start: int = 0,
+    chunk_size: int = 1 << 16,
+) -> Farthest:
+    """The m samples of positive weight that are farthest from their centroid.
+
+    Args:
+        chunk_of: rows (P, c, d) and weights (P, c) or None of a slice of the samples.
+        labels: (P, n).
+        distances: (P, n).
+        n_features: d.
+        m: how many to find.
+        start: number of the first row in the whole data.
+        chunk_size: rows looked at together.
+    """
+    problems, n = labels.shape
+    accumulator = accumulator_dtype(labels.device)
+    found = Farthest(
+        distances.new_full((problems, m), -1.0),
+        distances.new_zeros((problems, m, n_features)),
+        labels.new_zeros((problems, m)),
+        distances.new_zeros((problems, m), dtype=accumulator),
+        labels.new_full((problems, m), torch.iinfo(torch.int64).max),
+    )
+    for first in range(0, n, chunk_size):
+        part = slice(first, min(first + chunk_size, n))
+        rows, weights = chunk_of(part)
+        key = distances[:, part]
+        if weights is None:
+            weights = torch.ones_like(key, dtype=accumulator)
+        key = key.where(weights > 0, -1.0)
+        order = key.argsort(dim=-1, descending=True, stable=True)[:, :m]
+        found = found + Farthest(
+            key.gather(-1, order),
+            gather_rows(rows, order),
+            labels[:, part].gather(-1, order),
+            weights.gather(-1, order),
+            order + (start + first),
+        )
+    return found

@@ -1,0 +1,121 @@
+"""Lloyd's algorithm: E-step and M-step by turns, until nothing moves."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kmeans_module.distributed import ProcessGroup, all_sum_stats
+from kmeans_module.empty_clusters import raise_if_empty
+from kmeans_module.functional import update_centroids
+from kmeans_module.kernels import Workspace
+
+
+class LloydResult(NamedTuple):
+    """Outcome for P problems; labels and inertia are those of the centroids.
+
+    Attributes:
+        centroids: (P, k, d).
+        labels: of this rank's rows, (P, n) int64.
+        counts: weight of each cluster, (P, k) float64.
+        inertia: (P,) float64.
+        n_iter: iterations, (P,) int64.
+        converged: (P,) bool.
+        history: inertia of the centroids before each iteration, and at last of those
+            returned, (P, T) float64; a problem that ended earlier repeats its last.
+    """
+
+    centroids: Tensor
+    labels: Tensor
+    counts: Tensor
+    inertia: Tensor
+    n_iter: Tensor
+    converged: Tensor
+    history: Tensor
+
+
+class NonFiniteInertiaError(ValueError):
+    """Distances came out NaN or infinite: the caller knows the data and says why."""
+
+
+@torch.no_grad()
+def lloyd(
+    workspace: Workspace,
+    centroids: Tensor,
+    *,
+    max_iter: int = 300,
+    threshold: Tensor | None = None,
+    empty_cluster: str = "relocate",
+    metric: str = "euclidean",
+    process_group: ProcessGroup | None = None,
+    start: int = 0,
+) -> LloydResult:
+    """Iterate until no label changes, the shift is within the threshold, or max_iter.
+
+    Args:
+        workspace: of this rank's rows.
+        centroids: initial, (P, k, d).
+        max_iter: iterations at most.
+        threshold: shift Σ‖c_new - c_old‖² that counts as standing still, (P,); None for 0.
+        empty_cluster: policy, see :func:`kmeans_module.functional.update_centroids`.
+        metric: "euclidean" or "cosine".
+        process_group: the ranks that hold the rest of the rows.
+        start: number of this rank's first row in the whole data.
+
+    Raises:
+        NonFiniteInertiaError: distances are NaN or infinite.
+        EmptyClusterError: by the policy "error".
+    """
+    problems = len(centroids)
+    limit = torch.zeros(problems) if threshold is None else threshold.cpu()
+    active = torch.ones(problems, dtype=torch.bool)
+    converged = torch.zeros(problems, dtype=torch.bool)
+    n_iter = torch.zeros(problems, dtype=torch.int64)
+    refilled = torch.ones(problems, dtype=torch.bool)
+    history: list[Tensor] = []
+    labels: Tensor | None = None
+    shift = centroids.new_full((problems,), torch.inf, dtype=torch.float32)
+
+    for iteration in range(max_iter + 1):
+        step = workspace.e_step(centroids, start=start)
+        changed = _count_changed(step.labels, labels)
+        labels = step.labels
+        stats, (changed,) = all_sum_stats(step.stats, process_group, also=[changed])
+        empty = (stats.counts == 0).sum(dim=-1)
+        # The only wait for the device in an iteration.
+        report = torch.stack([v.to(stats.inertia) for v in (stats.inertia, changed, empty, shift)])
+        inertia, n_changed, n_empty, shifts = report.cpu()
+        if not inertia.isfinite().all():
+            raise NonFiniteInertiaError("the inertia is not finite")
+        if empty_cluster == "error" and n_empty.any():
+            raise_if_empty(stats.counts)
+        history.append(inertia)
+        same_labels = active & (n_changed == 0) & ~refilled
+        still = active & (shifts <= limit)
+        n_iter[active] = iteration
+        n_iter[same_labels & ~still] = min(iteration + 1, max_iter)
+        converged |= same_labels | still
+        active &= ~converged
+        if iteration == max_iter or not active.any():
+            break
+        refilled = (n_empty > 0) & (empty_cluster in ("relocate", "split"))
+        moved, _, shift = update_centroids(
+            centroids, torch.zeros_like(stats.counts), stats,
+            empty_cluster=empty_cluster, metric=metric,
+        )  # fmt: skip
+        moves = active.to(centroids.device)
+        centroids = moved.where(moves.view(-1, 1, 1), centroids)
+
+    device = centroids.device
+    return LloydResult(
+        centroids, step.labels, stats.counts, stats.inertia,
+        n_iter.to(device), converged.to(device), torch.stack(history, dim=-1).to(device),
+    )  # fmt: skip
+
+
+def _count_changed(labels: Tensor, before: Tensor | None) -> Tensor:
+    if before is None:
+        return torch.full(labels.shape[:1], float(labels.shape[-1]) + 1, device=labels.device)
+    return (labels != before).sum(dim=-1)

@@ -1,0 +1,201 @@
+"""All rows of a job as one sequence, whatever batches and ranks hold them.
+
+Initialisation needs four operations of the data: take rows by position, draw positions by
+weight, measure the potential of candidates, and lower the distance to the nearest centre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kmeans_module.batches import Batch
+from kmeans_module.distributed import ProcessGroup, all_gather, all_sum, broadcast, rank
+from kmeans_module.kernels import accumulator_dtype, compute_dtype, prepare, unit_rows
+from kmeans_module.kernels.reference import chunk_rows
+from kmeans_module.kernels.statistics import gather_rows
+
+_NOWHERE = torch.iinfo(torch.int64).max
+
+
+class Rows:
+    """Rows of P independent problems over batches and ranks.
+
+    Args:
+        batches: what this rank holds; ``start`` orders the batches of all ranks, and x is
+            (n, d), shared by the problems, or (P, n, d).
+        n_problems: P.
+        metric: "cosine" scales rows to unit length and gives zero rows no weight.
+        like: a tensor of the layer's dtype and device.
+        generator: draws on its own device, by default torch's CPU generator.
+        group: the ranks that hold the rest.
+    """
+
+    def __init__(
+        self,
+        batches: Sequence[Batch],
+        *,
+        n_problems: int,
+        metric: str,
+        like: Tensor,
+        generator: torch.Generator | None,
+        group: ProcessGroup | None,
+    ) -> None:
+        self.n_problems = n_problems
+        self.metric = metric
+        self.generator = generator
+        self.group = group
+        self.device = like.device
+        self.accumulator = accumulator_dtype(like.device)
+        self.batches = [batch for batch in batches if batch.x.shape[-2]]
+        self.n_features = batches[0].x.shape[-1]
+        self.dtype = compute_dtype(batches[0].x, like)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Number the positions of all rows: batches of all ranks in the order of ``start``."""
+        sizes = [batch.x.shape[-2] for batch in self.batches]
+        most = torch.tensor([len(sizes)], device=self.device)
+        slots = int(all_gather(most, self.group).max())
+        table = torch.zeros((slots, 2), dtype=torch.int64, device=self.device)
+        table[:, 0] = _NOWHERE
+        for i, (batch, size) in enumerate(zip(self.batches, sizes, strict=True)):
+            table[i] = torch.tensor([batch.start, size])
+        tables = all_gather(table, self.group)
+        flat = tables.view(-1, 2)
+        self._order = flat[:, 0].argsort(stable=True)
+        ends = flat[self._order, 1].cumsum(0)
+        starts = torch.empty_like(ends)
+        starts[self._order] = ends - flat[self._order, 1]
+        self.n_samples = int(ends[-1]) if len(ends) else 0
+        self._slots = slots
+        first = rank(self.group) * slots
+        self._mine = slice(first, first + len(sizes))
+        self.starts = [int(start) for start in starts[self._mine]]
+
+    def chunk(self, i: int, part: slice) -> Tensor:
+        """Rows of batch i where the metric is Euclidean, (m, d) or (P, m, d)."""
+        rows = self.batches[i].x[..., part, :].to(self.dtype)
+        return unit_rows(rows) if self.metric == "cosine" else rows
+
+    def weight(self, i: int) -> Tensor:
+        """Weights of batch i, (P, n)."""
+        x, sample_weight = self.batches[i].x, self.batches[i].sample_weight
+        if sample_weight is None:
+            weight = torch.ones(x.shape[:-1], dtype=self.dtype, device=self.device)
+        else:
+            weight = sample_weight.to(self.accumulator)
+        if self.metric == "cosine":
+            weight = weight * (x != 0).any(dim=-1)
+        return weight.expand(self.n_problems, -1)
+
+    def uniform(self, m: int) -> Tensor:
+        """Numbers in [0, 1), (P, m), the same on all ranks."""
+        device = "cpu" if self.generator is None else self.generator.device
+        numbers = torch.rand(
+            (self.n_problems, m), dtype=accumulator_dtype(torch.device(device)),
+            device=device, generator=self.generator,
+        )  # fmt: skip
+        return broadcast(numbers.to(self.device, self.accumulator), self.group)
+
+    def total(self, masses: Sequence[Tensor]) -> Tensor:
+        """Sum over all rows of (P, n) numbers per batch, (P,)."""
+        sums = torch.zeros(self.n_problems, dtype=self.accumulator, device=self.device)
+        for mass in masses:
+            sums += mass.sum(dim=-1, dtype=self.accumulator)
+        return all_sum([sums], self.group)[0]
+
+    def draw(self, masses: Sequence[Tensor], m: int) -> Tensor:
+        """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch.
+
+        A float64 cumulative sum, and a search in it, have no limit on the number of rows.
+        """
+        shape = (self._slots, self.n_problems)
+        totals = torch.zeros(shape, dtype=self.accumulator, device=self.device)
+        for i, mass in enumerate(masses):
+            totals[i] = mass.sum(dim=-1, dtype=self.accumulator)
+        totals = all_gather(totals, self.group).view(-1, self.n_problems)
+        ends = totals[self._order].cumsum(0)
+        first = torch.zeros_like(ends)
+        last = torch.empty_like(ends)
+        first[self._order[1:]] = ends[:-1]
+        last[self._order] = ends
+        total = ends[-1].unsqueeze(-1)
+        target = (self.uniform(m) * total).minimum(total.nextafter(torch.zeros_like(total)))
+        positions = torch.zeros((self.n_problems, m), dtype=torch.int64, device=self.device)
+        for i, mass in enumerate(masses):
+            low = first[self._mine][i].unsqueeze(-1)
+            high = last[self._mine][i].unsqueeze(-1)
+            cumulative = mass.cumsum(dim=-1, dtype=self.accumulator)
+            largest = cumulative[:, -1:]
+            inside = (target - low).minimum(largest.nextafter(torch.zeros_like(largest)))
+            found = torch.searchsorted(cumulative, inside, right=True)
+            found = found.clamp(max=mass.shape[-1] - 1) + self.starts[i]
+            positions += found * ((target >= low) & (target < high))
+        return all_sum([positions], self.group)[0]
+
+    def take(self, positions: Tensor) -> Tensor:
+        """The rows at positions (P, m), where the metric is Euclidean: (P, m, d)."""
+        shape = (*positions.shape, self.n_features)
+        taken = torch.zeros(shape, dtype=self.accumulator, device=self.device)
+        for i, batch in enumerate(self.batches):
+            local = positions - self.starts[i]
+            inside = (local >= 0) & (local < batch.x.shape[-2])
+            local = local.clamp(0, batch.x.shape[-2] - 1)
+            rows = batch.x[local] if batch.x.ndim == 2 else gather_rows(batch.x, local)
+            rows = rows.to(self.dtype)
+            rows = unit_rows(rows) if self.metric == "cosine" else rows
+            taken += rows.to(self.accumulator).where(inside.unsqueeze(-1), 0)
+        return all_sum([taken], self.group)[0].to(self.dtype)
+
+    def mark(self, masses: Sequence[Tensor], positions: Tensor) -> None:
+        """Set the masses at positions (P, m) to 0, in place."""
+        for i, mass in enumerate(masses):
+            local = positions - self.starts[i]
+            inside = (local >= 0) & (local < mass.shape[-1])
+            problem, column = inside.nonzero(as_tuple=True)
+            mass[problem, local[problem, column]] = 0
+
+    def squared_distances(self, i: int, part: slice, centers: Tensor) -> Tensor:
+        """Of a slice of batch i to centers (P, m, d): (P, c, m); exact for m = 1."""
+        offset = centers.mean(dim=1, keepdim=True)
+        rows = self.chunk(i, part) - offset
+        centers = centers - offset
+        norms = centers.square().sum(-1).unsqueeze(1)
+        products = torch.baddbmm(
+            norms, rows.expand(self.n_problems, -1, -1), centers.transpose(1, 2), alpha=-2
+        )
+        return (products + rows.square().sum(-1, keepdim=True)).clamp_(min=0)
+
+    def parts(self, i: int, m: int) -> list[slice]:
+        """Slices of batch i whose distances to m centres fit into the caches."""
+        n, d = self.batches[i].x.shape[-2:]
+        size = chunk_rows(n, 4 * m, d, self.n_problems, self.device)
+        return [slice(first, min(first + size, n)) for first in range(0, n, size)]
+
+    def potentials(self, nearest: Sequence[Tensor], candidates: Tensor) -> Tensor:
+        """Weighted inertia if each of the candidates (P, m, d) joined the centres, (P, m)."""
+        m = candidates.shape[1]
+        potential = torch.zeros((self.n_problems, m), dtype=self.accumulator, device=self.device)
+        for i in range(len(self.batches)):
+            weight = self.weight(i)
+            for part in self.parts(i, m):
+                distances = self.squared_distances(i, part, candidates)
+                lowered = distances.minimum(nearest[i][:, part].unsqueeze(-1))
+                weighted = lowered.to(self.accumulator) * weight[:, part].unsqueeze(-1)
+                potential += weighted.sum(dim=1)
+        return all_sum([potential], self.group)[0]
+
+    def lower(self, nearest: Sequence[Tensor], centers: Tensor) -> None:
+        """Lower the distances to the nearest centre by new centers (P, m, d), in place."""
+        for i, batch in enumerate(self.batches):
+            if centers.shape[1] > 1:
+                distances = prepare(batch.x, metric=self.metric).e_step(centers).distances
+                distances = 2 * distances if self.metric == "cosine" else distances
+                torch.minimum(nearest[i], distances, out=nearest[i])
+                continue
+            for part in self.parts(i, 1):
+                distances = self.squared_distances(i, part, centers).squeeze(-1)
+                nearest[i][:, part] = nearest[i][:, part].minimum(distances)

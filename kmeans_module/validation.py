@@ -1,0 +1,260 @@
+"""Checks of what users hand in: each error names the argument, what was expected, what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from kmeans_module.batches import Batch
+from kmeans_module.distributed import ErrorElsewhere, ProcessGroup, all_gather, all_sum
+from kmeans_module.kernels import accumulator_dtype, compute_dtype, unit_rows
+
+_SCAN_ELEMENTS = 1 << 21
+
+
+class NotInitializedError(ValueError):
+    """The layer has no centroids yet."""
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} should be one of {', '.join(choices)}; got {value!r}")
+
+
+def check_integer(name: str, value: object, *, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} should be an integer; got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} should be >= {minimum}; got {value}")
+    if value > 2**62:
+        raise ValueError(f"{name}={value} overflows a 64-bit integer")
+    return value
+
+
+def check_number(name: str, value: object, *, minimum: float, maximum: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} should be a number; got {value!r}")
+    if not minimum <= value <= maximum or math.isinf(value):
+        raise ValueError(f"{name} should be from {minimum:g} to {maximum:g}; got {value}")
+    return float(value)
+
+
+def check_tensor(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} should be a torch.Tensor; got {type(value).__name__}")
+    if value.is_complex():
+        raise TypeError(f"{name} should hold real numbers; got {value.dtype}")
+    if value.layout != torch.strided or value.is_quantized:
+        raise TypeError(f"{name} should be a dense tensor; got {value.layout}, {value.dtype}")
+    return value
+
+
+def check_device(name: str, value: Tensor, device: torch.device) -> None:
+    if value.device != device:
+        raise ValueError(f"{name} is on {value.device}, the centroids are on {device}")
+
+
+def check_features(x: object, n_features: int) -> Tensor:
+    """x (..., d)."""
+    x = check_tensor("x", x)
+    if x.ndim < 1 or x.shape[-1] != n_features:
+        raise ValueError(f"x should have shape (..., {n_features}); got {tuple(x.shape)}")
+    return x
+
+
+def check_samples(x: object, n_features: int, batch_shape: tuple[int, ...] = ()) -> Tensor:
+    """x (*batch_shape, n, d), or (n, d) shared by all problems."""
+    x = check_tensor("x", x)
+    shapes = [(*batch_shape, "n_samples", n_features), ("n_samples", n_features)]
+    fits = x.ndim >= 2 and x.shape[-1] == n_features and x.shape[:-2] in (batch_shape, ())
+    if not fits:
+        wanted = " or ".join(str(shape).replace("'", "") for shape in dict.fromkeys(shapes))
+        raise ValueError(f"x should have shape {wanted}; got {tuple(x.shape)}")
+    return x
+
+
+def check_sample_weight(sample_weight: object, x: Tensor) -> Tensor | None:
+    """Weights (n,), or (*batch_shape, n) as x has them: finite, none negative."""
+    if sample_weight is None:
+        return None
+    weight = check_tensor("sample_weight", sample_weight)
+    if weight.shape not in (x.shape[:-1], x.shape[-2:-1]):
+        raise ValueError(
+            f"sample_weight should have shape {tuple(x.shape[:-1])}, one weight per sample; "
+            f"got {tuple(weight.shape)}"
+        )
+    check_device("sample_weight", weight, x.device)
+    weight = weight.to(accumulator_dtype(x.device))
+    if weight.numel():
+        lowest, highest = (value.item() for value in weight.aminmax())
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
+            raise ValueError("sample_weight should be finite; it contains NaN or infinity")
+        if lowest < 0:
+            negative = int((weight < 0).sum())
+            raise ValueError(
+                f"sample_weight should be >= 0; {negative} weights are negative, "
+                f"the smallest is {lowest:g}"
+            )
+    return weight
+
+
+def check_shape(name: str, value: object) -> tuple[int, ...]:
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{name} should be a tuple of integers; got {value!r}")
+    return tuple(check_integer(name, size, minimum=1) for size in value)
+
+
+def check_labels(labels: object, n_clusters: int, batch_shape: tuple[int, ...]) -> Tensor:
+    """Integers from 0 to n_clusters - 1 (looked at on the CPU), (*) or (*batch_shape, n)."""
+    labels = check_tensor("labels", labels)
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise TypeError(f"labels should be integers; got {labels.dtype}")
+    if batch_shape and labels.shape[:-1] != batch_shape:
+        shape = str((*batch_shape, "n")).replace("'", "")
+        raise ValueError(f"labels should have shape {shape}; got {tuple(labels.shape)}")
+    labels = labels.long()
+    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
+        lowest, highest = (int(bound) for bound in labels.aminmax())
+        if lowest < 0 or highest >= n_clusters:
+            raise ValueError(
+                f"labels should be from 0 to {n_clusters - 1}; got {lowest} to {highest}"
+            )
+    return labels
+
+
+def allocate(
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """Zeros; a ValueError where the size overflows or there is no room."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype should be a floating point torch.dtype; got {dtype!r}")
+    if math.prod(shape) >= 2**60:
+        raise ValueError(f"{name} of shape {shape} overflow a 64-bit size")
+    try:
+        return torch.zeros(shape, device=device, dtype=dtype)
+    except RuntimeError as error:
+        raise ValueError(f"no room for {name} of shape {shape}: {error}") from error
+
+
+def check_generator(generator: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator should be a torch.Generator or None; got {type(generator).__name__}"
+        )
+
+
+def locate_nonfinite(x: Tensor, *, first_row: int = 0) -> str:
+    """Says how many rows of x hold NaN or infinity, and the first; "" if none does."""
+    count, first = 0, -1
+    for start, rows in _chunks(x):
+        bad = ~rows.isfinite().all(dim=-1)
+        bad = bad.flatten(0, -2).any(dim=0) if bad.ndim > 1 else bad
+        n_bad = int(bad.sum())
+        if n_bad and not count:
+            first = first_row + start + int(bad.to(torch.uint8).argmax())
+        count += n_bad
+    if not count:
+        return ""
+    rows_hold = "1 row holds" if count == 1 else f"{count} rows hold"
+    return f"x should be finite; {rows_hold} NaN or infinity, the first is row {first}"
+
+
+def raise_nonfinite(x: Tensor, dtype: torch.dtype) -> None:
+    """Raise for distances that came out NaN or infinite, with the cause."""
+    raise ValueError(
+        locate_nonfinite(x) or f"squared distances overflow {dtype}: scale x down or use float64"
+    )
+
+
+def scan(
+    batches: Sequence[Batch],
+    *,
+    n_problems: int,
+    metric: str,
+    like: Tensor,
+    group: ProcessGroup | None = None,
+) -> Tensor:
+    """Refuse data that are not finite or that overflow; measure their spread.
+
+    Args:
+        batches: of this rank, x is (n, d) or (P, n, d); rows of weight 0 do not count.
+        n_problems: P.
+        metric: of the layer.
+        like: a tensor of the layer's dtype and device.
+        group: the ranks that hold the rest.
+
+    Returns:
+        The mean over the features of their variance, (P,): what ``tol`` is relative to.
+
+    Raises:
+        ValueError: NaN or infinity (how many rows, and the first), or distances overflow.
+    """
+    device = like.device
+    accumulator = accumulator_dtype(device)
+    d = batches[0].x.shape[-1]
+    span = torch.stack([torch.full((d,), -math.inf), torch.full((d,), -math.inf)])
+    span = span.to(device, accumulator)
+    for batch in batches:
+        for _, rows in _chunks(batch.x):
+            low, high = (bound.to(accumulator) for bound in rows.flatten(0, -2).aminmax(dim=0))
+            span = torch.maximum(span, torch.stack([-low, high]))
+    _check_span(all_gather(span, group), batches, like, metric)
+
+    total = torch.zeros((n_problems, d), dtype=accumulator, device=device)
+    count = torch.zeros((n_problems, 1), dtype=accumulator, device=device)
+
+    def counted(mean: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches:
+            weight = batch.sample_weight
+            for start, rows in _chunks(batch.x):
+                rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+                rows = unit_rows(rows) if metric == "cosine" else rows
+                rows = rows.to(accumulator)
+                rows = rows if mean is None else (rows - mean.unsqueeze(-2)).square_()
+                if weight is None:
+                    ones = rows.new_ones(rows.shape[:-1])
+                else:
+                    part = weight[..., start : start + rows.shape[-2]]
+                    ones = (part > 0).to(accumulator)
+                    rows = rows * ones.unsqueeze(-1)
+                yield rows.sum(dim=-2), ones.sum(dim=-1, keepdim=True)
+
+    for sums, ones in counted(None):
+        total += sums
+        count += ones
+    total, count = all_sum([total, count], group)
+    count = count.clamp(min=1)
+    squares = torch.zeros_like(total)
+    for sums, _ in counted(total / count):
+        squares += sums
+    (squares,) = all_sum([squares], group)
+    return (squares / count).mean(dim=-1)
+
+
+def _check_span(spans: Tensor, batches: Sequence[Batch], like: Tensor, metric: str) -> None:
+    """spans (ranks, 2, d): largest of -x and of x; -inf where a rank has no rows."""
+    low, high = (-spans[:, 0]).amin(dim=0), spans[:, 1].amax(dim=0)
+    if spans.isnan().any() or not bool((low > -math.inf).all() and (high < math.inf).all()):
+        found = [text for batch in batches if (text := locate_nonfinite(batch.x))]
+        raise ValueError(found[0]) if found else ErrorElsewhere("x")
+    dtype = compute_dtype(batches[0].x, like)
+    widest = float((high - low).abs().amax()) if low.numel() else 0.0
+    limit = math.sqrt(torch.finfo(dtype).max / max(1, low.numel())) / 2
+    if metric == "euclidean" and widest > limit:
+        raise ValueError(
+            f"x spans {widest:.3g}: squared distances overflow {dtype}; scale x down or use float64"
+        )
+
+
+def _chunks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    size = max(1, _SCAN_ELEMENTS // max(1, x.numel() // max(1, x.shape[-2])))
+    for start in range(0, x.shape[-2], size):
+        rows = x[..., start : start + size, :]
+        yield start, rows.to(torch.uint8) if rows.dtype == torch.bool else rows

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.kernels import ClusterStats
+from kmeans_module.kernels.statistics import gather_rows
 
 POLICIES = ("relocate", "split", "keep", "error")
 
@@ -14,8 +15,19 @@ class EmptyClusterError(ValueError):
     """A cluster has no samples and the policy is "error"."""
 
 
+def rounding(counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """Relative error of the mean of equal samples that weigh counts, stored in a dtype."""
+    return 4 * torch.finfo(dtype).eps + counts * torch.finfo(counts.dtype).eps
+
+
 def refill(
-    centroids: Tensor, sums: Tensor, counts: Tensor, stats: ClusterStats, *, policy: str
+    centroids: Tensor,
+    sums: Tensor,
+    counts: Tensor,
+    stats: ClusterStats,
+    *,
+    policy: str,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """New sums (P, k, d) and counts (P, k), with weight given to empty clusters by the policy.
 
@@ -25,11 +37,12 @@ def refill(
         counts: (P, k).
         stats: of the E-step.
         policy: one of POLICIES.
+        dtype: that the centroids will be stored in.
 
     Clusters that stay empty keep their centroid.
     """
     if policy == "relocate" and stats.farthest is not None:
-        return _relocate(sums, counts, stats)
+        return _relocate(centroids, sums, counts, stats, dtype)
     if policy == "split":
         return _split(centroids, sums, counts, stats)
     if policy == "error":
@@ -48,18 +61,24 @@ def raise_if_empty(counts: Tensor) -> None:
         )
 
 
-def _relocate(sums: Tensor, counts: Tensor, stats: ClusterStats) -> tuple[Tensor, Tensor]:
+def _relocate(
+    centroids: Tensor, sums: Tensor, counts: Tensor, stats: ClusterStats, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """The i-th empty cluster becomes the i-th farthest sample, which leaves its donor."""
     far = stats.farthest
     assert far is not None
     problems, k, d = sums.shape
     m = far.distances.shape[-1]
     empty = counts == 0
-    # A sample at distance 0 has its centroid already: a second one there helps nobody.
+    # A sample that is its centroid, but for rounding, gains nothing from a second one there.
+    rows = far.rows.to(sums.dtype)
+    apart = (rows - gather_rows(centroids, far.labels)).abs()
+    negligible = rounding(counts.gather(-1, far.labels), dtype).unsqueeze(-1) * rows.abs()
+    gains = (far.distances > 0) & (apart > negligible).any(dim=-1)
     rank = torch.arange(m, device=sums.device)
-    moved = (rank < empty.sum(-1, keepdim=True)) & (far.weights > 0) & (far.distances > 0)
+    moved = (rank < empty.sum(-1, keepdim=True)) & (far.weights > 0) & gains
     weights = far.weights * moved
-    weighted = far.rows.to(sums.dtype) * weights.unsqueeze(-1)
+    weighted = rows * weights.unsqueeze(-1)
 
     donors = (far.labels + k * torch.arange(problems, device=sums.device).unsqueeze(-1)).flatten()
     before = counts

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from kmeans_module.batches import Batch
-from kmeans_module.distributed import ProcessGroup, all_gather, errors_shared, rank
+from kmeans_module.distributed import (
+    ProcessGroup,
+    all_gather,
+    all_sum_stats,
+    errors_shared,
+    rank,
+)
+from kmeans_module.empty_clusters import rounding
 from kmeans_module.initialization import Init, initialize_centroids
 from kmeans_module.kernels import compute_dtype, prepare
 from kmeans_module.lloyd import LloydResult, NonFiniteInertiaError, lloyd
@@ -99,7 +106,8 @@ def fit(
     workspace = prepare(batch.x, batch.sample_weight, metric=metric)
     n_init = 1 if isinstance(init, Tensor) else n_init
     together = 1
-    if batch.x.ndim == 2:
+    shared = batch.x.ndim == 2 and (batch.sample_weight is None or batch.sample_weight.ndim == 1)
+    if shared and not callable(init):
         together = max(1, _RESTARTS_ELEMENTS // (n_problems * max(1, batch.x.shape[-2])))
     best: LloydResult | None = None
     for first in range(0, n_init, together):
@@ -120,6 +128,12 @@ def fit(
         found = _best_restart(found, n_problems)
         best = found if best is None else _better(best, found)
     best = cast("LloydResult", best)
+    if together > 1:
+        # Ties within rounding fall as they do in a call on these problems alone.
+        step = workspace.e_step(best.centroids, start=batch.start)
+        stats, _ = all_sum_stats(step.stats, process_group)
+        best.history[:, -1] = stats.inertia
+        best = best._replace(labels=step.labels, counts=stats.counts, inertia=stats.inertia)
     return best._replace(history=_resize(best.history, int(best.n_iter.max()) + 1))
 
 
@@ -152,7 +166,9 @@ def warn_of_surplus(found: LloydResult, *, empty_cluster: str, stacklevel: int) 
     empty = int((found.counts == 0).sum(dim=-1).max())
     if not empty:
         return
-    if found.inertia.any():
+    negligible = rounding(found.counts, found.centroids.dtype).square() * found.counts
+    squared_norms = found.centroids.to(found.counts).square().sum(dim=-1)
+    if (found.inertia > (negligible * squared_norms).sum(dim=-1)).any():
         cause = "no sample is nearest to their centroids"
     else:
         cause = f"x has only {n_clusters - empty} distinct rows"

@@ -21,6 +21,7 @@ from kmeans_module.kernels import (
     EStep,
     Workspace,
     compute_dtype,
+    full_precision,
     prepare,
     unit_rows,
 )
@@ -113,7 +114,9 @@ def update_centroids(
 
     new_counts = old_counts + stats.counts
     sums = stats.sums + old * old_counts.unsqueeze(-1)
-    sums, new_counts = refill(old, sums, new_counts, stats, policy=empty_cluster)
+    sums, new_counts = refill(
+        old, sums, new_counts, stats, policy=empty_cluster, dtype=centroids.dtype
+    )
     weighs = (new_counts > 0).unsqueeze(-1)
     means = sums / new_counts.unsqueeze(-1).where(weighs, 1.0)
     if metric == "cosine":
@@ -154,7 +157,7 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
     """
     dtype = compute_dtype(x, centroids)
     x, centroids = x.to(dtype), centroids.to(dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device):
         if metric == "cosine":
             return 1 - unit_rows(x) @ unit_rows(centroids).transpose(-1, -2)
         exact = "donot_use_mm_for_euclid_dist"

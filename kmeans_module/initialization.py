@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.batches import Batch
-from kmeans_module.distributed import ProcessGroup, all_sum, broadcast, errors_shared
+from kmeans_module.distributed import ProcessGroup, all_sum, broadcast, errors_shared, rank
 from kmeans_module.kernels import prepare, unit_rows
 from kmeans_module.lloyd import lloyd
 from kmeans_module.rows import Rows
@@ -62,13 +62,16 @@ def initialize_centroids(
             raise ValueError(
                 f"init should be one of {', '.join(INITS)}, a tensor or a callable; got {init!r}"
             )
-        if callable(init):
-            init = init(torch.cat([batch.x for batch in batches], dim=-2), n_clusters, generator)
         if not isinstance(init, str):
-            init = _check_given(init, n_problems, n_clusters, d).to(like)
+            given: object = init
+            if callable(init):
+                x = torch.cat([batch.x for batch in batches], dim=-2)
+                first = rank(process_group) == 0
+                given = init(x, n_clusters, generator) if first else like.new_zeros(n_clusters, d)
+            start = _check_given(given, n_problems, n_clusters, d, like)
     if not isinstance(init, str):
-        given = broadcast(init, process_group)
-        return _in_metric(given.repeat(n_problems // len(given), 1, 1), metric)
+        start = start.repeat(n_problems // len(start), 1, 1)
+        return _in_metric(broadcast(start, process_group), metric)
     rows = Rows(
         batches, n_problems=n_problems, metric=metric, like=like,
         generator=generator, group=process_group,
@@ -81,7 +84,7 @@ def _in_metric(centroids: Tensor, metric: str) -> Tensor:
     return unit_rows(centroids) if metric == "cosine" else centroids
 
 
-def _check_given(init: object, n_problems: int, k: int, d: int) -> Tensor:
+def _check_given(init: object, n_problems: int, k: int, d: int, like: Tensor) -> Tensor:
     if not isinstance(init, Tensor):
         raise TypeError(f"init should be a name, a tensor or a callable; got {init!r}")
     if init.is_complex():
@@ -92,8 +95,9 @@ def _check_given(init: object, n_problems: int, k: int, d: int) -> Tensor:
         or (init.ndim == 3 and n_problems % len(init))
     ):
         raise ValueError(f"init should have shape {(k, d)}; got {tuple(init.shape)}")
+    init = init.to(like)
     if not bool(init.isfinite().all()):
-        raise ValueError("init should be finite; it contains NaN or infinity")
+        raise ValueError(f"init should be finite in {like.dtype}; it contains NaN or infinity")
     return init if init.ndim == 3 else init.unsqueeze(0)
 
 

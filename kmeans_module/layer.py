@@ -104,7 +104,7 @@ class KMeansLayer(nn.Module):
         self.metric = metric
         self.empty_cluster = empty_cluster
         self.batch_shape = check.check_shape("batch_shape", batch_shape)
-        shape = (*self.batch_shape, n_clusters, n_features)
+        shape = (*self.batch_shape, self.n_clusters, self.n_features)
         centroids = check.allocate("centroids", shape, device=device, dtype=dtype)
         device, exact = centroids.device, accumulator_dtype(centroids.device)
         self.register_buffer("centroids", centroids)
@@ -160,10 +160,16 @@ class KMeansLayer(nn.Module):
 
         Returns:
             (*, k), or (*batch_shape, n, k).
+
+        Raises:
+            NotInitializedError, ValueError: as :meth:`forward`.
         """
         x = self._check_input(x)
         rows = x if self.batch_shape else x.reshape(-1, self.n_features)
         distances = F.pairwise_distances(rows, self.centroids, metric=self.metric)
+        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu and not distances.isfinite().all():
+            check.raise_nonfinite(x, distances.dtype)
         return distances.reshape(*self._label_shape(x), self.n_clusters)
 
     def decode(self, labels: Tensor) -> Tensor:
@@ -209,6 +215,7 @@ class KMeansLayer(nn.Module):
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity in x, bad weights or init.
         """
+        check.check_process_group(process_group)
         with errors_shared(process_group):
             batch = self._check_batch(x, sample_weight, generator)
         self.initialize_from_batches(
@@ -229,14 +236,15 @@ class KMeansLayer(nn.Module):
         Returns:
             Mean variance of the features, (*batch_shape) float64: what ``tol`` is relative to.
         """
+        with errors_shared(process_group):
+            init = self._flat_init(init)
         batches, variance = survey(
             batches, n_clusters=self.n_clusters, n_problems=self._n_problems,
             metric=self.metric, like=self.centroids, process_group=process_group,
         )  # fmt: skip
         centroids = initialize_centroids(
-            batches, self.n_clusters, init=self._flat_init(init),
-            n_problems=self._n_problems, metric=self.metric, like=self.centroids,
-            generator=generator, process_group=process_group,
+            batches, self.n_clusters, init=init, n_problems=self._n_problems, metric=self.metric,
+            like=self.centroids, generator=generator, process_group=process_group,
         )  # fmt: skip
         self._start_at(centroids)
         return variance.reshape(self.batch_shape)
@@ -261,7 +269,8 @@ class KMeansLayer(nn.Module):
         self._check_initialized()
         x = check.check_samples(x, self.n_features, self.batch_shape)
         check.check_device("x", x, self.centroids.device)
-        weight = check.check_sample_weight(sample_weight, x)
+        start = check.check_integer("start", start, minimum=0)
+        weight = check.check_sample_weight(sample_weight, x, self.batch_shape)
         step = self._workspace(x, weight).e_step(self._flat_centroids(), start=start)
         if x.device.type == "cpu" and not step.stats.inertia.isfinite().all():
             check.raise_nonfinite(x, step.distances.dtype)
@@ -290,15 +299,19 @@ class KMeansLayer(nn.Module):
         decay = check.check_number("decay", decay, minimum=0, maximum=1)
         if not isinstance(stats, ClusterStats):
             raise TypeError(f"stats should be ClusterStats; got {type(stats).__name__}")
-        if stats.sums.shape != self.centroids.shape:
+        shapes = [tuple(field.shape) for field in (stats.sums, stats.counts, stats.inertia)]
+        if shapes != [self.centroids.shape, self.counts.shape, self.batch_shape]:
             raise ValueError(
                 f"stats should be of centroids {tuple(self.centroids.shape)}; "
-                f"got {tuple(stats.sums.shape)}"
+                f"got sums, counts and inertia of shapes {', '.join(map(str, shapes))}"
             )
         centroids, counts, shift = F.update_centroids(
             self.centroids, self.counts, stats,
             decay=decay, empty_cluster=self.empty_cluster, metric=self.metric,
         )  # fmt: skip
+        on_cpu = shift.device.type == "cpu"
+        if on_cpu and not (shift.isfinite().all() and counts.isfinite().all()):
+            raise ValueError("stats should be finite; they move centroids to NaN or infinity")
         self.centroids.copy_(centroids)
         self.counts.copy_(counts)
         self.n_iter += 1
@@ -341,6 +354,7 @@ class KMeansLayer(nn.Module):
                 then as it was.
             EmptyClusterError: a cluster is empty and the policy is "error".
         """
+        check.check_process_group(process_group)
         with errors_shared(process_group):
             check.check_integer("max_iter", max_iter, minimum=1)
             check.check_integer("n_init", n_init, minimum=1)
@@ -355,7 +369,7 @@ class KMeansLayer(nn.Module):
         self._start_at(best.centroids)
         self.counts.copy_(best.counts.view_as(self.counts))
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
-        warn_of_surplus(best, empty_cluster=self.empty_cluster, stacklevel=4)
+        warn_of_surplus(best, empty_cluster=self.empty_cluster, stacklevel=3)
         return FitResult(
             best.labels.reshape(*self.batch_shape, -1),
             best.inertia.reshape(self.batch_shape),
@@ -439,7 +453,7 @@ class KMeansLayer(nn.Module):
         check.check_generator(generator)
         samples = check.check_samples(x, self.n_features, self.batch_shape)
         check.check_device("x", samples, self.centroids.device)
-        weight = check.check_sample_weight(sample_weight, samples)
+        weight = check.check_sample_weight(sample_weight, samples, self.batch_shape)
         if samples.ndim > 2:
             samples = samples.flatten(0, -3)
         if weight is not None and weight.ndim > 1:
@@ -470,6 +484,7 @@ class KMeansLayer(nn.Module):
         """Move the counts with the module, but keep them exact whatever dtype is asked for."""
         counts = self.counts
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._known_initialized = False
         dtype = accumulator_dtype(self.counts.device)
         self.counts = (
             self.counts.to(dtype) if counts.is_meta else counts.to(self.counts.device, dtype)

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from kmeans_module.batches import Batch
 from kmeans_module.distributed import ProcessGroup, all_gather, all_sum, broadcast, rank
-from kmeans_module.kernels import accumulator_dtype, compute_dtype, prepare, unit_rows
+from kmeans_module.kernels import (
+    accumulator_dtype,
+    compute_dtype,
+    full_precision,
+    prepare,
+    unit_rows,
+)
 from kmeans_module.kernels.reference import chunk_rows
 from kmeans_module.kernels.statistics import gather_rows
 
@@ -164,9 +170,9 @@ class Rows:
         rows = self.chunk(i, part) - offset
         centers = centers - offset
         norms = centers.square().sum(-1).unsqueeze(1)
-        products = torch.baddbmm(
-            norms, rows.expand(self.n_problems, -1, -1), centers.transpose(1, 2), alpha=-2
-        )
+        rows = rows.expand(self.n_problems, -1, -1)
+        with full_precision(self.device):
+            products = torch.baddbmm(norms, rows, centers.transpose(1, 2), alpha=-2)
         return (products + rows.square().sum(-1, keepdim=True)).clamp_(min=0)
 
     def parts(self, i: int, m: int) -> list[slice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from kmeans_module.distributed import ErrorElsewhere, ProcessGroup, all_gather, 
 from kmeans_module.kernels import accumulator_dtype, compute_dtype, unit_rows
 
 _SCAN_ELEMENTS = 1 << 21
+_LARGEST_WEIGHT = 1e100
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class NotInitializedError(ValueError):
@@ -25,8 +29,9 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def check_integer(name: str, value: object, *, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} should be an integer; got {value!r}")
+    value = int(value)
     if value < minimum:
         raise ValueError(f"{name} should be >= {minimum}; got {value}")
     if value > 2**62:
@@ -52,6 +57,13 @@ def check_tensor(name: str, value: object) -> Tensor:
     return value
 
 
+def check_rows(x: object) -> Tensor:
+    x = check_tensor("x", x)
+    if x.dtype not in _FLOATS + _INTEGERS:
+        raise TypeError(f"x should hold floats, signed integers, uint8 or bool; got {x.dtype}")
+    return x
+
+
 def check_device(name: str, value: Tensor, device: torch.device) -> None:
     if value.device != device:
         raise ValueError(f"{name} is on {value.device}, the centroids are on {device}")
@@ -59,7 +71,7 @@ def check_device(name: str, value: Tensor, device: torch.device) -> None:
 
 def check_features(x: object, n_features: int) -> Tensor:
     """x (..., d)."""
-    x = check_tensor("x", x)
+    x = check_rows(x)
     if x.ndim < 1 or x.shape[-1] != n_features:
         raise ValueError(f"x should have shape (..., {n_features}); got {tuple(x.shape)}")
     return x
@@ -67,7 +79,7 @@ def check_features(x: object, n_features: int) -> Tensor:
 
 def check_samples(x: object, n_features: int, batch_shape: tuple[int, ...] = ()) -> Tensor:
     """x (*batch_shape, n, d), or (n, d) shared by all problems."""
-    x = check_tensor("x", x)
+    x = check_rows(x)
     shapes = [(*batch_shape, "n_samples", n_features), ("n_samples", n_features)]
     fits = x.ndim >= 2 and x.shape[-1] == n_features and x.shape[:-2] in (batch_shape, ())
     if not fits:
@@ -76,14 +88,17 @@ def check_samples(x: object, n_features: int, batch_shape: tuple[int, ...] = ())
     return x
 
 
-def check_sample_weight(sample_weight: object, x: Tensor) -> Tensor | None:
-    """Weights (n,), or (*batch_shape, n) as x has them: finite, none negative."""
+def check_sample_weight(
+    sample_weight: object, x: Tensor, batch_shape: tuple[int, ...] = ()
+) -> Tensor | None:
+    """Weights (n,) or (*batch_shape, n): finite, none negative."""
     if sample_weight is None:
         return None
     weight = check_tensor("sample_weight", sample_weight)
-    if weight.shape not in (x.shape[:-1], x.shape[-2:-1]):
+    shape = (*batch_shape, x.shape[-2])
+    if weight.shape not in (shape, shape[-1:]):
         raise ValueError(
-            f"sample_weight should have shape {tuple(x.shape[:-1])}, one weight per sample; "
+            f"sample_weight should have shape {shape}, one weight per sample; "
             f"got {tuple(weight.shape)}"
         )
     check_device("sample_weight", weight, x.device)
@@ -97,6 +112,11 @@ def check_sample_weight(sample_weight: object, x: Tensor) -> Tensor | None:
             raise ValueError(
                 f"sample_weight should be >= 0; {negative} weights are negative, "
                 f"the smallest is {lowest:g}"
+            )
+        if highest > _LARGEST_WEIGHT:
+            raise ValueError(
+                f"sample_weight should be at most {_LARGEST_WEIGHT:g}, or sums overflow; "
+                f"the largest is {highest:g}"
             )
     return weight
 
@@ -133,14 +153,22 @@ def allocate(
     dtype: torch.dtype | None,
 ) -> Tensor:
     """Zeros; a ValueError where the size overflows or there is no room."""
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"dtype should be a floating point torch.dtype; got {dtype!r}")
+    if dtype is not None and dtype not in _FLOATS:
+        raise TypeError(f"dtype should be one of {', '.join(map(str, _FLOATS))}; got {dtype!r}")
     if math.prod(shape) >= 2**60:
         raise ValueError(f"{name} of shape {shape} overflow a 64-bit size")
     try:
         return torch.zeros(shape, device=device, dtype=dtype)
     except RuntimeError as error:
         raise ValueError(f"no room for {name} of shape {shape}: {error}") from error
+
+
+def check_process_group(group: object) -> None:
+    if group is not None and not isinstance(group, ProcessGroup):
+        raise TypeError(
+            f"process_group should be a ProcessGroup of this process or None; "
+            f"got {type(group).__name__}"
+        )
 
 
 def check_generator(generator: object) -> None:
@@ -247,9 +275,17 @@ def _check_span(spans: Tensor, batches: Sequence[Batch], like: Tensor, metric: s
     dtype = compute_dtype(batches[0].x, like)
     widest = float((high - low).abs().amax()) if low.numel() else 0.0
     limit = math.sqrt(torch.finfo(dtype).max / max(1, low.numel())) / 2
-    if metric == "euclidean" and widest > limit:
+    if metric != "euclidean":
+        return
+    if widest > limit:
         raise ValueError(
             f"x spans {widest:.3g}: squared distances overflow {dtype}; scale x down or use float64"
+        )
+    largest = float(torch.maximum(-low, high).amax()) if low.numel() else 0.0
+    if largest > torch.finfo(like.dtype).max:
+        raise ValueError(
+            f"x reaches {largest:.3g}: centroids overflow {like.dtype}; "
+            "scale x down or use a layer of a wider dtype"
         )
 
 

@@ -24,11 +24,11 @@ CHUNK_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Compute products as asked: no autocast, no TF32, no bfloat16 passes."""
-    if torch.compiler.is_compiling():
-        yield
-        return
-    precision = torch.get_float32_matmul_precision()
     with torch.autocast(device.type, enabled=False):
+        if torch.compiler.is_compiling():
+            yield
+            return
+        precision = torch.get_float32_matmul_precision()
         if precision != "highest":
             torch.set_float32_matmul_precision("highest")
         try:
@@ -132,8 +132,6 @@ class ReferenceWorkspace:
         for part, rows, chunk_labels, _ in self._chunks(centroids):
             rows = rows.expand(problems, -1, -1)
             weights = self._weights(part, rows)
-            if self.metric == "cosine":
-                chunk_labels = chunk_labels * (rows != 0).any(dim=-1)
             clusters = (chunk_labels + first_cluster).flatten()
             nearest_centroids = flat_centroids.index_select(0, clusters).view_as(rows)
             chunk_distances = (rows - nearest_centroids).square_().sum(-1)
@@ -167,16 +165,19 @@ class ReferenceWorkspace:
         problems, k, d = centroids.shape
         n = self.x.shape[-2]
         dtype = compute_dtype(self.x, centroids)
-        offset = centroids.to(accumulator_dtype(centroids.device)).mean(dim=1, keepdim=True)
-        centered = (centroids - offset).to(dtype)
-        offset = offset.to(dtype)
+        offset = centroids.mean(dim=1, keepdim=True, dtype=accumulator_dtype(centroids.device))
+        offset = offset.to(dtype)  # rows and centroids have to lose the very same offset
+        centered = centroids.to(dtype) - offset
         half_norms = centered.square().sum(-1).div_(2).unsqueeze(1)
         transposed = centered.transpose(1, 2)
         size = chunk_rows(n, k, d, problems, centroids.device)
         for first in range(0, n, size):
             part = slice(first, min(first + size, n))
             rows = self.rows(part, dtype)
-            yield part, rows, *nearest(rows, transposed, offset, half_norms)
+            labels, scores = nearest(rows, transposed, offset, half_norms)
+            if self.metric == "cosine":
+                labels = labels * (rows != 0).any(dim=-1)
+            yield part, rows, labels, scores
 
     def _weights(self, part: slice, rows: Tensor) -> Tensor | None:
         """Weights of a chunk, (P, m); a zero row weighs nothing under the cosine metric."""

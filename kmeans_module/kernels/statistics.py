@@ -97,7 +97,7 @@ class ClusterStats:
         problem_dims = self.inertia.ndim
 
         def view(tensor: Tensor) -> Tensor:
-            return tensor.reshape(*batch_shape, *tensor.shape[problem_dims:])
+            return tensor.reshape((*batch_shape, *tensor.shape[problem_dims:]))
 
         farthest = self.farthest and Farthest(*map(view, self.farthest))
         return ClusterStats(view(self.sums), view(self.counts), view(self.inertia), farthest)

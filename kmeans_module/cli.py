@@ -1,0 +1,112 @@
+"""The command line: fit, validate, test, predict, each configured by YAML and flags."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from kmeans_module.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
+from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
+from kmeans_module.lightning_module import LitKMeans
+
+# Imported, so that a configuration may call them by their plain class name.
+DATA_MODULES = (BlobDataModule, ArrayDataModule, ImageDataModule)
+
+DESCRIPTION = "k-means in PyTorch: cluster blobs, rows of a file, or the pixels of pictures."
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 300,
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "logger": {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": "runs", "name": "blobs"},
+    },
+}
+
+
+class Parser(LightningArgumentParser):
+    """Takes whole names only, and says what is wrong in one line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("description", DESCRIPTION)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        _fail(message, status=2)
+
+
+class KMeansCLI(LightningCLI):
+    """LightningCLI for LitKMeans and its DataModules."""
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(self._model_class, "model")
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
+        parser.set_defaults({"data": {"class_path": "kmeans_module.data.BlobDataModule"}})
+        parser.link_arguments("data.n_features", "model.n_features", apply_on="instantiate")
+        parser.add_lightning_class_args(ClusterFigures, "figures")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(RunFolder, "run_folder")
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": v for key, v in self.trainer_defaults.items()})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.get("enable_progress_bar") is not False:
+            trainer["callbacks"] = [*(trainer.get("callbacks") or []), IterationBar()]
+        if trainer.get("enable_checkpointing") is False:
+            self._parser(self.subcommand).callback_keys.remove("checkpoints")
+        return super().instantiate_trainer(**kwargs)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command line, by default that of the process; without arguments, ``fit`` on blobs.
+
+    Exit status 2 for a bad command line or configuration, 1 for bad data or files; either way
+    one line on standard error says what was wrong.
+    """
+    args = list(sys.argv[1:] if args is None else args) or ["fit"]
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Of the versions of torch, Lightning and torchmetrics towards each other.
+        warnings.filterwarnings("ignore", message=".*LeafSpec")
+        warnings.filterwarnings("ignore", message="Sparse invariant checks")
+        try:
+            KMeansCLI(
+                LitKMeans,
+                LightningDataModule,
+                subclass_mode_data=True,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=False,
+                parser_class=Parser,
+                auto_configure_optimizers=False,
+                args=args,
+            )
+        except (ValueError, OSError) as error:
+            _fail(str(error), status=1)
+
+
+def _fail(message: str, *, status: int) -> NoReturn:
+    line = " ".join(message.split())
+    # Of a union's errors only the key and the value are of use.
+    union = re.match(r'Parser key "(.*?)":.*Given value: (.*)$', line)
+    if union:
+        key, value = union.groups()
+        line = f"{key} cannot be {value!r}"
+        if key == "data":
+            names = ", ".join(module.__name__ for module in DATA_MODULES)
+            line += f"; it is one of {names}, or a class by its import path"
+    line = re.sub("<class '(.*?)'>", r"\1", line.replace("Parser key ", ""))
+    sys.stderr.write(f"kmeans: {line}\n")
+    sys.exit(status)

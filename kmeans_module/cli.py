@@ -81,6 +81,8 @@ def main(args: Sequence[str] | None = None) -> None:
         # Of the versions of torch, Lightning and torchmetrics towards each other.
         warnings.filterwarnings("ignore", message=".*LeafSpec")
         warnings.filterwarnings("ignore", message="Sparse invariant checks")
+        # A resumed run has a folder of its own.
+        warnings.filterwarnings("ignore", message="The dirpath has changed")
         try:
             KMeansCLI(
                 LitKMeans,

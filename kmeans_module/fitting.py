@@ -61,6 +61,9 @@ def survey(
             n_weighty += int((batch.sample_weight > 0).sum(dim=-1).min())
     sizes = all_gather(torch.tensor([n_samples, n_weighty], device=like.device), process_group)
     n_samples, n_weighty = (int(total) for total in sizes.sum(dim=0))
+    if len(batches) == 1:
+        before = int(sizes[: rank(process_group), 0].sum())
+        batches = [batches[0]._replace(start=before)]
     with errors_shared(process_group):
         if n_samples < n_clusters:
             raise ValueError(f"n_samples={n_samples} should be >= n_clusters={n_clusters}")
@@ -72,9 +75,6 @@ def survey(
         variance = scan(
             batches, n_problems=n_problems, metric=metric, like=like, group=process_group
         )
-    if len(batches) == 1:
-        before = int(sizes[: rank(process_group), 0].sum())
-        batches = [batches[0]._replace(start=before)]
     return list(batches), variance
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable
@@ -381,12 +382,8 @@ class KMeansLayer(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state and the configuration to a .safetensors file, atomically."""
         self._check_initialized()
-        config = {
-            "metric": self.metric,
-            "empty_cluster": self.empty_cluster,
-            "batch_shape": ",".join(map(str, self.batch_shape)),
-        }
-        io.save_tensors(path, dict(self.state_dict()), config)
+        config = json.dumps({"metric": self.metric, "empty_cluster": self.empty_cluster})
+        io.save_tensors(path, dict(self.state_dict()), {"kmeans_module": config})
 
     @classmethod
     def from_file(
@@ -397,22 +394,24 @@ class KMeansLayer(nn.Module):
         Raises:
             ValueError: the file is not one, or is damaged; it is named.
         """
-        tensors, config = io.load_tensors(path)
+        tensors, metadata = io.load_tensors(path)
         centroids = tensors.get("centroids")
         if centroids is None or centroids.ndim < 2 or not centroids.is_floating_point():
             raise ValueError(f"{path}: holds no centroids (n_clusters, n_features)")
         try:
             layer = cls(
                 *centroids.shape[-2:],
-                metric=config.get("metric", "euclidean"),
-                empty_cluster=config.get("empty_cluster", "relocate"),
                 batch_shape=tuple(centroids.shape[:-2]),
                 dtype=centroids.dtype,
+                **json.loads(metadata.get("kmeans_module", "{}")),
             )
             state = {**layer.state_dict(), "initialized": torch.ones((), dtype=torch.bool)}
             layer.load_state_dict({**state, **tensors})
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path}: not the file of a KMeansLayer ({error})") from error
+            if not layer.centroids.isfinite().all():
+                raise ValueError("its centroids are NaN or infinite")
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: not the file of a KMeansLayer ({reason})") from error
         return layer.to(device) if device is not None else layer
 
     @property

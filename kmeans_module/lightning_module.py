@@ -25,6 +25,11 @@ from kmeans_module.validation import check_choice, check_number
 
 ALGORITHMS = ("lloyd", "minibatch")
 
+# What is logged is the same on all ranks already: the maximum over them changes nothing.
+_LOG_OPTIONS: dict[str, Any] = {
+    "on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True, "reduce_fx": "max",
+}  # fmt: skip
+
 
 class Iteration(NamedTuple):
     """Numbers of one iteration, over all ranks.
@@ -131,11 +136,11 @@ class LitKMeans(LightningModule):
     def on_train_start(self) -> None:
         self._labels: dict[int, Tensor] = {}
         self._refilled = True
+        self.rows_stay = _rows_stay(self.trainer.train_dataloader)
         if self.converged:
             self.trainer.should_stop = True
             return
         self.stop_reason = f"max_epochs={self.trainer.max_epochs} reached"
-        self.rows_stay = _rows_stay(self.trainer.train_dataloader)
         if bool(self.kmeans.initialized) and not math.isnan(self.variance):
             return
         with errors_shared(self.process_group):
@@ -271,11 +276,10 @@ class LitKMeans(LightningModule):
         }
         if not math.isnan(reassigned):
             values["train/reassigned"] = reassigned
+        # "step" is Lightning's name for the x-axis.
+        self.log_dict({**values, "step": n_iter}, **_LOG_OPTIONS)
         bar = {"train/inertia": inertia, "train/shift": moved}
-        # The logged "step" is Lightning's name for the x-axis.
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
-        self.log_dict({**values, "step": n_iter}, **options)
-        self.log_dict(bar, prog_bar=True, **options)
+        self.log_dict(bar, prog_bar=True, **_LOG_OPTIONS)
 
         if reassigned == 0 and not self._refilled:
             self._stop("no sample changed cluster")
@@ -308,9 +312,9 @@ class LitKMeans(LightningModule):
             return
         for name, score in self._stage_scores(stage).items():
             if score.update_called:
-                self.log(f"{stage}/{name}", score.compute(), rank_zero_only=False)
+                self.log(f"{stage}/{name}", score.compute(), **_LOG_OPTIONS)
                 score.reset()
-        self.log("step", float(self.kmeans.n_iter))
+        self.log("step", float(self.kmeans.n_iter), **_LOG_OPTIONS)
 
     def _stage_scores(self, stage: str) -> dict[str, Metric]:
         scores = self.scores[stage]

@@ -270,7 +270,7 @@ def _check_span(spans: Tensor, batches: Sequence[Batch], like: Tensor, metric: s
     """spans (ranks, 2, d): largest of -x and of x; -inf where a rank has no rows."""
     low, high = (-spans[:, 0]).amin(dim=0), spans[:, 1].amax(dim=0)
     if spans.isnan().any() or not bool((low > -math.inf).all() and (high < math.inf).all()):
-        found = [text for batch in batches if (text := locate_nonfinite(batch.x))]
+        found = [text for batch in batches if (text := _locate(batch))]
         raise ValueError(found[0]) if found else ErrorElsewhere("x")
     dtype = compute_dtype(batches[0].x, like)
     widest = float((high - low).abs().amax()) if low.numel() else 0.0
@@ -287,6 +287,10 @@ def _check_span(spans: Tensor, batches: Sequence[Batch], like: Tensor, metric: s
             f"x reaches {largest:.3g}: centroids overflow {like.dtype}; "
             "scale x down or use a layer of a wider dtype"
         )
+
+
+def _locate(batch: Batch) -> str:
+    return locate_nonfinite(batch.x, first_row=batch.start)
 
 
 def _chunks(x: Tensor) -> Iterator[tuple[int, Tensor]]:

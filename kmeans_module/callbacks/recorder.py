@@ -18,7 +18,7 @@ class Recorder(Callback):
 
     def __init__(self) -> None:
         self.trajectory = Trajectory()
-        self._sampled = False
+        self.sampled = False
 
     def wanted(self, trainer: Trainer) -> bool:
         return trainer.is_global_zero
@@ -26,7 +26,7 @@ class Recorder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         as_kmeans(pl_module)
         self.trajectory = Trajectory()
-        self._sampled = False
+        self.sampled = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.wanted(trainer) and not self.trajectory.iterations:
@@ -36,13 +36,13 @@ class Recorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.wanted(trainer) and not self._sampled:
+        if self.wanted(trainer) and not self.sampled:
             n_batches = int(trainer.num_training_batches)
             self.trajectory.sample(as_batch(batch).x, n_batches=n_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         lit = as_kmeans(pl_module)
-        self._sampled = True
+        self.sampled = True
         if self.wanted(trainer) and lit.last is not None:
             self.trajectory.measured(self.trajectory.iterations[-1], lit.last.inertia)
             self.trajectory.record(lit.last.n_iter, lit.kmeans.centroids)

@@ -66,12 +66,15 @@ class RunFolder(Recorder):
         if labels is not None:
             io.save_array(folder / "labels.npy", labels)
             files.append("labels.npy")
-        if self.trajectory.iterations and self._sampled:
-            self.trajectory.measured(self.trajectory.iterations[-1], inertia)
-            _save_figure(folder / "clusters.png", draw_clusters(self.trajectory, lit, trainer))
-            page = _animation(self.trajectory, lit, trainer).encode()
-            io.write_atomically(folder / "animation.html", lambda file: file.write(page))
-            files += ["clusters.png", "animation.html"]
+        if not self.sampled:  # the checkpoint had converged: there was no iteration
+            self.trajectory.record(int(lit.kmeans.n_iter), lit.kmeans.centroids)
+            for batch in lit.training_batches():
+                self.trajectory.sample(batch.x, n_batches=int(trainer.num_training_batches))
+        self.trajectory.measured(self.trajectory.iterations[-1], inertia)
+        _save_figure(folder / "clusters.png", draw_clusters(self.trajectory, lit, trainer))
+        page = _animation(self.trajectory, lit, trainer).encode()
+        io.write_atomically(folder / "animation.html", lambda file: file.write(page))
+        files += ["clusters.png", "animation.html"]
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, ImageDataModule) and labels is not None:
             files += _save_pictures(folder, data, lit, labels, sizes)

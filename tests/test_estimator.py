@@ -1,0 +1,68 @@
+"""The scikit-learn face gives what scikit-learn's own KMeans gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.cluster import KMeans as SklearnKMeans
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from kmeans_module import KMeans, NotInitializedError
+
+X = np.random.default_rng(0).normal(size=(600, 4)) + np.repeat(np.eye(4) * 5, 150, axis=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_same_start_ends_where_scikit_learn_does(dtype: type, weighted: bool) -> None:
+    x = X.astype(dtype)
+    weight = np.linspace(0.5, 2, len(x)) if weighted else None
+    ours = KMeans(6, init=x[:6]).fit(x, sample_weight=weight)
+    theirs = SklearnKMeans(6, init=x[:6], n_init=1).fit(x, sample_weight=weight)
+    np.testing.assert_array_equal(ours.labels_, theirs.labels_)
+    np.testing.assert_allclose(ours.cluster_centers_, theirs.cluster_centers_, rtol=1e-4)
+    assert ours.inertia_ == pytest.approx(theirs.inertia_, rel=1e-5)
+    assert ours.n_iter_ == theirs.n_iter_
+    np.testing.assert_array_equal(ours.predict(x), theirs.predict(x))
+    np.testing.assert_allclose(ours.transform(x), theirs.transform(x), rtol=1e-3, atol=1e-3)
+    assert ours.score(x) == pytest.approx(theirs.score(x), rel=1e-5)
+    assert ours.cluster_centers_.dtype == dtype
+
+
+def test_arrays_give_arrays_and_tensors_give_tensors() -> None:
+    model = KMeans(3, random_state=0)
+    assert isinstance(model.fit_predict(X), np.ndarray)
+    assert isinstance(model.fit_transform(torch.from_numpy(X)), torch.Tensor)
+    assert isinstance(model.predict(X), np.ndarray)
+
+
+def test_a_seed_repeats_and_none_draws_anew() -> None:
+    first, second = (KMeans(5, random_state=3, init="random").fit(X) for _ in range(2))
+    np.testing.assert_array_equal(first.cluster_centers_, second.cluster_centers_)
+    torch.manual_seed(0)
+    anew = [KMeans(5, init="random", max_iter=1).fit(X).inertia_ for _ in range(2)]
+    assert anew[0] != anew[1]
+
+
+def test_clone_and_pipelines_take_it() -> None:
+    model = KMeans(3, random_state=1, metric="cosine")
+    copy = clone(model)
+    assert copy.get_params() == model.get_params()
+    assert copy is not model
+    assert make_pipeline(StandardScaler(), copy).fit_predict(X).shape == (600,)
+    assert repr(copy) == "KMeans(n_clusters=3, random_state=1, metric='cosine')"
+    assert copy.set_params(n_clusters=4).n_clusters == 4
+
+
+def test_bad_calls_say_what_is_wrong() -> None:
+    with pytest.raises(NotInitializedError, match="call fit"):
+        KMeans().predict(X)
+    with pytest.raises(ValueError, match=r"x should have shape \(n_samples, n_features\)"):
+        KMeans().fit(X[0])
+    with pytest.raises(ValueError, match="parameter should be one of n_clusters"):
+        KMeans().set_params(clusters=3)
+    with pytest.raises(ValueError, match="n_samples=600 should be >= n_clusters=601"):
+        KMeans(601).fit(X)

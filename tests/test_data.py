@@ -199,7 +199,7 @@ def test_predictions_line_up_with_the_file(npy: str) -> None:
 def test_standardized_features_have_mean_0_and_variance_1(
     npy: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kmeans_module.data._CHUNK", chunk)
+    monkeypatch.setattr("kmeans_module.data.arrays._CHUNK", chunk)
     data = ArrayDataModule(path=npy, standardize=True, val_share=0.2)
     train = X[data.train_index]
     assert data.x.dtype == torch.float64

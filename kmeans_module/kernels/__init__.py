@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from kmeans_module.kernels import native
 from kmeans_module.kernels.reference import (
     ReferenceWorkspace,
     compute_dtype,
@@ -58,4 +59,5 @@ def prepare(
         sample_weight: (n,) or (P, n); None for weight 1.
         metric: "euclidean" or "cosine".
     """
-    return ReferenceWorkspace(x, sample_weight, metric=metric)
+    kind = native.NativeWorkspace if native.serves(x) else ReferenceWorkspace
+    return kind(x, sample_weight, metric=metric)

@@ -47,7 +47,8 @@ def compute_dtype(x: Tensor, centroids: Tensor) -> torch.dtype:
 def chunk_rows(n: int, k: int, d: int, problems: int, device: torch.device) -> int:
     """Rows per chunk such that the temporaries stay within the budget."""
     budget = CHUNK_ELEMENTS["cpu" if device.type == "cpu" else "accelerator"]
-    return max(1, min(n, budget // max(1, problems * (k + 4 * d))))
+    rows = min(n, budget // max(1, problems * (k + 4 * d)))
+    return max(1, min(rows, 1 << 14) if device.type == "cpu" else rows)
 
 
 def nearest(
@@ -134,20 +135,24 @@ class ReferenceWorkspace:
             weights = self._weights(part, rows)
             clusters = (chunk_labels + first_cluster).flatten()
             nearest_centroids = flat_centroids.index_select(0, clusters).view_as(rows)
-            chunk_distances = (rows - nearest_centroids).square_().sum(-1)
+            difference = rows - nearest_centroids
+            with full_precision(device):
+                chunk_distances = torch.linalg.vecdot(difference, difference)
             if self.metric == "cosine":
                 chunk_distances = (chunk_distances / 2).where((rows != 0).any(dim=-1), 1.0)
             labels[:, part] = chunk_labels
             distances[:, part] = chunk_distances
             rows = rows.to(accumulator)
             chunk_distances = chunk_distances.to(accumulator)
-            if weights is None:
-                weights = torch.ones_like(chunk_distances)
-            else:
+            if weights is not None:
                 rows = rows * weights.unsqueeze(-1)
                 chunk_distances = chunk_distances * weights
+                counts.index_add_(0, clusters, weights.reshape(-1))
+            elif device.type == "cpu":
+                counts += torch.bincount(clusters, minlength=problems * k)
+            else:  # bincount would make the host wait
+                counts.index_add_(0, clusters, counts.new_ones(1).expand(len(clusters)))
             sums.index_add_(0, clusters, rows.reshape(-1, d))
-            counts.index_add_(0, clusters, weights.reshape(-1))
             inertia += chunk_distances.sum(dim=-1)
 
         stats = ClusterStats(sums.view(problems, k, d), counts.view(problems, k), inertia)

@@ -1,0 +1,4 @@
+#define KM_VECTOR_BYTES 32
+#define KM_CENTROIDS 2
+#define KM_NAME km_avx2
+#include "e_step.inc"

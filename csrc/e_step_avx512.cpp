@@ -1,0 +1,4 @@
+#define KM_VECTOR_BYTES 64
+#define KM_CENTROIDS 4
+#define KM_NAME km_avx512
+#include "e_step.inc"

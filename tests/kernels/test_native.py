@@ -1,0 +1,201 @@
+"""The C++ kernel: exact, the same as the torch reference, and independent of how rows come."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kmeans_module import KMeansLayer, kernels
+from kmeans_module.kernels import native
+from kmeans_module.kernels.native import NativeWorkspace
+from kmeans_module.kernels.reference import ReferenceWorkspace
+
+needs_native = pytest.mark.skipif(
+    native.library() is None, reason="the package was installed without a C++ compiler"
+)
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+
+def use(name: str) -> bool:
+    library = native.library()
+    return library is not None and library.km_use_instruction_set(name.encode()) == 0
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    if not use(request.param):
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    assert any(use(name) for name in reversed(INSTRUCTION_SETS))  # back to the best
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def brute_force(x: Tensor, centroids: Tensor) -> Tensor:
+    """Squared distances in float64, (n, k)."""
+    return (x.double().unsqueeze(1) - centroids.double()).square().sum(-1)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize(
+    ("n", "d", "k"),
+    [(0, 3, 2), (1, 1, 1), (7, 3, 5), (63, 2, 6), (65, 2, 7), (1000, 17, 33), (257, 200, 10)],
+)
+def test_equals_the_reference(
+    instruction_set: str, n: int, d: int, k: int, metric: str, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(n + d + k)
+    x = torch.randn(n, d, generator=generator, dtype=dtype)
+    x[3:5] = 0
+    centroids = torch.randn(2, k, d, generator=generator, dtype=dtype)
+    if metric == "cosine":
+        centroids = torch.nn.functional.normalize(centroids, dim=-1)
+    weights = torch.rand(n, generator=generator, dtype=torch.float64)
+    unaligned = torch.empty(n * d + 1, dtype=dtype)[1:].view(n, d).copy_(x)
+    layouts = (x, x.T.contiguous().T, torch.cat([x, x], dim=1)[:, :d], unaligned, x.expand(2, n, d))
+    for rows in layouts:
+        for weight in (None, weights):
+            expected = ReferenceWorkspace(rows, weight, metric=metric).e_step(centroids)
+            step = NativeWorkspace(rows, weight, metric=metric).e_step(centroids)
+            assert torch.equal(step.labels, expected.labels)
+            close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
+            torch.testing.assert_close(step.distances, expected.distances, **close)
+            torch.testing.assert_close(step.stats.sums, expected.stats.sums, **close)
+            torch.testing.assert_close(step.stats.counts, expected.stats.counts)
+            torch.testing.assert_close(step.stats.inertia, expected.stats.inertia, **close)
+            labels, finite = NativeWorkspace(rows, weight, metric=metric).assign(centroids)
+            assert torch.equal(labels, step.labels)
+            assert finite
+
+
+@needs_native
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 300), d=st.integers(1, 70), k=st.integers(1, 40), seed=st.integers(0, 2**16),
+    offset=st.sampled_from([0.0, 1.0, 1e3, 1e6]), scale=st.sampled_from([1e-3, 1.0, 1e4]),
+)  # fmt: skip
+def test_labels_are_those_of_a_float64_brute_force(
+    n: int, d: int, k: int, seed: int, offset: float, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator) * scale + offset
+    centroids = torch.randn(k, d, generator=generator) * scale + offset
+    step = NativeWorkspace(x).e_step(centroids.unsqueeze(0))
+    exact = brute_force(x, centroids)
+    found = exact.gather(1, step.labels[0].unsqueeze(1)).squeeze(1)
+    assert (found <= exact.amin(dim=1) * (1 + 1e-5)).all()
+    torch.testing.assert_close(step.distances[0].double(), found, rtol=1e-5, atol=0)
+
+
+@needs_native
+def test_a_label_depends_on_neither_batch_nor_threads(
+    instruction_set: str, one_thread: None
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 3, (5_000, 9), generator=generator).float()  # ties everywhere
+    centroids = torch.randint(0, 3, (1, 50, 9), generator=generator).float()
+    whole = NativeWorkspace(x).e_step(centroids)
+    exact = brute_force(x, centroids[0])
+    first_nearest = (exact == exact.amin(dim=1, keepdim=True)).to(torch.uint8).argmax(dim=1)
+    assert torch.equal(whole.labels[0], first_nearest), "ties go to the lowest index"
+    for size in (1, 13, 64, 999):
+        parts = [NativeWorkspace(rows).e_step(centroids) for rows in x[:2_000].split(size)]
+        assert torch.equal(torch.cat([part.labels for part in parts], 1), whole.labels[:, :2_000])
+        distances = torch.cat([part.distances for part in parts], 1)
+        assert torch.equal(distances, whole.distances[:, :2_000])
+    for threads in (2, 3, 8):
+        torch.set_num_threads(threads)
+        split = NativeWorkspace(x).e_step(centroids)
+        assert torch.equal(split.labels, whole.labels)
+        assert torch.equal(split.distances, whole.distances)
+        again = NativeWorkspace(x).e_step(centroids)
+        assert torch.equal(split.stats.sums, again.stats.sums), "the same bits every time"
+        torch.testing.assert_close(split.stats.sums, whole.stats.sums)
+
+
+@needs_native
+def test_nan_and_overflow_are_seen() -> None:
+    centroids = torch.zeros(1, 2, 3)
+    for bad in (torch.nan, torch.inf, 1e30):
+        x = torch.randn(100, 3)
+        x[70, 1] = bad
+        assert not NativeWorkspace(x).e_step(centroids).stats.inertia.isfinite()
+        assert not NativeWorkspace(x).assign(centroids)[1]
+
+
+@needs_native
+def test_mixed_precision_takes_the_reference() -> None:
+    x, centroids = torch.randn(50, 3), torch.randn(1, 4, 3, dtype=torch.float64)
+    step = NativeWorkspace(x).e_step(centroids)
+    assert step.distances.dtype == torch.float64
+    assert torch.equal(step.labels, ReferenceWorkspace(x).e_step(centroids).labels)
+
+
+def _labels_in_child(x: Tensor, centroids: Tensor, answer: Any) -> None:
+    answer.put(NativeWorkspace(x).e_step(centroids).labels.tolist())
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_works_after_fork_and_beside_torchs_threads() -> None:
+    x, centroids = torch.randn(20_000, 4), torch.randn(1, 30, 4)
+    expected = NativeWorkspace(x).e_step(centroids).labels.tolist()
+    (x @ x[:100].T).sum()  # starts torch's own threads
+    context = multiprocessing.get_context("fork")
+    answer = context.SimpleQueue()
+    child = context.Process(target=_labels_in_child, args=(x, centroids, answer))
+    child.start()
+    assert answer.get() == expected
+    child.join()
+    assert child.exitcode == 0
+
+
+def test_without_the_kernel_the_torch_path_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(native, "LIBRARY", native.LIBRARY.with_name("missing.so"))
+    native.library.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            x = torch.randn(100, 3)
+            assert isinstance(kernels.prepare(x), ReferenceWorkspace)
+            assert not isinstance(kernels.prepare(x), NativeWorkspace)
+            layer = KMeansLayer(4, 3)
+            assert torch.equal(layer.fit(x).labels, layer(x))
+        assert len(caplog.records) == 1, "said once"
+        assert "torch path" in caplog.text
+    finally:
+        native.library.cache_clear()
+
+
+def test_the_reference_can_be_asked_for() -> None:
+    code = (
+        "import torch; from kmeans_module import kernels;"
+        "print(type(kernels.prepare(torch.zeros(2, 2))).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"KMEANS_KERNEL": "reference", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "ReferenceWorkspace"

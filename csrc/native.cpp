@@ -73,48 +73,60 @@ std::vector<T> padded(const void* centroids, int64_t k, int64_t d, int64_t multi
   return all;
 }
 
+// Calls work(part, begin, end, block) for consecutive ranges of the rows, each in its own
+// thread; how many there are depends on the sizes and on threads only.
+template <typename Work>
+void in_parts(const km_rows& rows, const km_kernel& kernel, int64_t parts, const Work& work) {
+  std::vector<std::unique_ptr<void, Free>> blocks;
+  for (int64_t p = 0; p < parts; ++p)
+    blocks.push_back(aligned(size_t(kernel.block_bytes) * size_t(rows.d)));
+  auto part = [&](int64_t p) {
+    work(p, rows.n * p / parts, rows.n * (p + 1) / parts, blocks[p].get());
+  };
+  std::vector<std::thread> others;
+  for (int64_t p = 1; p < parts; ++p) {
+    try {
+      others.emplace_back(part, p);
+    } catch (const std::system_error&) {  // no thread to be had: do its part here
+      part(p);
+    }
+  }
+  part(0);
+  for (std::thread& other : others) other.join();
+}
+
+int64_t n_parts(const km_rows& rows, int64_t k, int threads) {
+  const double work = double(rows.n) * double(k) * double(rows.d);
+  return std::max<int64_t>(
+      1, std::min<int64_t>({threads, rows.n, static_cast<int64_t>(work / kWorkPerThread) + 1}));
+}
+
 template <typename T>
-void run(const km_rows& rows, const void* given, int64_t k, const km_result& result,
-         int threads) {
+void e_step(const km_rows& rows, const void* given, int64_t k, const km_result& result,
+            int threads) {
   const km_kernel& kernel = current_kernel();
   const std::vector<T> centroids = padded<T>(given, k, rows.d, kernel.centroids_together);
-  const int64_t k_padded = static_cast<int64_t>(centroids.size()) / std::max<int64_t>(1, rows.d);
-  const double work = double(rows.n) * double(k) * double(rows.d);
-  const int64_t parts = std::max<int64_t>(
-      1, std::min<int64_t>({threads, rows.n, static_cast<int64_t>(work / kWorkPerThread) + 1}));
+  const int64_t k_padded = static_cast<int64_t>(centroids.size()) / rows.d;
+  const int64_t parts = n_parts(rows, k, threads);
 
   // The first part adds to the result itself, the others to sums of their own.
   const size_t n_sums = result.sums ? size_t(k) * size_t(rows.d) : 0;
   const size_t n_counts = result.sums ? size_t(k) : 0;
   std::vector<std::vector<double>> sums(parts), counts(parts);
-  std::vector<std::unique_ptr<void, Free>> blocks(parts);
   std::vector<double> inertia(parts);
-  for (int64_t p = 0; p < parts; ++p) {
-    blocks[p] = aligned(size_t(kernel.block_bytes) * size_t(rows.d));
-    if (p) sums[p].assign(n_sums, 0.0);
-    if (p) counts[p].assign(n_counts, 0.0);
+  for (int64_t p = 1; p < parts; ++p) {
+    sums[p].assign(n_sums, 0.0);
+    counts[p].assign(n_counts, 0.0);
   }
   std::fill_n(result.sums, n_sums, 0.0);
   std::fill_n(result.counts, n_counts, 0.0);
-
-  auto work_on = [&](int64_t p) {
+  in_parts(rows, kernel, parts, [&](int64_t p, int64_t begin, int64_t end, void* block) {
     km_result own = result;
     own.inertia = &inertia[p];
     if (p && result.sums) own.sums = sums[p].data();
     if (p && result.sums) own.counts = counts[p].data();
-    kernel.e_step(rows, centroids.data(), k_padded, rows.n * p / parts, rows.n * (p + 1) / parts,
-                  own, blocks[p].get());
-  };
-  std::vector<std::thread> others;
-  for (int64_t p = 1; p < parts; ++p) {
-    try {
-      others.emplace_back(work_on, p);
-    } catch (const std::system_error&) {  // no thread to be had: do its part here
-      work_on(p);
-    }
-  }
-  work_on(0);
-  for (std::thread& other : others) other.join();
+    kernel.e_step(rows, centroids.data(), k_padded, begin, end, own, block);
+  });
 
   *result.inertia = 0;
   for (int64_t p = 0; p < parts; ++p) {
@@ -124,19 +136,68 @@ void run(const km_rows& rows, const void* given, int64_t k, const km_result& res
   }
 }
 
-}  // namespace
+template <typename T>
+void potentials(const km_rows& rows, const void* nearest, const void* given, int64_t m,
+                double* result, int threads) {
+  const km_kernel& kernel = current_kernel();
+  const std::vector<T> candidates = padded<T>(given, m, rows.d, kernel.centroids_together);
+  const int64_t m_padded = static_cast<int64_t>(candidates.size()) / rows.d;
+  const int64_t parts = n_parts(rows, m, threads);
+  std::vector<std::vector<double>> own(parts, std::vector<double>(m_padded, 0.0));
+  in_parts(rows, kernel, parts, [&](int64_t p, int64_t begin, int64_t end, void* block) {
+    kernel.potentials(rows, nearest, candidates.data(), m_padded, begin, end, own[p].data(),
+                      block);
+  });
+  for (int64_t c = 0; c < m; ++c) {
+    result[c] = 0;
+    for (int64_t p = 0; p < parts; ++p) result[c] += own[p][c];
+  }
+}
 
-extern "C" int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
-                         const km_result* result, int threads) {
+template <typename T>
+void lower(const km_rows& rows, void* nearest, const void* given, int threads) {
+  const km_kernel& kernel = current_kernel();
+  const std::vector<T> center = padded<T>(given, 1, rows.d, kernel.centroids_together);
+  in_parts(rows, kernel, n_parts(rows, 1, threads),
+           [&](int64_t, int64_t begin, int64_t end, void* block) {
+             kernel.lower(rows, nearest, center.data(), begin, end, block);
+           });
+}
+
+// 0, or 1 where there is no memory.
+template <typename Work>
+int guarded(const Work& work) {
   try {
-    if (rows->is_double)
-      run<double>(*rows, centroids, k, *result, threads);
-    else
-      run<float>(*rows, centroids, k, *result, threads);
+    work();
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;
   }
+}
+
+}  // namespace
+
+extern "C" int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
+                         const km_result* result, int threads) {
+  return guarded([&] {
+    auto run = rows->is_double ? e_step<double> : e_step<float>;
+    run(*rows, centroids, k, *result, threads);
+  });
+}
+
+extern "C" int km_lower(const km_rows* rows, void* nearest, const void* center, int threads) {
+  return guarded([&] {
+    auto run = rows->is_double ? lower<double> : lower<float>;
+    run(*rows, nearest, center, threads);
+  });
+}
+
+extern "C" int km_potentials(const km_rows* rows, const void* nearest, const void* candidates,
+                             int64_t m, double* result, int threads) {
+  return guarded([&] {
+    auto run = rows->is_double ? potentials<double> : potentials<float>;
+    run(*rows, nearest, candidates, m, result, threads);
+  });
 }
 
 extern "C" int km_use_instruction_set(const char* name) {

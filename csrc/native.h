@@ -29,6 +29,17 @@ struct km_result {
 __attribute__((visibility("default"))) int km_e_step(const km_rows* rows, const void* centroids, int64_t k, const km_result* result,
               int threads);
 
+// For seeding: lowers nearest (n), squared distances to the nearest centre so far, by those to
+// one centre (d); all of the type of x, full ones for cosine too.
+__attribute__((visibility("default"))) int km_lower(const km_rows* rows, void* nearest,
+                                                    const void* center, int threads);
+
+// For seeding: potentials (m), the weighted sum of what nearest would be lowered to by each of
+// the candidates (m, d).
+__attribute__((visibility("default"))) int km_potentials(const km_rows* rows, const void* nearest,
+                                                         const void* candidates, int64_t m,
+                                                         double* potentials, int threads);
+
 // Chooses an instruction set, "avx512", "avx2" or "baseline", for comparison; by default the
 // best one. Returns 0, or 1 where the processor does not have it.
 __attribute__((visibility("default"))) int km_use_instruction_set(const char* name);

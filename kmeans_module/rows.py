@@ -16,13 +16,12 @@ from kmeans_module.distributed import ProcessGroup, all_gather, all_sum, broadca
 from kmeans_module.kernels import (
     accumulator_dtype,
     compute_dtype,
-    full_precision,
     prepare,
     unit_rows,
 )
-from kmeans_module.kernels.reference import chunk_rows
 from kmeans_module.kernels.statistics import gather_rows
 
+_BLOCK = 4096
 _NOWHERE = torch.iinfo(torch.int64).max
 
 
@@ -56,6 +55,7 @@ class Rows:
         self.device = like.device
         self.accumulator = accumulator_dtype(like.device)
         self.batches = [batch for batch in batches if batch.x.shape[-2]]
+        self.workspaces = [prepare(batch.x, metric=metric) for batch in self.batches]
         self.n_features = batches[0].x.shape[-1]
         self.dtype = compute_dtype(batches[0].x, like)
         self._lay_out()
@@ -81,10 +81,9 @@ class Rows:
         self._mine = slice(first, first + len(sizes))
         self.starts = [int(start) for start in starts[self._mine]]
 
-    def chunk(self, i: int, part: slice) -> Tensor:
-        """Rows of batch i where the metric is Euclidean, (m, d) or (P, m, d)."""
-        rows = self.batches[i].x[..., part, :].to(self.dtype)
-        return unit_rows(rows) if self.metric == "cosine" else rows
+    def weighted(self, i: int) -> bool:
+        """Whether rows of batch i weigh anything but 1."""
+        return self.metric == "cosine" or self.batches[i].sample_weight is not None
 
     def weight(self, i: int) -> Tensor:
         """Weights of batch i, (P, n)."""
@@ -116,12 +115,14 @@ class Rows:
     def draw(self, masses: Sequence[Tensor], m: int) -> Tensor:
         """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch.
 
-        A float64 cumulative sum, and a search in it, have no limit on the number of rows.
+        Cumulative sums in float64, of blocks and then within one, and a search in them, have no
+        limit on the number of rows.
         """
+        blocks = [_block_sums(mass, self.accumulator) for mass in masses]
         shape = (self._slots, self.n_problems)
         totals = torch.zeros(shape, dtype=self.accumulator, device=self.device)
-        for i, mass in enumerate(masses):
-            totals[i] = mass.sum(dim=-1, dtype=self.accumulator)
+        for i, sums in enumerate(blocks):
+            totals[i] = sums.sum(dim=-1)
         totals = all_gather(totals, self.group).view(-1, self.n_problems)
         ends = totals[self._order].cumsum(0)
         first = torch.zeros_like(ends)
@@ -129,16 +130,12 @@ class Rows:
         first[self._order[1:]] = ends[:-1]
         last[self._order] = ends
         total = ends[-1].unsqueeze(-1)
-        target = (self.uniform(m) * total).minimum(total.nextafter(torch.zeros_like(total)))
+        target = (self.uniform(m) * total).minimum(_just_below(total))
         positions = torch.zeros((self.n_problems, m), dtype=torch.int64, device=self.device)
         for i, mass in enumerate(masses):
             low = first[self._mine][i].unsqueeze(-1)
             high = last[self._mine][i].unsqueeze(-1)
-            cumulative = mass.cumsum(dim=-1, dtype=self.accumulator)
-            largest = cumulative[:, -1:]
-            inside = (target - low).minimum(largest.nextafter(torch.zeros_like(largest)))
-            found = torch.searchsorted(cumulative, inside, right=True)
-            found = found.clamp(max=mass.shape[-1] - 1) + self.starts[i]
+            found = _search(mass, blocks[i], target - low) + self.starts[i]
             positions += found * ((target >= low) & (target < high))
         return all_sum([positions], self.group)[0]
 
@@ -164,44 +161,47 @@ class Rows:
             problem, column = inside.nonzero(as_tuple=True)
             mass[problem, local[problem, column]] = 0
 
-    def squared_distances(self, i: int, part: slice, centers: Tensor) -> Tensor:
-        """Of a slice of batch i to centers (P, m, d): (P, c, m); exact for m = 1."""
-        offset = centers.mean(dim=1, keepdim=True)
-        rows = self.chunk(i, part) - offset
-        centers = centers - offset
-        norms = centers.square().sum(-1).unsqueeze(1)
-        rows = rows.expand(self.n_problems, -1, -1)
-        with full_precision(self.device):
-            products = torch.baddbmm(norms, rows, centers.transpose(1, 2), alpha=-2)
-        return (products + rows.square().sum(-1, keepdim=True)).clamp_(min=0)
-
-    def parts(self, i: int, m: int) -> list[slice]:
-        """Slices of batch i whose distances to m centres fit into the caches."""
-        n, d = self.batches[i].x.shape[-2:]
-        size = chunk_rows(n, 4 * m, d, self.n_problems, self.device)
-        return [slice(first, min(first + size, n)) for first in range(0, n, size)]
-
     def potentials(self, nearest: Sequence[Tensor], candidates: Tensor) -> Tensor:
         """Weighted inertia if each of the candidates (P, m, d) joined the centres, (P, m)."""
-        m = candidates.shape[1]
-        potential = torch.zeros((self.n_problems, m), dtype=self.accumulator, device=self.device)
-        for i in range(len(self.batches)):
-            weight = self.weight(i)
-            for part in self.parts(i, m):
-                distances = self.squared_distances(i, part, candidates)
-                lowered = distances.minimum(nearest[i][:, part].unsqueeze(-1))
-                weighted = lowered.to(self.accumulator) * weight[:, part].unsqueeze(-1)
-                potential += weighted.sum(dim=1)
+        potential = torch.zeros(candidates.shape[:2], dtype=self.accumulator, device=self.device)
+        for i, workspace in enumerate(self.workspaces):
+            weight = self.weight(i) if self.weighted(i) else None
+            potential += workspace.potentials(nearest[i], candidates, weight)
         return all_sum([potential], self.group)[0]
 
     def lower(self, nearest: Sequence[Tensor], centers: Tensor) -> None:
         """Lower the distances to the nearest centre by new centers (P, m, d), in place."""
-        for i, batch in enumerate(self.batches):
-            if centers.shape[1] > 1:
-                distances = prepare(batch.x, metric=self.metric).e_step(centers).distances
-                distances = 2 * distances if self.metric == "cosine" else distances
-                torch.minimum(nearest[i], distances, out=nearest[i])
+        for near, workspace in zip(nearest, self.workspaces, strict=True):
+            if centers.shape[1] == 1:
+                workspace.lower(near, centers)
                 continue
-            for part in self.parts(i, 1):
-                distances = self.squared_distances(i, part, centers).squeeze(-1)
-                nearest[i][:, part] = nearest[i][:, part].minimum(distances)
+            distances = workspace.e_step(centers).distances
+            distances = 2 * distances if self.metric == "cosine" else distances
+            torch.minimum(near, distances, out=near)
+
+
+def _block_sums(mass: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums of consecutive blocks of (P, n) numbers, the last one short, (P, n_blocks)."""
+    whole = mass.shape[-1] // _BLOCK * _BLOCK
+    sums = mass[:, :whole].reshape(len(mass), -1, _BLOCK).sum(dim=-1, dtype=dtype)
+    return torch.cat([sums, mass[:, whole:].sum(dim=-1, keepdim=True, dtype=dtype)], dim=-1)
+
+
+def _search(mass: Tensor, blocks: Tensor, target: Tensor) -> Tensor:
+    """Where the cumulative sum of mass (P, n) exceeds the targets (P, m): (P, m) indices."""
+    ends = blocks.cumsum(dim=-1)
+    target = target.minimum(_just_below(ends[:, -1:]))
+    block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
+    inside = target - (ends - blocks).gather(-1, block)
+    index = block.unsqueeze(-1) * _BLOCK + torch.arange(_BLOCK, device=mass.device)
+    within = index < mass.shape[-1]
+    index = index.clamp(max=mass.shape[-1] - 1)
+    rows = mass.gather(-1, index.flatten(1)).view_as(index).to(blocks.dtype).where(within, 0.0)
+    cumulative = rows.cumsum(dim=-1)
+    inside = inside.unsqueeze(-1).minimum(_just_below(cumulative[..., -1:]))
+    found = torch.searchsorted(cumulative, inside, right=True)
+    return index.gather(-1, found.clamp(max=_BLOCK - 1)).squeeze(-1)
+
+
+def _just_below(value: Tensor) -> Tensor:
+    return value.nextafter(torch.zeros_like(value))

@@ -40,10 +40,16 @@ __all__ = [
 
 
 class Workspace(Protocol):
-    """E-steps on fixed rows; P independent problems in one call."""
+    """E-steps, and seeding, on fixed rows; P independent problems in one call."""
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         """Assign every row to the nearest of the centroids (P, k, d) and sum up the clusters."""
+
+    def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
+        """For seeding: what nearest (P, n) would sum up to with each candidate (P, m, d)."""
+
+    def lower(self, nearest: Tensor, center: Tensor) -> None:
+        """For seeding: lower the distances nearest (P, n) by those to a centre (P, 1, d)."""
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """Labels (P, n) alone, and whether every row had a finite distance, ()."""

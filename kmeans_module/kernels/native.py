@@ -59,14 +59,11 @@ def library() -> ctypes.CDLL | None:
     except OSError as error:
         log.warning("no native kernel, the slower torch path serves: %s", error)
         return None
-    found.km_e_step.argtypes = (
-        ctypes.POINTER(_Rows),
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.POINTER(_Result),
-        ctypes.c_int,
-    )
-    found.km_e_step.restype = ctypes.c_int
+    rows, pointer, integer = ctypes.POINTER(_Rows), ctypes.c_void_p, ctypes.c_int64
+    result, threads = ctypes.POINTER(_Result), ctypes.c_int
+    found.km_e_step.argtypes = (rows, pointer, integer, result, threads)
+    found.km_lower.argtypes = (rows, pointer, pointer, threads)
+    found.km_potentials.argtypes = (rows, pointer, pointer, integer, pointer, threads)
     found.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
     return found
 
@@ -119,23 +116,42 @@ class NativeWorkspace(ReferenceWorkspace):
             )  # fmt: skip
         return EStep(labels, distances, ClusterStats(sums, counts, inertia, farthest))
 
+    def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
+        if nearest.dtype != self.x.dtype:
+            return super().potentials(nearest, candidates, weight)
+        potential = torch.empty(candidates.shape[:2], dtype=torch.float64)
+        for p, points in enumerate(candidates):
+            near = nearest[p].contiguous()
+            points = points.to(self.x.dtype).contiguous()
+            self._call(
+                "km_potentials", p, weight, near.data_ptr(), points.data_ptr(), len(points),
+                _address(potential, p),
+            )  # fmt: skip
+        return potential
+
+    def lower(self, nearest: Tensor, center: Tensor) -> None:
+        if nearest.dtype != self.x.dtype or not nearest.is_contiguous():
+            super().lower(nearest, center)
+            return
+        for p in range(len(nearest)):
+            point = center[p].to(self.x.dtype).contiguous()
+            self._call("km_lower", p, None, _address(nearest, p), point.data_ptr())
+
     def _run(self, p: int, centroids: Tensor, result: _Result) -> None:
+        centroids = centroids.to(self.x.dtype).contiguous()
+        self._call("km_e_step", p, self.sample_weight, centroids.data_ptr(), len(centroids), result)
+
+    def _call(self, function: str, p: int, weight: Tensor | None, *arguments: object) -> None:
+        """Call a function of the library on the rows of problem p."""
         x = self.x if self.x.ndim == 2 else self.x[p]
-        weight = self.sample_weight
         if weight is not None:
             weight = (weight if weight.ndim == 1 else weight[p]).to(torch.float64).contiguous()
-        centroids = centroids.to(x.dtype).contiguous()
         rows = _Rows(
             x.data_ptr(), *x.shape, *x.stride(), None if weight is None else weight.data_ptr(),
             x.dtype == torch.float64, self.metric == "cosine",
         )  # fmt: skip
-        found = library()
-        assert found is not None
-        failed = found.km_e_step(
-            rows, centroids.data_ptr(), len(centroids), result, torch.get_num_threads()
-        )
-        if failed:
-            raise MemoryError(f"no memory for the statistics of {len(centroids)} clusters")
+        if getattr(library(), function)(rows, *arguments, torch.get_num_threads()):
+            raise MemoryError(f"no memory for the statistics of {tuple(x.shape)} rows")
 
 
 def _address(tensor: Tensor, p: int) -> int:

@@ -99,16 +99,14 @@ class ReferenceWorkspace:
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """Labels (P, n), and whether every row had a finite score, ()."""
-        labels, finite = [], []
-        for _part, _rows, chunk_labels, scores in self._chunks(centroids):
-            labels.append(chunk_labels)
-            finite.append(scores.isfinite().all())
-        if not labels:
-            return (
-                centroids.new_empty((len(centroids), 0), dtype=torch.int64),
-                torch.ones((), dtype=torch.bool, device=centroids.device),
-            )
-        return torch.cat(labels, dim=-1), torch.stack(finite).all()
+        # Allocated at once: what outlives a chunk between its temporaries would split the heap.
+        shape = (len(centroids), self.x.shape[-2])
+        labels = torch.empty(shape, dtype=torch.int64, device=centroids.device)
+        finite = torch.ones((), dtype=torch.bool, device=centroids.device)
+        for part, _rows, chunk_labels, scores in self._chunks(centroids):
+            labels[:, part] = chunk_labels
+            finite &= scores.isfinite().all()
+        return labels, finite
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         """Assign every row and gather the statistics of the clusters.
@@ -164,6 +162,49 @@ class ReferenceWorkspace:
             )  # fmt: skip
             stats = replace(stats, farthest=farthest)
         return EStep(labels, distances, stats)
+
+    def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
+        """Weighted sum of the distances to the nearest centre if each candidate were one.
+
+        Distances are squared Euclidean, in the space of :meth:`rows`.
+
+        Args:
+            nearest: distances so far, (P, n).
+            candidates: (P, m, d).
+            weight: (P, n) or None.
+
+        Returns:
+            (P, m) float64.
+        """
+        problems, m = candidates.shape[:2]
+        accumulator = accumulator_dtype(self.x.device)
+        potential = torch.zeros((problems, m), dtype=accumulator, device=self.x.device)
+        for part, distances in self._distances(candidates, nearest.dtype):
+            lowered = distances.minimum(nearest[:, part].unsqueeze(-1)).to(accumulator)
+            if weight is not None:
+                lowered = lowered * weight[:, part].unsqueeze(-1)
+            potential += lowered.sum(dim=1)
+        return potential
+
+    def lower(self, nearest: Tensor, center: Tensor) -> None:
+        """Lower the distances to the nearest centre (P, n), in place, by one more (P, 1, d)."""
+        for part, distances in self._distances(center, nearest.dtype):
+            nearest[:, part] = nearest[:, part].minimum(distances.squeeze(-1))
+
+    def _distances(self, points: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of rows with their distances to a few points (P, m, d); exact for m = 1."""
+        problems, m, d = points.shape
+        n = self.x.shape[-2]
+        offset = points.mean(dim=1, keepdim=True)
+        points = points - offset
+        norms = points.square().sum(-1).unsqueeze(1)
+        size = chunk_rows(n, 4 * m, d, problems, self.x.device)
+        for first in range(0, n, size):
+            part = slice(first, min(first + size, n))
+            rows = (self.rows(part, dtype) - offset).expand(problems, -1, -1)
+            with full_precision(rows.device):
+                products = torch.baddbmm(norms, rows, points.transpose(1, 2), alpha=-2)
+            yield part, (products + rows.square().sum(-1, keepdim=True)).clamp_(min=0)
 
     def _chunks(self, centroids: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Slices of rows with the rows, their labels and smallest scores."""

@@ -132,6 +132,31 @@ def test_a_label_depends_on_neither_batch_nor_threads(
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_seeding_measures_what_the_reference_does(
+    instruction_set: str, metric: str, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 1003, 7, generator=generator, dtype=dtype)
+    candidates = torch.randn(2, 9, 7, generator=generator, dtype=dtype)
+    near = torch.full((2, 1003), torch.inf, dtype=dtype)
+    expected_near = near.clone()
+    weights = torch.rand(2, 1003, generator=generator, dtype=torch.float64)
+    native_one, reference = NativeWorkspace(x, metric=metric), ReferenceWorkspace(x, metric=metric)
+    for center in candidates.split(1, dim=1):
+        native_one.lower(near, center)
+        reference.lower(expected_near, center)
+        torch.testing.assert_close(near, expected_near, rtol=1e-4, atol=1e-5)
+    for weight in (None, weights):
+        found = native_one.potentials(near, candidates * 0.9, weight)
+        expected = reference.potentials(expected_near, candidates * 0.9, weight)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    native_one.lower(near, x[:, 5:6] if metric == "euclidean" else candidates[:, :1])
+    assert metric == "cosine" or (near[:, 5] == 0).all(), "a row is at distance 0 of itself"
+
+
+@needs_native
 def test_nan_and_overflow_are_seen() -> None:
     centroids = torch.zeros(1, 2, 3)
     for bad in (torch.nan, torch.inf, 1e30):

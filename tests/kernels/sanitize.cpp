@@ -1,0 +1,65 @@
+// Runs every native function on a grid of shapes; built with sanitizers by test_sanitizers.py.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "native.h"
+
+namespace {
+
+unsigned state = 1;
+double uniform() { return (state = state * 1664525u + 1013904223u) / 4294967296.0; }
+
+// Exactly as many elements as asked for, on the heap: one too far is seen.
+template <typename T>
+std::unique_ptr<T[]> random(size_t n) {
+  auto values = std::make_unique<T[]>(n);
+  for (size_t i = 0; i < n; ++i) values[i] = static_cast<T>(uniform() - 0.5);
+  return values;
+}
+
+template <typename T>
+int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bool cosine,
+          int threads) {
+  auto x = random<T>(n * d), centroids = random<T>(k * d), nearest = random<T>(n);
+  auto weights = random<double>(n);
+  for (int64_t i = 0; i < n; ++i) weights[i] = std::fabs(weights[i]);
+  const km_rows rows = {x.get(), n, d, columns_first ? 1 : d, columns_first ? n : 1,
+                        weighted ? weights.get() : nullptr, sizeof(T) == 8, cosine};
+  std::vector<int64_t> labels(n);
+  std::vector<T> distances(n);
+  std::vector<double> sums(k * d), counts(k), potentials(k);
+  double inertia = 0;
+  km_result result = {labels.data(), distances.data(), sums.data(), counts.data(), &inertia};
+  if (km_e_step(&rows, centroids.get(), k, &result, threads)) return 1;
+  for (int64_t i = 0; i < n; ++i)
+    if (labels[i] < 0 || labels[i] >= k || !(distances[i] >= 0)) return 1;
+  result.distances = nullptr;
+  result.sums = result.counts = nullptr;
+  if (km_e_step(&rows, centroids.get(), k, &result, threads)) return 1;
+  if (km_potentials(&rows, nearest.get(), centroids.get(), k, potentials.data(), threads)) return 1;
+  return km_lower(&rows, nearest.get(), centroids.get(), threads);
+}
+
+}  // namespace
+
+int main() {
+  int failed = 0, instruction_sets = 0;
+  for (const char* name : {"baseline", "avx2", "avx512"}) {
+    if (km_use_instruction_set(name)) continue;
+    ++instruction_sets;
+    for (int64_t n : {0, 1, 15, 64, 65, 1000})
+      for (int64_t d : {1, 3, 64, 65})
+        for (int64_t k : {1, 5, 32})
+          for (int options = 0; options < 8; ++options)
+            for (int threads : {1, 3}) {
+              const bool a = options & 1, b = options & 2, c = options & 4;
+              failed += check<float>(n, d, k, a, b, c, threads);
+              failed += check<double>(n, d, k, a, b, c, threads);
+            }
+  }
+  std::printf("%d instruction sets, %d failed\n", instruction_sets, failed);
+  return failed || !instruction_sets;
+}

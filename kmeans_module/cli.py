@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -59,6 +63,7 @@ class KMeansCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
+        _check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         trainer = self._get(self.config_init, "trainer")
@@ -95,8 +100,20 @@ def main(args: Sequence[str] | None = None) -> None:
                 auto_configure_optimizers=False,
                 args=args,
             )
-        except (ValueError, OSError) as error:
+        except (ValueError, TypeError, OSError, MisconfigurationException) as error:
             _fail(str(error), status=1)
+
+
+def _check_checkpoint(path: str | None) -> None:
+    if path is None or not Path(path).is_file():
+        return  # "best", "last": Lightning says where there is none
+    try:
+        checkpoint = torch.load(path, map_location="meta", weights_only=True)
+        known = "kmeans" in checkpoint
+    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError):
+        known = False
+    if not known:
+        raise ValueError(f"{path}: not a checkpoint of LitKMeans")
 
 
 def _fail(message: str, *, status: int) -> NoReturn:
@@ -109,6 +126,9 @@ def _fail(message: str, *, status: int) -> NoReturn:
         if key == "data":
             names = ", ".join(module.__name__ for module in DATA_MODULES)
             line += f"; it is one of {names}, or a class by its import path"
+    # What the constructor of a DataModule says is wrapped in the same way.
+    refusal = re.search(r"Errors: - (.*?) - Expected a .*? Given value type", line)
+    line = refusal[1] if refusal else line
     line = re.sub("<class '(.*?)'>", r"\1", line.replace("Parser key ", ""))
     sys.stderr.write(f"kmeans: {line}\n")
     sys.exit(status)

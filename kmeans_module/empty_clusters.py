@@ -86,14 +86,14 @@ def _relocate(
     sums = sums.view(-1, d).index_add(0, donors, -weighted.flatten(0, 1)).view(problems, k, d)
     # What rounding leaves of a donor that gave all it had is no cluster.
     emptied = counts <= before * 1e-12
-    counts = counts.where(~emptied, 0)
-    sums = sums.where(~emptied.unsqueeze(-1), 0)
+    counts.masked_fill_(emptied, 0)
+    sums.masked_fill_(emptied.unsqueeze(-1), 0)
 
-    taken = (empty.cumsum(-1) - 1).clamp(0, m - 1)
-    takes = empty & moved.gather(-1, taken) & (empty.cumsum(-1) <= m)
-    index = taken.unsqueeze(-1).expand(-1, -1, d)
-    sums = weighted.gather(1, index).where(takes.unsqueeze(-1), sums)
-    return sums, weights.gather(-1, taken).where(takes, counts)
+    takers = empty.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :m]
+    counts.scatter_(-1, takers, weights.where(moved, counts.gather(-1, takers)))
+    weighted = weighted.where(moved.unsqueeze(-1), gather_rows(sums, takers))
+    sums.scatter_(1, takers.unsqueeze(-1).expand(-1, -1, d), weighted)
+    return sums, counts
 
 
 def _split(

@@ -113,17 +113,18 @@ def update_centroids(
     old = centroids.to(stats.sums.dtype)
 
     new_counts = old_counts + stats.counts
-    sums = stats.sums + old * old_counts.unsqueeze(-1)
+    sums = stats.sums.addcmul(old, old_counts.unsqueeze(-1)) if decay else stats.sums
     sums, new_counts = refill(
         old, sums, new_counts, stats, policy=empty_cluster, dtype=centroids.dtype
     )
     weighs = (new_counts > 0).unsqueeze(-1)
-    means = sums / new_counts.unsqueeze(-1).where(weighs, 1.0)
+    new = sums / new_counts.unsqueeze(-1).where(weighs, 1.0)
+    del sums  # k·d numbers, like every tensor here: few of them may live at once
     if metric == "cosine":
-        weighs = weighs & (means != 0).any(dim=-1, keepdim=True)
-        means = unit_rows(means)
-    new = means.where(weighs, old).to(centroids.dtype)
-    shift = (new.to(old.dtype) - old).square().sum(dim=(-2, -1))
+        weighs = weighs & (new != 0).any(dim=-1, keepdim=True)
+        new = unit_rows(new)
+    new = new.where(weighs, old).to(centroids.dtype)
+    shift = (new - old).square_().sum(dim=(-2, -1))
     return (
         new.reshape(*batch_shape, *new.shape[-2:]),
         new_counts.reshape(*batch_shape, -1),

@@ -482,12 +482,12 @@ class KMeansLayer(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KMeansLayer:
         """Move the counts with the module, but keep them exact whatever dtype is asked for."""
         counts = self.counts
+        self.counts = counts.float()  # no float64 goes to MPS
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._known_initialized = False
-        dtype = accumulator_dtype(self.counts.device)
-        self.counts = (
-            self.counts.to(dtype) if counts.is_meta else counts.to(self.counts.device, dtype)
-        )
+        device = self.counts.device
+        counts = self.counts if counts.is_meta else counts
+        self.counts = counts.to(dtype=accumulator_dtype(device)).to(device)
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

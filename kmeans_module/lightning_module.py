@@ -21,7 +21,13 @@ from kmeans_module.initialization import INITS
 from kmeans_module.kernels import ClusterStats, EStep
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.metrics import Inertia
-from kmeans_module.validation import check_choice, check_number
+from kmeans_module.validation import (
+    check_choice,
+    check_integer,
+    check_number,
+    check_sample_weight,
+    check_samples,
+)
 
 ALGORITHMS = ("lloyd", "minibatch")
 
@@ -97,6 +103,8 @@ class LitKMeans(LightningModule):
         self.init = init
         self.algorithm = algorithm
         self.tol = check_number("tol", tol, minimum=0)
+        if seed is not None:
+            check_integer("seed", seed, minimum=0)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.converged = False
         self.stop_reason = "not fitted"
@@ -116,6 +124,7 @@ class LitKMeans(LightningModule):
                 for stage in ("val", "test")
             }
         )
+        self._positions: dict[str, int] = {}
         self._tally: list[Tensor] = []
         self._begin_epoch()
 
@@ -140,11 +149,10 @@ class LitKMeans(LightningModule):
         if self.converged:
             self.trainer.should_stop = True
             return
-        self.stop_reason = f"max_epochs={self.trainer.max_epochs} reached"
         if bool(self.kmeans.initialized) and not math.isnan(self.variance):
             return
         with errors_shared(self.process_group):
-            batches = list(self.training_batches())
+            batches = [self._checked(batch) for batch in self.training_batches()]
             if not batches:
                 raise ValueError("the training data hold no batch")
             init = self._initial_centroids()
@@ -161,7 +169,7 @@ class LitKMeans(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         with errors_shared(self.process_group):
-            rows = self._read(batch, self.trainer.train_dataloader)
+            rows = self._read("train", batch, batch_idx, self.trainer.train_dataloader)
             step = self.kmeans.e_step(rows.x, rows.sample_weight, start=rows.start)
         self._count_changes(rows, step)
         last = self.trainer.is_last_batch
@@ -178,27 +186,23 @@ class LitKMeans(LightningModule):
                 stats, self._tally = all_sum_stats(seen, self.process_group, also=self._tally)
                 self._finish(stats, self._m_step(stats, decay=0.0))
 
-    def on_validation_epoch_start(self) -> None:
-        self._position = 0
-
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._score("val", batch, self._loader(self.trainer.val_dataloaders, dataloader_idx))
+        loader = _nth(self.trainer.val_dataloaders, dataloader_idx)
+        self._score("val", batch, batch_idx, loader)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
 
-    def on_test_epoch_start(self) -> None:
-        self._position = 0
-
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._score("test", batch, self._loader(self.trainer.test_dataloaders, dataloader_idx))
+        loader = _nth(self.trainer.test_dataloaders, dataloader_idx)
+        self._score("test", batch, batch_idx, loader)
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Labels of a batch, (n,) int64."""
-        labels: Tensor = self(self._read(batch, None).x)
+        labels: Tensor = self(as_batch(batch).x)
         return labels
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -217,13 +221,16 @@ class LitKMeans(LightningModule):
         if self.generator is not None and state["generator"] is not None:
             self.generator.set_state(state["generator"].cpu())
 
+    def _checked(self, batch: Batch) -> Batch:
+        x = check_samples(batch.x, self.kmeans.n_features)
+        return batch._replace(x=x, sample_weight=check_sample_weight(batch.sample_weight, x))
+
     def _initial_centroids(self) -> str | Tensor:
         if not isinstance(self.init, str) or self.init in INITS:
             return self.init
         return read_centroids(self.init).to(self.device)
 
     def _begin_epoch(self) -> None:
-        self._position = 0
         self._stats: ClusterStats | None = None
         # Samples that changed cluster, for which that is known, and all.
         self._tally = [torch.zeros((), dtype=torch.int64, device=self.device) for _ in range(3)]
@@ -231,9 +238,6 @@ class LitKMeans(LightningModule):
     def _add(self, stats: ClusterStats) -> ClusterStats:
         self._stats = stats if self._stats is None else self._stats + stats
         return self._stats
-
-    def _loader(self, loaders: Any, dataloader_idx: int) -> Any:
-        return loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
 
     def _count_changes(self, rows: Batch, step: EStep) -> None:
         n = step.labels.numel()
@@ -281,10 +285,16 @@ class LitKMeans(LightningModule):
         bar = {"train/inertia": inertia, "train/shift": moved}
         self.log_dict(bar, prog_bar=True, **_LOG_OPTIONS)
 
-        if reassigned == 0 and not self._refilled:
-            self._stop("no sample changed cluster")
+        # Equal labels make equal centroids, but for the order in which a GPU adds; and a
+        # resumed fit knows the shift of its first iteration, not who changed cluster.
+        if moved == 0 or (reassigned == 0 and not self._refilled):
+            self._stop("no sample changes cluster any more")
         elif moved <= self.tol * self.variance:
             self._stop(f"shift {moved:.3g} is within tol={self.tol:g} × variance")
+        elif self.trainer.current_epoch + 1 == self.trainer.max_epochs:
+            self.stop_reason = f"max_epochs={self.trainer.max_epochs} reached"
+        else:
+            self.stop_reason = "ended before it converged"
         self._refilled = empty > 0 and self.kmeans.empty_cluster in ("relocate", "split")
 
     def _stop(self, reason: str) -> None:
@@ -292,10 +302,10 @@ class LitKMeans(LightningModule):
         self.stop_reason = reason
         self.trainer.should_stop = True
 
-    def _score(self, stage: str, batch: Any, loader: Any) -> None:
+    def _score(self, stage: str, batch: Any, batch_idx: int, loader: Any) -> None:
         if not bool(self.kmeans.initialized) and self.trainer.sanity_checking:
             return
-        rows = self._read(batch, loader)
+        rows = self._read(stage, batch, batch_idx, loader)
         step = self.kmeans.e_step(rows.x, rows.sample_weight, start=rows.start)
         scores = self._stage_scores(stage)
         scores["inertia"].update(step.distances, rows.sample_weight)
@@ -324,20 +334,19 @@ class LitKMeans(LightningModule):
     def training_batches(self) -> Iterator[Batch]:
         """One pass over the training batches of this rank, on its device."""
         loader = self.trainer.train_dataloader
-        self._position = 0
-        for i, batch in enumerate(loader or ()):
+        assert loader is not None
+        for i, batch in enumerate(loader):
             if i >= self.trainer.num_training_batches:
                 break
-            yield self._read(self.trainer.strategy.batch_to_device(batch), loader)
-        self._position = 0
+            yield self._read("train", self.trainer.strategy.batch_to_device(batch), i, loader)
 
-    def _read(self, batch: Any, loader: Any) -> Batch:
+    def _read(self, stage: str, batch: Any, batch_idx: int, loader: Any) -> Batch:
         """What any DataModule hands out, as a Batch."""
         if isinstance(batch, Batch):
             return batch
         rows = as_batch(batch)
-        n, first = len(rows.x), self._position
-        self._position += n
+        n, first = len(rows.x), self._positions[stage] if batch_idx else 0
+        self._positions[stage] = first + n
         world, rank = self.trainer.world_size, self.trainer.global_rank
         rows = rows._replace(start=first * world + rank * n)
         sampler = _sampler(loader)
@@ -389,6 +398,10 @@ def read_centroids(path: str) -> Tensor:
             f"init should be one of {', '.join(INITS)}, or the path of a file of centroids; "
             f"got {path!r}, which is no file"
         ) from error
+
+
+def _nth(loaders: Any, dataloader_idx: int) -> Any:
+    return loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
 
 
 def _sampler(loader: Any) -> Any:

@@ -49,9 +49,9 @@ class Trajectory:
         values = [self._inertia.get(i, torch.nan) for i in self.iterations]
         return torch.tensor(values, dtype=torch.float64)
 
-    def sample(self, rows: Tensor, *, n_batches: int) -> None:
-        """Take this batch's share of the sample from its rows (n, d)."""
-        share = max(1, self.max_points // n_batches)
+    def sample(self, rows: Tensor, *, n_batches: float) -> None:
+        """Take this batch's share of the sample from its rows (n, d); inf: many batches."""
+        share = int(max(1, self.max_points // n_batches))
         if len(rows):
             kept = torch.from_numpy(evenly(len(rows), share)).to(rows.device)
             self._rows.append(rows[kept].detach().cpu())

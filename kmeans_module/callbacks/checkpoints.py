@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from kmeans_module.validation import check_integer
+
 
 class Checkpoints(ModelCheckpoint):
     """Saves after every iteration: last.ckpt, and best.ckpt, that of lowest training inertia.
@@ -23,7 +25,7 @@ class Checkpoints(ModelCheckpoint):
             mode="min",
             save_last=True,
             save_top_k=save_top_k,
-            every_n_epochs=every_n_iterations,
+            every_n_epochs=check_integer("every_n_iterations", every_n_iterations, minimum=1),
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )

@@ -37,7 +37,7 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.wanted(trainer) and not self.sampled:
-            n_batches = int(trainer.num_training_batches)
+            n_batches = trainer.num_training_batches
             self.trajectory.sample(as_batch(batch).x, n_batches=n_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kmeans_module import KMeansLayer, io, plotting
 from kmeans_module.animation import animation_html
+from kmeans_module.batches import Batch
 from kmeans_module.callbacks.recorder import Recorder, as_kmeans, draw_clusters, feature_names
 from kmeans_module.data import ImageDataModule
 from kmeans_module.distributed import ProcessGroup, all_gather, all_sum
@@ -69,7 +70,7 @@ class RunFolder(Recorder):
         if not self.sampled:  # the checkpoint had converged: there was no iteration
             self.trajectory.record(int(lit.kmeans.n_iter), lit.kmeans.centroids)
             for batch in lit.training_batches():
-                self.trajectory.sample(batch.x, n_batches=int(trainer.num_training_batches))
+                self.trajectory.sample(batch.x, n_batches=trainer.num_training_batches)
         self.trajectory.measured(self.trajectory.iterations[-1], inertia)
         _save_figure(folder / "clusters.png", draw_clusters(self.trajectory, lit, trainer))
         page = _animation(self.trajectory, lit, trainer).encode()
@@ -104,8 +105,12 @@ class RunFolder(Recorder):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        start = getattr(batch, "start", sum(len(labels) for _, labels in self._predicted))
-        positions = torch.arange(start, start + len(outputs))
+        if isinstance(batch, Batch):
+            positions = torch.arange(batch.start, batch.start + len(outputs))
+        else:  # Lightning deals rows out in turn
+            seen = sum(len(labels) for _, labels in self._predicted)
+            dealt = torch.arange(seen, seen + len(outputs))
+            positions = dealt * trainer.world_size + trainer.global_rank
         self._predicted.append((positions, outputs.cpu()))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

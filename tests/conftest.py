@@ -1,0 +1,89 @@
+"""Data that several test files share."""
+
+from __future__ import annotations
+
+import os
+
+# Threads that spin while they wait for each other starve a busy machine.
+os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+import torch
+from hypothesis import settings
+from sklearn.datasets import load_digits
+
+from kmeans_module import KMeansLayer
+from kmeans_module.kernels import native
+
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("tests")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def blobs(n: int = 600, d: int = 3, centers: int = 6, seed: int = 0) -> torch.Tensor:
+    """(n, d) float32 of round clusters."""
+    generator = seeded(seed)
+    middles = torch.rand(centers, d, generator=generator) * 40 - 20
+    own = torch.randint(centers, (n,), generator=generator)
+    return middles[own] + 2 * torch.randn(n, d, generator=generator)
+
+
+def data_set(name: str) -> torch.Tensor:
+    """(n, d) float32 by name: what k-means meets in the field."""
+    generator = seeded(7)
+    return {
+        "blobs": lambda: blobs(700, 2),
+        "uniform": lambda: torch.rand(800, 5, generator=generator),
+        "digits": lambda: torch.from_numpy(load_digits().data[:900]).float(),
+        "duplicates": lambda: torch.rand(120, 3, generator=generator).repeat(5, 1),
+        "integers": lambda: torch.randint(-20, 20, (600, 4), generator=generator).float(),
+    }[name]()
+
+
+DATA_SETS = ("blobs", "uniform", "digits", "duplicates", "integers")
+
+
+def layer_at(centroids: torch.Tensor, **options: object) -> KMeansLayer:
+    """A layer that holds these centroids, (*batch_shape, k, d)."""
+    layer = KMeansLayer(
+        *centroids.shape[-2:],
+        batch_shape=tuple(centroids.shape[:-2]),
+        dtype=centroids.dtype,
+        **options,  # type: ignore[arg-type]
+    )
+    state = {"centroids": centroids, "initialized": torch.tensor(True)}
+    layer.load_state_dict({**layer.state_dict(), **state})
+    return layer
+
+
+def brute_force(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """Squared distances (n, k), subtracted and squared one by one in float64."""
+    return (x.double().unsqueeze(-2) - centroids.double().unsqueeze(-3)).square().sum(-1)
+
+
+def weights_for(x: torch.Tensor, seed: int = 3) -> torch.Tensor:
+    """Weights (n,), a tenth of them 0."""
+    weight = torch.rand(len(x), generator=seeded(seed)) * 3
+    return weight * (torch.rand(len(x), generator=seeded(seed + 1)) > 0.1)
+
+
+@pytest.fixture(params=["torch", "native"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every E-step by the torch reference, and then by the compiled kernel."""
+    name: str = request.param
+    if name == "torch":
+        monkeypatch.setattr(native, "serves", lambda x: False)
+    elif native.library() is None:
+        pytest.skip("the native kernel is not built")
+    return name
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of a few rows, as if memory were scarce."""
+    from kmeans_module.kernels import reference
+
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", {"cpu": 64, "accelerator": 64})

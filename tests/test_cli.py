@@ -1,0 +1,267 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from kmeans_module import KMeansLayer, LitKMeans
+from kmeans_module.cli import main
+from tests.conftest import blobs
+from tests.end_to_end.helpers import ROOT, environment, run_script
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory .* exists and is not empty",
+    "ignore:The dirpath has changed",
+)
+QUIET = ("--trainer.enable_progress_bar=false", "--run_folder.summary=false",
+         "--figures.projector=false", "--figures.every_n_iterations=1000")  # fmt: skip
+SMALL = ("--trainer.max_epochs=2", "--data.samples_per_cluster=30")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_folder(version=0, name="blobs"):
+    return Path("runs") / name / f"version_{version}"
+
+
+def refused(capsys, *args):
+    """(exit status, the one line on standard error)."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(args))
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("kmeans: ")]
+    assert len(lines) == 1, captured.err
+    assert captured.err.rstrip().endswith(lines[0])
+    assert "Traceback" not in captured.err
+    return stopped.value.code, lines[0]
+
+
+def printed_config(capsys, *args):
+    with pytest.raises(SystemExit) as stopped:
+        main([*args, "--print_config"])
+    assert stopped.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+COMMAND_LINE = {
+    ("fit", "--model.n_cluster=3"): "unrecognized arguments: --model.n_cluster=3",
+    ("fit", "--model.n_clusters=six"): 'model.n_clusters": Expected a int. Got value: six',
+    ("fit", "--trainer.max_epoch=3"): "unrecognized arguments: --trainer.max_epoch=3",
+    ("fit", "--trainer.max_epochs=many"): "trainer.max_epochs cannot be 'many'",
+    ("fit", "--data=Blobs"): "data cannot be 'Blobs'; it is one of BlobDataModule, ArrayDataModule",
+    ("fit", "--data=LitKMeans"): "data cannot be 'LitKMeans'; it is one of",
+    ("fit", "--data.centers=3"): "'centers' is not accepted",
+    ("fit", "--data=ArrayDataModule"): "required: path",
+    ("fit", "--trainer.logger=NoLogger"): "trainer.logger cannot be 'NoLogger'",
+    ("fit", "--trainer.precision=8"): "trainer.precision cannot be '8'",
+    ("fit", "--model.n_features=3"): 'model.n_features" must be given via "data.n_features"',
+    ("fit", "--config=missing.yaml"): "missing.yaml",
+    ("fit", "--config=key.yaml"): "model.n_cluster",
+    ("fit", "--config=broken.yaml"): "did not find expected",
+    ("fot",): "invalid choice: 'fot'",
+    ("fit", "extra"): "unrecognized arguments: extra",
+}
+
+
+@pytest.mark.parametrize("args", COMMAND_LINE, ids=" ".join)
+def test_a_wrong_command_line_gives_one_line(args, capsys):
+    Path("key.yaml").write_text("model:\n  n_cluster: 3\n")
+    Path("broken.yaml").write_text("model: [1, 2\n")
+    status, line = refused(capsys, *args)
+    assert status == 2
+    assert COMMAND_LINE[args] in line
+    assert not Path("runs").exists()
+
+
+VALUES = {
+    ("--model.metric=l1",): "metric should be one of euclidean, cosine; got 'l1'",
+    ("--model.algorithm=em",): "algorithm should be one of lloyd, minibatch; got 'em'",
+    ("--model.empty_cluster=no",): "empty_cluster should be one of relocate, split, keep, error",
+    ("--model.init=kmeans",): "init should be one of k-means++, k-means||, random, or the path",
+    ("--model.tol=-1",): "tol should be from 0 to inf; got -1.0",
+    ("--model.seed=-1",): "seed should be >= 0; got -1",
+    ("--model.n_clusters=0",): "n_clusters should be >= 1; got 0",
+    ("--model.n_clusters=1501",): "n_samples=1500 should be >= n_clusters=1501",
+    ("--data.variance=-1",): "kmeans: variance should be from 0 to inf; got -1.0",
+    ("--data.batch_size=0",): "kmeans: batch_size should be >= 1; got 0",
+    ("--data.samples_per_cluster=[1,2]",): "kmeans: samples_per_cluster should be one number or",
+    ("--figures.every_n_iterations=0",): "every_n_iterations should be >= 1; got 0",
+    ("--checkpoints.every_n_iterations=0",): "every_n_iterations should be >= 1; got 0",
+    ("--checkpoints.save_top_k=-2",): "save_top_k=-2",
+    ("--trainer.accelerator=abacus",): "accelerator='abacus'",
+    ("--trainer.devices=0",): "devices='0'",
+    ("--trainer.devices=-3",): "should be an int > 0",
+    ("--trainer.strategy=no",): "strategy='no'",
+    ("--data=ArrayDataModule", "--data.path=no.npy"): "no.npy: no such file",
+    ("--data=ArrayDataModule", "--data.path=short.npy"): "short.npy: ",
+    ("--data=ArrayDataModule", "--data.path=objects.npy"): "objects.npy: ",
+    ("--data=ArrayDataModule", "--data.path=key.yaml"): "key.yaml: unknown suffix",
+    ("--data=ArrayDataModule", "--data.path=nan.npy"): "1 row holds NaN or infinity, .* row 7",
+    ("--data=ImageDataModule", "--data.path=short.npy"): "short.npy: not a readable image",
+    ("--ckpt_path=missing.ckpt",): "missing.ckpt",
+    ("--ckpt_path=short.npy",): "short.npy: not a checkpoint of LitKMeans",
+    ("--ckpt_path=foreign.ckpt",): "foreign.ckpt: not a checkpoint of LitKMeans",
+    ("--trainer.logger.save_dir=key.yaml",): "Not a directory: .*key.yaml",
+    ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=key.yaml/x"): "Not a directory",
+    ("--trainer.logger=false", "--trainer.default_root_dir=key.yaml/x"): "Not a directory",
+}
+
+
+@pytest.mark.parametrize("args", VALUES, ids=" ".join)
+def test_bad_values_and_files_give_one_line(args, capsys):
+    Path("key.yaml").write_text("model: 3\n")
+    Path("short.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00")
+    np.save("objects.npy", np.array([{}, []], dtype=object))
+    x = blobs(50, 3)
+    x[7, 1] = torch.nan
+    np.save("nan.npy", x.numpy())
+    torch.save({"state_dict": {}}, "foreign.ckpt")
+    status, line = refused(capsys, "fit", *QUIET, *args)
+    assert status == 1
+    expected = VALUES[args]
+    assert expected in line or re.search(expected, line), line
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_without_a_checkpoint_there_is_nothing_to_apply(command, capsys):
+    args = [arg for arg in QUIET if "figures" not in arg]
+    status, line = refused(capsys, command, *args)
+    assert (status, "no centroids yet" in line) == (1, True)
+
+
+def test_a_run_leaves_its_folder():
+    main(["fit", *QUIET, *SMALL])
+    found = {str(path.relative_to(run_folder())) for path in run_folder().rglob("*")}
+    assert found >= {
+        "config.yaml", "centroids.safetensors", "labels.npy", "clusters.png", "animation.html",
+        "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+    }  # fmt: skip
+    assert sum("tfevents" in name for name in found) == 1
+    assert not [name for name in found if name.endswith(".tmp") or "writable" in name]
+
+
+def test_the_four_commands_work_on_one_checkpoint(capsys):
+    main(["fit", *QUIET, *SMALL])
+    path = run_folder() / "checkpoints" / "last.ckpt"
+    rows = ("--data.samples_per_cluster=30", f"--ckpt_path={path}")
+    capsys.readouterr()
+    for stage, command in (("val", "validate"), ("test", "test")):
+        main([command, *QUIET[:2], *rows])
+        shown = capsys.readouterr().out
+        for name in ("inertia", "adjusted_rand", "normalized_mutual_info"):
+            assert f"{stage}/{name}" in shown
+    main(["predict", *QUIET[:2], *rows, "--trainer.logger=false", "--trainer.default_root_dir=p"])
+    fitted = np.load(run_folder() / "labels.npy")
+    np.testing.assert_array_equal(np.load("p/labels.npy"), fitted)
+    assert len(fitted) == 180
+
+
+def test_config_yaml_reproduces_the_run():
+    main(["fit", *QUIET, *SMALL, "--model.n_clusters=9", "--model.init=random", "--data.seed=5"])
+    main(["fit", f"--config={run_folder() / 'config.yaml'}"])
+    first, second = run_folder(0), run_folder(1)
+    for name in ("labels.npy", "centroids.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    first, second = ((folder / "config.yaml").read_text() for folder in (first, second))
+    assert yaml.safe_load(first) == yaml.safe_load(second)
+
+
+def test_the_printed_config_is_a_config(capsys):
+    args = ["fit", "--model.n_clusters=9", "--data.variance=7", "--trainer.max_epochs=3"]
+    printed = printed_config(capsys, *args)
+    config = yaml.safe_load(printed)
+    assert config["model"]["n_clusters"] == 9
+    assert config["data"]["init_args"]["variance"] == 7
+    assert config["trainer"]["max_epochs"] == 3
+    Path("printed.yaml").write_text(printed)
+    assert yaml.safe_load(printed_config(capsys, "fit", "--config=printed.yaml")) == config
+
+
+def test_flags_win_over_the_config(capsys):
+    Path("some.yaml").write_text("model:\n  n_clusters: 4\n  tol: 0.5\n")
+    args = ["fit", "--config=some.yaml", "--model.n_clusters=5"]
+    config = yaml.safe_load(printed_config(capsys, *args))
+    assert (config["model"]["n_clusters"], config["model"]["tol"]) == (5, 0.5)
+
+
+def test_the_features_of_the_model_are_those_of_the_data():
+    np.save("x.npy", blobs(60, 5).numpy())
+    main(["fit", *QUIET, "--data=ArrayDataModule", "--data.path=x.npy", "--trainer.max_epochs=1"])
+    layer = KMeansLayer.from_file(run_folder() / "centroids.safetensors")
+    assert layer.centroids.shape == (6, 5)
+
+
+def test_checkpoints_and_logger_can_be_switched_off(tmp_path):
+    off = ("--trainer.enable_checkpointing=false", "--trainer.logger=false")
+    main(["fit", *QUIET, *SMALL, *off, "--trainer.default_root_dir=out"])
+    assert (tmp_path / "out" / "labels.npy").exists()
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.rglob("*tfevents*"))
+
+
+def test_init_from_the_result_of_another_run():
+    main(["fit", *QUIET, "--data.samples_per_cluster=30"])
+    init = run_folder() / "centroids.safetensors"
+    main(["fit", *QUIET, "--data.samples_per_cluster=30", f"--model.init={init}"])
+    lit = LitKMeans.load_from_checkpoint(
+        run_folder(1) / "checkpoints" / "last.ckpt", weights_only=True
+    )
+    assert lit.converged
+    assert int(lit.kmeans.n_iter) == 1
+
+
+def test_nothing_is_seeded():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    main(["fit", *QUIET, *SMALL])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("args", [(), ("fit",)], ids=["kmeans", "fit"])
+def test_help_is_readable(args, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*args, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    words = ["fit", "validate", "test", "predict", "--print_config"]
+    if args:
+        words = ["--model.n_clusters", "number of centroids, k", "--data", "--trainer.max_epochs",
+                 "--figures.every_n_iterations", "--ckpt_path", "BlobDataModule"]  # fmt: skip
+    for word in words:
+        assert word in shown, word
+
+
+def test_the_console_script_and_train_py_are_main(tmp_path):
+    console = Path(sys.executable).with_name("kmeans")
+    found = subprocess.run(
+        [console, "--help"], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert "{fit,validate,test,predict}" in found.stdout
+    found = run_script("fit", "--model.n_cluster=3", cwd=tmp_path)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1] == "kmeans: unrecognized arguments: --model.n_cluster=3"
+    assert "Traceback" not in found.stderr
+
+
+def test_without_arguments_it_fits_the_blobs(tmp_path):
+    found = run_script(cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "cluster sizes" in found.stdout
+    assert "Traceback" not in found.stderr
+    assert "Warning" not in found.stderr
+    used = yaml.safe_load((run_folder() / "config.yaml").read_text())
+    main(["fit", f"--config={ROOT / 'configs' / 'blobs.yaml'}", *QUIET, "--trainer.max_epochs=1"])
+    documented = yaml.safe_load((run_folder(1) / "config.yaml").read_text())
+    for flag in (*QUIET, "--trainer.max_epochs=1"):
+        section, key = flag[2:].split("=")[0].split(".")
+        documented[section][key] = used[section][key]
+    assert used == documented

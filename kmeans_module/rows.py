@@ -189,10 +189,15 @@ def _block_sums(mass: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _search(mass: Tensor, blocks: Tensor, target: Tensor) -> Tensor:
     """Where the cumulative sum of mass (P, n) exceeds the targets (P, m): (P, m) indices."""
+    if 4 * target.shape[-1] * _BLOCK > mass.shape[-1]:  # their blocks would outgrow the rows
+        cumulative = mass.cumsum(dim=-1, dtype=blocks.dtype)
+        target = target.minimum(_just_below(cumulative[:, -1:]))
+        found = torch.searchsorted(cumulative, target, right=True)
+        return found.clamp(max=mass.shape[-1] - 1)
     ends = blocks.cumsum(dim=-1)
     target = target.minimum(_just_below(ends[:, -1:]))
     block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
-    inside = target - (ends - blocks).gather(-1, block)
+    inside = (target - (ends - blocks).gather(-1, block)).clamp(min=0)
     index = block.unsqueeze(-1) * _BLOCK + torch.arange(_BLOCK, device=mass.device)
     within = index < mass.shape[-1]
     index = index.clamp(max=mass.shape[-1] - 1)

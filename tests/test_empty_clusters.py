@@ -90,6 +90,16 @@ def test_a_donor_that_gave_all_it_had_is_empty_and_keeps_its_centroid() -> None:
     assert counts.tolist() == [1, 0, 1, 1]
 
 
+def test_what_rounding_leaves_of_a_donor_is_no_cluster() -> None:
+    # 0.1 + 0.2 - 0.2 - 0.1 is 3e-17 in float64
+    x = torch.tensor([[0.0], [49.0], [52.0]])
+    weight = torch.tensor([1.0, 0.1, 0.2], dtype=torch.float64)
+    centroids = torch.tensor([[0.0], [50.0], [900.0], [901.0]])
+    new, counts, _ = m_step(x, centroids, "relocate", weight)
+    assert new.tolist() == [[0], [50], [52], [49]]
+    assert counts.tolist() == [1, 0, 0.2, 0.1]
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6 + 0.3])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_a_sample_that_is_its_centroid_is_not_moved(value: float, dtype: torch.dtype) -> None:

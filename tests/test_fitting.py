@@ -353,6 +353,7 @@ SLOW = [
     ("assign", 2_000_000, 4096, 2),
     ("fit", 2_000_000, 4096, 2),
     ("fit", 4096, 4096, 4096),
+    ("k-means||", 100_000, 2048, 2),
     *((init, 5_000_000, 16, 2) for init in INITS),
 ]
 
@@ -363,7 +364,7 @@ SLOW = [
     [
         ("assign", 300_000, 1024, 2),
         ("fit", 300_000, 1024, 2),
-        *((init, 300_000, 1024 if init == "random" else 8, 2) for init in INITS),
+        *((init, 300_000, 8192 if init == "random" else 8, 2) for init in INITS),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
     ],
 )

@@ -226,6 +226,15 @@ def test_kmeans_parallel_is_nearly_as_good_as_kmeans_plus_plus(name: str, k: int
     assert np.mean(ratios) <= 0.03 + 2 * np.std(ratios, ddof=1) / 10**0.5
 
 
+def test_kmeans_parallel_weighs_its_candidates_by_their_clusters() -> None:
+    # Of the candidates about half are among the few far rows; two centres belong to the groups.
+    far = 28 + torch.rand(5, 1, generator=seeded())
+    x = torch.cat([torch.zeros(500, 1), torch.full((500, 1), 10.0), far])
+    for seed in range(20):
+        found = initialized(x, 2, "k-means||", generator=seeded(seed)).flatten().sort().values
+        torch.testing.assert_close(found, torch.tensor([0.0, 10.1]), rtol=0, atol=0.2)
+
+
 @pytest.mark.parametrize("init", ["k-means++", "k-means||"])
 def test_spreading_beats_random_before_any_iteration(init: str) -> None:
     x = blobs(1000, 2, centers=20)

@@ -203,6 +203,18 @@ def test_finished_problems_freeze() -> None:
         assert (both.history[p, length:] == both.inertia[p]).all()
 
 
+def test_problems_within_their_threshold_freeze() -> None:
+    x = torch.linspace(0, 1, 1000).unsqueeze(-1)
+    init = torch.tensor([[0.0], [0.01], [0.02]])
+    both = run(x, init.expand(2, 3, 1), threshold=torch.tensor([0.01, 0.0]))
+    assert both.n_iter[0] < both.n_iter[1]
+    for p, threshold in enumerate((0.01, 0.0)):
+        alone = run(x, init, threshold=torch.tensor([threshold]))
+        assert alone.n_iter.item() == both.n_iter[p].item()
+        torch.testing.assert_close(alone.centroids[0], both.centroids[p])
+        torch.testing.assert_close(alone.inertia[0], both.inertia[p])
+
+
 def test_an_empty_cluster_is_an_error_where_asked() -> None:
     with pytest.raises(EmptyClusterError, match="1 of 2 clusters have no samples"):
         run(torch.zeros(5, 1), torch.tensor([[0.0], [9.0]]), empty_cluster="error")

@@ -9,7 +9,7 @@ import torch
 
 from kmeans_module.batches import Batch
 from kmeans_module.kernels.reference import ReferenceWorkspace
-from kmeans_module.rows import Rows
+from kmeans_module.rows import Rows, _block_sums, _search
 from tests.conftest import blobs, brute_force, seeded
 
 X = torch.arange(24, dtype=torch.float32).view(12, 2)
@@ -98,6 +98,31 @@ def test_draws_are_uniform_where_float32_could_not_count() -> None:
     drawn = rows.draw([rows.weight(0)], 2000)[0]
     assert (drawn >= 2**24).sum() > 60
     assert drawn.max() < n
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 4096, 9000]])
+@pytest.mark.parametrize("m", [2, 3000])
+def test_draws_over_many_blocks_are_those_of_one_cumulative_sum(cuts: list[int], m: int) -> None:
+    n = 10 * 4096 + 100
+    weight = torch.randint(0, 3, (n,), generator=seeded()).double()
+    weight[4000:20_000] = 0
+    weight[-50:] = 0
+    rows = rows_of(torch.zeros(n, 1), cuts, weight=weight, seed=5)
+    generator = seeded(5)
+    for _ in range(100 // m + 1):
+        drawn = rows.draw([rows.weight(i) for i in range(len(rows.batches))], m)
+        numbers = torch.rand(1, m, dtype=torch.float64, generator=generator)
+        expected = torch.searchsorted(weight.cumsum(0), numbers * weight.sum(), right=True)
+        assert torch.equal(drawn, expected)
+
+
+def test_no_rounding_at_the_start_of_a_block_chooses_a_row_without_mass() -> None:
+    for seed in range(20):
+        mass = torch.rand(1, 9 * 4096, generator=seeded(seed), dtype=torch.float64)
+        mass[:, ::4096] = 0
+        blocks = _block_sums(mass, torch.float64)
+        for target in blocks.cumsum(dim=-1)[:, :-2].split(1, dim=-1):
+            assert (mass.gather(-1, _search(mass, blocks, target)) > 0).all()
 
 
 def test_marked_rows_have_no_mass() -> None:

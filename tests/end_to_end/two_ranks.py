@@ -169,6 +169,7 @@ CASES: dict[str, Callable[[Path], Outcome]] = {
     "batches, k-means||": lloyd({"batch_size": 64}, init="k-means||"),
     "batches, random": lloyd({"batch_size": 64}, init="random"),
     "a row or two per batch": lloyd({"batch_size": 3}, tol=0.1),
+    "a last batch of one row": lloyd({"batch_size": 251}),
     "shuffled": lloyd({"batch_size": 64, "shuffle": True}),
     "cosine": lloyd({"batch_size": 64}, metric="cosine"),
     "relocate": with_policy("relocate"),

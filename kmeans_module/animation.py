@@ -25,6 +25,7 @@ def animation_html(
     inertia: Tensor,
     *,
     title: str = "k-means",
+    iterations: Sequence[int] | None = None,
     feature_names: Sequence[str] | None = None,
     max_points: int = 2_000,
     max_frames: int = 100,
@@ -42,11 +43,13 @@ def animation_html(
         centroids: shape ``(t, k, d)``.
         inertia: sum of squared distances to these centroids, of shape ``(t,)``.
         title: heading of the page.
+        iterations: number of each frame; 0, 1, 2, ... by default.
         feature_names: ``d`` names, for the axes of one or two features.
         max_points: most samples drawn.
         max_frames: most frames; fewer if needed for 250,000 positions of centroids in all.
     """
     n_frames, k, _ = centroids.shape
+    numbers = range(n_frames) if iterations is None else iterations
     frames = evenly(n_frames, min(max_frames, max(2, MAX_POSITIONS // k)))
     kept_frames = torch.from_numpy(frames)
     kept = torch.from_numpy(evenly(len(x), max_points))
@@ -64,7 +67,7 @@ def animation_html(
         "names": plane.names,
         "limits": limits.tolist(),
         "colors": [to_hex(tuple(color)) for color in cluster_colors(k)],
-        "iterations": frames.tolist(),
+        "iterations": [int(numbers[frame]) for frame in frames],
         "inertia": [value if np.isfinite(value) else None for value in energies.tolist()],
         # Positions are in widths of the view, from its lower left corner.
         "points": _encode((points - corner) / width, np.dtype("<f4")),

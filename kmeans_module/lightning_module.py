@@ -107,6 +107,7 @@ class LitKMeans(LightningModule):
             check_integer("seed", seed, minimum=0)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.converged = False
+        self._resumed = False
         self.stop_reason = "not fitted"
         self.variance = math.nan
         self.last: Iteration | None = None
@@ -146,6 +147,9 @@ class LitKMeans(LightningModule):
         self._labels: dict[int, Tensor] = {}
         self._refilled = True
         self.rows_stay = _rows_stay(self.trainer.train_dataloader)
+        # A fit that was resumed may be at its end; a further one starts where the last ended.
+        self.converged = self.converged and self._resumed
+        self._resumed = False
         if self.converged:
             self.trainer.should_stop = True
             return
@@ -216,6 +220,7 @@ class LitKMeans(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["kmeans"]
         self.converged = state["converged"]
+        self._resumed = True
         self.stop_reason = state["stop_reason"]
         self.variance = state["variance"]
         if self.generator is not None and state["generator"] is not None:

@@ -139,3 +139,10 @@ def test_unknown_inertia_and_half_precision_are_accepted():
     data = payload(animation_html(x.half(), labels, centroids.bfloat16(), inertia))
     assert data["inertia"][3] is None
     assert data["inertia"][4] == pytest.approx(inertia[4].item())
+
+
+def test_frames_keep_their_numbers():
+    x, labels, centroids, inertia = run(t=5)
+    numbered = animation_html(x, labels, centroids, inertia, iterations=[3, 4, 6, 8, 9])
+    assert payload(numbered)["iterations"] == [3, 4, 6, 8, 9]
+    assert payload(animation_html(x, labels, centroids, inertia))["iterations"] == [0, 1, 2, 3, 4]

@@ -258,6 +258,15 @@ def test_it_stops_by_itself():
     assert torch.equal(lit.kmeans.counts, layer.counts)
 
 
+def test_a_second_fit_goes_on_with_what_data_it_gets():
+    lit = LitKMeans(6, 3)
+    train(lit, BatchLoader(X))
+    moved = X + 100
+    train(lit, BatchLoader(moved))
+    assert lit.converged
+    assert_close(lit.kmeans.centroids.mean(0), moved.mean(0), rtol=0.1, atol=0)
+
+
 def test_max_epochs_and_max_steps_cap():
     lit = LitKMeans(30, 3)
     train(lit, BatchLoader(X), max_epochs=2)

@@ -133,7 +133,8 @@ def _animation(trajectory: Trajectory, lit: LitKMeans, trainer: Trainer) -> str:
         labels.append(layer(x))
     return animation_html(
         x, torch.stack(labels), trajectory.centroids, trajectory.inertia,
-        title=f"k-means, {lit.kmeans.n_clusters} clusters", feature_names=feature_names(trainer),
+        title=f"k-means, {lit.kmeans.n_clusters} clusters", iterations=trajectory.iterations,
+        feature_names=feature_names(trainer),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
     "logger": {
         "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-        "init_args": {"save_dir": "runs", "name": "blobs"},
+        "init_args": {"save_dir": "runs", "name": "blobs", "default_hp_metric": False},
     },
 }
 

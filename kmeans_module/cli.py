@@ -65,6 +65,9 @@ class KMeansCLI(LightningCLI):
         self.config = parser.parse_args(args)
         _check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
+    def _parse_ckpt_path(self) -> None:
+        """What the command line says holds; Lightning would let the checkpoint overrule it."""
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         trainer = self._get(self.config_init, "trainer")
         if trainer.get("enable_progress_bar") is not False:
@@ -102,6 +105,10 @@ def main(args: Sequence[str] | None = None) -> None:
             )
         except (ValueError, TypeError, OSError, MisconfigurationException) as error:
             _fail(str(error), status=1)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            _fail(f"the checkpoint does not fit the configuration: {error}", status=1)
 
 
 def _check_checkpoint(path: str | None) -> None:

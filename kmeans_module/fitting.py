@@ -160,15 +160,25 @@ def _resize(history: Tensor, length: int) -> Tensor:
     return history[:, columns]
 
 
-def warn_of_surplus(found: LloydResult, *, empty_cluster: str, stacklevel: int) -> None:
-    """Say how many clusters were left without samples, and why."""
-    n_clusters = found.counts.shape[-1]
-    empty = int((found.counts == 0).sum(dim=-1).max())
+def warn_of_surplus(
+    centroids: Tensor, counts: Tensor, inertia: Tensor, *, empty_cluster: str, stacklevel: int
+) -> None:
+    """Say how many clusters were left without samples, and why.
+
+    Args:
+        centroids: (P, k, d).
+        counts: (P, k).
+        inertia: (P,).
+        empty_cluster: the policy.
+        stacklevel: of the caller.
+    """
+    n_clusters = counts.shape[-1]
+    empty = int((counts == 0).sum(dim=-1).max())
     if not empty:
         return
-    negligible = rounding(found.counts, found.centroids.dtype).square() * found.counts
-    squared_norms = found.centroids.to(found.counts).square().sum(dim=-1)
-    if (found.inertia > (negligible * squared_norms).sum(dim=-1)).any():
+    negligible = rounding(counts, centroids.dtype).square() * counts
+    squared_norms = centroids.to(counts).square().sum(dim=-1)
+    if (inertia > (negligible * squared_norms).sum(dim=-1)).any():
         cause = "no sample is nearest to their centroids"
     else:
         cause = f"x has only {n_clusters - empty} distinct rows"

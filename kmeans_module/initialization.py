@@ -69,6 +69,8 @@ def initialize_centroids(
                 first = rank(process_group) == 0
                 given = init(x, n_clusters, generator) if first else like.new_zeros(n_clusters, d)
             start = _check_given(given, n_problems, n_clusters, d, like)
+            if metric == "cosine" and not callable(init) and bool((start == 0).all(-1).any()):
+                raise ValueError('init should have no zero row where metric="cosine"')
     if not isinstance(init, str):
         start = start.repeat(n_problems // len(start), 1, 1)
         return _in_metric(broadcast(start, process_group), metric)

@@ -370,7 +370,10 @@ class KMeansLayer(nn.Module):
         self._start_at(best.centroids)
         self.counts.copy_(best.counts.view_as(self.counts))
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
-        warn_of_surplus(best, empty_cluster=self.empty_cluster, stacklevel=3)
+        warn_of_surplus(
+            best.centroids, best.counts, best.inertia,
+            empty_cluster=self.empty_cluster, stacklevel=3,
+        )  # fmt: skip
         return FitResult(
             best.labels.reshape(*self.batch_shape, -1),
             best.inertia.reshape(self.batch_shape),

@@ -17,6 +17,7 @@ from torchmetrics.clustering import AdjustedRandScore, NormalizedMutualInfoScore
 from kmeans_module import io
 from kmeans_module.batches import Batch, BatchLoader
 from kmeans_module.distributed import ProcessGroup, all_sum_stats, errors_shared
+from kmeans_module.fitting import survey, warn_of_surplus
 from kmeans_module.initialization import INITS
 from kmeans_module.kernels import ClusterStats, EStep
 from kmeans_module.layer import KMeansLayer
@@ -148,12 +149,11 @@ class LitKMeans(LightningModule):
         self._refilled = True
         self.rows_stay = _rows_stay(self.trainer.train_dataloader)
         # A fit that was resumed may be at its end; a further one starts where the last ended.
-        self.converged = self.converged and self._resumed
-        self._resumed = False
+        resumed, self._resumed = self._resumed, False
+        self.converged = self.converged and resumed
         if self.converged:
             self.trainer.should_stop = True
-            return
-        if bool(self.kmeans.initialized) and not math.isnan(self.variance):
+        if resumed and bool(self.kmeans.initialized):
             return
         with errors_shared(self.process_group):
             batches = [self._checked(batch) for batch in self.training_batches()]
@@ -161,11 +161,24 @@ class LitKMeans(LightningModule):
                 raise ValueError("the training data hold no batch")
             init = self._initial_centroids()
         if bool(self.kmeans.initialized):
-            init = self.kmeans.centroids.clone()
-        variance = self.kmeans.initialize_from_batches(
-            batches, init, generator=self.generator, process_group=self.process_group
-        )
+            _, variance = survey(
+                batches, n_clusters=self.kmeans.n_clusters, n_problems=1,
+                metric=self.kmeans.metric, like=self.kmeans.centroids,
+                process_group=self.process_group,
+            )  # fmt: skip
+        else:
+            variance = self.kmeans.initialize_from_batches(
+                batches, init, generator=self.generator, process_group=self.process_group
+            )
         self.variance = float(variance)
+
+    def on_train_end(self) -> None:
+        if self.last is not None and self.last.empty_clusters and self.trainer.is_global_zero:
+            warn_of_surplus(
+                self.kmeans.centroids[None], self.last.sizes[None],
+                self.last.sizes.new_tensor([self.last.inertia]),
+                empty_cluster=self.kmeans.empty_cluster, stacklevel=2,
+            )  # fmt: skip
 
     def on_train_epoch_start(self) -> None:
         self._begin_epoch()
@@ -293,7 +306,7 @@ class LitKMeans(LightningModule):
         # Equal labels make equal centroids, but for the order in which a GPU adds; and a
         # resumed fit knows the shift of its first iteration, not who changed cluster.
         if moved == 0 or (reassigned == 0 and not self._refilled):
-            self._stop("no sample changes cluster any more")
+            self._stop("the centroids stand still")
         elif moved <= self.tol * self.variance:
             self._stop(f"shift {moved:.3g} is within tol={self.tol:g} × variance")
         elif self.trainer.current_epoch + 1 == self.trainer.max_epochs:

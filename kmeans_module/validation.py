@@ -274,14 +274,24 @@ def _check_span(spans: Tensor, batches: Sequence[Batch], like: Tensor, metric: s
         raise ValueError(found[0]) if found else ErrorElsewhere("x")
     dtype = compute_dtype(batches[0].x, like)
     widest = float((high - low).abs().amax()) if low.numel() else 0.0
+    largest = float(torch.maximum(-low, high).amax()) if low.numel() else 0.0
+    exact = 2 / torch.finfo(dtype).eps
+    if not batches[0].x.is_floating_point() and largest > exact:
+        raise ValueError(
+            f"x holds integers up to {largest:.6g}, which overflow the {exact:.6g} that {dtype} "
+            "tells apart: subtract an offset, or use a layer of float64"
+        )
     limit = math.sqrt(torch.finfo(dtype).max / max(1, low.numel())) / 2
     if metric != "euclidean":
         return
+    if 0 < widest < math.sqrt(torch.finfo(dtype).tiny) / 16:
+        raise ValueError(
+            f"x spans {widest:.3g}: squared distances underflow {dtype}; scale x up or use float64"
+        )
     if widest > limit:
         raise ValueError(
             f"x spans {widest:.3g}: squared distances overflow {dtype}; scale x down or use float64"
         )
-    largest = float(torch.maximum(-low, high).amax()) if low.numel() else 0.0
     if largest > torch.finfo(like.dtype).max:
         raise ValueError(
             f"x reaches {largest:.3g}: centroids overflow {like.dtype}; "

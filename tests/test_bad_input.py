@@ -530,3 +530,25 @@ def test_careless_paths_end_in_a_clear_error(part: int, tmp_path: Path) -> None:
         message, loaded = outcome(lambda target=target: KMeansLayer.from_file(target))
         assert "\n" not in message, message
         assert message or loaded.centroids.isfinite().all()
+
+
+def test_integers_that_the_precision_does_not_tell_apart_are_refused() -> None:
+    x = torch.tensor([[2**31], [2**31 + 1], [2**31 + 60], [2**31 + 61]])
+    with pytest.raises(ValueError, match=r"integers up to 2\.14748e\+09, which overflow"):
+        KMeansLayer(2, 1).fit(x)
+    result = KMeansLayer(2, 1, dtype=torch.float64).fit(x)
+    assert float(result.inertia) == 1
+    with pytest.raises(ValueError, match="overflow"):
+        KMeansLayer(2, 1, dtype=torch.float64).fit(x * 2**28 + 1)
+
+
+def test_values_whose_squares_underflow_are_refused() -> None:
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 1e-25
+    with pytest.raises(ValueError, match="squared distances underflow"):
+        KMeansLayer(5, 4).fit(x)
+    assert float(KMeansLayer(5, 4, dtype=torch.float64).fit(x.double()).inertia) > 0
+
+
+def test_a_zero_centroid_has_no_direction() -> None:
+    with pytest.raises(ValueError, match="init should have no zero row"):
+        KMeansLayer(4, 3, metric="cosine").initialize(torch.randn(9, 3), torch.zeros(4, 3))

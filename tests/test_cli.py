@@ -261,3 +261,18 @@ def test_without_arguments_it_fits_the_blobs(tmp_path, capsys):
     used = yaml.safe_load((run_folder() / "config.yaml").read_text())
     config = f"--config={ROOT / 'configs' / 'blobs.yaml'}"
     assert used == yaml.safe_load(printed_config(capsys, "fit", config))
+
+
+def test_flags_hold_against_the_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--trainer.max_epochs", "1", "--figures.projector", "false"])
+    checkpoint = ["--ckpt_path", "runs/blobs/version_0/checkpoints/last.ckpt"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["predict", "--model.n_clusters", "9", *checkpoint])
+    assert end.value.code == 1
+    error = capsys.readouterr().err
+    assert "the checkpoint does not fit the configuration" in error
+    assert error.count("\n") == 1
+    main(["fit", "--model.tol", "0", *checkpoint])
+    assert "the centroids stand still" in capsys.readouterr().out

@@ -19,7 +19,8 @@ from kmeans_module import KMeansLayer, io, plotting
 from kmeans_module.animation import animation_html
 from kmeans_module.batches import Batch
 from kmeans_module.callbacks.recorder import Recorder, as_kmeans, draw_clusters, feature_names
-from kmeans_module.data import ImageDataModule
+from kmeans_module.data import ArrayDataModule, ImageDataModule
+from kmeans_module.data.base import RowsDataModule
 from kmeans_module.distributed import ProcessGroup, all_gather, all_sum
 from kmeans_module.lightning_module import LitKMeans
 from kmeans_module.trajectory import Trajectory
@@ -30,10 +31,12 @@ log = logging.getLogger(__name__)
 class RunFolder(Recorder):
     """Leaves the result of a run in its folder (``trainer.log_dir``), and a table on the screen.
 
-    centroids.safetensors (for KMeansLayer.from_file), labels.npy (of the training rows in their
-    order), clusters.png, animation.html; for pictures quantized.png, beside the originals, and
-    each of them in quantized/. ``trainer.predict`` leaves labels.npy. Whatever was there before
-    stays whole until its successor is.
+    centroids.safetensors (for KMeansLayer.from_file), labels.npy (of all rows of the file in
+    their order), clusters.png, animation.html; for pictures quantized.png, beside the
+    originals, and each of them in quantized/; for standardised features
+    standardization.safetensors, the mean and scale of the rows that the centroids are for.
+    ``trainer.predict`` leaves labels.npy. Whatever was there before stays whole until its
+    successor is.
 
     Args:
         summary: print the table at the end.
@@ -59,11 +62,18 @@ class RunFolder(Recorder):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         lit = as_kmeans(pl_module)
         folder = self.folder(trainer)
-        inertia, sizes, labels = _label_training_rows(lit)
+        data = getattr(trainer, "datamodule", None)
+        inertia, sizes, labels = _label_training_rows(lit, ours=isinstance(data, RowsDataModule))
+        if isinstance(data, RowsDataModule):
+            labels = _label_all_rows(lit, data)
         if not trainer.is_global_zero:
             return
         lit.kmeans.save(folder / "centroids.safetensors")
         files = ["centroids.safetensors"]
+        if isinstance(data, ArrayDataModule) and data.standardize:
+            moments = {"mean": data.mean, "scale": data.scale}
+            io.save_tensors(folder / "standardization.safetensors", moments)
+            files.append("standardization.safetensors")
         if labels is not None:
             io.save_array(folder / "labels.npy", labels)
             files.append("labels.npy")
@@ -76,7 +86,6 @@ class RunFolder(Recorder):
         page = _animation(self.trajectory, lit, trainer).encode()
         io.write_atomically(folder / "animation.html", lambda file: file.write(page))
         files += ["clusters.png", "animation.html"]
-        data = getattr(trainer, "datamodule", None)
         if isinstance(data, ImageDataModule) and labels is not None:
             files += _save_pictures(folder, data, lit, labels, sizes)
         if self.summary:
@@ -164,10 +173,19 @@ def _save_pictures(
     return ["quantized.png", "quantized/"]
 
 
-def _label_training_rows(lit: LitKMeans) -> tuple[float, Tensor, Tensor | None]:
-    """Inertia and cluster sizes of the centroids as they are, and the labels of all rows.
+def _label_all_rows(lit: LitKMeans, data: RowsDataModule) -> Tensor | None:
+    """Labels of the rows that predictions are for: those of the file, held out or not."""
+    found = []
+    for batch in data.predict_dataloader():
+        positions = torch.arange(batch.start, batch.start + len(batch.x))
+        found.append((positions, lit.kmeans(batch.x.to(lit.device)).cpu()))
+    return _gather_labels(found, lit.process_group)
 
-    The labels are on the first rank only, and None where the rows have no lasting order.
+
+def _label_training_rows(lit: LitKMeans, *, ours: bool) -> tuple[float, Tensor, Tensor | None]:
+    """Inertia and cluster sizes of the centroids as they are, and the labels of foreign rows.
+
+    The labels are None where the rows have no lasting order, or come from our DataModules.
     """
     found: list[tuple[Tensor, Tensor]] = []
     inertia = torch.zeros((), dtype=lit.kmeans.counts.dtype, device=lit.device)
@@ -182,6 +200,8 @@ def _label_training_rows(lit: LitKMeans) -> tuple[float, Tensor, Tensor | None]:
         found.append((index if batch.index is None else batch.index.cpu(), step.labels.cpu()))
     group = lit.process_group
     inertia, sizes = all_sum([inertia, sizes], group)
+    if ours:
+        return float(inertia), sizes, None
     if not ordered:
         log.warning("labels.npy is not written: the training rows come in no lasting order")
         return float(inertia), sizes, None

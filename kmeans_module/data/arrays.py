@@ -119,6 +119,12 @@ class ArrayDataModule(RowsDataModule):
     def _training(self) -> Split:
         return Split(self._standardized(self._rows(~self._held_out)))
 
+    @property
+    def _all(self) -> Split:
+        if len(self.val_index) == 0:
+            return self._training
+        return Split(self._standardized(self._table.x))
+
     @cached_property
     def _validation(self) -> Split | None:
         if not self._held_out.any():

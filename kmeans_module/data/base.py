@@ -56,6 +56,11 @@ class RowsDataModule(LightningDataModule):
         return None
 
     @property
+    def _all(self) -> Split:
+        """What predictions are for."""
+        return self._training
+
+    @property
     def x(self) -> Tensor:
         """Training rows in order, (n_samples, n_features)."""
         return self._training.x
@@ -96,8 +101,8 @@ class RowsDataModule(LightningDataModule):
         return self._loader(self._validation or self._training)
 
     def predict_dataloader(self) -> BatchLoader:
-        """The training rows in order, so that predictions line up with :attr:`x`."""
-        return self._loader(self._training)
+        """All rows in order, so that predictions line up with the file."""
+        return self._loader(self._all)
 
     def _loader(self, rows: Split, shuffle: bool = False) -> BatchLoader:
         trainer = self.trainer

@@ -6,7 +6,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from kmeans_module import ArrayDataModule, BlobDataModule, ImageDataModule, KMeansLayer, LitKMeans
+from kmeans_module import (
+    ArrayDataModule,
+    BlobDataModule,
+    ImageDataModule,
+    KMeansLayer,
+    LitKMeans,
+    io,
+)
 from kmeans_module.batches import BatchLoader
 from kmeans_module.callbacks import Checkpoints, RunFolder
 from kmeans_module.callbacks.run_folder import _gather_labels
@@ -44,17 +51,23 @@ def test_centroids_come_back_as_a_layer(tmp_path):
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("batch_size", [None, 100])
 @pytest.mark.parametrize("val_share", [0.0, 0.3])
-def test_labels_are_those_of_the_training_rows_in_file_order(
-    tmp_path, val_share, batch_size, shuffle
-):
+def test_labels_are_those_of_all_rows_in_file_order(tmp_path, val_share, batch_size, shuffle):
     np.save(tmp_path / "x.npy", X.numpy())
     data = ArrayDataModule(
         path=str(tmp_path / "x.npy"), val_share=val_share, batch_size=batch_size, shuffle=shuffle
     )
     run(tmp_path, data)
     layer = KMeansLayer.from_file(tmp_path / "centroids.safetensors")
-    assert torch.equal(labels(tmp_path), layer(X[data.train_index]))
-    assert len(labels(tmp_path)) == round(503 * (1 - val_share))
+    assert torch.equal(labels(tmp_path), layer(X))
+
+
+def test_standardised_centroids_come_with_what_they_were_standardised_by(tmp_path):
+    np.save(tmp_path / "x.npy", (X * 10 + 100).numpy())
+    run(tmp_path, ArrayDataModule(path=str(tmp_path / "x.npy"), standardize=True))
+    layer = KMeansLayer.from_file(tmp_path / "centroids.safetensors")
+    moments, _ = io.load_tensors(tmp_path / "standardization.safetensors")
+    rows = (X * 10 + 100 - moments["mean"]) / moments["scale"]
+    assert torch.equal(labels(tmp_path), layer(rows.float()))
 
 
 def test_labels_of_foreign_rows(tmp_path):

@@ -188,9 +188,14 @@ CASES: dict[str, Callable[[Path], Outcome]] = {
     "labels of an image": command_line(
         "fit", "--data=ImageDataModule", "--data.path={folder}/x.png", "--model.n_clusters=4"
     ),
-    "predicted": command_line("predict", *ARRAY, "--ckpt_path={folder}/file.ckpt"),
+    "predicted": command_line(
+        "predict", *ARRAY, "--model.n_clusters=10", "--ckpt_path={folder}/file.ckpt"
+    ),
     "predicted, foreign": command_line(
-        "predict", "--data=tests.end_to_end.two_ranks.Foreign", "--ckpt_path={folder}/file.ckpt"
+        "predict",
+        "--data=tests.end_to_end.two_ranks.Foreign",
+        "--model.n_clusters=10",
+        "--ckpt_path={folder}/file.ckpt",
     ),
     "error": lambda folder: refusal(
         LitKMeans(10, 2, init=far_init(folder), empty_cluster="error"), blobs(batch_size=64)

@@ -1,7 +1,7 @@
 # make train   set up .venv and run the main job: train.py on configs/blobs.yaml
 # make test    the same environment plus test tools: lint, types, tests
 # make test-all  the slow checks too
-# make bench   k-means side by side with its peers
+# make bench   k-means side by side with its peers; more: .venv/bin/python -m benchmarks --help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -26,7 +26,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks lloyd
 
 $(VENV)/.train: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,9 +1,7 @@
-"""Times the iterations of k-means in this and other libraries, interleaved, on the same data.
+"""Times k-means in this and other libraries, interleaved, on the same data.
 
-    python -m benchmarks                    all workloads, all peers
+    python -m benchmarks                    lloyd, on all workloads, with all peers
     python -m benchmarks lloyd pixels       one workload
-    python -m benchmarks seeding            k-means++ against scikit-learn's, paired over seeds
-    python -m benchmarks overhead           what import and Lightning add
 
 Medians of several runs; ratios count, not seconds: machines differ and are noisy.
 """
@@ -11,82 +9,128 @@ Medians of several runs; ratios count, not seconds: machines differ and are nois
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
-import statistics
+import sys
 from pathlib import Path
 
 # These slow numpy's BLAS down where they are set; the peers shall have the best.
 for variable in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
     os.environ.pop(variable, None)
 
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+COMMANDS = {
+    "lloyd": "milliseconds per iteration from the same initial centroids",
+    "fit": "the default fit, seeding included, against scikit-learn's",
+    "assign": "labels of new data, against faiss and scikit-learn",
+    "growth": "milliseconds per iteration against n and against k",
+    "memory": "peak memory of a fit beyond its data",
+    "seeding": "k-means++ against scikit-learn's, paired over seeds",
+    "overhead": "what import and Lightning add",
+}
+PLOTS = {"lloyd": ROOT / "docs" / "speed.png", "growth": ROOT / "docs" / "growth.png"}
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args((sys.argv[1:] if arguments is None else arguments) or ["lloyd"])
+    module = importlib.import_module(f"benchmarks.{options.what}")
+    if options.what == "table":
+        module.run(options)
+        return
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    rows = module.run(options)
+    if options.json is None and _is_full(options):
+        options.json = RESULTS / f"{options.what}.json"
+    if options.json:
+        write_json(options, rows)
+    if options.what in PLOTS and (options.plot or _is_full(options)):
+        from benchmarks import plots
+
+        draw = plots.speed if options.what == "lloyd" else plots.growth
+        plots.write(draw(rows), options.plot or PLOTS[options.what])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "what", nargs="?", default="lloyd", choices=("lloyd", "seeding", "overhead")
-    )
-    parser.add_argument("workloads", nargs="*", help="names of workloads; default all")
-    parser.add_argument("--peers", nargs="*", help="names of peers; default all")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each peer (default 3)")
-    parser.add_argument("--iterations", type=int, default=20, help="at most (default 20)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    options = parser.parse_args()
-    if options.what == "lloyd":
-        figures = lloyd(options)
-    elif options.what == "seeding":
-        from benchmarks.seeding import seeding
-
-        figures = seeding(options.workloads)
-    else:
-        from benchmarks.overhead import overhead
-
-        figures = overhead()
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
-
-
-def lloyd(options: argparse.Namespace) -> list[dict[str, object]]:
-    """Milliseconds per iteration from the same initial centroids."""
-    import torch
-
-    from benchmarks.peers import PEERS, Run, inertia
-    from benchmarks.workloads import WORKLOADS, load
-
-    peers = options.peers or list(PEERS)
-    print(f"{torch.get_num_threads()} threads, ms per iteration, median of {options.repeats}")
-    head = f"{'workload':<15}{'n × d, k':<24}" + "".join(f"{peer:>16}" for peer in peers)
-    print(head + f"{'ours / fastest':>16}")
-    figures: list[dict[str, object]] = []
-    for name in options.workloads or WORKLOADS:
-        work = load(name)
-        runs: dict[str, list[Run]] = {peer: [] for peer in peers}
-        for _ in range(options.repeats):
-            for peer in peers:
-                runs[peer].append(PEERS[peer](work.x, work.centroids, options.iterations))
-        n, d = work.x.shape
-        shape = f"{n:,} × {d}, {len(work.centroids):,}"
-        milliseconds = {
-            peer: statistics.median(1e3 * run.seconds / run.n_iter for run in runs[peer])
-            for peer in peers
-        }
-        finals = {peer: inertia(work.x, runs[peer][-1].centroids) for peer in peers}
-        others = [value for peer, value in milliseconds.items() if peer != "kmeans_module"]
-        ratio = milliseconds.get("kmeans_module", float("nan")) / min(others, default=float("nan"))
-        row = f"{name:<15}{shape:<24}"
-        row += "".join(f"{milliseconds[peer]:>16.1f}" for peer in peers) + f"{ratio:>16.2f}"
-        spread = max(finals.values()) / min(finals.values()) - 1
-        print(row + (f"   inertia differs by {spread:.1e}" if spread > 1e-4 else ""), flush=True)
-        iterations = {peer: runs[peer][-1].n_iter for peer in peers}
-        figures.append(
-            {"workload": name, "n": n, "d": d, "k": len(work.centroids), "ms": milliseconds,
-             "n_iter": iterations, "inertia": finals, "ratio": ratio}
+    commands = top.add_subparsers(dest="what", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name not in ("growth", "overhead"):
+            command.add_argument("workloads", nargs="*", help="names of workloads; default all")
+        command.add_argument("--scale", type=float, default=1.0, help="share of the rows to take")
+        command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+        command.add_argument("--threads", type=int, help="of torch and of the peers")
+        command.add_argument(
+            "--json", type=Path, help="write the figures here; default of a full run: " + str(
+                (RESULTS / name).relative_to(ROOT)) + ".json",
         )  # fmt: skip
-    return figures
+        if name in PLOTS:
+            command.add_argument("--plot", type=Path, help="draw the figures into this PNG")
+        if name in ("fit", "seeding"):
+            command.add_argument(
+                "--seeds", type=int, default=5 if name == "fit" else 20, help="how many"
+            )
+        else:
+            repeats = 5 if name == "overhead" else 3
+            command.add_argument("--repeats", type=int, default=repeats, help=f"default {repeats}")
+            command.add_argument("--iterations", type=int, default=20, help="at most; default 20")
+    choices = commands.choices
+    choices["lloyd"].add_argument("--peers", nargs="+", help="names of peers; default all")
+    choices["lloyd"].add_argument(
+        "--limit", type=float, default=60.0,
+        help="seconds for a peer on a workload, then it gets fewer runs or none (default 60)",
+    )  # fmt: skip
+    choices["growth"].add_argument("--max-n", type=int, default=10_000_000)
+    choices["seeding"].add_argument("--rows", type=int, default=5_000, help="of each workload")
+    text = "the README's table of speeds, from the figures of lloyd"
+    table = commands.add_parser("table", help=text, description=text)
+    table.add_argument("source", type=Path, nargs="?", default=RESULTS / "lloyd.json")
+    table.add_argument("--update", type=Path, help="put it into this file between its comments")
+    return top
+
+
+def write_json(options: argparse.Namespace, rows: list[dict[str, object]]) -> None:
+    """The figures of a run and what they depend on."""
+    from benchmarks.machine import describe, version
+    from benchmarks.peers import PEERS
+
+    given = {
+        name: value for name, value in vars(options).items()
+        if name not in ("what", "workloads", "threads", "json", "plot")
+    }  # fmt: skip
+    found = {name: version(peer.package) for name, peer in PEERS.items()}
+    figures = {
+        "what": options.what, "machine": describe(), "versions": found, "options": given,
+        "rows": _rounded(rows),
+    }  # fmt: skip
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    print(f"wrote {options.json}")
+
+
+def _is_full(options: argparse.Namespace) -> bool:
+    """Whether the run is the one that the committed figures come from."""
+    whole = options.scale == 1 and options.dtype == "float32" and not options.threads
+    return whole and not getattr(options, "workloads", None) and not getattr(options, "peers", None)
+
+
+def _rounded(value: object) -> object:
+    """Floats to five digits, all the way down."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

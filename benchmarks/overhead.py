@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import statistics
 import subprocess
@@ -10,15 +11,13 @@ import tempfile
 import time
 import warnings
 
-import torch
 
-
-def overhead() -> dict[str, object]:
+def run(options: argparse.Namespace) -> list[dict[str, object]]:
     """Import time as a ratio, Lightning's share in milliseconds per iteration."""
-    return {"import": _import_ratio(), "milliseconds": _lightning()}
+    return [{"import": _import_ratio(options.repeats), **_lightning(options)}]
 
 
-def _import_ratio(repeats: int = 9) -> float:
+def _import_ratio(repeats: int) -> float:
     def seconds(module: str) -> float:
         code = (
             f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter()-t)"
@@ -33,7 +32,7 @@ def _import_ratio(repeats: int = 9) -> float:
     return ratio
 
 
-def _lightning(iterations: int = 30, repeats: int = 3) -> dict[str, float]:
+def _lightning(options: argparse.Namespace) -> dict[str, float]:
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -44,10 +43,12 @@ def _lightning(iterations: int = 30, repeats: int = 3) -> dict[str, float]:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     figures = {}
-    for per_cluster in (250, 25_000):
+    iterations = options.iterations
+    for size in (250, 25_000):
+        per_cluster = max(20, round(size * options.scale))
         data = BlobDataModule(samples_per_cluster=per_cluster, variance=300.0)
         extra = []
-        for _ in range(repeats):
+        for _ in range(options.repeats):
             layer = KMeansLayer(30, 2)
             begin = time.perf_counter()
             result = layer.fit(data.x, init="random", max_iter=iterations, tol=0)
@@ -64,13 +65,6 @@ def _lightning(iterations: int = 30, repeats: int = 3) -> dict[str, float]:
                 driven = (time.perf_counter() - begin) / int(lit.kmeans.n_iter)
             extra.append(1e3 * (driven - bare))
         n = len(data.x)
-        figures[f"{n}"] = statistics.median(extra)
-        print(
-            f"trainer.fit beyond layer.fit, {n:,} × 2, k = 30: {figures[f'{n}']:.1f} ms/iteration"
-        )
+        figures[f"ms, {n:,} × 2"] = ms = statistics.median(extra)
+        print(f"trainer.fit beyond layer.fit, {n:,} × 2, k = 30: {ms:.1f} ms/iteration")
     return figures
-
-
-if __name__ == "__main__":
-    torch.manual_seed(0)
-    overhead()

@@ -6,14 +6,15 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <new>
-#include <system_error>
-#include <thread>
+#include <numeric>
 #include <vector>
 
-#include "e_step.h"
+#include "threads.h"
+#include "workspace.h"
 
 namespace {
 
@@ -53,16 +54,6 @@ const km_kernel& current_kernel() {
   return *chosen;
 }
 
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
-std::unique_ptr<void, Free> aligned(size_t bytes) {
-  void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-  if (!memory) throw std::bad_alloc();
-  return std::unique_ptr<void, Free>(memory);
-}
-
 // Centroids filled up to a multiple, with ones that no row is near.
 template <typename T>
 std::vector<T> padded(const void* centroids, int64_t k, int64_t d, int64_t multiple) {
@@ -73,26 +64,11 @@ std::vector<T> padded(const void* centroids, int64_t k, int64_t d, int64_t multi
   return all;
 }
 
-// Calls work(part, begin, end, block) for consecutive ranges of the rows, each in its own
-// thread; how many there are depends on the sizes and on threads only.
+// Calls work(part, begin, end) for consecutive ranges of the rows; how many there are depends on
+// the sizes and on threads only.
 template <typename Work>
-void in_parts(const km_rows& rows, const km_kernel& kernel, int64_t parts, const Work& work) {
-  std::vector<std::unique_ptr<void, Free>> blocks;
-  for (int64_t p = 0; p < parts; ++p)
-    blocks.push_back(aligned(size_t(kernel.block_bytes) * size_t(rows.d)));
-  auto part = [&](int64_t p) {
-    work(p, rows.n * p / parts, rows.n * (p + 1) / parts, blocks[p].get());
-  };
-  std::vector<std::thread> others;
-  for (int64_t p = 1; p < parts; ++p) {
-    try {
-      others.emplace_back(part, p);
-    } catch (const std::system_error&) {  // no thread to be had: do its part here
-      part(p);
-    }
-  }
-  part(0);
-  for (std::thread& other : others) other.join();
+void in_parts(const km_rows& rows, int64_t parts, const Work& work) {
+  in_parallel(parts, [&](int64_t p) { work(p, rows.n * p / parts, rows.n * (p + 1) / parts); });
 }
 
 int64_t n_parts(const km_rows& rows, int64_t k, int threads) {
@@ -101,39 +77,107 @@ int64_t n_parts(const km_rows& rows, int64_t k, int threads) {
       1, std::min<int64_t>({threads, rows.n, static_cast<int64_t>(work / kWorkPerThread) + 1}));
 }
 
-template <typename T>
-void e_step(const km_rows& rows, const void* given, int64_t k, const km_result& result,
-            int threads) {
-  const km_kernel& kernel = current_kernel();
-  const std::vector<T> centroids = padded<T>(given, k, rows.d, kernel.centroids_together);
-  const int64_t k_padded = static_cast<int64_t>(centroids.size()) / rows.d;
-  const int64_t parts = n_parts(rows, k, threads);
+// Memory of each part for blocks of rows, so many bytes.
+std::vector<std::unique_ptr<char[], Free>> blocks(int64_t parts, size_t bytes) {
+  std::vector<std::unique_ptr<char[], Free>> all;
+  for (int64_t p = 0; p < parts; ++p) all.push_back(aligned<char>(bytes));
+  return all;
+}
 
+// Takes rows begin to end, with statistics of its own.
+using Part = std::function<void(int64_t part, int64_t begin, int64_t end, const km_result& own)>;
+
+// Runs all parts, and adds up what they find in their order.
+void merged(const km_rows& rows, int64_t k, const km_result& result, int64_t parts,
+            const Part& part) {
   // The first part adds to the result itself, the others to sums of their own.
   const size_t n_sums = result.sums ? size_t(k) * size_t(rows.d) : 0;
   const size_t n_counts = result.sums ? size_t(k) : 0;
   std::vector<std::vector<double>> sums(parts), counts(parts);
   std::vector<double> inertia(parts);
+  std::vector<int64_t> changed(parts);
   for (int64_t p = 1; p < parts; ++p) {
     sums[p].assign(n_sums, 0.0);
     counts[p].assign(n_counts, 0.0);
   }
   std::fill_n(result.sums, n_sums, 0.0);
   std::fill_n(result.counts, n_counts, 0.0);
-  in_parts(rows, kernel, parts, [&](int64_t p, int64_t begin, int64_t end, void* block) {
+  in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
     km_result own = result;
     own.inertia = &inertia[p];
+    own.changed = &changed[p];
     if (p && result.sums) own.sums = sums[p].data();
     if (p && result.sums) own.counts = counts[p].data();
-    kernel.e_step(rows, centroids.data(), k_padded, begin, end, own, block);
+    part(p, begin, end, own);
   });
-
   *result.inertia = 0;
+  *result.changed = 0;
   for (int64_t p = 0; p < parts; ++p) {
     *result.inertia += inertia[p];
+    *result.changed += changed[p];
     for (size_t i = 0; p && i < n_sums; ++i) result.sums[i] += sums[p][i];
     for (size_t i = 0; p && i < n_counts; ++i) result.counts[i] += counts[p][i];
   }
+}
+
+template <typename T>
+void scan(const km_rows& rows, const void* given, int64_t k, const km_result& result,
+          int threads) {
+  const km_kernel& kernel = current_kernel();
+  const std::vector<T> centroids = padded<T>(given, k, rows.d, kernel.centroids_together);
+  const int64_t k_padded = static_cast<int64_t>(centroids.size()) / std::max<int64_t>(rows.d, 1);
+  const int64_t parts = n_parts(rows, k, threads);
+  const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+  merged(rows, k, result, parts,
+         [&](int64_t p, int64_t begin, int64_t end, const km_result& own) {
+           kernel.scan(rows, centroids.data(), k_padded, begin, end, own, block[p].get());
+         });
+}
+
+template <typename T>
+void search(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
+            km_workspace* workspace, int threads) {
+  const km_kernel& kernel = current_kernel();
+  km_workspace passing;
+  km_workspace& known = workspace ? *workspace : passing;
+  const km_search s = known.ready(kernel, rows, static_cast<const T*>(centroids), k,
+                                  workspace != nullptr && result.sums != nullptr);
+  const int64_t parts = n_parts(rows, k, threads);
+
+  const int64_t n_blocks = (rows.n + s.block - 1) / s.block;
+  const size_t rows_of_block = size_t(s.block) * size_t(s.stride);
+  const size_t scores = result.warm ? 0 : size_t(s.block) * size_t(s.panels) * 16;
+  std::vector<km_scratch> scratch(parts);
+  std::vector<std::unique_ptr<char[], Free>> memory;
+  auto take = [&](size_t bytes) -> void* {
+    memory.push_back(aligned<char>(bytes));
+    return memory.back().get();
+  };
+  for (km_scratch& own : scratch) {
+    own.rows = take(rows_of_block * sizeof(T));
+    own.coordinates = static_cast<float*>(take(size_t(s.block) * size_t(s.pitch) * sizeof(float)));
+    own.centered = static_cast<float*>(take(rows_of_block * sizeof(float)));
+    own.scores = static_cast<float*>(take(scores * sizeof(float)));
+    own.lists = static_cast<uint8_t*>(take(size_t(s.block) * size_t(s.panels)));
+    own.counts = static_cast<int32_t*>(take(size_t(s.panels) * sizeof(int32_t)));
+  }
+  std::vector<int64_t> visits(parts);
+  merged(rows, k, result, parts,
+         [&](int64_t p, int64_t, int64_t, const km_result& own) {
+           const int64_t begin = n_blocks * p / parts * s.block;
+           const int64_t end = std::min(rows.n, n_blocks * (p + 1) / parts * s.block);
+           visits[p] = kernel.search(rows, s, begin, end, own, scratch[p]);
+         });
+  known.searched(s, rows.n, std::accumulate(visits.begin(), visits.end(), int64_t(0)));
+}
+
+template <typename T>
+void e_step(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
+            km_workspace* workspace, int threads) {
+  if (rows.d <= kFewFeatures)
+    scan<T>(rows, centroids, k, result, threads);
+  else
+    search<T>(rows, centroids, k, result, workspace, threads);
 }
 
 template <typename T>
@@ -144,9 +188,10 @@ void potentials(const km_rows& rows, const void* nearest, const void* given, int
   const int64_t m_padded = static_cast<int64_t>(candidates.size()) / rows.d;
   const int64_t parts = n_parts(rows, m, threads);
   std::vector<std::vector<double>> own(parts, std::vector<double>(m_padded, 0.0));
-  in_parts(rows, kernel, parts, [&](int64_t p, int64_t begin, int64_t end, void* block) {
+  const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+  in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
     kernel.potentials(rows, nearest, candidates.data(), m_padded, begin, end, own[p].data(),
-                      block);
+                      block[p].get());
   });
   for (int64_t c = 0; c < m; ++c) {
     result[c] = 0;
@@ -158,10 +203,11 @@ template <typename T>
 void lower(const km_rows& rows, void* nearest, const void* given, int threads) {
   const km_kernel& kernel = current_kernel();
   const std::vector<T> center = padded<T>(given, 1, rows.d, kernel.centroids_together);
-  in_parts(rows, kernel, n_parts(rows, 1, threads),
-           [&](int64_t, int64_t begin, int64_t end, void* block) {
-             kernel.lower(rows, nearest, center.data(), begin, end, block);
-           });
+  const int64_t parts = n_parts(rows, 1, threads);
+  const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+  in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+    kernel.lower(rows, nearest, center.data(), begin, end, block[p].get());
+  });
 }
 
 // 0, or 1 where there is no memory.
@@ -178,11 +224,37 @@ int guarded(const Work& work) {
 }  // namespace
 
 extern "C" int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
-                         const km_result* result, int threads) {
+                         const km_result* result, km_workspace* workspace, int threads) {
   return guarded([&] {
     auto run = rows->is_double ? e_step<double> : e_step<float>;
-    run(*rows, centroids, k, *result, threads);
+    run(*rows, centroids, k, *result, workspace, threads);
   });
+}
+
+extern "C" km_workspace* km_open(void) { return new (std::nothrow) km_workspace; }
+
+extern "C" void km_close(km_workspace* workspace) { delete workspace; }
+
+extern "C" int km_project(km_workspace* workspace, const float* basis, const float* center,
+                          int64_t p, int64_t d, int keep) {
+  return guarded([&] {
+    workspace->directions = p;
+    workspace->coarse = p;
+    workspace->measured = false;
+    workspace->keep_coordinates = keep;
+    workspace->given_center.assign(center, center + (p ? d : 0));
+    // Sixteen directions to a panel; rounding shall not make it longer than orthonormal.
+    workspace->basis.assign(size_t((p + 15) / 16 * 16 * d), 0.0f);
+    for (int64_t i = 0; i < p; ++i)
+      for (int64_t j = 0; j < d; ++j)
+        workspace->basis[size_t((i / 16 * d + j) * 16 + i % 16)] = basis[i * d + j] * (1 - 1e-5f);
+  });
+}
+
+extern "C" void km_coarse(km_workspace* workspace, int64_t coarse) { workspace->coarse = coarse; }
+
+extern "C" double km_share_visited(const km_workspace* workspace) {
+  return workspace->share_visited;
 }
 
 extern "C" int km_lower(const km_rows* rows, void* nearest, const void* center, int threads) {

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#define KM_API __attribute__((visibility("default")))
+
 extern "C" {
 
 // Rows of one problem: sample i, feature j is x[i * row_stride + j * column_stride].
@@ -17,30 +19,48 @@ struct km_rows {
 
 // Where the results go; distances may be null, and so may sums and counts together.
 struct km_result {
-  int64_t* labels;   // (n)
+  int64_t* labels;   // (n); also read where warm
   void* distances;   // (n), squared, of the type of x
   double* sums;      // (k, d), overwritten
   double* counts;    // (k), overwritten
   double* inertia;   // (1), overwritten
+  int64_t* changed;  // (1), overwritten: labels that differ from what they were, n if not warm
+  int32_t warm;      // labels hold good guesses, each from 0 to k - 1: those of the last call
 };
 
+// What makes repeated calls on the same rows faster; it never changes a result.
+struct km_workspace;
+KM_API km_workspace* km_open(void);  // null where there is no memory
+KM_API void km_close(km_workspace* workspace);
+
+// Lets a workspace, before its first call, measure along few directions before it measures all
+// features: basis (p, d) has orthonormal rows, leading ones first, and center (d) is near the
+// data; p + 1 is a multiple of 16. The coordinates of the rows are kept in memory if keep.
+KM_API int km_project(km_workspace* workspace, const float* basis, const float* center, int64_t p,
+                      int64_t d, int keep);
+
+// How many directions, from 1 to p, all centroids are measured along; those that are left are
+// measured along all p. It may change from call to call.
+KM_API void km_coarse(km_workspace* workspace, int64_t coarse);
+
 // Labels, distances and statistics for centroids (k, d), contiguous and of the type of x.
-// Returns 0, or 1 where there is no memory.
-__attribute__((visibility("default"))) int km_e_step(const km_rows* rows, const void* centroids, int64_t k, const km_result* result,
-              int threads);
+// workspace may be null. Returns 0, or 1 where there is no memory.
+KM_API int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
+                     const km_result* result, km_workspace* workspace, int threads);
 
 // For seeding: lowers nearest (n), squared distances to the nearest centre so far, by those to
 // one centre (d); all of the type of x, full ones for cosine too.
-__attribute__((visibility("default"))) int km_lower(const km_rows* rows, void* nearest,
-                                                    const void* center, int threads);
+KM_API int km_lower(const km_rows* rows, void* nearest, const void* center, int threads);
 
 // For seeding: potentials (m), the weighted sum of what nearest would be lowered to by each of
 // the candidates (m, d).
-__attribute__((visibility("default"))) int km_potentials(const km_rows* rows, const void* nearest,
-                                                         const void* candidates, int64_t m,
-                                                         double* potentials, int threads);
+KM_API int km_potentials(const km_rows* rows, const void* nearest, const void* candidates,
+                         int64_t m, double* potentials, int threads);
+
+// Share of the pairs of a row and sixteen centroids that the last call looked at, 0 to 1.
+KM_API double km_share_visited(const km_workspace* workspace);
 
 // Chooses an instruction set, "avx512", "avx2" or "baseline", for comparison; by default the
 // best one. Returns 0, or 1 where the processor does not have it.
-__attribute__((visibility("default"))) int km_use_instruction_set(const char* name);
+KM_API int km_use_instruction_set(const char* name);
 }

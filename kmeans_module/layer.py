@@ -250,14 +250,35 @@ class KMeansLayer(nn.Module):
         self._start_at(centroids)
         return variance.reshape(self.batch_shape)
 
+    def prepare(self, x: Tensor, sample_weight: Tensor | None = None) -> Workspace:
+        """Get ready for repeated :meth:`e_step` on the same rows, each faster than the first.
+
+        The rows and weights must not change meanwhile. Arguments and errors are those of
+        :meth:`e_step`.
+        """
+        self._check_initialized()
+        x = check.check_samples(x, self.n_features, self.batch_shape)
+        check.check_device("x", x, self.centroids.device)
+        weight = check.check_sample_weight(sample_weight, x, self.batch_shape)
+        return self._workspace(x, weight)
+
     @torch.no_grad()
-    def e_step(self, x: Tensor, sample_weight: Tensor | None = None, *, start: int = 0) -> EStep:
+    def e_step(
+        self,
+        x: Tensor,
+        sample_weight: Tensor | None = None,
+        *,
+        start: int = 0,
+        workspace: Workspace | None = None,
+    ) -> EStep:
         """Assign samples and sum up the clusters; never changes the layer.
 
         Args:
             x: samples, (*batch_shape, n, d) or (n, d).
             sample_weight: (*batch_shape, n) or (n,).
             start: number of the first row where x is a part of the data.
+            workspace: what :meth:`prepare` made of this x and sample_weight; its next E-step
+                overwrites the labels and distances of this one.
 
         Returns:
             labels (*batch_shape, n), squared distances (*batch_shape, n), and stats for
@@ -265,15 +286,15 @@ class KMeansLayer(nn.Module):
 
         Raises:
             NotInitializedError: the layer has no centroids.
-            ValueError: NaN or infinity in x (on the CPU), bad shapes or weights.
+            ValueError: bad shapes; NaN or infinity in x, bad weights (on the CPU, not in
+                compiled code).
         """
-        self._check_initialized()
-        x = check.check_samples(x, self.n_features, self.batch_shape)
-        check.check_device("x", x, self.centroids.device)
         start = check.check_integer("start", start, minimum=0)
-        weight = check.check_sample_weight(sample_weight, x, self.batch_shape)
-        step = self._workspace(x, weight).e_step(self._flat_centroids(), start=start)
-        if x.device.type == "cpu" and not step.stats.inertia.isfinite().all():
+        if workspace is None:
+            workspace = self.prepare(x, sample_weight)
+        step = workspace.e_step(self._flat_centroids(), start=start)
+        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu and not step.stats.inertia.isfinite().all():
             check.raise_nonfinite(x, step.distances.dtype)
         return EStep(
             step.labels.reshape(*self.batch_shape, -1),
@@ -332,6 +353,10 @@ class KMeansLayer(nn.Module):
         process_group: ProcessGroup | None = None,
     ) -> FitResult:
         """Lloyd's algorithm from fresh centroids until it converges.
+
+        A debug line of the logger ``kmeans_module.kernels`` says whether the native kernel or
+        the torch reference serves; the environment variable KMEANS_KERNEL=reference forces the
+        latter.
 
         Args:
             x: samples, (*batch_shape, n, d) or (n, d); with a process_group this rank's rows.
@@ -433,8 +458,8 @@ class KMeansLayer(nn.Module):
         return (*self.batch_shape, x.shape[-2]) if self.batch_shape else tuple(x.shape[:-1])
 
     def _check_initialized(self) -> None:
-        # The buffer may be on an accelerator: it is read once, not at every call.
-        if self._known_initialized or torch.compiler.is_compiling():
+        # The buffer may be on an accelerator: it is read once, and not by compiled code.
+        if torch.compiler.is_compiling() or self._known_initialized:
             return
         self._known_initialized = bool(self.initialized)
         if not self._known_initialized:

@@ -19,9 +19,10 @@ from kmeans_module.batches import Batch, BatchLoader
 from kmeans_module.distributed import ProcessGroup, all_sum_stats, errors_shared
 from kmeans_module.fitting import survey, warn_of_surplus
 from kmeans_module.initialization import INITS
-from kmeans_module.kernels import ClusterStats, EStep
+from kmeans_module.kernels import ClusterStats, EStep, Workspace
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.metrics import Inertia
+from kmeans_module.resident import ResidentBatches
 from kmeans_module.validation import (
     check_choice,
     check_integer,
@@ -127,6 +128,7 @@ class LitKMeans(LightningModule):
             }
         )
         self._positions: dict[str, int] = {}
+        self._resident = ResidentBatches()
         self._tally: list[Tensor] = []
         self._begin_epoch()
 
@@ -147,6 +149,7 @@ class LitKMeans(LightningModule):
     def on_train_start(self) -> None:
         self._labels: dict[int, Tensor] = {}
         self._refilled = True
+        self._resident = ResidentBatches()
         self.rows_stay = _rows_stay(self.trainer.train_dataloader)
         # A fit that was resumed may be at its end; a further one starts where the last ended.
         resumed, self._resumed = self._resumed, False
@@ -156,10 +159,14 @@ class LitKMeans(LightningModule):
         if resumed and bool(self.kmeans.initialized):
             return
         with errors_shared(self.process_group):
-            batches = [self._checked(batch) for batch in self.training_batches()]
+            arrived = list(self.training_batches())
+            batches = [self._checked(batch) for batch in arrived]
             if not batches:
                 raise ValueError("the training data hold no batch")
             init = self._initial_centroids()
+        if self.rows_stay:
+            for batch in arrived:
+                self._resident.note(batch)
         if bool(self.kmeans.initialized):
             _, variance = survey(
                 batches, n_clusters=self.kmeans.n_clusters, n_problems=1,
@@ -173,6 +180,7 @@ class LitKMeans(LightningModule):
         self.variance = float(variance)
 
     def on_train_end(self) -> None:
+        self._resident = ResidentBatches()
         if self.last is not None and self.last.empty_clusters and self.trainer.is_global_zero:
             warn_of_surplus(
                 self.kmeans.centroids[None], self.last.sizes[None],
@@ -187,8 +195,11 @@ class LitKMeans(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         with errors_shared(self.process_group):
             rows = self._read("train", batch, batch_idx, self.trainer.train_dataloader)
-            step = self.kmeans.e_step(rows.x, rows.sample_weight, start=rows.start)
-        self._count_changes(rows, step)
+            resident = self._resident.workspace(rows, self.kmeans) if self.rows_stay else None
+            step = self.kmeans.e_step(
+                rows.x, rows.sample_weight, start=rows.start, workspace=resident
+            )
+        self._count_changes(rows, step, resident)
         last = self.trainer.is_last_batch
         if self.algorithm == "minibatch":
             stats, _ = all_sum_stats(step.stats, self.process_group)
@@ -257,14 +268,18 @@ class LitKMeans(LightningModule):
         self._stats = stats if self._stats is None else self._stats + stats
         return self._stats
 
-    def _count_changes(self, rows: Batch, step: EStep) -> None:
+    def _count_changes(self, rows: Batch, step: EStep, resident: Workspace | None) -> None:
         n = step.labels.numel()
         known = self.rows_stay and self.algorithm == "lloyd"
         before = self._labels.get(rows.start) if known else None
         if known:
             self._labels[rows.start] = step.labels
         if before is not None:
-            self._tally[0] += (before != step.labels).sum()
+            # A workspace that overwrites its labels has compared them itself.
+            if resident is not None and before.data_ptr() == step.labels.data_ptr():
+                self._tally[0] += resident.changed.sum()
+            else:
+                self._tally[0] += (before != step.labels).sum()
             self._tally[1] += n
         self._tally[2] += n
 

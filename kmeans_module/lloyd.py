@@ -75,14 +75,11 @@ def lloyd(
     n_iter = torch.zeros(problems, dtype=torch.int64)
     refilled = torch.ones(problems, dtype=torch.bool)
     history: list[Tensor] = []
-    labels: Tensor | None = None
     shift = centroids.new_full((problems,), torch.inf, dtype=torch.float32)
 
     for iteration in range(max_iter + 1):
         step = workspace.e_step(centroids, start=start)
-        changed = _count_changed(step.labels, labels)
-        labels = step.labels
-        stats, (changed,) = all_sum_stats(step.stats, process_group, also=[changed])
+        stats, (changed,) = all_sum_stats(step.stats, process_group, also=[workspace.changed])
         empty = (stats.counts == 0).sum(dim=-1)
         # The only wait for the device in an iteration.
         report = torch.stack([v.to(stats.inertia) for v in (stats.inertia, changed, empty, shift)])
@@ -113,9 +110,3 @@ def lloyd(
         centroids, step.labels, stats.counts, stats.inertia,
         n_iter.to(device), converged.to(device), torch.stack(history, dim=-1).to(device),
     )  # fmt: skip
-
-
-def _count_changed(labels: Tensor, before: Tensor | None) -> Tensor:
-    if before is None:
-        return torch.full(labels.shape[:1], float(labels.shape[-1]) + 1, device=labels.device)
-    return (labels != before).sum(dim=-1)

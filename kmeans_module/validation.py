@@ -91,7 +91,7 @@ def check_samples(x: object, n_features: int, batch_shape: tuple[int, ...] = ())
 def check_sample_weight(
     sample_weight: object, x: Tensor, batch_shape: tuple[int, ...] = ()
 ) -> Tensor | None:
-    """Weights (n,) or (*batch_shape, n): finite, none negative."""
+    """Weights (n,) or (*batch_shape, n): finite, none negative (not seen in compiled code)."""
     if sample_weight is None:
         return None
     weight = check_tensor("sample_weight", sample_weight)
@@ -103,7 +103,7 @@ def check_sample_weight(
         )
     check_device("sample_weight", weight, x.device)
     weight = weight.to(accumulator_dtype(x.device))
-    if weight.numel():
+    if not torch.compiler.is_compiling() and weight.numel():
         lowest, highest = (value.item() for value in weight.aminmax())
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ValueError("sample_weight should be finite; it contains NaN or infinity")

@@ -1,19 +1,24 @@
+import copy
 import math
+import pickle
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from kmeans_module import ArrayDataModule, BlobDataModule, KMeansLayer, LitKMeans
+from kmeans_module import functional as F
 from kmeans_module.batches import Batch, BatchLoader
 from kmeans_module.initialization import INITS
 from kmeans_module.lightning_module import as_batch, read_centroids
+from kmeans_module.resident import ResidentBatches
 from tests.conftest import blobs, brute_force, seeded, weights_for
 from tests.end_to_end.helpers import MemoryLogger, fit_layer, quiet_trainer, train
 
@@ -580,3 +585,213 @@ def test_scores_cover_all_validation_loaders():
     train(lit, TwoLoaders(), logger=logger)
     expected = float(lit.kmeans.e_step(X[:150]).stats.inertia)
     assert list(logger.series("val/inertia").values())[-1] == pytest.approx(expected)
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """Numbers of rows of the workspaces that the E-steps of a layer make, in their order."""
+    made, prepare = [], F.prepare
+
+    def counted(x, *args, **options):
+        made.append(len(x))
+        return prepare(x, *args, **options)
+
+    monkeypatch.setattr(F, "prepare", counted)
+    return made
+
+
+def run(loader, *, resident=True, lit=None, callbacks=(), **options):
+    """(LitKMeans, everything logged) after a fit, with or without workspaces that are kept."""
+    lit, logger = lit or LitKMeans(30, 3, tol=0), MemoryLogger()
+    with pytest.MonkeyPatch.context() as patch:
+        if not resident:
+            patch.setattr(ResidentBatches, "workspace", lambda *_: None)
+        train(lit, loader, logger=logger, callbacks=list(callbacks), **options)
+    return lit, logger.logged
+
+
+def assert_same_run(found, expected):
+    (lit, logged), (other, other_logged) = found, expected
+    assert logged == other_logged
+    assert torch.equal(lit.kmeans.centroids, other.kmeans.centroids)
+    assert torch.equal(lit.kmeans.counts, other.kmeans.counts)
+
+
+def chunks_of(x, **options):
+    """A loader of tensors that stay in memory: its batches are the dataset's items."""
+    return DataLoader(x.split(100), batch_size=None, **options)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("algorithm", ["lloyd", "minibatch"])
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: BatchLoader(X),
+        lambda: BatchLoader(X, batch_size=100),
+        lambda: BatchLoader(X, batch_size=100, sample_weight=weights_for(X)),
+        lambda: chunks_of(X),
+    ],
+    ids=["whole", "batches", "weights", "foreign"],
+)
+def test_a_resident_batch_is_prepared_once_and_gives_the_same_bits(loader, algorithm, prepared):
+    lit = LitKMeans(30, 3, tol=0, algorithm=algorithm)
+    found = run(loader(), lit=lit, max_epochs=7)
+    assert (len(prepared), sum(prepared)) == (len(loader()), len(X))
+    other = LitKMeans(30, 3, tol=0, algorithm=algorithm)
+    assert_same_run(found, run(loader(), lit=other, resident=False, max_epochs=7))
+    assert sum(prepared) == 8 * len(X)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: BatchLoader(X, batch_size=100, shuffle=True),
+        lambda: DataLoader(X, batch_size=100, shuffle=True, generator=seeded()),
+        lambda: chunks_of(X, shuffle=True, generator=seeded()),
+        lambda: DataLoader(X, batch_size=100),
+        lambda: DataLoader(Stream(), batch_size=100),
+    ],
+    ids=["shuffled", "foreign and shuffled", "in another order", "built anew", "a stream"],
+)
+def test_batches_that_are_not_resident_keep_no_workspace(loader, prepared):
+    found = run(loader(), max_epochs=4)
+    assert sum(prepared) == 4 * len(X)
+    assert_same_run(found, run(loader(), resident=False, max_epochs=4))
+
+
+class Edit(Callback):
+    """Changes the rows in place at the start of some epochs."""
+
+    def __init__(self, x, edit):
+        self.x, self.edit = x, edit
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch in (2, 3):
+            self.edit(self.x)
+
+
+def by_torch(x):
+    x[1:6] += 30  # none of the rows that are looked at for silent changes
+
+
+def through_numpy(x):
+    x.numpy()[:] = x.numpy()[::-1] * 0.9
+
+
+def by_a_view(x):
+    x[:, :1].neg_()
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("edit", [by_torch, through_numpy, by_a_view])
+@pytest.mark.parametrize("batch_size", [None, 100])
+def test_rows_changed_in_place_between_epochs_are_seen(edit, batch_size, prepared):
+    def changed(resident):
+        x = X.clone()
+        loader = BatchLoader(x, batch_size=batch_size)
+        return run(loader, resident=resident, callbacks=[Edit(x, edit)], max_epochs=9)
+
+    found = changed(resident=True)
+    assert len(prepared) > len(BatchLoader(X, batch_size=batch_size)), "prepared again"
+    assert_same_run(found, changed(resident=False))
+
+
+@pytest.mark.parametrize("edits", [False, True])
+def test_bounds_of_many_features_do_not_outlive_a_change(edits):
+    # many centroids, few directions: what the native kernel keeps most of
+    x = torch.randn(18_000, 6, generator=seeded()) @ torch.randn(6, 96, generator=seeded(1))
+    resident, plain = (x.clone() for _ in range(2))
+    runs = []
+    for rows, kept in ((resident, True), (plain, False)):
+        edit = Edit(rows, lambda rows: rows[: len(rows) // 2].mul_(-1) if edits else None)
+        lit = LitKMeans(160, 96, tol=0, init="random")
+        loader = BatchLoader(rows, batch_size=9_000)
+        runs.append(run(loader, resident=kept, lit=lit, callbacks=[edit], max_epochs=6))
+    assert_same_run(*runs)
+
+
+def test_weights_changed_in_place_between_epochs_are_seen():
+    def changed(resident):
+        weight = weights_for(X)
+        loader = BatchLoader(X, sample_weight=weight)
+        edit = Edit(weight, lambda weight: weight[100:200].mul_(5))
+        return run(loader, resident=resident, callbacks=[edit], max_epochs=9)
+
+    assert_same_run(changed(resident=True), changed(resident=False))
+
+
+class Refilled(torch.utils.data.Dataset):
+    """Batches that are read into one buffer, other rows every time, without torch's knowledge."""
+
+    def __init__(self):
+        self.buffer, self.served = torch.empty(100, 3), 0
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, i):
+        first = 170 * self.served % 403
+        self.served += 1
+        self.buffer.numpy()[:] = X[first : first + 100].numpy()
+        return self.buffer
+
+
+def test_a_buffer_that_is_filled_again_is_not_taken_for_a_resident_batch(tmp_path, prepared):
+    np.save(tmp_path / "init.npy", X[:30].numpy())
+
+    def fit(loader, resident):
+        lit = LitKMeans(30, 3, tol=0, init=str(tmp_path / "init.npy"))
+        return run(loader, lit=lit, resident=resident, max_epochs=5)
+
+    found = fit(DataLoader(Refilled(), batch_size=None), resident=True)
+    assert len(prepared) == 5 * 5, "every batch of every epoch"
+    assert_same_run(found, fit(DataLoader(Refilled(), batch_size=None), resident=False))
+
+
+class Watch(Callback):
+    """Remembers the workspaces that live in an epoch, without keeping them; copies the module."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 3:
+            self.alive = weakref.ref(pl_module._resident.workspace(Batch(X), pl_module.kmeans))
+            self.copy = pickle.loads(pickle.dumps(copy.deepcopy(pl_module._resident)))
+
+
+def test_workspaces_end_with_the_fit_and_are_neither_copied_nor_checkpointed(tmp_path):
+    lit, watch = LitKMeans(30, 3, tol=0), Watch()
+    trainer = train(lit, BatchLoader(X), callbacks=[watch], max_epochs=5)
+    assert watch.alive() is None
+    assert watch.copy.workspace(Batch(X), lit.kmeans) is None, "a copy knows of no batch"
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert not any("resident" in key or "workspace" in key for key in state["state_dict"])
+
+
+def test_a_resumed_fit_goes_on_as_if_it_had_not_stopped(tmp_path, prepared):
+    whole, _ = run(BatchLoader(X), max_epochs=6)
+    lit = LitKMeans(30, 3, tol=0)
+    train(lit, BatchLoader(X), max_epochs=3).save_checkpoint(tmp_path / "last.ckpt")
+    prepared.clear()
+    lit = LitKMeans(30, 3, tol=0)
+    train(lit, BatchLoader(X), ckpt_path=str(tmp_path / "last.ckpt"), max_epochs=6)
+    assert prepared == [len(X)] * 2, "the batch is known when it comes back"
+    assert torch.equal(lit.kmeans.centroids, whole.kmeans.centroids)
+
+
+def test_a_batch_that_is_freed_is_not_taken_for_the_next_in_its_place():
+    resident, layer = ResidentBatches(), KMeansLayer(2, 3)
+    layer.initialize(X, X[:2])
+    for _ in range(20):
+        x = torch.rand(5_000, 3)  # the allocator gives the same address again
+        assert resident.workspace(Batch(x), layer) is None
+        del x
+    x = torch.rand(5_000, 3)
+    assert resident.workspace(Batch(x), layer) is None
+    assert resident.workspace(Batch(x.view(-1).view(5_000, 3)), layer) is not None
+    assert resident.workspace(Batch(x[:4_000]), layer) is None
+    for wrong in (x.to_sparse(), [1.0] * len(x)):
+        assert resident.workspace(Batch(x, wrong), layer) is None
+    with torch.inference_mode():
+        x = torch.rand(50, 3)
+        assert resident.workspace(Batch(x), layer) is resident.workspace(Batch(x), layer) is None

@@ -6,11 +6,14 @@ again and again. Whatever speeds them up lives there; it never changes a result.
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from kmeans_module.kernels import native
+from kmeans_module.kernels.operators import OperatorWorkspace
 from kmeans_module.kernels.reference import (
     ReferenceWorkspace,
     compute_dtype,
@@ -38,9 +41,17 @@ __all__ = [
     "unit_rows",
 ]
 
+log = logging.getLogger(__name__)
+
 
 class Workspace(Protocol):
-    """E-steps, and seeding, on fixed rows; P independent problems in one call."""
+    """E-steps, and seeding, on fixed rows; P independent problems in one call.
+
+    Attributes:
+        changed: labels that differ from those of the previous E-step, (P,); n after the first.
+    """
+
+    changed: Tensor
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         """Assign every row to the nearest of the centroids (P, k, d) and sum up the clusters."""
@@ -51,7 +62,7 @@ class Workspace(Protocol):
     def lower(self, nearest: Tensor, center: Tensor) -> None:
         """For seeding: lower the distances nearest (P, n) by those to a centre (P, 1, d)."""
 
-    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         """Labels (P, n) alone, and whether every row had a finite distance, ()."""
 
 
@@ -65,5 +76,12 @@ def prepare(
         sample_weight: (n,) or (P, n); None for weight 1.
         metric: "euclidean" or "cosine".
     """
-    kind = native.NativeWorkspace if native.serves(x) else ReferenceWorkspace
-    return kind(x, sample_weight, metric=metric)
+    served = native.serves(x)
+    if torch.compiler.is_compiling():
+        kind = OperatorWorkspace if served else ReferenceWorkspace
+        return kind(x, sample_weight, metric=metric)
+    if served:
+        log.debug("E-steps by the native kernel (centroids of another dtype: torch reference)")
+        return native.NativeWorkspace(x, sample_weight, metric=metric)
+    log.debug("E-steps by the torch reference: %s", native.obstacle(x))
+    return ReferenceWorkspace(x, sample_weight, metric=metric)

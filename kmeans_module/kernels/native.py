@@ -1,7 +1,7 @@
 """The E-step in C++ (csrc/): exact, for rows of float32 or float64 on the CPU.
 
-A distance is one fixed-order sum of (x - c)², whatever batch, rank or thread a row is in, so
-that for given centroids a label depends on the row alone.
+Whatever is discarded on the way, one fixed-order sum of (x - c)² decides, so that for given
+centroids a label depends on the row alone: not on batch, rank, thread or earlier calls.
 """
 
 from __future__ import annotations
@@ -9,13 +9,26 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import weakref
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kmeans_module.kernels.reference import ReferenceWorkspace, compute_dtype
+from kmeans_module.kernels.directions import (
+    SAMPLE,
+    Directions,
+    choose_coarse,
+    find_directions,
+    worthwhile,
+)
+from kmeans_module.kernels.reference import (
+    ReferenceWorkspace,
+    compute_dtype,
+    full_precision,
+    unit_rows,
+)
 from kmeans_module.kernels.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -26,6 +39,8 @@ from kmeans_module.kernels.statistics import (
 log = logging.getLogger(__name__)
 
 LIBRARY = Path(__file__).with_name("kmeans_native.so")
+# A tracing compiler cannot load the library: it has to know beforehand.
+INSTALLED = LIBRARY.is_file()
 
 
 class _Rows(ctypes.Structure):
@@ -48,6 +63,8 @@ class _Result(ctypes.Structure):
         ("sums", ctypes.c_void_p),
         ("counts", ctypes.c_void_p),
         ("inertia", ctypes.c_void_p),
+        ("changed", ctypes.c_void_p),
+        ("warm", ctypes.c_int32),
     )
 
 
@@ -61,7 +78,14 @@ def library() -> ctypes.CDLL | None:
         return None
     rows, pointer, integer = ctypes.POINTER(_Rows), ctypes.c_void_p, ctypes.c_int64
     result, threads = ctypes.POINTER(_Result), ctypes.c_int
-    found.km_e_step.argtypes = (rows, pointer, integer, result, threads)
+    found.km_open.restype = pointer
+    found.km_close.argtypes = (pointer,)
+    found.km_project.argtypes = (pointer, pointer, pointer, integer, integer, threads)
+    found.km_coarse.argtypes = (pointer, integer)
+    found.km_coarse.restype = None
+    found.km_share_visited.argtypes = (pointer,)
+    found.km_share_visited.restype = ctypes.c_double
+    found.km_e_step.argtypes = (rows, pointer, integer, result, pointer, threads)
     found.km_lower.argtypes = (rows, pointer, pointer, threads)
     found.km_potentials.argtypes = (rows, pointer, pointer, integer, pointer, threads)
     found.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
@@ -69,28 +93,64 @@ def library() -> ctypes.CDLL | None:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the native kernel takes such rows; not where the environment variable
-    KMEANS_KERNEL is "reference"."""
-    return (
-        x.device.type == "cpu"
-        and os.environ.get("KMEANS_KERNEL") != "reference"
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-        and library() is not None
-    )
+    """Whether the native kernel takes such rows; see :func:`obstacle`."""
+    return not obstacle(x)
+
+
+def obstacle(x: Tensor) -> str:
+    """Why the native kernel does not take such rows; "" where it does."""
+    if x.device.type != "cpu":
+        return f"x is on {x.device.type}"
+    if os.environ.get("KMEANS_KERNEL") == "reference":
+        return "KMEANS_KERNEL=reference"
+    if x.dtype not in (torch.float32, torch.float64):
+        return f"x is {x.dtype}"
+    if not (INSTALLED if torch.compiler.is_compiling() else library()):
+        return "there is no native kernel"
+    return ""
+
+
+class _Memory:
+    """What the C++ kernel keeps of the rows of one problem, freed with this object."""
+
+    def __init__(self) -> None:
+        native = library()
+        assert native is not None
+        self.handle = native.km_open()
+        if not self.handle:
+            raise MemoryError("no memory for a workspace")
+        self.tried = False
+        self.directions: Directions | None = None
+        self.steps = 0
+        weakref.finalize(self, native.km_close, self.handle)
 
 
 class NativeWorkspace(ReferenceWorkspace):
     """The E-step of the C++ kernel; the reference where precisions are mixed."""
 
-    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    def __init__(
+        self, x: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
+    ) -> None:
+        super().__init__(x, sample_weight, metric=metric)
+        self._memory: list[_Memory] = []
+        self._labels = torch.empty((0, 0), dtype=torch.int64)
+        self._distances = torch.empty((0, 0), dtype=x.dtype)
+        self._k = 0
+
+    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         if compute_dtype(self.x, centroids) != self.x.dtype:
             return super().assign(centroids)
         problems, n = len(centroids), self.x.shape[-2]
         labels = torch.empty((problems, n), dtype=torch.int64)
         inertia = torch.empty(problems, dtype=torch.float64)
+        changed = torch.empty(problems, dtype=torch.int64)
         for p in range(problems):
-            self._run(p, centroids[p], _Result(labels[p].data_ptr(), inertia=_address(inertia, p)))
+            memory = _Memory()
+            self._find_directions(memory, p, centroids[p], once=True)
+            result = _Result(
+                _address(labels, p), inertia=_address(inertia, p), changed=_address(changed, p)
+            )
+            self._run(p, centroids[p], result, memory)
         return labels, inertia.isfinite().all()
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
@@ -98,23 +158,62 @@ class NativeWorkspace(ReferenceWorkspace):
             return super().e_step(centroids, start=start)
         problems, k, d = centroids.shape
         n = self.x.shape[-2]
-        labels = torch.empty((problems, n), dtype=torch.int64)
-        distances = torch.empty((problems, n), dtype=self.x.dtype)
+        warm = len(self._memory) == problems and self._k == k
+        if not warm:
+            self._memory = [_Memory() for _ in range(problems)]
+            self._k = k
+            self._labels = torch.empty((problems, n), dtype=torch.int64)
+            self._distances = torch.empty((problems, n), dtype=self.x.dtype)
         sums = torch.empty((problems, k, d), dtype=torch.float64)
         counts = torch.empty((problems, k), dtype=torch.float64)
         inertia = torch.empty(problems, dtype=torch.float64)
-        for p in range(problems):
-            result = _Result(
-                *(_address(part, p) for part in (labels, distances, sums, counts, inertia))
-            )
-            self._run(p, centroids[p], result)
+        self.changed = torch.empty(problems, dtype=torch.int64)
+        parts = (self._labels, self._distances, sums, counts, inertia, self.changed)
+        for p, memory in enumerate(self._memory):
+            if memory.steps < 2:  # the first centroids are single rows, the next ones means
+                self._find_directions(memory, p, centroids[p])
+            memory.steps += 1
+            result = _Result(*(_address(part, p) for part in parts), warm)
+            self._run(p, centroids[p], result, memory)
         farthest = None
         if (counts == 0).any():
             farthest = find_farthest(
-                lambda part: self._rows_and_weights(part, self.x.dtype, problems), labels,
-                distances, n_features=d, m=min(k, MAX_FARTHEST), start=start,
+                lambda part: self._rows_and_weights(part, self.x.dtype, problems), self._labels,
+                self._distances, n_features=d, m=min(k, MAX_FARTHEST), start=start,
             )  # fmt: skip
-        return EStep(labels, distances, ClusterStats(sums, counts, inertia, farthest))
+        return EStep(self._labels, self._distances, ClusterStats(sums, counts, inertia, farthest))
+
+    def _find_directions(
+        self, memory: _Memory, p: int, centroids: Tensor, *, once: bool = False
+    ) -> None:
+        """Make the search of problem p cheaper, if that can be; it stays exact."""
+        x = self.x if self.x.ndim == 2 else self.x[p]
+        n, d = x.shape
+        native = library()
+        if native is None or not worthwhile(n, len(centroids), d):
+            return
+        sample = x[:: n // SAMPLE][:SAMPLE]
+        if self.metric == "cosine":
+            sample = unit_rows(sample)
+        # Directions that are not orthonormal, as autocast makes them, would give wrong bounds.
+        with full_precision(x.device):
+            if not memory.tried:
+                # Kept coordinates may take half as much memory as the rows.
+                most = d - 1 if once else d * x.element_size() // 8 - 2
+                found = find_directions(sample, centroids, most=most, once=once)
+                if found is not None and native.km_project(
+                    memory.handle, found.basis.data_ptr(), found.center.data_ptr(),
+                    *found.basis.shape, not once,
+                ):  # fmt: skip
+                    raise MemoryError("no memory for directions")
+                memory.tried, memory.directions = True, found
+            if memory.directions is None:
+                log.debug("bounds from all %d features", d)
+                return
+            coarse = choose_coarse(sample, centroids, memory.directions)
+        native.km_coarse(memory.handle, coarse)
+        p = len(memory.directions.basis)
+        log.debug("bounds from %d, then %d directions of %d features", coarse, p, d)
 
     def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
         if nearest.dtype != self.x.dtype:
@@ -137,9 +236,12 @@ class NativeWorkspace(ReferenceWorkspace):
             point = center[p].to(self.x.dtype).contiguous()
             self._call("km_lower", p, None, _address(nearest, p), point.data_ptr())
 
-    def _run(self, p: int, centroids: Tensor, result: _Result) -> None:
+    def _run(self, p: int, centroids: Tensor, result: _Result, memory: _Memory) -> None:
         centroids = centroids.to(self.x.dtype).contiguous()
-        self._call("km_e_step", p, self.sample_weight, centroids.data_ptr(), len(centroids), result)
+        self._call(
+            "km_e_step", p, self.sample_weight, centroids.data_ptr(), len(centroids), result,
+            memory.handle,
+        )  # fmt: skip
 
     def _call(self, function: str, p: int, weight: Tensor | None, *arguments: object) -> None:
         """Call a function of the library on the rows of problem p."""

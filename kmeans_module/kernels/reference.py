@@ -85,19 +85,22 @@ def unit_rows(rows: Tensor) -> Tensor:
 class ReferenceWorkspace:
     """Repeated E-steps on the same rows; see :func:`kmeans_module.kernels.prepare`."""
 
+    changed: Tensor
+
     def __init__(
         self, x: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
     ) -> None:
         self.x = x
         self.sample_weight = sample_weight
         self.metric = metric
+        self._last: Tensor | None = None
 
     def rows(self, part: slice, dtype: torch.dtype) -> Tensor:
         """Rows in the space where the metric is Euclidean, (m, d) or (P, m, d)."""
         rows = self.x[..., part, :].to(dtype)
         return unit_rows(rows) if self.metric == "cosine" else rows
 
-    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         """Labels (P, n), and whether every row had a finite score, ()."""
         # Allocated at once: what outlives a chunk between its temporaries would split the heap.
         shape = (len(centroids), self.x.shape[-2])
@@ -161,7 +164,17 @@ class ReferenceWorkspace:
                 n_features=d, m=min(k, MAX_FARTHEST), start=start,
             )  # fmt: skip
             stats = replace(stats, farthest=farthest)
+        self._count_changed(labels)
         return EStep(labels, distances, stats)
+
+    def _count_changed(self, labels: Tensor) -> None:
+        """Compare labels (P, n) with those of the previous E-step."""
+        if self._last is None or self._last.shape != labels.shape:
+            problems, n = labels.shape
+            self.changed = torch.full((problems,), n, device=labels.device)
+        else:
+            self.changed = (labels != self._last).sum(dim=-1)
+        self._last = labels
 
     def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
         """Weighted sum of the distances to the nearest centre if each candidate were one.
@@ -179,7 +192,7 @@ class ReferenceWorkspace:
         problems, m = candidates.shape[:2]
         accumulator = accumulator_dtype(self.x.device)
         potential = torch.zeros((problems, m), dtype=accumulator, device=self.x.device)
-        for part, distances in self._distances(candidates, nearest.dtype):
+        for part, distances in self._distances_to(candidates, nearest.dtype):
             lowered = distances.minimum(nearest[:, part].unsqueeze(-1)).to(accumulator)
             if weight is not None:
                 lowered = lowered * weight[:, part].unsqueeze(-1)
@@ -188,10 +201,10 @@ class ReferenceWorkspace:
 
     def lower(self, nearest: Tensor, center: Tensor) -> None:
         """Lower the distances to the nearest centre (P, n), in place, by one more (P, 1, d)."""
-        for part, distances in self._distances(center, nearest.dtype):
+        for part, distances in self._distances_to(center, nearest.dtype):
             nearest[:, part] = nearest[:, part].minimum(distances.squeeze(-1))
 
-    def _distances(self, points: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    def _distances_to(self, points: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Slices of rows with their distances to a few points (P, m, d); exact for m = 1."""
         problems, m, d = points.shape
         n = self.x.shape[-2]

@@ -72,7 +72,7 @@ class ClusterStats:
         counts: weight of the samples of each cluster, (P, k) float64.
         inertia: weighted sum of squared distances, (P,) float64.
         farthest: the min(k, 64) farthest samples, for the clusters that are empty;
-            None where no cluster is.
+            None where no cluster is, in compiled code farthest of no samples.
     """
 
     sums: Tensor
@@ -117,6 +117,18 @@ class EStep(NamedTuple):
     stats: ClusterStats
 
 
+def no_farthest(labels: Tensor, distances: Tensor, *, n_features: int, m: int) -> Farthest:
+    """The m farthest of no samples, for labels and distances (P, n)."""
+    problems = labels.shape[0]
+    return Farthest(
+        distances.new_full((problems, m), -1.0),
+        distances.new_zeros((problems, m, n_features)),
+        labels.new_zeros((problems, m)),
+        distances.new_zeros((problems, m), dtype=accumulator_dtype(labels.device)),
+        labels.new_full((problems, m), torch.iinfo(torch.int64).max),
+    )
+
+
 def find_farthest(
     chunk_of: Callable[[slice], tuple[Tensor, Tensor | None]],
     labels: Tensor,
@@ -138,15 +150,9 @@ def find_farthest(
         start: number of the first row in the whole data.
         chunk_size: rows looked at together.
     """
-    problems, n = labels.shape
+    n = labels.shape[1]
     accumulator = accumulator_dtype(labels.device)
-    found = Farthest(
-        distances.new_full((problems, m), -1.0),
-        distances.new_zeros((problems, m, n_features)),
-        labels.new_zeros((problems, m)),
-        distances.new_zeros((problems, m), dtype=accumulator),
-        labels.new_full((problems, m), torch.iinfo(torch.int64).max),
-    )
+    found = no_farthest(labels, distances, n_features=n_features, m=m)
     for first in range(0, n, chunk_size):
         part = slice(first, min(first + chunk_size, n))
         rows, weights = chunk_of(part)

@@ -174,6 +174,18 @@ def test_mixed_precision_takes_the_reference() -> None:
     assert torch.equal(step.labels, ReferenceWorkspace(x).e_step(centroids).labels)
 
 
+@needs_native
+def test_autocast_does_not_reach_the_search_for_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    few = torch.randn(9_000, 6, generator=generator) @ torch.randn(6, 96, generator=generator)
+    x = few + 0.3 * torch.randn(9_000, 96, generator=generator) + 50
+    centroids = x[None, :160].clone()
+    expected = NativeWorkspace(x).e_step(centroids).labels
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(NativeWorkspace(x).e_step(centroids).labels, expected)
+        assert torch.equal(NativeWorkspace(x).assign(centroids)[0], expected)
+
+
 def _labels_in_child(x: Tensor, centroids: Tensor, answer: Any) -> None:
     answer.put(NativeWorkspace(x).e_step(centroids).labels.tolist())
 
@@ -224,3 +236,25 @@ def test_the_reference_can_be_asked_for() -> None:
         check=True,
     )
     assert done.stdout.strip() == "ReferenceWorkspace"
+
+
+def test_a_debug_line_says_which_path_serves_and_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said(x: Tensor) -> str:
+        caplog.clear()
+        KMeansLayer(4, 3).fit(x, init=x[:4])
+        lines = {r.getMessage() for r in caplog.records if r.name == "kmeans_module.kernels"}
+        assert len(lines) == 1
+        return lines.pop()
+
+    x = torch.randn(100, 3)
+    with caplog.at_level(logging.DEBUG, logger="kmeans_module"):
+        if native.library() is not None:
+            assert "native kernel" in said(x)
+        assert said(x.half()).endswith("torch reference: x is torch.float16")
+        monkeypatch.setenv("KMEANS_KERNEL", "reference")
+        assert said(x).endswith("torch reference: KMEANS_KERNEL=reference")
+        monkeypatch.delenv("KMEANS_KERNEL")
+        monkeypatch.setattr(native, "library", lambda: None)
+        assert said(x).endswith("torch reference: there is no native kernel")

@@ -1,4 +1,5 @@
 #define KM_VECTOR_BYTES 32
 #define KM_CENTROIDS 2
+#define KM_ROWS_TOGETHER 6
 #define KM_NAME km_avx2
-#include "e_step.inc"
+#include "kernel.inc"

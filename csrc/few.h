@@ -1,17 +1,15 @@
-// The inner loops on a range of rows, compiled once per instruction set: the including file says
-// how wide vectors are (KM_VECTOR_BYTES), how many centroids go together (KM_CENTROIDS) and
-// what the exported functions are called (KM_NAME).
+// The E-step for few features, and seeding: every distance is computed.
+// Included by kernel.inc, once per instruction set.
 //
 // Rows are taken in blocks, transposed so that a vector holds one feature of several rows.
 // Each distance is the same sum over the features in the same order, in whatever block,
 // thread or batch a row is: labels depend on nothing else, and ties go to the lowest index.
+#pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
 #include <type_traits>
 
-#include "e_step.h"
+#include "kernel.h"
+#include "rows.h"
 
 namespace {
 
@@ -33,21 +31,10 @@ void load_block(const km_rows& rows, int64_t first, int count, T* block) {
   constexpr int R = Lanes<T>::kRows;
   const T* x = static_cast<const T*>(rows.x);
   for (int s = 0; s < R; ++s) {
-    const T* row = x + (first + std::min(s, count - 1)) * rows.row_stride;
+    const T* row = x + (first + least_of(s, count - 1)) * rows.row_stride;
     for (int64_t j = 0; j < rows.d; ++j) block[j * R + s] = row[j * rows.column_stride];
   }
-  if (!rows.cosine) return;
-  for (int s = 0; s < R; ++s) {
-    T largest = 0, squares = 0;
-    for (int64_t j = 0; j < rows.d; ++j) largest = std::max(largest, std::abs(block[j * R + s]));
-    if (!(largest > 0)) continue;
-    for (int64_t j = 0; j < rows.d; ++j) {
-      const T value = block[j * R + s] /= largest;
-      squares += value * value;
-    }
-    const T norm = std::sqrt(squares);
-    for (int64_t j = 0; j < rows.d; ++j) block[j * R + s] /= norm;
-  }
+  for (int s = 0; rows.cosine && s < R; ++s) to_unit_length(block + s, rows.d, R);
 }
 
 // Adds the squared distances of the rows of a block to KM_CENTROIDS centroids.
@@ -57,7 +44,7 @@ inline void measure(const T* block, const T* centroids, int64_t d,
   using V = typename Lanes<T>::Vector;
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
   for (int64_t begin = 0; begin < d; begin += kPartialSum) {
-    const int64_t end = std::min<int64_t>(d, begin + kPartialSum);
+    const int64_t end = least_of<int64_t>(d, begin + kPartialSum);
     V sums[KM_CENTROIDS][kVectors] = {};
     for (int64_t j = begin; j < end; ++j) {
       V x[kVectors];
@@ -75,7 +62,7 @@ inline void measure(const T* block, const T* centroids, int64_t d,
 }
 
 template <typename T>
-void e_step(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int64_t end,
+void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int64_t end,
             const km_result& result, T* block) {
   using V = typename Lanes<T>::Vector;
   using M = typename Lanes<T>::Mask;
@@ -84,8 +71,9 @@ void e_step(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, i
   const int64_t d = rows.d;
   const bool in_place = rows.column_stride == 1 && !rows.cosine;
   double inertia = 0;
+  int64_t changed = 0;
   for (int64_t first = begin; first < end; first += R) {
-    const int count = static_cast<int>(std::min<int64_t>(R, end - first));
+    const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     load_block<T>(rows, first, count, block);
     V best[kVectors];
     M label[kVectors];
@@ -118,6 +106,7 @@ void e_step(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, i
           weight = 0;
         }
       }
+      changed += !result.warm || result.labels[i] != nearest;
       result.labels[i] = nearest;
       if (result.distances) static_cast<T*>(result.distances)[i] = distance;
       if (!result.sums) {
@@ -136,6 +125,7 @@ void e_step(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, i
     }
   }
   *result.inertia = inertia;
+  *result.changed = changed;
 }
 
 template <typename T>
@@ -144,7 +134,7 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
   using V = typename Lanes<T>::Vector;
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
   for (int64_t first = begin; first < end; first += R) {
-    const int count = static_cast<int>(std::min<int64_t>(R, end - first));
+    const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     load_block<T>(rows, first, count, block);
     V near[kVectors] = {}, weight[kVectors] = {};
     for (int s = 0; s < count; ++s) {
@@ -170,45 +160,13 @@ void lower(const km_rows& rows, T* nearest, const T* center, int64_t begin, int6
   using V = typename Lanes<T>::Vector;
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
   for (int64_t first = begin; first < end; first += R) {
-    const int count = static_cast<int>(std::min<int64_t>(R, end - first));
+    const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     load_block<T>(rows, first, count, block);
     V distance[KM_CENTROIDS][kVectors] = {};
     measure<T>(block, center, rows.d, distance);
     for (int s = 0; s < count; ++s)
-      nearest[first + s] = std::min(nearest[first + s], distance[0][s / W][s % W]);
+      nearest[first + s] = least_of(nearest[first + s], distance[0][s / W][s % W]);
   }
 }
 
 }  // namespace
-
-const km_kernel KM_NAME = {
-    [](const km_rows& rows, const void* centroids, int64_t k, int64_t begin, int64_t end,
-       const km_result& result, void* block) {
-      if (rows.is_double)
-        e_step<double>(rows, static_cast<const double*>(centroids), k, begin, end, result,
-                       static_cast<double*>(block));
-      else
-        e_step<float>(rows, static_cast<const float*>(centroids), k, begin, end, result,
-                      static_cast<float*>(block));
-    },
-    [](const km_rows& rows, const void* nearest, const void* candidates, int64_t m, int64_t begin,
-       int64_t end, double* potential, void* block) {
-      if (rows.is_double)
-        potentials<double>(rows, static_cast<const double*>(nearest),
-                           static_cast<const double*>(candidates), m, begin, end, potential,
-                           static_cast<double*>(block));
-      else
-        potentials<float>(rows, static_cast<const float*>(nearest),
-                          static_cast<const float*>(candidates), m, begin, end, potential,
-                          static_cast<float*>(block));
-    },
-    [](const km_rows& rows, void* nearest, const void* center, int64_t begin, int64_t end,
-       void* block) {
-      if (rows.is_double)
-        lower<double>(rows, static_cast<double*>(nearest), static_cast<const double*>(center),
-                      begin, end, static_cast<double*>(block));
-      else
-        lower<float>(rows, static_cast<float*>(nearest), static_cast<const float*>(center), begin,
-                     end, static_cast<float*>(block));
-    },
-    KM_CENTROIDS, KM_VECTOR_BYTES * kVectors};

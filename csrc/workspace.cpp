@@ -1,0 +1,260 @@
+#include "workspace.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+namespace {
+
+constexpr int64_t kPanel = 16;
+// Fewer centroids are not worth the bounds: all distances are computed.
+constexpr int64_t kFewCentroids = 8;
+// Where most pairs are looked at all the same, bounds rest for some calls.
+constexpr double kMostVisited = 0.98;
+constexpr int kPause = 2;
+// Of rows and their coordinates that are searched together, and of their scores.
+constexpr int64_t kBlockBytes = 96 << 10, kScoreBytes = 16 << 20;
+constexpr float kUnit = 1.0f / (1 << 24);  // the rounding error of one operation
+constexpr float kTooLarge = 1e36f;
+
+int64_t panels_of(int64_t count) { return (count + kPanel - 1) / kPanel; }
+
+}  // namespace
+
+// Neighbours next to each other: halves along the widest axis, down to a panel.
+void km_workspace::order(const float* coordinates, int64_t pitch, int64_t axes, int32_t* begin,
+                         int32_t* end) {
+  const int64_t count = end - begin;
+  if (count <= kPanel) return;
+  int64_t widest = 0;
+  double most = -1;
+  for (int64_t j = 0; j < axes; ++j) {
+    double sum = 0, squares = 0;
+    for (const int32_t* c = begin; c < end; ++c) {
+      const double value = coordinates[*c * pitch + j];
+      sum += value;
+      squares += value * value;
+    }
+    const double variance = squares - sum * sum / double(count);
+    if (variance > most) {
+      most = variance;
+      widest = j;
+    }
+  }
+  int32_t* middle = begin + (panels_of(count) + 1) / 2 * kPanel;
+  std::nth_element(begin, middle, end, [&](int32_t a, int32_t b) {
+    const float x = coordinates[a * pitch + widest], y = coordinates[b * pitch + widest];
+    return x < y || (x == y && a < b);
+  });
+  order(coordinates, pitch, axes, begin, middle);
+  order(coordinates, pitch, axes, middle, end);
+}
+
+// Puts the centroids and their coordinates into panels.
+template <typename T>
+void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& s) {
+  const int64_t places = s.panels * kPanel;
+  auto rows = aligned<T>(size_t(s.k * s.stride));
+  for (int64_t c = 0; c < s.k; ++c) {
+    T* row = rows.get() + c * s.stride;
+    std::copy_n(centroids + c * s.d, s.d, row);
+    std::fill(row + s.d, row + s.stride, T(0));
+  }
+  auto coordinates = aligned<float>(size_t(s.k * s.pitch));
+  auto centered = aligned<float>(size_t(kMostRows * s.stride));
+  auto norms = aligned<float>(size_t(s.k));
+  for (int64_t first = 0; first < s.k; first += kMostRows)
+    kernel.measure(s, sizeof(T) == 8, rows.get() + first * s.stride,
+                   static_cast<int>(std::min<int64_t>(kMostRows, s.k - first)), centered.get(),
+                   coordinates.get() + first * s.pitch, norms.get() + first);
+  if (!std::all_of(norms.get(), norms.get() + s.k, [](float n) { return n < kTooLarge; })) {
+    s.panels = 0;  // bounds could overflow
+    return;
+  }
+  if (!ordered_) {
+    std::iota(index_.begin(), index_.end(), 0);
+    if (s.bounds)
+      order(coordinates.get(), s.pitch, std::min<int64_t>(s.coarse, 64), index_.data(),
+            index_.data() + s.k);
+    for (int64_t c = 0; c < s.k; ++c) position_[index_[c]] = static_cast<int32_t>(c);
+    ordered_ = s.bounds != nullptr;
+  }
+  centroids_ = aligned<char>(size_t(places * s.stride) * sizeof(T));
+  const int64_t columns = 2 + s.coarse;
+  packed_ = aligned<float>(size_t(places * columns));
+  fine_ = aligned<float>(size_t(places * s.pitch));
+  fine_norms_ = aligned<float>(size_t(places));
+  T* placed = reinterpret_cast<T*>(centroids_.get());
+  for (int64_t place = 0; place < places; ++place) {
+    float* column = packed_.get() + place / kPanel * columns * kPanel + place % kPanel;
+    if (place >= s.k) {
+      column[0] = -std::numeric_limits<float>::infinity();
+      for (int64_t j = 1; j < columns; ++j) column[j * kPanel] = 0;
+      continue;
+    }
+    const int64_t c = index_[place];
+    const float* z = coordinates.get() + c * s.pitch;
+    std::copy_n(rows.get() + c * s.stride, s.stride, placed + place * s.stride);
+    std::copy_n(z, s.pitch, fine_.get() + place * s.pitch);
+    fine_norms_[place] = norms[c];
+    column[0] = -0.5f * norms[c] * (1 - s.margin);
+    for (int64_t j = 0; j < s.coarse; ++j) column[(1 + j) * kPanel] = z[j];
+    float rest = 0;
+    for (int64_t j = s.coarse; j < s.pitch; ++j) rest += z[j] * z[j];
+    column[(1 + s.coarse) * kPanel] = s.directions ? std::sqrt(rest + s.blur * norms[c]) : 0;
+  }
+  s.centroids = centroids_.get();
+  s.packed = packed_.get();
+  s.coordinates_of_centroids = fine_.get();
+  s.norms_of_centroids = fine_norms_.get();
+}
+
+// How many bounds a row gets: all that is kept takes at most half as much as the rows, and 64
+// bytes for each.
+void km_workspace::choose_bounds(const km_rows& rows, size_t element, km_search& s) {
+  int64_t room = rows.d * int64_t(element) / 2 + 64 - int64_t(sizeof(int64_t) + element);
+  if (s.coordinates) room -= (s.pitch + 1) * int64_t(sizeof(float));
+  const int64_t most = room / int64_t(sizeof(float));
+  if (most < 1) return;
+  const int64_t together = (s.panels + most - 1) / most;
+  const int64_t groups = (s.panels + together - 1) / together;
+  if (groups != groups_ || together != together_ || !bounds_) {
+    groups_ = groups;
+    together_ = together;
+    bounds_ = aligned<float>(size_t((rows.n + s.block - 1) / s.block * s.block * groups));
+    bounded_ = false;
+  }
+  s.bounds = bounds_.get();
+}
+
+// Adds how far the centroids have moved since the last call.
+template <typename T>
+void km_workspace::move(const T* centroids, const km_search& s) {
+  if (!bounded_) moved_.assign(groups_, 0.0);
+  std::vector<double> most(groups_, 0.0);
+  before_.resize(s.k * s.d);
+  for (int64_t c = 0; c < s.k; ++c) {
+    double* before = before_.data() + c * s.d;
+    if (bounded_) {
+      double squares = 0;
+      for (int64_t j = 0; j < s.d; ++j) {
+        const double difference = centroids[c * s.d + j] - before[j];
+        squares += difference * difference;
+      }
+      double& far = most[position_[c] / kPanel / together_];
+      far = std::max(far, std::sqrt(squares));
+    }
+    std::copy_n(centroids + c * s.d, s.d, before);
+  }
+  moved_most_.resize(groups_);
+  moved_least_.resize(groups_);
+  for (int64_t g = 0; g < groups_; ++g) {
+    moved_[g] += most[g];
+    moved_most_[g] = static_cast<float>(moved_[g] * (1 + 1e-6));
+    moved_least_[g] = static_cast<float>(moved_[g] * (1 - 1e-6));
+  }
+}
+
+template <typename T>
+km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, const T* centroids,
+                              int64_t k, bool keeps) {
+  km_search s = {};
+  s.k = k;
+  s.d = rows.d;
+  s.stride = panels_of(s.d) * kPanel;
+  s.panels = k > kFewCentroids ? panels_of(k) : 0;
+  if (k != k_ || rows.n != n_) {
+    ordered_ = bounded_ = measured = false;
+    bounds_.reset();
+    coordinates_.reset();
+    pause_ = 0;
+    k_ = k;
+    n_ = rows.n;
+  }
+  index_.resize(std::max(s.panels * kPanel, k));
+  position_.resize(k);
+
+  s.directions = directions;
+  s.basis = basis.data();
+  s.coarse = directions ? coarse : s.d;
+  s.fine = coarse < directions ? directions + 1 : 0;
+  s.pitch = directions ? directions + 1 : s.stride;
+  // As many rows as stay in a nearby cache with their coordinates.
+  const int64_t row_bytes = s.stride * int64_t(sizeof(T)) + s.pitch * int64_t(sizeof(float));
+  const int64_t score_bytes = s.panels * kPanel * int64_t(sizeof(float));
+  s.block = std::min(kBlockBytes / row_bytes, kScoreBytes / (score_bytes + 1)) / kPanel * kPanel;
+  s.block = std::max(kPanel, std::min<int64_t>(s.block, kMostRows));
+  center_.assign(s.stride, 0.0f);
+  if (directions) {
+    std::copy(given_center.begin(), given_center.end(), center_.begin());
+  } else {
+    for (int64_t j = 0; j < s.d; ++j) {
+      double sum = 0;
+      for (int64_t c = 0; c < k; ++c) sum += double(centroids[c * s.d + j]);
+      center_[j] = static_cast<float>(sum / double(k));
+    }
+  }
+  s.center = center_.data();
+  const float summed = float(std::min<int64_t>(s.stride, 1024) / 16 + s.stride / 1024);
+  const float measuring = float(std::min<int64_t>(s.d, 128) + s.d / 128 + 4);
+  const float from_directions = kUnit * std::sqrt(float(directions)) * measuring;
+  s.slack = 1 + 4 * kUnit * (summed + 24);
+  s.blur = 2 * from_directions + kUnit * float(s.stride / 16 + 32 + directions);
+  s.margin = 2 * (from_directions + kUnit * float(s.coarse + s.stride / 16 + 36));
+  s.fine_margin = 6 * from_directions + kUnit * float(s.stride / 16 + 96 + directions);
+
+  if (s.panels && directions && keeps && keep_coordinates) {
+    if (!coordinates_) {
+      coordinates_ = aligned<float>(size_t(rows.n * s.pitch));
+      norms_ = aligned<float>(size_t(rows.n));
+      measured = false;
+    }
+    s.coordinates = coordinates_.get();
+    s.norms = norms_.get();
+    s.measured = measured;
+  }
+  if (s.panels && keeps && pause_ == 0) choose_bounds(rows, sizeof(T), s);
+  if (!s.bounds) bounded_ = false;
+  if (!bounded_) ordered_ = false;
+  if (s.panels) pack(kernel, centroids, s);
+  if (!s.panels) {
+    s.bounds = nullptr;
+    bounded_ = ordered_ = false;
+    std::iota(index_.begin(), index_.end(), 0);
+    std::iota(position_.begin(), position_.end(), 0);
+    centroids_ = aligned<char>(size_t(k * s.stride) * sizeof(T));
+    T* placed = reinterpret_cast<T*>(centroids_.get());
+    for (int64_t c = 0; c < k; ++c) {
+      std::copy_n(centroids + c * s.d, s.d, placed + c * s.stride);
+      std::fill(placed + c * s.stride + s.d, placed + (c + 1) * s.stride, T(0));
+    }
+    s.centroids = centroids_.get();
+  }
+  s.index = index_.data();
+  s.position = position_.data();
+  s.groups = s.bounds ? groups_ : s.panels;
+  s.together = s.bounds ? together_ : 1;
+  if (s.bounds) {
+    move(centroids, s);
+    s.moved_most = moved_most_.data();
+    s.moved_least = moved_least_.data();
+    s.bounded = bounded_;
+  }
+  return s;
+}
+
+void km_workspace::searched(const km_search& s, int64_t n, int64_t visits) {
+  const double pairs = double(n) * double(s.panels);
+  share_visited = pairs > 0 ? double(visits) / pairs : 1.0;
+  if (s.coordinates) measured = true;
+  if (pause_ > 0) --pause_;
+  if (s.bounded && share_visited > kMostVisited) pause_ = kPause;
+  bounded_ = s.bounds != nullptr && pause_ == 0;
+}
+
+template km_search km_workspace::ready<float>(const km_kernel&, const km_rows&, const float*,
+                                              int64_t, bool);
+template km_search km_workspace::ready<double>(const km_kernel&, const km_rows&, const double*,
+                                               int64_t, bool);

@@ -1,0 +1,54 @@
+// What is known of some rows from one call to the next, and the centroids made ready.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "kernel.h"
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+// Memory that is not filled, aligned to 64 bytes.
+template <typename T>
+std::unique_ptr<T[], Free> aligned(size_t count) {
+  void* memory = std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64);
+  if (!memory) throw std::bad_alloc();
+  return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
+}
+
+struct km_workspace {
+  // Makes the centroids (k, d) ready for a search; what it says holds until the next call.
+  template <typename T>
+  km_search ready(const km_kernel& kernel, const km_rows& rows, const T* centroids, int64_t k,
+                  bool keeps);
+  // To be called after each search: how many pairs of a row and a panel it looked at.
+  void searched(const km_search& search, int64_t n, int64_t visits);
+
+  int64_t directions = 0, coarse = 0;  // how many, and how many of them scores are made of
+  std::vector<float> basis, given_center;
+  bool keep_coordinates = false;
+  double share_visited = 1;
+  bool measured = false;
+
+ private:
+  template <typename T>
+  void pack(const km_kernel& kernel, const T* centroids, km_search& s);
+  template <typename T>
+  void move(const T* centroids, const km_search& s);
+  void choose_bounds(const km_rows& rows, size_t element, km_search& s);
+  void order(const float* coordinates, int64_t pitch, int64_t axes, int32_t* begin, int32_t* end);
+
+  std::vector<int32_t> index_, position_;
+  std::unique_ptr<char[], Free> centroids_;
+  std::unique_ptr<float[], Free> packed_, fine_, fine_norms_, coordinates_, norms_,
+      bounds_;
+  std::vector<float> center_, moved_most_, moved_least_;
+  std::vector<double> moved_, before_;
+  int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1;
+  bool bounded_ = false, ordered_ = false;
+  int pause_ = 0;
+};

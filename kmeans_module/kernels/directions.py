@@ -1,0 +1,131 @@
+"""Few directions along which most centroids can be told to be farther than the nearest.
+
+A search that knows the leading principal directions of the rows discards centroids by a bound
+on the distance (see csrc/many.h). How many directions pay depends on the data: they are tried
+on a sample. Directions only save time; whatever they are, the search is exact.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SAMPLE = 2048
+_TRIED = 256
+# With the norm of what they leave out, a multiple of 16 numbers.
+_COARSE = (7, 15, 31, 47, 63, 95, 127)
+_ALL = (15, 31, 63, 95, 127)
+# Below so many products of features, finding directions costs more than they save.
+_WORTHWHILE = 1 << 27
+
+
+class Directions(NamedTuple):
+    """What a search measures along before it measures all features.
+
+    Attributes:
+        basis: orthonormal directions, the leading ones first, (p, d) float32.
+        center: the origin, (d,) float32.
+    """
+
+    basis: Tensor
+    center: Tensor
+
+
+def worthwhile(n: int, k: int, d: int) -> bool:
+    """Whether a search for directions can pay on n rows."""
+    return k >= 32 and d >= 24 and n >= 4 * SAMPLE and n * k * d >= _WORTHWHILE
+
+
+def find_directions(
+    rows: Tensor, centroids: Tensor, *, most: int, once: bool = False
+) -> Directions | None:
+    """The directions with which a search costs least; None where all features cost less.
+
+    Args:
+        rows: a sample of the rows, (m, d).
+        centroids: (k, d).
+        most: how many directions there may be.
+        once: whether the rows are searched a single time, so that their coordinates have to
+            pay at once; else the centroids are taken to become means of the rows.
+    """
+    rows = rows.to(torch.float32)
+    center = rows.mean(dim=0)
+    rows, centroids = rows - center, centroids.to(torch.float32) - center
+    k, d = centroids.shape
+    basis = _principal(rows, min(most, len(rows), d, _ALL[-1]))
+    if not basis.isfinite().all():
+        return None
+    if not once:
+        centroids = _moved(rows, centroids)
+    survivors = _survivors(rows, centroids, basis)
+    best, cheapest = 0, 0.9 * (k / 16 * (0.55 * d + 8) + _exact(d))
+    for p in _ALL:
+        if p in survivors:
+            cost = min(_cost(k, d, p, coarse, survivors) for coarse in _COARSE if coarse <= p)
+            cost += d * p / 25 * (1.0 if once else 0.2)
+            if cost < cheapest:
+                best, cheapest = p, cost
+    return Directions(basis[:best].contiguous(), center) if best else None
+
+
+def choose_coarse(rows: Tensor, centroids: Tensor, directions: Directions) -> int:
+    """Along how many of the directions it pays to measure all centroids."""
+    basis, center = directions
+    rows, centroids = rows.to(torch.float32) - center, centroids.to(torch.float32) - center
+    survivors = _survivors(rows, centroids, basis)
+    p, d = basis.shape
+    numbers = [coarse for coarse in _COARSE if coarse <= p]
+    return min(numbers, key=lambda coarse: _cost(len(centroids), d, p, coarse, survivors))
+
+
+def _survivors(rows: Tensor, centroids: Tensor, basis: Tensor) -> dict[int, float]:
+    """How many centroids the bound of the first directions leaves a row, for numbers of them."""
+    rows = rows[:: max(1, len(rows) // _TRIED)]
+    row_norms = rows.square().sum(dim=1, keepdim=True)
+    norms = centroids.square().sum(dim=1)
+    distances = torch.addmm(row_norms + norms, rows, centroids.T, alpha=-2)
+    reach = distances.amin(dim=1, keepdim=True)
+    row_coordinates, coordinates = rows @ basis.T, centroids @ basis.T
+    survivors = {}
+    for p in sorted({*_COARSE, *_ALL}):
+        if p > len(basis):
+            break
+        part, parts = row_coordinates[:, :p], coordinates[:, :p]
+        row_rest = (row_norms - part.square().sum(dim=1, keepdim=True)).clamp(min=0).sqrt()
+        rest = (norms - parts.square().sum(dim=1)).clamp(min=0).sqrt()
+        bounds = row_norms + norms - 2 * (part @ parts.T + row_rest * rest)
+        survivors[p] = float((bounds <= reach).sum(dim=1).float().mean())
+    return survivors
+
+
+def _moved(rows: Tensor, centroids: Tensor) -> Tensor:
+    """The centroids after one iteration on the sample."""
+    labels = torch.addmm(centroids.square().sum(dim=1), rows, centroids.T, alpha=-2).argmin(dim=1)
+    counts = torch.bincount(labels, minlength=len(centroids)) + 1
+    return centroids.index_add(0, labels, rows) / counts.unsqueeze(1)
+
+
+def _cost(k: int, d: int, p: int, coarse: int, survivors: dict[int, float]) -> float:
+    """Processor cycles for a row, about: scores, second bounds, exact distances."""
+    second = survivors[coarse] * (0.1 * p + 15) if coarse < p else 0.0
+    return k / 16 * (0.55 * coarse + 8) + second + survivors[p] * _exact(d)
+
+
+def _exact(d: int) -> float:
+    """Processor cycles of one distance, about."""
+    return 0.15 * d + 25
+
+
+def _principal(rows: Tensor, p: int) -> Tensor:
+    """About the p leading principal directions of centered rows (m, d): (p, d), by a few
+    subspace iterations (Halko, Martinsson & Tropp, SIAM Review 2011, section 4.5)."""
+    start = rows[:: len(rows) // p][:p].T
+    basis = torch.linalg.qr(start).Q
+    for _ in range(3):
+        basis = torch.linalg.qr(rows.T @ (rows @ basis)).Q
+    seen = rows @ basis
+    order = torch.linalg.eigh(seen.T @ seen).eigenvectors.flip(-1)
+    principal: Tensor = (basis @ order).T
+    return principal

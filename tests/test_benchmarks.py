@@ -1,0 +1,182 @@
+"""The benchmarks in miniature: they run, they write what the README's table is made from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import draws, machine, peers, table, workloads
+from benchmarks.__main__ import main
+from benchmarks.peers import OURS, PEERS, Peer, Run
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def figures(folder: Path, *arguments: str) -> dict[str, Any]:
+    """What a command writes on a thousandth of its data."""
+    file = folder / "figures.json"
+    what, *others = arguments
+    main([what, "--scale", "0.001", *others, "--json", str(file)])
+    assert file.stat().st_size < 50_000
+    return json.loads(file.read_text())
+
+
+@pytest.fixture(autouse=True)
+def small_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = machine.Roofline.measure
+    monkeypatch.setattr(machine.Roofline, "measure", lambda dtype: measure(dtype, size=64))
+
+
+@pytest.fixture(scope="module")
+def lloyd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    plot = tmp_path_factory.getbasetemp() / "speed.png"
+    found = figures(
+        plot.parent, "lloyd", "blobs-2d-6", "zipf", "--peers", OURS, "scikit-learn",
+        "--repeats", "2", "--plot", str(plot),
+    )  # fmt: skip
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    return found
+
+
+def test_lloyd_compares_from_the_same_start(lloyd: dict[str, Any]) -> None:
+    assert lloyd["options"]["iterations"] == 20
+    assert lloyd["machine"]["threads"] == torch.get_num_threads()
+    assert [row["workload"] for row in lloyd["rows"]] == ["blobs-2d-6", "zipf"]
+    for row in lloyd["rows"]:
+        ours, theirs = row["ms"][OURS], row["ms"]["scikit-learn"]
+        assert row["speedup"] == pytest.approx(theirs / ours, rel=1e-3)
+        assert row["fastest_peer"] == "scikit-learn"
+        assert row["runs"] == {OURS: 2, "scikit-learn": 2}
+        assert abs(row["first_deviation"][OURS]) < 1e-6
+        assert row["read_ms"] > 0
+        assert row["product_ms"] > 0
+
+
+def test_a_wrong_result_is_flagged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(work: workloads.Workload, iterations: int) -> Run:
+        return Run(1e-9, iterations, work.centroids * 1.01)
+
+    monkeypatch.setitem(PEERS, "broken", Peer("torch", broken))
+    names = [OURS, "scikit-learn", "broken"]
+    (row,) = figures(tmp_path, "lloyd", "blobs-2d-6", "--peers", *names)["rows"]
+    assert row["flagged"] == ["broken"]
+    assert row["speedup"] < 1
+    assert "inertia of broken differs" in capsys.readouterr().out
+
+
+def test_a_peer_that_is_absent_or_slow_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slow(work: workloads.Workload, iterations: int) -> Run:
+        assert iterations == 1, "its first iteration tells that the others would take too long"
+        return Run(100.0, iterations, work.centroids)
+
+    monkeypatch.setitem(PEERS, "absent", Peer("no-such-package", slow))
+    monkeypatch.setitem(PEERS, "slow", Peer("torch", slow))
+    found = figures(tmp_path, "lloyd", "blobs-2d-6", "--peers", OURS, "slow", "absent")
+    assert "without absent: no-such-package is not installed" in capsys.readouterr().out
+    (row,) = found["rows"]
+    assert row["ms"]["slow"] is None
+    assert row["speedup"] is None
+    found["versions"]["slow"] = "1.2.3"
+    text = table.markdown(found)
+    assert "| data | kmeans_module | slow 1.2 | × faster |" in text
+    assert text.count("| – |") == 1
+
+
+@pytest.mark.slow
+def test_every_installed_peer_starts_from_the_same_centroids(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    arguments = ["blobs-16d-100", "--scale", "0.01", "--repeats", "1", "--json", str(file)]
+    # Their thread pools stay out of the process of the other tests.
+    subprocess.run([sys.executable, "-m", "benchmarks", "lloyd", *arguments], check=True, cwd=ROOT)
+    (row,) = json.loads(file.read_text())["rows"]
+    assert len(row["first_deviation"]) >= 2
+    assert max(map(abs, row["first_deviation"].values())) < 1e-6
+
+
+def test_the_table_goes_between_its_comments(lloyd: dict[str, Any], tmp_path: Path) -> None:
+    source, readme = tmp_path / "lloyd.json", tmp_path / "README.md"
+    source.write_text(json.dumps(lloyd))
+    readme.write_text(f"before\n{table.BEGIN}old\n{table.END}after\n")
+    for _ in range(2):
+        main(["table", str(source), "--update", str(readme)])
+    text = readme.read_text()
+    assert text == f"before\n{table.BEGIN}{table.markdown(lloyd)}{table.END}after\n"
+    assert "| blobs, 1,000 × 2, k = 6 |" in text
+    readme.write_text("no comments")
+    with pytest.raises(SystemExit, match="lacks the lines"):
+        main(["table", str(source), "--update", str(readme)])
+
+
+def test_the_readme_has_a_place_for_the_table() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.index(table.BEGIN) < text.index(table.END)
+
+
+def test_fit_pairs_seeds(tmp_path: Path) -> None:
+    (row,) = figures(tmp_path, "fit", "blobs-2d-6", "--seeds", "3")["rows"]
+    assert row["speedup"] > 0
+    assert abs(row["log_inertia"]) < 0.5
+    assert row["two_errors"] >= 0
+
+
+def test_assign_counts_equal_labels(tmp_path: Path) -> None:
+    (row,) = figures(tmp_path, "assign", "blobs-16d-100", "--dtype", "float64")["rows"]
+    assert row["ms"].keys() == {OURS, "scikit-learn"}
+    assert row["equal"]["scikit-learn"] == 1
+
+
+def test_growth_covers_n_and_k(tmp_path: Path) -> None:
+    plot = tmp_path / "growth.png"
+    rows = figures(
+        tmp_path, "growth", "--scale", "0.002", "--max-n", "1000000", "--repeats", "1",
+        "--plot", str(plot),
+    )["rows"]  # fmt: skip
+    assert [row["n"] for row in rows if row["against"] == "n"] == [200, 600, 2_000]
+    assert {row["against"] for row in rows} == {"n", "k"}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    (row,) = figures(tmp_path, "memory", "blobs-2d-6")["rows"]
+    assert 0 <= row["beyond_mb"] < row["limit_mb"]
+
+
+def test_seeding_and_overhead_run(tmp_path: Path) -> None:
+    (row,) = figures(tmp_path, "seeding", "blobs-2d-6", "--seeds", "2")["rows"]
+    assert abs(row["k-means++"][0]) < 0.5
+    (row,) = figures(tmp_path, "overhead", "--repeats", "1", "--iterations", "2")["rows"]
+    assert row["import"] > 0
+
+
+def test_initial_centroids_are_distinct_samples() -> None:
+    work = workloads.start("", "", torch.arange(4.0).repeat(50)[:, None], 4)
+    assert work.centroids.unique().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("draw", [draws.fastkmeans, draws.superkmeans])
+@pytest.mark.parametrize("n", [50, 51, 70_000])
+def test_samples_are_placed_where_a_library_draws_them(draw: Any, n: int) -> None:
+    work = workloads.start("", "", torch.arange(float(n))[:, None], 7)
+    drawn = draw(n, 7)
+    placed = draws.placed(work, drawn)
+    assert placed[drawn].equal(work.centroids)
+    assert placed.sort(dim=0).values.equal(work.x)
+
+
+def test_inertia_is_that_of_subtracted_distances() -> None:
+    x, centroids = torch.rand(300, 5) + 1_000, torch.rand(7, 5) + 1_000
+    distances = (x.double()[:, None] - centroids.double()).square().sum(-1)
+    expected = float(distances.amin(dim=1).sum())
+    assert peers.inertia(x, centroids) == pytest.approx(expected, rel=1e-9)

@@ -26,131 +26,167 @@ struct Lanes {
 };
 
 // Transposes up to kRows rows; missing ones repeat the last.
-template <typename T>
+template <typename T, int D = 0>
 void load_block(const km_rows& rows, int64_t first, int count, T* block) {
   constexpr int R = Lanes<T>::kRows;
+  const int64_t d = D ? D : rows.d;
   const T* x = static_cast<const T*>(rows.x);
   for (int s = 0; s < R; ++s) {
     const T* row = x + (first + least_of(s, count - 1)) * rows.row_stride;
-    for (int64_t j = 0; j < rows.d; ++j) block[j * R + s] = row[j * rows.column_stride];
+    for (int64_t j = 0; j < d; ++j) block[j * R + s] = row[j * rows.column_stride];
   }
-  for (int s = 0; rows.cosine && s < R; ++s) to_unit_length(block + s, rows.d, R);
+  for (int s = 0; rows.cosine && s < R; ++s) to_unit_length(block + s, d, R);
 }
 
-// Adds the squared distances of the rows of a block to KM_CENTROIDS centroids.
-template <typename T>
+// Adds the squared distances of the rows of a block to C centroids; D is d, or 0 where it is
+// not known to the compiler.
+template <int C, int D, typename T>
 inline void measure(const T* block, const T* centroids, int64_t d,
-                    typename Lanes<T>::Vector (&total)[KM_CENTROIDS][kVectors]) {
+                    typename Lanes<T>::Vector (&total)[C][kVectors]) {
   using V = typename Lanes<T>::Vector;
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
+  if (D) d = D;
   for (int64_t begin = 0; begin < d; begin += kPartialSum) {
     const int64_t end = least_of<int64_t>(d, begin + kPartialSum);
-    V sums[KM_CENTROIDS][kVectors] = {};
+    V sums[C][kVectors] = {};
     for (int64_t j = begin; j < end; ++j) {
       V x[kVectors];
       for (int v = 0; v < kVectors; ++v)
         x[v] = *reinterpret_cast<const V*>(block + j * R + v * W);
-      for (int c = 0; c < KM_CENTROIDS; ++c)
+      for (int c = 0; c < C; ++c)
         for (int v = 0; v < kVectors; ++v) {
           const V difference = x[v] - centroids[c * d + j];
           sums[c][v] += difference * difference;
         }
     }
-    for (int c = 0; c < KM_CENTROIDS; ++c)
+    for (int c = 0; c < C; ++c)
       for (int v = 0; v < kVectors; ++v) total[c][v] += sums[c][v];
   }
 }
 
 template <typename T>
+struct Nearest {
+  typename Lanes<T>::Vector distance[kVectors];
+  typename Lanes<T>::Mask label[kVectors];
+
+  // Compares with C centroids from c on.
+  template <int C, int D>
+  void compare(const T* block, const T* centroids, int64_t c) {
+    using M = typename Lanes<T>::Mask;
+    typename Lanes<T>::Vector found[C][kVectors] = {};
+    measure<C, D>(block, centroids + c * D, D, found);
+    for (int i = 0; i < C; ++i)
+      for (int v = 0; v < kVectors; ++v) {
+        const M closer = found[i][v] < distance[v];
+        distance[v] = closer ? found[i][v] : distance[v];
+        label[v] = closer ? M{} + static_cast<typename Lanes<T>::Int>(c + i) : label[v];
+      }
+  }
+};
+
+// sums (copies, k, terms): rows take the copies by turns, so that additions need not wait for
+// each other; copies is a power of two.
+template <typename T, int D>
 void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int64_t end,
-            const km_result& result, T* block) {
-  using V = typename Lanes<T>::Vector;
-  using M = typename Lanes<T>::Mask;
-  using Int = typename Lanes<T>::Int;
-  constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
-  const int64_t d = rows.d;
-  const bool in_place = rows.column_stride == 1 && !rows.cosine;
-  double inertia = 0;
+          const km_result& result, T* block, double* sums, int64_t copies) {
+  constexpr int R = Lanes<T>::kRows;
+  constexpr int kTerms = terms_of(D);
+  double inertia[8] = {};
   int64_t changed = 0;
+  alignas(64) T distance[R];
+  alignas(64) typename Lanes<T>::Int label[R];
+  alignas(64) double weight[R], term[R * kTerms] = {};
   for (int64_t first = begin; first < end; first += R) {
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
-    load_block<T>(rows, first, count, block);
-    V best[kVectors];
-    M label[kVectors];
+    load_block<T, D>(rows, first, count, block);
+    Nearest<T> nearest;
     for (int v = 0; v < kVectors; ++v) {
-      best[v] = V{} + std::numeric_limits<T>::infinity();
-      label[v] = M{};
+      nearest.distance[v] = typename Lanes<T>::Vector{} + std::numeric_limits<T>::infinity();
+      nearest.label[v] = typename Lanes<T>::Mask{};
     }
-    for (int64_t c = 0; c < k; c += KM_CENTROIDS) {
-      V distance[KM_CENTROIDS][kVectors] = {};
-      measure<T>(block, centroids + c * d, d, distance);
-      for (int i = 0; i < KM_CENTROIDS; ++i)
-        for (int v = 0; v < kVectors; ++v) {
-          const M closer = distance[i][v] < best[v];
-          best[v] = closer ? distance[i][v] : best[v];
-          label[v] = closer ? M{} + static_cast<Int>(c + i) : label[v];
-        }
+    int64_t c = 0;
+    for (; c + KM_CENTROIDS <= k; c += KM_CENTROIDS)
+      nearest.template compare<KM_CENTROIDS, D>(block, centroids, c);
+    for (; c < k; ++c) nearest.template compare<1, D>(block, centroids, c);
+    std::memcpy(distance, nearest.distance, sizeof(distance));
+    std::memcpy(label, nearest.label, sizeof(label));
+
+    for (int s = 0; s < R; ++s) weight[s] = 1;
+    if (rows.weights) std::memcpy(weight, rows.weights + first, size_t(count) * sizeof(double));
+    for (int s = 0; rows.cosine && s < R; ++s) {
+      bool zero = true;
+      for (int j = 0; j < D; ++j) zero &= block[j * R + s] == 0;
+      distance[s] = zero ? 1 : distance[s] / 2;
+      if (zero) label[s] = 0, weight[s] = 0;
+    }
+    int64_t* labels = result.labels + first;
+    if (result.warm)
+      for (int s = 0; s < count; ++s) changed += labels[s] != label[s];
+    else
+      changed += count;
+    for (int s = 0; s < count; ++s) labels[s] = label[s];
+    if (result.distances)
+      std::memcpy(static_cast<T*>(result.distances) + first, distance, size_t(count) * sizeof(T));
+    for (int s = 0; !result.sums && s < R; ++s) weight[s] = 1;
+    for (int s = count; s < R; ++s) weight[s] = 0, distance[s] = 0;
+    for (int s = 0; s < R; s += 8)
+      for (int l = 0; l < 8; ++l) inertia[l] += weight[s + l] * distance[s + l];
+    if (!result.sums) continue;
+    for (int s = 0; s < R; ++s) {
+      for (int j = 0; j < D; ++j) term[s * kTerms + j] = weight[s] * block[j * R + s];
+      term[s * kTerms + D] = weight[s];
     }
     for (int s = 0; s < count; ++s) {
-      const int64_t i = first + s;
-      T distance = best[s / W][s % W];
-      int64_t nearest = label[s / W][s % W];
-      double weight = rows.weights ? rows.weights[i] : 1.0;
-      if (rows.cosine) {
-        distance /= 2;
-        bool zero = true;
-        for (int64_t j = 0; j < d && zero; ++j) zero = block[j * R + s] == 0;
-        if (zero) {
-          distance = 1;
-          nearest = 0;
-          weight = 0;
-        }
-      }
-      changed += !result.warm || result.labels[i] != nearest;
-      result.labels[i] = nearest;
-      if (result.distances) static_cast<T*>(result.distances)[i] = distance;
-      if (!result.sums) {
-        inertia += distance;
-        continue;
-      }
-      inertia += weight * distance;
-      result.counts[nearest] += weight;
-      double* sum = result.sums + nearest * d;
-      if (in_place) {
-        const T* row = static_cast<const T*>(rows.x) + i * rows.row_stride;
-        for (int64_t j = 0; j < d; ++j) sum[j] += weight * row[j];
-      } else {
-        for (int64_t j = 0; j < d; ++j) sum[j] += weight * block[j * R + s];
-      }
+      double* sum = sums + ((s & (copies - 1)) * k + label[s]) * kTerms;
+      for (int j = 0; j < kTerms; ++j) sum[j] += term[s * kTerms + j];
     }
   }
-  *result.inertia = inertia;
+  *result.inertia = 0;
+  for (double part : inertia) *result.inertia += part;
   *result.changed = changed;
+  if (!result.sums) return;
+  for (int64_t c = 0; c < k; ++c) {
+    for (int64_t copy = 0; copy < copies; ++copy) {
+      const double* sum = sums + (copy * k + c) * kTerms;
+      for (int j = 0; j < D; ++j) result.sums[c * D + j] += sum[j];
+      result.counts[c] += sum[D];
+    }
+  }
 }
 
 template <typename T>
 void potentials(const km_rows& rows, const T* nearest, const T* candidates, int64_t m,
-                int64_t begin, int64_t end, double* potential, T* block) {
+                int64_t begin, int64_t end, double* potential, uint16_t* reached, T* block) {
   using V = typename Lanes<T>::Vector;
+  using M = typename Lanes<T>::Mask;
+  using Int = typename Lanes<T>::Int;
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
   for (int64_t first = begin; first < end; first += R) {
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     load_block<T>(rows, first, count, block);
     V near[kVectors] = {}, weight[kVectors] = {};
-    for (int s = 0; s < count; ++s) {
-      near[s / W][s % W] = nearest[first + s];
-      weight[s / W][s % W] = rows.weights ? static_cast<T>(rows.weights[first + s]) : T(1);
-    }
+    M closer_to[kVectors] = {};
+    std::memcpy(near, nearest + first, size_t(count) * sizeof(T));
+    T weights[R] = {};
+    for (int s = 0; s < count; ++s)
+      weights[s] = rows.weights ? static_cast<T>(rows.weights[first + s]) : T(1);
+    std::memcpy(weight, weights, sizeof(weight));
     for (int64_t c = 0; c < m; c += KM_CENTROIDS) {
       V distance[KM_CENTROIDS][kVectors] = {};
-      measure<T>(block, candidates + c * rows.d, rows.d, distance);
+      measure<KM_CENTROIDS, 0>(block, candidates + c * rows.d, rows.d, distance);
       for (int i = 0; i < KM_CENTROIDS; ++i) {
         V sum = {};
-        for (int v = 0; v < kVectors; ++v)
-          sum += weight[v] * (distance[i][v] < near[v] ? distance[i][v] : near[v]);
+        for (int v = 0; v < kVectors; ++v) {
+          const M closer = distance[i][v] < near[v];
+          sum += weight[v] * (closer ? distance[i][v] : near[v]);
+          if (c + i < 16) closer_to[v] |= closer & (M{} + (Int(1) << (c + i)));
+        }
         for (int lane = 0; lane < W; ++lane) potential[c + i] += sum[lane];
       }
     }
+    Int bits[R];
+    std::memcpy(bits, closer_to, sizeof(bits));
+    for (int s = 0; s < count; ++s) reached[first + s] = static_cast<uint16_t>(bits[s]);
   }
 }
 
@@ -163,7 +199,7 @@ void lower(const km_rows& rows, T* nearest, const T* center, int64_t begin, int6
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     load_block<T>(rows, first, count, block);
     V distance[KM_CENTROIDS][kVectors] = {};
-    measure<T>(block, center, rows.d, distance);
+    measure<KM_CENTROIDS, 0>(block, center, rows.d, distance);
     for (int s = 0; s < count; ++s)
       nearest[first + s] = least_of(nearest[first + s], distance[0][s / W][s % W]);
   }

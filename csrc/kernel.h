@@ -5,6 +5,8 @@
 
 // Up to so many features, rows are measured against every centroid; above, first by bounds.
 constexpr int64_t kFewFeatures = 8;
+// Numbers that a row adds to its cluster there: features, its weight, and what fills up fours.
+constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
 
 // Centroids made ready for km_kernel::search, sixteen to a panel. A position is a place in the
 // panels; the last panel is filled up with places that hold no centroid.
@@ -56,10 +58,10 @@ struct km_scratch {
 };
 
 struct km_kernel {
-  // For few features, on rows begin to end: sums and counts are added to, for k centroids, a
-  // multiple of centroids_together; block has block_bytes for each feature.
+  // For few features, on rows begin to end: the result's sums and counts are added to; block
+  // has block_bytes for each feature, and sums (copies, k, terms_of(d)) is all zero.
   void (*scan)(const km_rows& rows, const void* centroids, int64_t k, int64_t begin, int64_t end,
-               const km_result& result, void* block);
+               const km_result& result, void* block, double* sums, int64_t copies);
   // The same for many features; begin is a multiple of the block. Returns the number of pairs
   // of a row and a panel that were looked at.
   int64_t (*search)(const km_rows& rows, const km_search& search, int64_t begin, int64_t end,
@@ -67,9 +69,19 @@ struct km_kernel {
   // Coordinates (count, pitch) and squared norms (count) of rows (count, stride).
   void (*measure)(const km_search& search, bool is_double, const void* rows, int count,
                   float* centered, float* coordinates, float* norms);
-  // potentials (m, a multiple of centroids_together) are added to.
+  // potentials (m, a multiple of centroids_together) are added to. Bit c of reached (n) says
+  // whether candidate c < 16 is nearer to a row than nearest.
   void (*potentials)(const km_rows& rows, const void* nearest, const void* candidates, int64_t m,
-                     int64_t begin, int64_t end, double* potentials, void* block);
+                     int64_t begin, int64_t end, double* potentials, uint16_t* reached,
+                     void* block);
+  // The same for candidates made ready in panels; begin is a multiple of the block.
+  void (*potentials_by_bounds)(const km_rows& rows, const km_search& candidates,
+                               const void* nearest, int64_t begin, int64_t end,
+                               double* potentials, uint16_t* reached, const km_scratch& scratch);
+  // Lowers nearest by a candidate, center (stride), where it was reached; row has its size.
+  void (*lower_reached)(const km_rows& rows, void* nearest, const void* center, int64_t stride,
+                        const uint16_t* reached, int candidate, int64_t begin, int64_t end,
+                        void* row);
   // center is repeated centroids_together times.
   void (*lower)(const km_rows& rows, void* nearest, const void* center, int64_t begin,
                 int64_t end, void* block);

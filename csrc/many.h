@@ -54,6 +54,14 @@ inline void for_each_score(const km_search& s, const float* coordinates, const f
   }
 }
 
+// Of a multiple of sixteen numbers.
+inline float squared_norm(const float* numbers, int64_t count) {
+  Sixteen<float> sum = {};
+  for (int64_t j = 0; j < count; j += kLanes)
+    add_square_of_difference(sum, load(numbers + j), Sixteen<float>{});
+  return total(sum);
+}
+
 template <typename T>
 void measure_rows(const km_search& s, const T* rows, int64_t row_pitch, int count,
                   float* centered, float* coordinates, float* norms) {
@@ -94,17 +102,17 @@ void measure_rows(const km_search& s, const T* rows, int64_t row_pitch, int coun
   }
   for (int i = 0; i < count; ++i) {
     float* z = coordinates + i * s.pitch;
-    float squares = 0;
-    for (int64_t j = 0; j < p; ++j) squares += z[j] * z[j];
-    const float rest = norms[i] - squares;
+    z[p] = 0;
+    const float rest = norms[i] - squared_norm(z, s.pitch);
     z[p] = std::sqrt((rest > 0 ? rest : 0) + s.blur * norms[i]);
   }
 }
 
 // What the coarse coordinates leave out, at least; pitch - 1 is the last coordinate.
 inline float rest_norm(const km_search& s, const float* coordinates, float norm) {
-  float squares = 0;
-  for (int64_t j = s.coarse; j < s.pitch; ++j) squares += coordinates[j] * coordinates[j];
+  const int64_t whole = (s.coarse + kLanes - 1) / kLanes * kLanes;
+  float squares = squared_norm(coordinates + whole, s.pitch - whole);
+  for (int64_t j = s.coarse; j < whole; ++j) squares += coordinates[j] * coordinates[j];
   return std::sqrt(squares + s.blur * norm);
 }
 
@@ -155,6 +163,17 @@ struct Block {
     kept = value < kept ? value : kept;
   }
 
+  // A squared distance that a centroid is not nearer than, by the second bound, if that is
+  // farther than the nearest so far; else 0.
+  float too_far(int i, int64_t where) const {
+    if (!s.fine || !good(i)) return 0;
+    const float square =
+        squared_distance(coordinates + i * s.pitch,
+                         s.coordinates_of_centroids + where * s.pitch, s.fine) -
+        s.fine_margin * (norm[i] + s.norms_of_centroids[where]);
+    return square > static_cast<float>(best[i]) * s.slack + kTiny * kTiny ? square : 0;
+  }
+
   // Looks at the lanes of a panel that may win, and takes them out of the scores.
   Sixteen<float> look(int i, int64_t panel, unsigned lanes, Sixteen<float> score) {
     for (; lanes; lanes &= lanes - 1) {
@@ -162,15 +181,9 @@ struct Block {
       const int64_t where = panel * kLanes + lane;
       score = without(score, lane);
       if (where == position[i] || where >= s.k) continue;
-      if (s.fine) {
-        const float square =
-            squared_distance(coordinates + i * s.pitch,
-                             s.coordinates_of_centroids + where * s.pitch, s.fine) -
-            s.fine_margin * (norm[i] + s.norms_of_centroids[where]);
-        if (square > static_cast<float>(best[i]) * s.slack + kTiny * kTiny) {
-          bound(i, panel, root_below(T(square)));
-          continue;
-        }
+      if (const float square = too_far(i, where)) {
+        bound(i, panel, root_below(T(square)));
+        continue;
       }
       const T distance = distance_to(i, where);
       if (distance < best[i] ||
@@ -272,29 +285,44 @@ void make_lists(Block<T>& block, const km_scratch& scratch) {
   }
 }
 
+// The rows of a block, row_pitch apart: where they are if they can be read there, else copied.
+template <typename T>
+const T* rows_of_block(const km_rows& rows, const km_search& s, int64_t first, int count,
+                       const km_scratch& scratch, int64_t& row_pitch) {
+  if (rows.column_stride == 1 && !rows.cosine && s.stride == s.d) {
+    row_pitch = rows.row_stride;
+    return static_cast<const T*>(rows.x) + first * rows.row_stride;
+  }
+  row_pitch = s.stride;
+  load_rows(rows, first, count, s.stride, static_cast<T*>(scratch.rows));
+  return static_cast<const T*>(scratch.rows);
+}
+
+// Their coordinates and squared norms, measured at the first time.
+template <typename T>
+void coordinates_of_block(const km_search& s, const T* rows, int64_t row_pitch, int64_t first,
+                          int count, const km_scratch& scratch, float* coordinates, float* norms) {
+  if (s.measured) {
+    std::memcpy(norms, s.norms + first, size_t(count) * sizeof(float));
+    return;
+  }
+  measure_rows(s, rows, row_pitch, count, scratch.centered, coordinates, norms);
+  if (s.norms) std::memcpy(s.norms + first, norms, size_t(count) * sizeof(float));
+}
+
 template <typename T>
 int64_t search_block(const km_rows& rows, const km_search& s, int64_t first, int count,
                      const km_result& result, const km_scratch& scratch, double& inertia,
                      int64_t& changed) {
-  const T* x = static_cast<const T*>(rows.x) + first * rows.row_stride;
-  int64_t row_pitch = rows.row_stride;
-  if (rows.column_stride != 1 || rows.cosine || s.stride != s.d) {
-    x = static_cast<T*>(scratch.rows);
-    row_pitch = s.stride;
-    load_rows(rows, first, count, s.stride, static_cast<T*>(scratch.rows));
-  }
+  int64_t row_pitch = 0;
+  const T* x = rows_of_block<T>(rows, s, first, count, scratch, row_pitch);
   float* coordinates = s.coordinates ? s.coordinates + first * s.pitch : scratch.coordinates;
   Block<T> block{s, x, row_pitch, coordinates, nullptr, count, {}, {}, {}, {}};
   if (s.bounds) block.bounds = s.bounds + first * s.groups;
 
   int64_t visits = 0;
   if (s.panels) {
-    if (s.measured) {
-      std::memcpy(block.norm, s.norms + first, size_t(count) * sizeof(float));
-    } else {
-      measure_rows(s, x, row_pitch, count, scratch.centered, coordinates, block.norm);
-      if (s.norms) std::memcpy(s.norms + first, block.norm, size_t(count) * sizeof(float));
-    }
+    coordinates_of_block(s, x, row_pitch, first, count, scratch, coordinates, block.norm);
     uint8_t everyone[kMostRows];
     for (int i = 0; i < kMostRows; ++i) everyone[i] = static_cast<uint8_t>(i);
     float tops[kMostRows + kRowsTogether], rests[kMostRows];

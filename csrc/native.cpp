@@ -11,6 +11,7 @@
 #include <memory>
 #include <new>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "threads.h"
@@ -20,6 +21,8 @@ namespace {
 
 // Work (rows × centroids × features) below which a thread more costs more than it saves.
 constexpr double kWorkPerThread = 1 << 18;
+// Of sums that are kept several times over.
+constexpr int64_t kSumBytes = 16 << 10;
 
 struct Choice {
   const char* name;
@@ -64,11 +67,13 @@ std::vector<T> padded(const void* centroids, int64_t k, int64_t d, int64_t multi
   return all;
 }
 
-// Calls work(part, begin, end) for consecutive ranges of the rows; how many there are depends on
-// the sizes and on threads only.
+// Calls work(part, begin, end) for consecutive ranges of the rows, which begin with a block; how
+// many there are depends on the sizes and on threads only.
 template <typename Work>
 void in_parts(const km_rows& rows, int64_t parts, const Work& work) {
-  in_parallel(parts, [&](int64_t p) { work(p, rows.n * p / parts, rows.n * (p + 1) / parts); });
+  const int64_t blocks = (rows.n + kMostRows - 1) / kMostRows;
+  auto begin = [&](int64_t p) { return std::min(rows.n, blocks * p / parts * kMostRows); };
+  in_parallel(parts, [&](int64_t p) { work(p, begin(p), begin(p + 1)); });
 }
 
 int64_t n_parts(const km_rows& rows, int64_t k, int threads) {
@@ -120,19 +125,48 @@ void merged(const km_rows& rows, int64_t k, const km_result& result, int64_t par
   }
 }
 
-template <typename T>
-void scan(const km_rows& rows, const void* given, int64_t k, const km_result& result,
+void scan(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
           int threads) {
   const km_kernel& kernel = current_kernel();
-  const std::vector<T> centroids = padded<T>(given, k, rows.d, kernel.centroids_together);
-  const int64_t k_padded = static_cast<int64_t>(centroids.size()) / std::max<int64_t>(rows.d, 1);
   const int64_t parts = n_parts(rows, k, threads);
   const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+  const int64_t terms = k * terms_of(rows.d);
+  const int64_t copies = terms * int64_t(4 * sizeof(double)) <= kSumBytes ? 4 : 1;
+  std::vector<std::unique_ptr<double[], Free>> sums;
+  for (int64_t p = 0; p < parts; ++p) {
+    sums.push_back(aligned<double>(size_t(copies * terms)));
+    std::fill_n(sums.back().get(), copies * terms, 0.0);
+  }
   merged(rows, k, result, parts,
          [&](int64_t p, int64_t begin, int64_t end, const km_result& own) {
-           kernel.scan(rows, centroids.data(), k_padded, begin, end, own, block[p].get());
+           kernel.scan(rows, centroids, k, begin, end, own, block[p].get(), sums[p].get(),
+                       copies);
          });
 }
+
+// Memory of each part for a search.
+struct Scratch {
+  Scratch(const km_search& s, size_t element, int64_t parts, int64_t scores_of_row) : of(parts) {
+    const size_t block = size_t(s.block), numbers = block * size_t(s.stride);
+    for (km_scratch& own : of) {
+      own.rows = take<char>(numbers * element);
+      own.coordinates = take<float>(block * size_t(s.pitch));
+      own.centered = take<float>(numbers);
+      own.scores = take<float>(block * size_t(scores_of_row));
+      own.lists = take<uint8_t>(block * size_t(s.panels));
+      own.counts = take<int32_t>(size_t(s.panels));
+    }
+  }
+  std::vector<km_scratch> of;
+
+ private:
+  template <typename T>
+  T* take(size_t count) {
+    memory_.push_back(aligned<char>(count * sizeof(T)));
+    return reinterpret_cast<T*>(memory_.back().get());
+  }
+  std::vector<std::unique_ptr<char[], Free>> memory_;
+};
 
 template <typename T>
 void search(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
@@ -144,29 +178,11 @@ void search(const km_rows& rows, const void* centroids, int64_t k, const km_resu
                                   workspace != nullptr && result.sums != nullptr);
   const int64_t parts = n_parts(rows, k, threads);
 
-  const int64_t n_blocks = (rows.n + s.block - 1) / s.block;
-  const size_t rows_of_block = size_t(s.block) * size_t(s.stride);
-  const size_t scores = result.warm ? 0 : size_t(s.block) * size_t(s.panels) * 16;
-  std::vector<km_scratch> scratch(parts);
-  std::vector<std::unique_ptr<char[], Free>> memory;
-  auto take = [&](size_t bytes) -> void* {
-    memory.push_back(aligned<char>(bytes));
-    return memory.back().get();
-  };
-  for (km_scratch& own : scratch) {
-    own.rows = take(rows_of_block * sizeof(T));
-    own.coordinates = static_cast<float*>(take(size_t(s.block) * size_t(s.pitch) * sizeof(float)));
-    own.centered = static_cast<float*>(take(rows_of_block * sizeof(float)));
-    own.scores = static_cast<float*>(take(scores * sizeof(float)));
-    own.lists = static_cast<uint8_t*>(take(size_t(s.block) * size_t(s.panels)));
-    own.counts = static_cast<int32_t*>(take(size_t(s.panels) * sizeof(int32_t)));
-  }
+  Scratch scratch(s, sizeof(T), parts, result.warm ? 0 : s.panels * 16);
   std::vector<int64_t> visits(parts);
   merged(rows, k, result, parts,
-         [&](int64_t p, int64_t, int64_t, const km_result& own) {
-           const int64_t begin = n_blocks * p / parts * s.block;
-           const int64_t end = std::min(rows.n, n_blocks * (p + 1) / parts * s.block);
-           visits[p] = kernel.search(rows, s, begin, end, own, scratch[p]);
+         [&](int64_t p, int64_t begin, int64_t end, const km_result& own) {
+           visits[p] = kernel.search(rows, s, begin, end, own, scratch.of[p]);
          });
   known.searched(s, rows.n, std::accumulate(visits.begin(), visits.end(), int64_t(0)));
 }
@@ -175,24 +191,52 @@ template <typename T>
 void e_step(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
             km_workspace* workspace, int threads) {
   if (rows.d <= kFewFeatures)
-    scan<T>(rows, centroids, k, result, threads);
+    scan(rows, centroids, k, result, threads);
   else
     search<T>(rows, centroids, k, result, workspace, threads);
 }
 
+// Rows (m, d) filled up to (m, stride).
+template <typename T>
+std::vector<char> widened(const void* given, int64_t m, int64_t d) {
+  const int64_t stride = (d + 15) / 16 * 16;
+  std::vector<char> all(size_t(m * stride) * sizeof(T));
+  for (int64_t c = 0; c < m; ++c)
+    std::memcpy(all.data() + size_t(c * stride) * sizeof(T),
+                static_cast<const T*>(given) + c * d, size_t(d) * sizeof(T));
+  return all;
+}
+
 template <typename T>
 void potentials(const km_rows& rows, const void* nearest, const void* given, int64_t m,
-                double* result, int threads) {
+                double* result, km_workspace& workspace, int threads) {
   const km_kernel& kernel = current_kernel();
-  const std::vector<T> candidates = padded<T>(given, m, rows.d, kernel.centroids_together);
-  const int64_t m_padded = static_cast<int64_t>(candidates.size()) / rows.d;
   const int64_t parts = n_parts(rows, m, threads);
-  std::vector<std::vector<double>> own(parts, std::vector<double>(m_padded, 0.0));
-  const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
-  in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-    kernel.potentials(rows, nearest, candidates.data(), m_padded, begin, end, own[p].data(),
-                      block[p].get());
-  });
+  workspace.candidates = widened<T>(given, m, rows.d);
+  workspace.reached.resize(size_t(rows.n));
+  workspace.nearest = nearest;
+  uint16_t* reached = workspace.reached.data();
+  const int64_t places = (m + 15) / 16 * 16;
+  std::vector<std::vector<double>> own(parts, std::vector<double>(size_t(places), 0.0));
+  km_search s = {};
+  if (workspace.directions)
+    s = workspace.ready_to_seed(kernel, rows, static_cast<const T*>(given), m);
+  if (s.panels) {
+    const Scratch scratch(s, sizeof(T), parts, 0);
+    in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+      kernel.potentials_by_bounds(rows, s, nearest, begin, end, own[p].data(), reached,
+                                  scratch.of[p]);
+    });
+    if (s.coordinates) workspace.measured = true;
+  } else {
+    const std::vector<T> candidates = padded<T>(given, m, rows.d, kernel.centroids_together);
+    const int64_t m_padded = static_cast<int64_t>(candidates.size()) / rows.d;
+    const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+    in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+      kernel.potentials(rows, nearest, candidates.data(), m_padded, begin, end, own[p].data(),
+                        reached, block[p].get());
+    });
+  }
   for (int64_t c = 0; c < m; ++c) {
     result[c] = 0;
     for (int64_t p = 0; p < parts; ++p) result[c] += own[p][c];
@@ -200,14 +244,62 @@ void potentials(const km_rows& rows, const void* nearest, const void* given, int
 }
 
 template <typename T>
-void lower(const km_rows& rows, void* nearest, const void* given, int threads) {
+void lower(const km_rows& rows, void* nearest, const void* given, km_workspace& workspace,
+           int threads) {
   const km_kernel& kernel = current_kernel();
-  const std::vector<T> center = padded<T>(given, 1, rows.d, kernel.centroids_together);
   const int64_t parts = n_parts(rows, 1, threads);
+  // The last candidates are known, with whom they reach, for the first call after that.
+  const std::vector<char> center = widened<T>(given, 1, rows.d);
+  const bool known = std::exchange(workspace.nearest, nullptr) == nearest;
+  const int64_t m = center.empty() ? 0 : int64_t(workspace.candidates.size() / center.size());
+  for (int64_t c = 0; known && c < std::min<int64_t>(m, 16); ++c) {
+    if (std::memcmp(workspace.candidates.data() + size_t(c) * center.size(), center.data(),
+                    center.size()))
+      continue;
+    const int64_t stride = int64_t(center.size() / sizeof(T));
+    const auto row = blocks(parts, center.size());
+    return in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+      kernel.lower_reached(rows, nearest, center.data(), stride, workspace.reached.data(),
+                           static_cast<int>(c), begin, end, row[p].get());
+    });
+  }
+  const std::vector<T> repeated = padded<T>(given, 1, rows.d, kernel.centroids_together);
   const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
   in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-    kernel.lower(rows, nearest, center.data(), begin, end, block[p].get());
+    kernel.lower(rows, nearest, repeated.data(), begin, end, block[p].get());
   });
+}
+
+template <typename T>
+void spread(const km_rows& rows, const double* center, double* low, double* high, double* sums,
+            int threads) {
+  const int64_t d = rows.d, parts = n_parts(rows, 1, threads);
+  const double infinity = std::numeric_limits<double>::infinity();
+  std::vector<std::vector<double>> own(parts, std::vector<double>(size_t(3 * d)));
+  in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+    double *least = own[p].data(), *most = least + d, *sum = most + d;
+    std::fill(least, most, infinity);
+    std::fill(most, sum, -infinity);
+    for (int64_t i = begin; i < end; ++i) {
+      const T* row = static_cast<const T*>(rows.x) + i * rows.row_stride;
+      const bool counts = !rows.weights || rows.weights[i] > 0;
+      for (int64_t j = 0; j < d; ++j) {
+        const double value = row[j * rows.column_stride];
+        least[j] = value < least[j] ? value : least[j];
+        most[j] = value > most[j] ? value : most[j];
+        const double term = center ? (value - center[j]) * (value - center[j]) : value;
+        sum[j] += counts ? term : 0 * value;  // NaN shows all the same
+      }
+    }
+  });
+  for (int64_t j = 0; j < d; ++j) {
+    low[j] = infinity, high[j] = -infinity, sums[j] = 0;
+    for (int64_t p = 0; p < parts; ++p) {
+      low[j] = std::min(low[j], own[p][j]);
+      high[j] = std::max(high[j], own[p][d + j]);
+      sums[j] += own[p][2 * d + j];
+    }
+  }
 }
 
 // 0, or 1 where there is no memory.
@@ -228,6 +320,14 @@ extern "C" int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
   return guarded([&] {
     auto run = rows->is_double ? e_step<double> : e_step<float>;
     run(*rows, centroids, k, *result, workspace, threads);
+  });
+}
+
+extern "C" int km_spread(const km_rows* rows, const double* center, double* low, double* high,
+                         double* sums, int threads) {
+  return guarded([&] {
+    auto run = rows->is_double ? spread<double> : spread<float>;
+    run(*rows, center, low, high, sums, threads);
   });
 }
 
@@ -257,18 +357,20 @@ extern "C" double km_share_visited(const km_workspace* workspace) {
   return workspace->share_visited;
 }
 
-extern "C" int km_lower(const km_rows* rows, void* nearest, const void* center, int threads) {
+extern "C" int km_lower(const km_rows* rows, void* nearest, const void* center,
+                        km_workspace* workspace, int threads) {
   return guarded([&] {
     auto run = rows->is_double ? lower<double> : lower<float>;
-    run(*rows, nearest, center, threads);
+    run(*rows, nearest, center, *workspace, threads);
   });
 }
 
 extern "C" int km_potentials(const km_rows* rows, const void* nearest, const void* candidates,
-                             int64_t m, double* result, int threads) {
+                             int64_t m, double* result, km_workspace* workspace,
+                             int threads) {
   return guarded([&] {
     auto run = rows->is_double ? potentials<double> : potentials<float>;
-    run(*rows, nearest, candidates, m, result, threads);
+    run(*rows, nearest, candidates, m, result, *workspace, threads);
   });
 }
 

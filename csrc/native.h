@@ -49,13 +49,21 @@ KM_API int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
                      const km_result* result, km_workspace* workspace, int threads);
 
 // For seeding: lowers nearest (n), squared distances to the nearest centre so far, by those to
-// one centre (d); all of the type of x, full ones for cosine too.
-KM_API int km_lower(const km_rows* rows, void* nearest, const void* center, int threads);
+// one centre (d); all of the type of x, full ones for cosine too. The first call after
+// km_potentials is fast for one of its candidates; nearest has to be as it was there.
+KM_API int km_lower(const km_rows* rows, void* nearest, const void* center,
+                    km_workspace* workspace, int threads);
 
 // For seeding: potentials (m), the weighted sum of what nearest would be lowered to by each of
 // the candidates (m, d).
 KM_API int km_potentials(const km_rows* rows, const void* nearest, const void* candidates,
-                         int64_t m, double* potentials, int threads);
+                         int64_t m, double* potentials, km_workspace* workspace, int threads);
+
+// Smallest and largest value (d) of each feature, and the sums (d) of the values or, about a
+// center (d), of squared differences; rows of weight 0 do not count in sums. Cosine is not
+// looked at. Sums are NaN or infinite where a value is.
+KM_API int km_spread(const km_rows* rows, const double* center, double* low, double* high,
+                     double* sums, int threads);
 
 // Share of the pairs of a row and sixteen centroids that the last call looked at, 0 to 1.
 KM_API double km_share_visited(const km_workspace* workspace);

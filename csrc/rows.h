@@ -46,6 +46,13 @@ void load_rows(const km_rows& rows, int64_t first, int count, int64_t stride, T*
   }
 }
 
+// Asks memory for a row that will be needed soon.
+template <typename T>
+inline void fetch(const T* row, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t j = 0; j < count; j += kLine) __builtin_prefetch(row + j);
+}
+
 // Squared distance of two rows (stride): features 16 apart are added up in order, by parts of
 // 1,024 features, then the lanes. Wherever two rows meet, the distance has the same bits.
 template <typename T>

@@ -9,8 +9,6 @@
 namespace {
 
 constexpr int64_t kPanel = 16;
-// Fewer centroids are not worth the bounds: all distances are computed.
-constexpr int64_t kFewCentroids = 8;
 // Where most pairs are looked at all the same, bounds rest for some calls.
 constexpr double kMostVisited = 0.98;
 constexpr int kPause = 2;
@@ -158,17 +156,43 @@ void km_workspace::move(const T* centroids, const km_search& s) {
 }
 
 template <typename T>
+void km_workspace::keep_coordinates_of(const km_rows& rows, km_search& s) {
+  if (!directions || !keep_coordinates) return;
+  if (!measured) {
+    coordinates_ = aligned<float>(size_t(rows.n * s.pitch));
+    norms_ = aligned<float>(size_t(rows.n));
+  }
+  s.coordinates = coordinates_.get();
+  s.norms = norms_.get();
+  s.measured = measured;
+}
+
+template <typename T>
+km_search km_workspace::ready_to_seed(const km_kernel& kernel, const km_rows& rows,
+                                      const T* candidates, int64_t m) {
+  if (!seeding_) seeding_ = std::make_unique<km_workspace>();
+  km_workspace& other = *seeding_;
+  other.few_centroids_ = 0;
+  other.directions = directions;
+  other.coarse = coarse;
+  other.basis = basis;
+  other.given_center = given_center;
+  km_search s = other.ready(kernel, rows, candidates, m, false);
+  if (s.panels) keep_coordinates_of<T>(rows, s);
+  return s;
+}
+
+template <typename T>
 km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, const T* centroids,
                               int64_t k, bool keeps) {
   km_search s = {};
   s.k = k;
   s.d = rows.d;
   s.stride = panels_of(s.d) * kPanel;
-  s.panels = k > kFewCentroids ? panels_of(k) : 0;
+  s.panels = k > few_centroids_ ? panels_of(k) : 0;
   if (k != k_ || rows.n != n_) {
-    ordered_ = bounded_ = measured = false;
+    ordered_ = bounded_ = false;
     bounds_.reset();
-    coordinates_.reset();
     pause_ = 0;
     k_ = k;
     n_ = rows.n;
@@ -184,8 +208,9 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   // As many rows as stay in a nearby cache with their coordinates.
   const int64_t row_bytes = s.stride * int64_t(sizeof(T)) + s.pitch * int64_t(sizeof(float));
   const int64_t score_bytes = s.panels * kPanel * int64_t(sizeof(float));
-  s.block = std::min(kBlockBytes / row_bytes, kScoreBytes / (score_bytes + 1)) / kPanel * kPanel;
-  s.block = std::max(kPanel, std::min<int64_t>(s.block, kMostRows));
+  const int64_t rows_at_most = std::min(kBlockBytes / row_bytes, kScoreBytes / (score_bytes + 1));
+  s.block = kMostRows;
+  while (s.block > kPanel && s.block > rows_at_most) s.block /= 2;
   center_.assign(s.stride, 0.0f);
   if (directions) {
     std::copy(given_center.begin(), given_center.end(), center_.begin());
@@ -205,16 +230,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   s.margin = 2 * (from_directions + kUnit * float(s.coarse + s.stride / 16 + 36));
   s.fine_margin = 6 * from_directions + kUnit * float(s.stride / 16 + 96 + directions);
 
-  if (s.panels && directions && keeps && keep_coordinates) {
-    if (!coordinates_) {
-      coordinates_ = aligned<float>(size_t(rows.n * s.pitch));
-      norms_ = aligned<float>(size_t(rows.n));
-      measured = false;
-    }
-    s.coordinates = coordinates_.get();
-    s.norms = norms_.get();
-    s.measured = measured;
-  }
+  if (s.panels && keeps) keep_coordinates_of<T>(rows, s);
   if (s.panels && keeps && pause_ == 0) choose_bounds(rows, sizeof(T), s);
   if (!s.bounds) bounded_ = false;
   if (!bounded_) ordered_ = false;
@@ -256,5 +272,9 @@ void km_workspace::searched(const km_search& s, int64_t n, int64_t visits) {
 
 template km_search km_workspace::ready<float>(const km_kernel&, const km_rows&, const float*,
                                               int64_t, bool);
+template km_search km_workspace::ready_to_seed<float>(const km_kernel&, const km_rows&,
+                                                      const float*, int64_t);
+template km_search km_workspace::ready_to_seed<double>(const km_kernel&, const km_rows&,
+                                                       const double*, int64_t);
 template km_search km_workspace::ready<double>(const km_kernel&, const km_rows&, const double*,
                                                int64_t, bool);

@@ -25,6 +25,10 @@ struct km_workspace {
   template <typename T>
   km_search ready(const km_kernel& kernel, const km_rows& rows, const T* centroids, int64_t k,
                   bool keeps);
+  // The same for candidates (m, d) of seeding, along few directions only.
+  template <typename T>
+  km_search ready_to_seed(const km_kernel& kernel, const km_rows& rows, const T* candidates,
+                          int64_t m);
   // To be called after each search: how many pairs of a row and a panel it looked at.
   void searched(const km_search& search, int64_t n, int64_t visits);
 
@@ -33,8 +37,14 @@ struct km_workspace {
   bool keep_coordinates = false;
   double share_visited = 1;
   bool measured = false;
+  // Of the last candidates: they (m, stride), who they reach (n), and nearest as it was.
+  std::vector<char> candidates;
+  std::vector<uint16_t> reached;
+  const void* nearest = nullptr;
 
  private:
+  template <typename T>
+  void keep_coordinates_of(const km_rows& rows, km_search& s);
   template <typename T>
   void pack(const km_kernel& kernel, const T* centroids, km_search& s);
   template <typename T>
@@ -51,4 +61,6 @@ struct km_workspace {
   int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1;
   bool bounded_ = false, ordered_ = false;
   int pause_ = 0;
+  std::unique_ptr<km_workspace> seeding_;
+  int64_t few_centroids_ = 8;  // not worth bounds: all distances are computed
 };

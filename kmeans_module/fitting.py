@@ -115,6 +115,7 @@ def fit(
         centroids = initialize_centroids(
             [batch], n_clusters, init=init, n_problems=restarts * n_problems, metric=metric,
             like=like, generator=generator, process_group=process_group,
+            workspaces=[workspace],
         )  # fmt: skip
         try:
             found = lloyd(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kmeans_module.batches import Batch
 from kmeans_module.distributed import ProcessGroup, all_sum, broadcast, errors_shared, rank
-from kmeans_module.kernels import prepare, unit_rows
+from kmeans_module.kernels import Workspace, prepare, unit_rows
 from kmeans_module.lloyd import lloyd
 from kmeans_module.rows import Rows
 
@@ -36,6 +36,7 @@ def initialize_centroids(
     like: Tensor,
     generator: torch.Generator | None = None,
     process_group: ProcessGroup | None = None,
+    workspaces: Sequence[Workspace] | None = None,
 ) -> Tensor:
     """Initial centroids of P independent problems.
 
@@ -49,6 +50,7 @@ def initialize_centroids(
         like: a tensor of the layer's dtype and device.
         generator: what the draws come from; None for torch's default.
         process_group: the ranks that hold the rest of the rows.
+        workspaces: of the batches, where they exist already.
 
     Returns:
         (P, k, d), in the dtype of ``like``.
@@ -76,7 +78,7 @@ def initialize_centroids(
         return _in_metric(broadcast(start, process_group), metric)
     rows = Rows(
         batches, n_problems=n_problems, metric=metric, like=like,
-        generator=generator, group=process_group,
+        generator=generator, group=process_group, workspaces=workspaces,
     )  # fmt: skip
     find = {"random": random, "k-means++": kmeans_plus_plus, "k-means||": kmeans_parallel}[init]
     return _in_metric(find(rows, n_clusters).to(like.dtype), metric)

@@ -14,6 +14,7 @@ from torch import Tensor
 from kmeans_module.batches import Batch
 from kmeans_module.distributed import ProcessGroup, all_gather, all_sum, broadcast, rank
 from kmeans_module.kernels import (
+    Workspace,
     accumulator_dtype,
     compute_dtype,
     prepare,
@@ -36,6 +37,7 @@ class Rows:
         like: a tensor of the layer's dtype and device.
         generator: draws on its own device, by default torch's CPU generator.
         group: the ranks that hold the rest.
+        workspaces: of the batches, to find again what they have learnt; None for new ones.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Rows:
         like: Tensor,
         generator: torch.Generator | None,
         group: ProcessGroup | None,
+        workspaces: Sequence[Workspace] | None = None,
     ) -> None:
         self.n_problems = n_problems
         self.metric = metric
@@ -55,7 +58,9 @@ class Rows:
         self.device = like.device
         self.accumulator = accumulator_dtype(like.device)
         self.batches = [batch for batch in batches if batch.x.shape[-2]]
-        self.workspaces = [prepare(batch.x, metric=metric) for batch in self.batches]
+        if workspaces is None or len(self.batches) != len(batches):
+            workspaces = [prepare(batch.x, metric=metric) for batch in self.batches]
+        self.workspaces = workspaces
         self.n_features = batches[0].x.shape[-1]
         self.dtype = compute_dtype(batches[0].x, like)
         self._lay_out()

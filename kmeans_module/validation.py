@@ -12,6 +12,7 @@ from torch import Tensor
 from kmeans_module.batches import Batch
 from kmeans_module.distributed import ErrorElsewhere, ProcessGroup, all_gather, all_sum
 from kmeans_module.kernels import accumulator_dtype, compute_dtype, unit_rows
+from kmeans_module.kernels.native import serves, spread
 
 _SCAN_ELEMENTS = 1 << 21
 _LARGEST_WEIGHT = 1e100
@@ -227,43 +228,53 @@ def scan(
     device = like.device
     accumulator = accumulator_dtype(device)
     d = batches[0].x.shape[-1]
-    span = torch.stack([torch.full((d,), -math.inf), torch.full((d,), -math.inf)])
-    span = span.to(device, accumulator)
-    for batch in batches:
-        for _, rows in _chunks(batch.x):
-            low, high = (bound.to(accumulator) for bound in rows.flatten(0, -2).aminmax(dim=0))
-            span = torch.maximum(span, torch.stack([-low, high]))
-    _check_span(all_gather(span, group), batches, like, metric)
-
+    span = torch.full((2, d), -math.inf, device=device, dtype=accumulator)
     total = torch.zeros((n_problems, d), dtype=accumulator, device=device)
     count = torch.zeros((n_problems, 1), dtype=accumulator, device=device)
-
-    def counted(mean: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in batches:
-            weight = batch.sample_weight
-            for start, rows in _chunks(batch.x):
-                rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-                rows = unit_rows(rows) if metric == "cosine" else rows
-                rows = rows.to(accumulator)
-                rows = rows if mean is None else (rows - mean.unsqueeze(-2)).square_()
-                if weight is None:
-                    ones = rows.new_ones(rows.shape[:-1])
-                else:
-                    part = weight[..., start : start + rows.shape[-2]]
-                    ones = (part > 0).to(accumulator)
-                    rows = rows * ones.unsqueeze(-1)
-                yield rows.sum(dim=-2), ones.sum(dim=-1, keepdim=True)
-
-    for sums, ones in counted(None):
+    for batch in batches:
+        low, high, sums = _spread(batch, metric, None)
+        span = torch.maximum(span, torch.stack([-low, high]))
         total += sums
-        count += ones
+        if batch.sample_weight is None:
+            count += batch.x.shape[-2]
+        else:
+            count += (batch.sample_weight > 0).sum(dim=-1, keepdim=True)
+    _check_span(all_gather(span, group), batches, like, metric)
     total, count = all_sum([total, count], group)
     count = count.clamp(min=1)
     squares = torch.zeros_like(total)
-    for sums, _ in counted(total / count):
-        squares += sums
+    for batch in batches:
+        squares += _spread(batch, metric, total / count)[2]
     (squares,) = all_sum([squares], group)
     return (squares / count).mean(dim=-1)
+
+
+def _spread(batch: Batch, metric: str, mean: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Smallest and largest values (d,) and, of unit rows where the metric is cosine, sums or sums
+    of squares about a mean (P, d); rows of weight 0 do not count in sums."""
+    x, weight = batch.x, batch.sample_weight
+    plain = x.ndim == 2 and (weight is None or weight.ndim == 1)
+    if plain and metric == "euclidean" and (mean is None or len(mean) == 1) and serves(x):
+        low, high, sums = spread(x, weight, None if mean is None else mean[0])
+        if bool(sums.isfinite().all()):
+            return low, high, sums.unsqueeze(0)
+    accumulator = accumulator_dtype(x.device)
+    d = x.shape[-1]
+    low = torch.full((d,), math.inf, dtype=accumulator, device=x.device)
+    high = -low
+    sums = torch.zeros((1, d), dtype=accumulator, device=x.device)
+    for start, rows in _chunks(x):
+        if mean is None:
+            least, most = (bound.to(accumulator) for bound in rows.flatten(0, -2).aminmax(dim=0))
+            low, high = torch.minimum(low, least), torch.maximum(high, most)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        rows = (unit_rows(rows) if metric == "cosine" else rows).to(accumulator)
+        rows = rows if mean is None else (rows - mean.unsqueeze(-2)).square_()
+        if weight is not None:
+            part = weight[..., start : start + rows.shape[-2]]
+            rows = rows * (part > 0).to(accumulator).unsqueeze(-1)
+        sums = sums + rows.sum(dim=-2)
+    return low, high, sums
 
 
 def _check_span(spans: Tensor, batches: Sequence[Batch], like: Tensor, metric: str) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SAMPLE = 2048
+SAMPLE = 1024
 _TRIED = 256
 # With the norm of what they leave out, a multiple of 16 numbers.
 _COARSE = (7, 15, 31, 47, 63, 95, 127)
@@ -123,7 +123,7 @@ def _principal(rows: Tensor, p: int) -> Tensor:
     subspace iterations (Halko, Martinsson & Tropp, SIAM Review 2011, section 4.5)."""
     start = rows[:: len(rows) // p][:p].T
     basis = torch.linalg.qr(start).Q
-    for _ in range(3):
+    for _ in range(2):
         basis = torch.linalg.qr(rows.T @ (rows @ basis)).Q
     seen = rows @ basis
     order = torch.linalg.eigh(seen.T @ seen).eigenvectors.flip(-1)

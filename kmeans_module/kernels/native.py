@@ -38,6 +38,9 @@ from kmeans_module.kernels.statistics import (
 
 log = logging.getLogger(__name__)
 
+# Centres that seeding is taken to end with.
+_SEEDING = 512
+
 LIBRARY = Path(__file__).with_name("kmeans_native.so")
 # A tracing compiler cannot load the library: it has to know beforehand.
 INSTALLED = LIBRARY.is_file()
@@ -86,8 +89,9 @@ def library() -> ctypes.CDLL | None:
     found.km_share_visited.argtypes = (pointer,)
     found.km_share_visited.restype = ctypes.c_double
     found.km_e_step.argtypes = (rows, pointer, integer, result, pointer, threads)
-    found.km_lower.argtypes = (rows, pointer, pointer, threads)
-    found.km_potentials.argtypes = (rows, pointer, pointer, integer, pointer, threads)
+    found.km_lower.argtypes = (rows, pointer, pointer, pointer, threads)
+    found.km_potentials.argtypes = (rows, pointer, pointer, integer, pointer, pointer, threads)
+    found.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
     found.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
     return found
 
@@ -159,8 +163,8 @@ class NativeWorkspace(ReferenceWorkspace):
         problems, k, d = centroids.shape
         n = self.x.shape[-2]
         warm = len(self._memory) == problems and self._k == k
+        memories = self._memories(problems)
         if not warm:
-            self._memory = [_Memory() for _ in range(problems)]
             self._k = k
             self._labels = torch.empty((problems, n), dtype=torch.int64)
             self._distances = torch.empty((problems, n), dtype=self.x.dtype)
@@ -169,7 +173,7 @@ class NativeWorkspace(ReferenceWorkspace):
         inertia = torch.empty(problems, dtype=torch.float64)
         self.changed = torch.empty(problems, dtype=torch.int64)
         parts = (self._labels, self._distances, sums, counts, inertia, self.changed)
-        for p, memory in enumerate(self._memory):
+        for p, memory in enumerate(memories):
             if memory.steps < 2:  # the first centroids are single rows, the next ones means
                 self._find_directions(memory, p, centroids[p])
             memory.steps += 1
@@ -183,48 +187,78 @@ class NativeWorkspace(ReferenceWorkspace):
             )  # fmt: skip
         return EStep(self._labels, self._distances, ClusterStats(sums, counts, inertia, farthest))
 
+    def _memories(self, problems: int) -> list[_Memory]:
+        if len(self._memory) != problems:
+            self._memory = [_Memory() for _ in range(problems)]
+            self._k = 0
+        return self._memory
+
     def _find_directions(
         self, memory: _Memory, p: int, centroids: Tensor, *, once: bool = False
     ) -> None:
         """Make the search of problem p cheaper, if that can be; it stays exact."""
         x = self.x if self.x.ndim == 2 else self.x[p]
-        n, d = x.shape
-        native = library()
-        if native is None or not worthwhile(n, len(centroids), d):
+        d = x.shape[1]
+        if not worthwhile(len(x), len(centroids), d):
             return
-        sample = x[:: n // SAMPLE][:SAMPLE]
-        if self.metric == "cosine":
-            sample = unit_rows(sample)
         # Directions that are not orthonormal, as autocast makes them, would give wrong bounds.
         with full_precision(x.device):
+            sample = self._sample(x)
             if not memory.tried:
-                # Kept coordinates may take half as much memory as the rows.
-                most = d - 1 if once else d * x.element_size() // 8 - 2
-                found = find_directions(sample, centroids, most=most, once=once)
-                if found is not None and native.km_project(
-                    memory.handle, found.basis.data_ptr(), found.center.data_ptr(),
-                    *found.basis.shape, not once,
-                ):  # fmt: skip
-                    raise MemoryError("no memory for directions")
-                memory.tried, memory.directions = True, found
+                self._use_directions(memory, sample, centroids, once=once)
             if memory.directions is None:
                 log.debug("bounds from all %d features", d)
                 return
             coarse = choose_coarse(sample, centroids, memory.directions)
-        native.km_coarse(memory.handle, coarse)
-        p = len(memory.directions.basis)
-        log.debug("bounds from %d, then %d directions of %d features", coarse, p, d)
+        self._library.km_coarse(memory.handle, coarse)
+        log.debug(
+            "bounds from %d, then %d directions of %d features",
+            coarse, len(memory.directions.basis), d,
+        )  # fmt: skip
+
+    def _use_directions(
+        self, memory: _Memory, sample: Tensor, centroids: Tensor, *, once: bool = False
+    ) -> None:
+        d = sample.shape[1]
+        # Kept coordinates may take half as much memory as the rows.
+        most = d - 1 if once else d * self.x.element_size() // 8 - 2
+        memory.tried = True
+        memory.directions = found = find_directions(sample, centroids, most=most, once=once)
+        if found is not None and self._library.km_project(
+            memory.handle, found.basis.data_ptr(), found.center.data_ptr(), *found.basis.shape,
+            not once,
+        ):  # fmt: skip
+            raise MemoryError("no memory for directions")
+
+    def _sample(self, x: Tensor) -> Tensor:
+        sample = x[:: len(x) // SAMPLE][:SAMPLE]
+        return unit_rows(sample) if self.metric == "cosine" else sample
+
+    @property
+    def _library(self) -> ctypes.CDLL:
+        found = library()
+        assert found is not None
+        return found
 
     def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
         if nearest.dtype != self.x.dtype:
             return super().potentials(nearest, candidates, weight)
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64)
-        for p, points in enumerate(candidates):
+        for p, memory in enumerate(self._memories(len(candidates))):
+            x = self.x if self.x.ndim == 2 else self.x[p]
+            if not memory.tried and worthwhile(len(x), _SEEDING, x.shape[1]):
+                with full_precision(x.device):
+                    sample = self._sample(x)
+                    centers, sample = sample[:_SEEDING], sample[_SEEDING:]
+                    self._use_directions(memory, sample, centers)
+                    if memory.directions is not None:
+                        coarse = choose_coarse(sample, centers, memory.directions)
+                        self._library.km_coarse(memory.handle, coarse)
             near = nearest[p].contiguous()
-            points = points.to(self.x.dtype).contiguous()
+            points = candidates[p].to(self.x.dtype).contiguous()
             self._call(
                 "km_potentials", p, weight, near.data_ptr(), points.data_ptr(), len(points),
-                _address(potential, p),
+                _address(potential, p), memory.handle,
             )  # fmt: skip
         return potential
 
@@ -232,9 +266,9 @@ class NativeWorkspace(ReferenceWorkspace):
         if nearest.dtype != self.x.dtype or not nearest.is_contiguous():
             super().lower(nearest, center)
             return
-        for p in range(len(nearest)):
+        for p, memory in enumerate(self._memories(len(nearest))):
             point = center[p].to(self.x.dtype).contiguous()
-            self._call("km_lower", p, None, _address(nearest, p), point.data_ptr())
+            self._call("km_lower", p, None, _address(nearest, p), point.data_ptr(), memory.handle)
 
     def _run(self, p: int, centroids: Tensor, result: _Result, memory: _Memory) -> None:
         centroids = centroids.to(self.x.dtype).contiguous()
@@ -258,3 +292,35 @@ class NativeWorkspace(ReferenceWorkspace):
 
 def _address(tensor: Tensor, p: int) -> int:
     return tensor[p].data_ptr()
+
+
+def spread(
+    x: Tensor, weight: Tensor | None, center: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Extent and sums of the features of rows (n, d) that the kernel serves.
+
+    Args:
+        x: rows.
+        weight: (n,) or None; rows of weight 0 do not count in sums.
+        center: (d,) float64, or None.
+
+    Returns:
+        smallest (d,), largest (d,), and the sum of the values or, about a center, of squared
+        differences (d,); all float64. The sum is not finite where a value is not.
+    """
+    low, high, sums = torch.empty((3, x.shape[1]), dtype=torch.float64)
+    if weight is not None:
+        weight = weight.to(torch.float64).contiguous()
+    center = None if center is None else center.contiguous()
+    rows = _Rows(
+        x.data_ptr(), *x.shape, *x.stride(), None if weight is None else weight.data_ptr(),
+        x.dtype == torch.float64, False,
+    )  # fmt: skip
+    native = library()
+    assert native is not None
+    if native.km_spread(
+        rows, None if center is None else center.data_ptr(), low.data_ptr(), high.data_ptr(),
+        sums.data_ptr(), torch.get_num_threads(),
+    ):  # fmt: skip
+        raise MemoryError(f"no memory to survey {tuple(x.shape)} rows")
+    return low, high, sums

@@ -30,17 +30,34 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
                         weighted ? weights.get() : nullptr, sizeof(T) == 8, cosine};
   std::vector<int64_t> labels(n);
   std::vector<T> distances(n);
-  std::vector<double> sums(k * d), counts(k), potentials(k);
+  std::vector<double> sums(k * d), counts(k), potentials(k), spread(3 * d);
   double inertia = 0;
-  km_result result = {labels.data(), distances.data(), sums.data(), counts.data(), &inertia};
-  if (km_e_step(&rows, centroids.get(), k, &result, threads)) return 1;
-  for (int64_t i = 0; i < n; ++i)
-    if (labels[i] < 0 || labels[i] >= k || !(distances[i] >= 0)) return 1;
+  int64_t changed = 0;
+  km_workspace* workspace = km_open();
+  if (d > 31) {  // the first features as directions
+    std::vector<float> basis(15 * d), center(d);
+    for (int64_t i = 0; i < 15; ++i) basis[i * d + i] = 1;
+    if (km_project(workspace, basis.data(), center.data(), 15, d, columns_first)) return 1;
+    km_coarse(workspace, 7);
+  }
+  km_result result = {labels.data(), distances.data(), sums.data(), counts.data(),
+                      &inertia,      &changed,         0};
+  int failed = km_potentials(&rows, nearest.get(), centroids.get(), k, potentials.data(),
+                             workspace, threads);
+  failed += km_lower(&rows, nearest.get(), centroids.get(), workspace, threads);
+  for (int call = 0; call < 4; ++call) {  // bounds are made, used, and used again
+    failed += km_e_step(&rows, centroids.get(), k, &result, workspace, threads);
+    for (int64_t i = 0; i < n; ++i)
+      failed += labels[i] < 0 || labels[i] >= k || !(distances[i] >= 0);
+    for (int64_t j = 0; j < k * d; ++j) centroids[j] += static_cast<T>(0.01 * (uniform() - 0.5));
+    result.warm = 1;
+  }
+  km_close(workspace);
   result.distances = nullptr;
   result.sums = result.counts = nullptr;
-  if (km_e_step(&rows, centroids.get(), k, &result, threads)) return 1;
-  if (km_potentials(&rows, nearest.get(), centroids.get(), k, potentials.data(), threads)) return 1;
-  return km_lower(&rows, nearest.get(), centroids.get(), threads);
+  failed += km_e_step(&rows, centroids.get(), k, &result, nullptr, threads);
+  return failed + km_spread(&rows, nullptr, spread.data(), spread.data() + d,
+                            spread.data() + 2 * d, threads);
 }
 
 }  // namespace
@@ -51,8 +68,8 @@ int main() {
     if (km_use_instruction_set(name)) continue;
     ++instruction_sets;
     for (int64_t n : {0, 1, 15, 64, 65, 1000})
-      for (int64_t d : {1, 3, 64, 65})
-        for (int64_t k : {1, 5, 32})
+      for (int64_t d : {1, 8, 9, 64, 65})
+        for (int64_t k : {1, 5, 33})
           for (int options = 0; options < 8; ++options)
             for (int threads : {1, 3}) {
               const bool a = options & 1, b = options & 2, c = options & 4;

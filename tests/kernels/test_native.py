@@ -18,7 +18,7 @@ from torch import Tensor
 from kmeans_module import KMeansLayer, kernels
 from kmeans_module.kernels import native
 from kmeans_module.kernels.native import NativeWorkspace
-from kmeans_module.kernels.reference import ReferenceWorkspace
+from kmeans_module.kernels.reference import ReferenceWorkspace, unit_rows
 
 needs_native = pytest.mark.skipif(
     native.library() is None, reason="the package was installed without a C++ compiler"
@@ -154,6 +154,135 @@ def test_seeding_measures_what_the_reference_does(
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     native_one.lower(near, x[:, 5:6] if metric == "euclidean" else candidates[:, :1])
     assert metric == "cosine" or (near[:, 5] == 0).all(), "a row is at distance 0 of itself"
+
+
+KINDS = ("structured", "noise", "ties", "duplicates", "blobs", "offset", "tiny", "huge")
+
+
+def data_of(kind: str, n: int, d: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(n + d)
+    x = torch.randn(n, d, generator=generator, dtype=dtype)
+    if kind == "ties":
+        return torch.randint(0, 3, (n, d), generator=generator).to(dtype)
+    if kind == "duplicates":
+        return x[torch.randint(0, n // 3, (n,), generator=generator)]
+    if kind == "blobs":
+        return x[torch.randint(0, 20, (n,), generator=generator)] * 30 + x
+    if kind in ("structured", "offset", "tiny", "huge"):
+        x = x * torch.arange(1, d + 1).rsqrt()
+    return x * {"tiny": 1e-15, "huge": 1e17}.get(kind, 1.0) + (1e3 if kind == "offset" else 0.0)
+
+
+@needs_native
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "d", "k"), [(2_500, 40, 150), (2_101, 97, 33), (700, 12, 9)])
+def test_a_workspace_never_changes_a_result(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, kind: str, metric: str,
+    dtype: torch.dtype, n: int, d: int, k: int,
+) -> None:  # fmt: skip
+    """What bounds discard would not have won, whatever a workspace remembers."""
+    monkeypatch.setattr(native, "worthwhile", lambda n, k, d: k >= 9 and n >= 2_048 and d >= 24)
+    x = data_of(kind, n, d, dtype)
+    x[5] = 0
+    weight = torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    centroids = x[:: n // k][:k].unsqueeze(0).clone()
+    if metric == "cosine":
+        centroids = unit_rows(centroids)
+    workspace = NativeWorkspace(x, weight, metric=metric)
+    last = None
+    for _ in range(6):
+        step = workspace.e_step(centroids)
+        fresh = NativeWorkspace(x, weight, metric=metric).e_step(centroids)
+        assert torch.equal(step.labels, fresh.labels)
+        assert torch.equal(step.distances, fresh.distances)
+        assert torch.equal(step.stats.sums, fresh.stats.sums)
+        labels, _ = NativeWorkspace(x, metric=metric).assign(centroids)
+        assert torch.equal(labels, fresh.labels)
+        assert int(workspace.changed) == (n if last is None else int((labels != last).sum()))
+        last = labels
+        rows = unit_rows(x.double()) if metric == "cosine" else x
+        if kind != "offset" or dtype == torch.float64:
+            exact = brute_force(rows, centroids[0])
+            found = exact.gather(1, labels[0].unsqueeze(1)).squeeze(1)
+            nonzero = (x != 0).any(dim=1)
+            assert (found <= exact.amin(dim=1) * (1 + 1e-5))[nonzero].all()
+        moved = step.stats.sums / step.stats.counts.clamp(min=1e-9).unsqueeze(-1)
+        centroids = moved.to(dtype).where(step.stats.counts.unsqueeze(-1) > 0, centroids)
+        if kind == "ties":
+            centroids = centroids.round()
+        if metric == "cosine":
+            centroids = unit_rows(centroids)
+
+
+@needs_native
+def test_a_workspace_serves_other_centroids_too() -> None:
+    x = data_of("structured", 3_000, 40, torch.float32)
+    workspace = NativeWorkspace(x)
+    for k in (50, 50, 20, 7, 50):
+        centroids = x[torch.randperm(len(x))[:k]].unsqueeze(0).clone()
+        labels = NativeWorkspace(x).e_step(centroids).labels
+        assert torch.equal(workspace.e_step(centroids).labels, labels)
+
+
+@needs_native
+def test_bounds_discard_most_centroids_of_structured_data() -> None:
+    x = data_of("blobs", 20_000, 64, torch.float32)
+    workspace, centroids = NativeWorkspace(x), x[:200].unsqueeze(0).clone()
+    library = native.library()
+    assert library is not None
+    for _ in range(8):
+        step = workspace.e_step(centroids)
+        share = library.km_share_visited(workspace._memory[0].handle)
+        centroids = (step.stats.sums / step.stats.counts.unsqueeze(-1)).float()
+    assert share < 0.3
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("m", [5, 8, 21])
+def test_seeding_by_bounds_measures_what_the_reference_does(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, metric: str, dtype: torch.dtype, m: int
+) -> None:
+    monkeypatch.setattr(native, "worthwhile", lambda n, k, d: True)
+    x = data_of("structured", 2_500, 60, dtype)
+    weights = torch.rand(1, 2_500, dtype=torch.float64)
+    native_one, reference = NativeWorkspace(x, metric=metric), ReferenceWorkspace(x, metric=metric)
+    near = torch.full((1, 2_500), torch.inf, dtype=dtype)
+    expected_near = near.clone()
+    for step in range(6):
+        candidates = x[torch.arange(m) * 31 + step].unsqueeze(0)
+        if metric == "cosine":
+            candidates = torch.nn.functional.normalize(candidates, dim=-1)
+        weight = None if step % 2 else weights
+        found = native_one.potentials(near, candidates, weight)
+        expected = reference.potentials(expected_near, candidates, weight)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        center = candidates[:, step % m : step % m + 1]
+        native_one.lower(near, center)
+        reference.lower(expected_near, center)
+        torch.testing.assert_close(near, expected_near, rtol=1e-4, atol=2e-5)
+    assert native_one._memory[0].directions is not None, "bounds were used"
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_spread_says_what_torch_says(dtype: torch.dtype) -> None:
+    x = torch.randn(1_000, 7, dtype=dtype) * 3 + 50
+    weight = torch.randint(0, 2, (1_000,)).double()
+    for rows in (x, x.T.contiguous().T):
+        low, high, sums = native.spread(rows, weight)
+        assert torch.equal(low, x.double().amin(0))
+        assert torch.equal(high, x.double().amax(0))
+        counted = x.double()[weight > 0]
+        torch.testing.assert_close(sums, counted.sum(0))
+        mean = counted.mean(0)
+        squares = native.spread(rows, weight, mean)[2]
+        torch.testing.assert_close(squares, (counted - mean).square().sum(0))
+    x[3, 2] = torch.nan
+    assert not native.spread(x, weight)[2].isfinite().all()
 
 
 @needs_native

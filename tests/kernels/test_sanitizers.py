@@ -28,16 +28,18 @@ def test_the_kernels_run_clean_under(sanitizer: str, tmp_path: Path) -> None:
     options += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     x86 = platform.machine() in ("x86_64", "AMD64")
     objects = []
-    sources = {ROOT / "csrc" / "native.cpp": [], Path(__file__).with_name("sanitize.cpp"): []}
+    plain = [ROOT / "csrc" / f"{name}.cpp" for name in ("native", "threads", "workspace")]
+    sources: dict[Path, list[str]] = {source: [] for source in plain}
+    sources[Path(__file__).with_name("sanitize.cpp")] = []
     for name, flags in FLAGS.items():
         if x86 or name == "baseline":
-            sources[ROOT / "csrc" / f"e_step_{name}.cpp"] = flags
+            sources[ROOT / "csrc" / f"kernel_{name}.cpp"] = flags
     for source, flags in sources.items():
         objects.append(tmp_path / f"{source.stem}.o")
         command = ["g++", *options, *flags, "-c", str(source), "-o", str(objects[-1])]
         subprocess.run(command, check=True)
     program = tmp_path / "sanitize"
-    subprocess.run(["g++", *options, *map(str, objects), "-o", str(program)], check=True)
+    subprocess.run(["g++", *options, *map(str, objects), "-ldl", "-o", str(program)], check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "0 failed" in done.stdout

@@ -148,10 +148,16 @@ inline void largest_of_each(const Sixteen<float> (&values)[R], float* to) {
 
 // The value with one lane so low that nothing finds it.
 inline Sixteen<float> without(Sixteen<float> value, int lane) {
+#if defined(__AVX512F__)
+  const __m512 low = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  value.part[0] = _mm512_mask_mov_ps(value.part[0], static_cast<__mmask16>(1u << lane), low);
+  return value;
+#else
   float lanes[kLanes];
   store(lanes, value);
   lanes[lane] = -std::numeric_limits<float>::infinity();
   return load(lanes);
+#endif
 }
 
 }  // namespace

@@ -109,6 +109,7 @@ def fit(
     shared = batch.x.ndim == 2 and (batch.sample_weight is None or batch.sample_weight.ndim == 1)
     if shared and not callable(init):
         together = max(1, _RESTARTS_ELEMENTS // (n_problems * max(1, batch.x.shape[-2])))
+        together = min(together, n_init)
     best: LloydResult | None = None
     for first in range(0, n_init, together):
         restarts = min(together, n_init - first)
@@ -126,7 +127,10 @@ def fit(
         except NonFiniteInertiaError:
             raise_nonfinite(batch.x, compute_dtype(batch.x, centroids))
             raise
-        found = _best_restart(found, n_problems)
+        if restarts > 1:
+            found = _best_restart(found, n_problems)
+        if n_init > together:  # the workspace's next E-step would overwrite the labels
+            found = found._replace(labels=found.labels.clone())
         best = found if best is None else _better(best, found)
     best = cast("LloydResult", best)
     if together > 1:

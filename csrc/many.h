@@ -140,6 +140,11 @@ struct Block {
   void take(int i, int64_t where, T distance) {
     position[i] = static_cast<int32_t>(where);
     best[i] = distance;
+    expect(i, distance);
+  }
+
+  // Says how high a score may win against a distance.
+  void expect(int i, T distance) {
     enough[i] = 0.5f * (norm[i] * (1 - s.margin) - static_cast<float>(distance) * s.slack) - kTiny * kTiny;
   }
 
@@ -251,13 +256,15 @@ struct Block {
   }
 };
 
-// For each panel the rows that its bounds do not keep off.
+// For each panel the rows that its bounds do not keep off; visited says which are in any.
 template <typename T>
-void make_lists(Block<T>& block, const km_scratch& scratch) {
+void make_lists(Block<T>& block, const km_scratch& scratch, bool* visited) {
   const km_search& s = block.s;
   float reach[kMostRows];
-  for (int i = 0; i < block.count; ++i)
-    reach[i] = block.good(i) ? block.root_above(block.best[i]) : -kInfinity;
+  for (int i = 0; i < block.count; ++i) {
+    reach[i] = block.best[i] < kTooLarge ? block.root_above(block.best[i]) : -kInfinity;
+    visited[i] = false;
+  }
   for (int i = block.count; i < s.block; ++i) reach[i] = -kInfinity;
   for (int64_t group = 0; group < s.groups; ++group) {
     const int64_t first_panel = group * s.together;
@@ -274,6 +281,7 @@ void make_lists(Block<T>& block, const km_scratch& scratch) {
         const int i = first + __builtin_ctz(near);
         list[listed++] = static_cast<uint8_t>(i);
         bounds[i] = kInfinity;
+        visited[i] = true;
       }
     }
     for (int64_t panel = first_panel; panel < least_of(s.panels, first_panel + s.together);
@@ -322,35 +330,52 @@ int64_t search_block(const km_rows& rows, const km_search& s, int64_t first, int
 
   int64_t visits = 0;
   if (s.panels) {
-    coordinates_of_block(s, x, row_pitch, first, count, scratch, coordinates, block.norm);
     uint8_t everyone[kMostRows];
     for (int i = 0; i < kMostRows; ++i) everyone[i] = static_cast<uint8_t>(i);
     float tops[kMostRows + kRowsTogether], rests[kMostRows];
-    for (int i = 0; s.directions && i < count; ++i)
-      rests[i] = rest_norm(s, coordinates + i * s.pitch, block.norm[i]);
     const int64_t places = s.panels * kLanes;
-
-    // A first guess.
-    if (!result.warm)
-      for (int64_t panel = 0; panel < s.panels; ++panel)
-        for_each_score(s, coordinates, rests, panel, everyone, count,
-                       [&](int begin, const Sixteen<float> (&score)[kRowsTogether]) {
-                         for (int r = 0; r < kRowsTogether && begin + r < count; ++r)
-                           store(scratch.scores + (begin + r) * places + panel * kLanes, score[r]);
-                       });
-    for (int i = 0; i < count; ++i) {
-      const int64_t guess = result.warm ? s.position[result.labels[first + i]]
-                                        : block.highest(scratch.scores + i * places);
-      block.take(i, guess, block.distance_to(i, guess));
-      if (!block.good(i)) block.enough[i] = kInfinity;
+    const bool listed = result.warm && s.bounded && (s.measured || !s.coordinates);
+    if (listed) {
+      // Only rows that their bounds do not keep off everywhere need coordinates.
+      bool visited[kMostRows];
+      for (int i = 0; i < count; ++i) {
+        block.position[i] = s.position[result.labels[first + i]];
+        block.best[i] = block.distance_to(i, block.position[i]);
+        block.norm[i] = 0;
+      }
+      make_lists(block, scratch, visited);
+      for (int i = 0; i < count; ++i) {
+        if (!visited[i]) continue;
+        if (s.measured)
+          block.norm[i] = s.norms[first + i];
+        else
+          measure_rows(s, block.row(i), row_pitch, 1, scratch.centered,
+                       coordinates + i * s.pitch, block.norm + i);
+        if (s.directions) rests[i] = rest_norm(s, coordinates + i * s.pitch, block.norm[i]);
+        block.expect(i, block.best[i]);
+      }
+    } else {
+      coordinates_of_block(s, x, row_pitch, first, count, scratch, coordinates, block.norm);
+      for (int i = 0; s.directions && i < count; ++i)
+        rests[i] = rest_norm(s, coordinates + i * s.pitch, block.norm[i]);
+      if (!result.warm)
+        for (int64_t panel = 0; panel < s.panels; ++panel)
+          for_each_score(s, coordinates, rests, panel, everyone, count,
+                         [&](int begin, const Sixteen<float> (&score)[kRowsTogether]) {
+                           for (int r = 0; r < kRowsTogether && begin + r < count; ++r)
+                             store(scratch.scores + (begin + r) * places + panel * kLanes,
+                                   score[r]);
+                         });
+      for (int i = 0; i < count; ++i) {
+        const int64_t guess = result.warm ? s.position[result.labels[first + i]]
+                                          : block.highest(scratch.scores + i * places);
+        block.take(i, guess, block.distance_to(i, guess));
+      }
+      for (int64_t b = 0; block.bounds && b < s.groups * s.block; ++b)
+        block.bounds[b] = kInfinity;
     }
-
-    // Who is nearer.
-    const bool listed = result.warm && s.bounded;
-    if (listed)
-      make_lists(block, scratch);
-    else if (block.bounds)
-      for (int64_t b = 0; b < s.groups * s.block; ++b) block.bounds[b] = kInfinity;
+    for (int i = 0; i < count; ++i)
+      if (!block.good(i)) block.enough[i] = kInfinity;
     for (int64_t panel = 0; panel < s.panels; ++panel) {
       const uint8_t* list = listed ? scratch.lists + panel * s.block : everyone;
       const int some = listed ? scratch.counts[panel] : count;

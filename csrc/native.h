@@ -68,6 +68,9 @@ KM_API int km_spread(const km_rows* rows, const double* center, double* low, dou
 // Share of the pairs of a row and sixteen centroids that the last call looked at, 0 to 1.
 KM_API double km_share_visited(const km_workspace* workspace);
 
+// Says that this process is a forked child, where the library was not loaded before the fork.
+KM_API void km_forked(void);
+
 // Chooses an instruction set, "avx512", "avx2" or "baseline", for comparison; by default the
 // best one. Returns 0, or 1 where the processor does not have it.
 KM_API int km_use_instruction_set(const char* name);

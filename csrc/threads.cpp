@@ -4,6 +4,8 @@
 
 #include "threads.h"
 
+#include "native.h"
+
 #include <dlfcn.h>
 #include <pthread.h>
 
@@ -15,6 +17,7 @@
 namespace {
 
 std::atomic<bool> forked{false};
+const int watching = pthread_atfork(nullptr, nullptr, km_forked);
 
 struct OpenMP {
   // The interface of GCC's runtime, which those of LLVM and Intel have too.
@@ -34,7 +37,6 @@ const OpenMP& openmp() {
     find(those.parallel, "GOMP_parallel");
     find(those.thread_num, "omp_get_thread_num");
     find(those.num_threads, "omp_get_num_threads");
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });
     return those;
   }();
   return found;
@@ -52,10 +54,12 @@ void take_turns(void* given) {
 
 }  // namespace
 
+extern "C" void km_forked(void) { forked = true; }
+
 void in_parallel(int64_t parts, const std::function<void(int64_t)>& part) {
   if (parts == 1) return part(0);
   const OpenMP& team = openmp();
-  if (team.parallel && team.thread_num && team.num_threads && !forked) {
+  if (team.parallel && team.thread_num && team.num_threads && !forked && !watching) {
     Job job{parts, part};
     return team.parallel(take_turns, &job, static_cast<unsigned>(parts), 0);
   }

@@ -54,7 +54,10 @@ class Workspace(Protocol):
     changed: Tensor
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
-        """Assign every row to the nearest of the centroids (P, k, d) and sum up the clusters."""
+        """Assign every row to the nearest of the centroids (P, k, d) and sum up the clusters.
+
+        The next E-step may overwrite the labels and distances.
+        """
 
     def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
         """For seeding: what nearest (P, n) would sum up to with each candidate (P, m, d)."""

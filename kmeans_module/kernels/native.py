@@ -38,6 +38,8 @@ from kmeans_module.kernels.statistics import (
 
 log = logging.getLogger(__name__)
 
+_IMPORTED_BY = os.getpid()
+
 # Centres that seeding is taken to end with.
 _SEEDING = 512
 
@@ -93,6 +95,9 @@ def library() -> ctypes.CDLL | None:
     found.km_potentials.argtypes = (rows, pointer, pointer, integer, pointer, pointer, threads)
     found.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
     found.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
+    found.km_forked.restype = None
+    if os.getpid() != _IMPORTED_BY:
+        found.km_forked()
     return found
 
 
@@ -127,6 +132,9 @@ class _Memory:
         self.directions: Directions | None = None
         self.steps = 0
         weakref.finalize(self, native.km_close, self.handle)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a workspace belongs to its rows in this process; prepare another one")
 
 
 class NativeWorkspace(ReferenceWorkspace):

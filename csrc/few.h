@@ -30,10 +30,15 @@ template <typename T, int D = 0>
 void load_block(const km_rows& rows, int64_t first, int count, T* block) {
   constexpr int R = Lanes<T>::kRows;
   const int64_t d = D ? D : rows.d;
-  const T* x = static_cast<const T*>(rows.x);
-  for (int s = 0; s < R; ++s) {
-    const T* row = x + (first + least_of(s, count - 1)) * rows.row_stride;
-    for (int64_t j = 0; j < d; ++j) block[j * R + s] = row[j * rows.column_stride];
+  const T* x = static_cast<const T*>(rows.x) + first * rows.row_stride;
+  if (D && count == R && rows.column_stride == 1 && rows.row_stride == D) {
+    for (int s = 0; s < R; ++s)  // a loop that compilers make shuffles of
+      for (int j = 0; j < D; ++j) block[j * R + s] = x[s * D + j];
+  } else {
+    for (int s = 0; s < R; ++s) {
+      const T* row = x + least_of(s, count - 1) * rows.row_stride;
+      for (int64_t j = 0; j < d; ++j) block[j * R + s] = row[j * rows.column_stride];
+    }
   }
   for (int s = 0; rows.cosine && s < R; ++s) to_unit_length(block + s, d, R);
 }
@@ -91,6 +96,7 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
           const km_result& result, T* block, double* sums, int64_t copies) {
   constexpr int R = Lanes<T>::kRows;
   constexpr int kTerms = terms_of(D);
+  const bool plain = !rows.weights && !rows.cosine && rows.column_stride == 1;
   double inertia[8] = {};
   int64_t changed = 0;
   alignas(64) T distance[R];
@@ -132,6 +138,15 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
     for (int s = 0; s < R; s += 8)
       for (int l = 0; l < 8; ++l) inertia[l] += weight[s + l] * distance[s + l];
     if (!result.sums) continue;
+    if (plain) {
+      const T* row = static_cast<const T*>(rows.x) + first * rows.row_stride;
+      for (int s = 0; s < count; ++s, row += rows.row_stride) {
+        double* sum = sums + ((s & (copies - 1)) * k + label[s]) * kTerms;
+        for (int j = 0; j < D; ++j) sum[j] += row[j];
+        sum[D] += 1;
+      }
+      continue;
+    }
     for (int s = 0; s < R; ++s) {
       for (int j = 0; j < D; ++j) term[s * kTerms + j] = weight[s] * block[j * R + s];
       term[s * kTerms + D] = weight[s];

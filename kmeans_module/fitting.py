@@ -107,9 +107,9 @@ def fit(
     n_init = 1 if isinstance(init, Tensor) else n_init
     together = 1
     shared = batch.x.ndim == 2 and (batch.sample_weight is None or batch.sample_weight.ndim == 1)
-    if shared and not callable(init):
-        together = max(1, _RESTARTS_ELEMENTS // (n_problems * max(1, batch.x.shape[-2])))
-        together = min(together, n_init)
+    if workspace.together and n_init > 1 and shared and not callable(init):
+        n_samples = int(all_gather(variance.new_tensor([batch.x.shape[-2]]), process_group).sum())
+        together = min(n_init, max(1, _RESTARTS_ELEMENTS // (n_problems * max(1, n_samples))))
     best: LloydResult | None = None
     for first in range(0, n_init, together):
         restarts = min(together, n_init - first)

@@ -49,9 +49,12 @@ class Workspace(Protocol):
 
     Attributes:
         changed: labels that differ from those of the previous E-step, (P,); n after the first.
+        together: whether problems on the same rows take less time, or less memory for each, in
+            one call than one after the other.
     """
 
     changed: Tensor
+    together: bool
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         """Assign every row to the nearest of the centroids (P, k, d) and sum up the clusters.

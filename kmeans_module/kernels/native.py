@@ -140,6 +140,8 @@ class _Memory:
 class NativeWorkspace(ReferenceWorkspace):
     """The E-step of the C++ kernel; the reference where precisions are mixed."""
 
+    together = False
+
     def __init__(
         self, x: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
     ) -> None:
@@ -181,12 +183,14 @@ class NativeWorkspace(ReferenceWorkspace):
         inertia = torch.empty(problems, dtype=torch.float64)
         self.changed = torch.empty(problems, dtype=torch.int64)
         parts = (self._labels, self._distances, sums, counts, inertia, self.changed)
+        keeps = self._keeps(problems)
         for p, memory in enumerate(memories):
-            if memory.steps < 2:  # the first centroids are single rows, the next ones means
+            # The first centroids are single rows, the next ones are means.
+            if keeps and memory.steps < 2:
                 self._find_directions(memory, p, centroids[p])
             memory.steps += 1
             result = _Result(*(_address(part, p) for part in parts), warm)
-            self._run(p, centroids[p], result, memory)
+            self._run(p, centroids[p], result, memory if keeps else None)
         farthest = None
         if (counts == 0).any():
             farthest = find_farthest(
@@ -194,6 +198,11 @@ class NativeWorkspace(ReferenceWorkspace):
                 self._distances, n_features=d, m=min(k, MAX_FARTHEST), start=start,
             )  # fmt: skip
         return EStep(self._labels, self._distances, ClusterStats(sums, counts, inertia, farthest))
+
+    def _keeps(self, problems: int) -> bool:
+        """Whether coordinates and bounds are kept: together they may take half as much memory as
+        the rows, so not for several problems on the same ones."""
+        return problems == 1 or self.x.ndim == 3
 
     def _memories(self, problems: int) -> list[_Memory]:
         if len(self._memory) != problems:
@@ -254,7 +263,8 @@ class NativeWorkspace(ReferenceWorkspace):
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64)
         for p, memory in enumerate(self._memories(len(candidates))):
             x = self.x if self.x.ndim == 2 else self.x[p]
-            if not memory.tried and worthwhile(len(x), _SEEDING, x.shape[1]):
+            worth = self._keeps(len(candidates)) and worthwhile(len(x), _SEEDING, x.shape[1])
+            if worth and not memory.tried:
                 with full_precision(x.device):
                     sample = self._sample(x)
                     centers, sample = sample[:_SEEDING], sample[_SEEDING:]
@@ -278,11 +288,11 @@ class NativeWorkspace(ReferenceWorkspace):
             point = center[p].to(self.x.dtype).contiguous()
             self._call("km_lower", p, None, _address(nearest, p), point.data_ptr(), memory.handle)
 
-    def _run(self, p: int, centroids: Tensor, result: _Result, memory: _Memory) -> None:
+    def _run(self, p: int, centroids: Tensor, result: _Result, memory: _Memory | None) -> None:
         centroids = centroids.to(self.x.dtype).contiguous()
         self._call(
             "km_e_step", p, self.sample_weight, centroids.data_ptr(), len(centroids), result,
-            memory.handle,
+            memory and memory.handle,
         )  # fmt: skip
 
     def _call(self, function: str, p: int, weight: Tensor | None, *arguments: object) -> None:

@@ -85,6 +85,8 @@ def unit_rows(rows: Tensor) -> Tensor:
 class ReferenceWorkspace:
     """Repeated E-steps on the same rows; see :func:`kmeans_module.kernels.prepare`."""
 
+    together = True
+
     changed: Tensor
 
     def __init__(

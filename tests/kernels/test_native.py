@@ -334,6 +334,24 @@ def test_works_after_fork_and_beside_torchs_threads() -> None:
     assert child.exitcode == 0
 
 
+@needs_native
+def test_a_child_forked_before_the_library_was_loaded_does_not_hang() -> None:
+    code = """
+import os, warnings, torch
+from kmeans_module.kernels.native import NativeWorkspace
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+x, centroids = torch.randn(20_000, 4), torch.randn(1, 30, 4)
+(x @ x[:500].T).sum()  # starts torch's own threads
+child = os.fork()
+if not child:
+    NativeWorkspace(x).e_step(centroids)
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
 def test_without_the_kernel_the_torch_path_serves(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -169,7 +169,8 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
   }
 }
 
-template <typename T>
+// D is d, or 0 where it is not known to the compiler.
+template <typename T, int D>
 void potentials(const km_rows& rows, const T* nearest, const T* candidates, int64_t m,
                 int64_t begin, int64_t end, double* potential, uint16_t* reached, T* block) {
   using V = typename Lanes<T>::Vector;
@@ -178,17 +179,18 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
   for (int64_t first = begin; first < end; first += R) {
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
-    load_block<T>(rows, first, count, block);
+    load_block<T, D>(rows, first, count, block);
     V near[kVectors] = {}, weight[kVectors] = {};
     M closer_to[kVectors] = {};
     std::memcpy(near, nearest + first, size_t(count) * sizeof(T));
-    T weights[R] = {};
-    for (int s = 0; s < count; ++s)
-      weights[s] = rows.weights ? static_cast<T>(rows.weights[first + s]) : T(1);
+    T weights[R];
+    for (int s = 0; s < R; ++s) weights[s] = s < count;
+    for (int s = 0; rows.weights && s < count; ++s)
+      weights[s] = static_cast<T>(rows.weights[first + s]);
     std::memcpy(weight, weights, sizeof(weight));
     for (int64_t c = 0; c < m; c += KM_CENTROIDS) {
       V distance[KM_CENTROIDS][kVectors] = {};
-      measure<KM_CENTROIDS, 0>(block, candidates + c * rows.d, rows.d, distance);
+      measure<KM_CENTROIDS, D>(block, candidates + c * rows.d, rows.d, distance);
       for (int i = 0; i < KM_CENTROIDS; ++i) {
         V sum = {};
         for (int v = 0; v < kVectors; ++v) {

@@ -69,10 +69,28 @@ void potentials_by_bounds(const km_rows& rows, const km_search& s, const T* near
 template <typename T>
 void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t stride,
                    const uint16_t* reached, int candidate, int64_t begin, int64_t end, T* row) {
+  const uint64_t in_four = uint64_t{0x0001000100010001} << candidate;
   for (int64_t i = begin; i < end; ++i) {
+    uint64_t four = 0;
+    if (end - i >= 4) {
+      std::memcpy(&four, reached + i, sizeof(four));
+      if (!(four & in_four)) {
+        i += 3;
+        continue;
+      }
+    }
     if (!(reached[i] >> candidate & 1)) continue;
-    load_rows(rows, i, 1, stride, row);
-    nearest[i] = least_of(nearest[i], squared_distance(row, center, stride));
+    const T* x = static_cast<const T*>(rows.x) + i * rows.row_stride;
+    if (rows.cosine || rows.column_stride != 1 || (rows.d > kFewFeatures && rows.d != stride)) {
+      load_rows(rows, i, 1, stride, row);
+      x = row;
+    }
+    T distance = 0;
+    if (rows.d > kFewFeatures)
+      distance = squared_distance(x, center, stride);
+    else
+      for (int64_t j = 0; j < rows.d; ++j) distance += (x[j] - center[j]) * (x[j] - center[j]);
+    nearest[i] = least_of(nearest[i], distance);
   }
 }
 

@@ -118,9 +118,10 @@ void km_workspace::choose_bounds(const km_rows& rows, size_t element, km_search&
   if (most < 1) return;
   const int64_t together = (s.panels + most - 1) / most;
   const int64_t groups = (s.panels + together - 1) / together;
-  if (groups != groups_ || together != together_ || !bounds_) {
+  if (groups != groups_ || together != together_ || s.block != block_ || !bounds_) {
     groups_ = groups;
     together_ = together;
+    block_ = s.block;
     bounds_ = aligned<float>(size_t((rows.n + s.block - 1) / s.block * s.block * groups));
     bounded_ = false;
   }
@@ -264,7 +265,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
 void km_workspace::searched(const km_search& s, int64_t n, int64_t visits) {
   const double pairs = double(n) * double(s.panels);
   share_visited = pairs > 0 ? double(visits) / pairs : 1.0;
-  if (s.coordinates) measured = true;
+  if (s.coordinates && s.panels) measured = true;
   if (pause_ > 0) --pause_;
   if (s.bounded && share_visited > kMostVisited) pause_ = kPause;
   bounded_ = s.bounds != nullptr && pause_ == 0;

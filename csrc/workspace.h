@@ -58,7 +58,7 @@ struct km_workspace {
       bounds_;
   std::vector<float> center_, moved_most_, moved_least_;
   std::vector<double> moved_, before_;
-  int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1;
+  int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1, block_ = 0;
   bool bounded_ = false, ordered_ = false;
   int pause_ = 0;
   std::unique_ptr<km_workspace> seeding_;

@@ -227,6 +227,27 @@ def test_a_workspace_serves_other_centroids_too() -> None:
 
 
 @needs_native
+def test_what_is_kept_survives_calls_that_do_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "worthwhile", lambda n, k, d: k >= 32)
+    x = data_of("structured", 3_000, 64, torch.float32)
+    few, many = x[:20].unsqueeze(0).clone(), x[::60].unsqueeze(0).clone()
+    labels = {len(c[0]): NativeWorkspace(x).e_step(c).labels for c in (few, many)}
+
+    workspace = NativeWorkspace(x)
+    workspace.e_step(many * 1e19)  # bounds would overflow: nothing is measured
+    assert torch.equal(workspace.e_step(many).labels, labels[50])
+
+    workspace = NativeWorkspace(x)
+    workspace.e_step(few)  # bounds from all features
+    workspace.potentials(torch.ones(1, len(x)), many[:, :8], None)  # now along few directions
+    assert workspace._memory[0].directions is not None
+    assert torch.equal(workspace.e_step(few).labels, labels[20])
+    assert torch.equal(
+        workspace.e_step(few * 1.01).labels, NativeWorkspace(x).e_step(few * 1.01).labels
+    )
+
+
+@needs_native
 def test_bounds_discard_most_centroids_of_structured_data() -> None:
     x = data_of("blobs", 20_000, 64, torch.float32)
     workspace, centroids = NativeWorkspace(x), x[:200].unsqueeze(0).clone()

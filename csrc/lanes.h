@@ -95,7 +95,8 @@ inline float largest(const Sixteen<float>& value) {
   float lanes[kLanes];
   store(lanes, value);
   for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+    for (int i = 0; i < half; ++i)
+      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
   return lanes[0];
 }
 inline unsigned at_least(const Sixteen<float>& value, float limit) {

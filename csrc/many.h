@@ -145,7 +145,8 @@ struct Block {
 
   // Says how high a score may win against a distance.
   void expect(int i, T distance) {
-    enough[i] = 0.5f * (norm[i] * (1 - s.margin) - static_cast<float>(distance) * s.slack) - kTiny * kTiny;
+    const float reach = static_cast<float>(distance) * s.slack;
+    enough[i] = 0.5f * (norm[i] * (1 - s.margin) - reach) - kTiny * kTiny;
   }
 
   // Whether bounds hold: nothing overflows.

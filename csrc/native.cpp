@@ -196,15 +196,12 @@ void e_step(const km_rows& rows, const void* centroids, int64_t k, const km_resu
     search<T>(rows, centroids, k, result, workspace, threads);
 }
 
-// Rows (m, d) filled up to (m, stride).
+// The bytes of rows (m, d) filled up to (m, stride).
 template <typename T>
-std::vector<char> widened(const void* given, int64_t m, int64_t d) {
-  const int64_t stride = (d + 15) / 16 * 16;
-  std::vector<char> all(size_t(m * stride) * sizeof(T));
-  for (int64_t c = 0; c < m; ++c)
-    std::memcpy(all.data() + size_t(c * stride) * sizeof(T),
-                static_cast<const T*>(given) + c * d, size_t(d) * sizeof(T));
-  return all;
+std::vector<char> bytes_of(const void* given, int64_t m, int64_t d) {
+  const std::vector<T> filled = filled_up(static_cast<const T*>(given), m, d);
+  const char* begin = reinterpret_cast<const char*>(filled.data());
+  return std::vector<char>(begin, begin + filled.size() * sizeof(T));
 }
 
 template <typename T>
@@ -212,7 +209,7 @@ void potentials(const km_rows& rows, const void* nearest, const void* given, int
                 double* result, km_workspace& workspace, int threads) {
   const km_kernel& kernel = current_kernel();
   const int64_t parts = n_parts(rows, m, threads);
-  workspace.candidates = widened<T>(given, m, rows.d);
+  workspace.candidates = bytes_of<T>(given, m, rows.d);
   workspace.reached.resize(size_t(rows.n));
   workspace.nearest = nearest;
   uint16_t* reached = workspace.reached.data();
@@ -249,7 +246,7 @@ void lower(const km_rows& rows, void* nearest, const void* given, km_workspace& 
   const km_kernel& kernel = current_kernel();
   const int64_t parts = n_parts(rows, 1, threads);
   // The last candidates are known, with whom they reach, for the first call after that.
-  const std::vector<char> center = widened<T>(given, 1, rows.d);
+  const std::vector<char> center = bytes_of<T>(given, 1, rows.d);
   const bool known = std::exchange(workspace.nearest, nullptr) == nearest;
   const int64_t m = center.empty() ? 0 : int64_t(workspace.candidates.size() / center.size());
   for (int64_t c = 0; known && c < std::min<int64_t>(m, 16); ++c) {

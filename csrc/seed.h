@@ -43,7 +43,8 @@ void potentials_by_bounds(const km_rows& rows, const km_search& s, const T* near
               const int before = pairs;
               for (; lanes; lanes &= lanes - 1) {
                 const int lane = __builtin_ctz(lanes);
-                if (panel * kLanes + lane >= s.k || block.too_far(i, panel * kLanes + lane)) continue;
+                const int64_t where = panel * kLanes + lane;
+                if (where >= s.k || block.too_far(i, where)) continue;
                 row_of[pairs] = static_cast<uint8_t>(i);
                 lane_of[pairs++] = static_cast<uint8_t>(lane);
               }

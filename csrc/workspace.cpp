@@ -54,17 +54,12 @@ void km_workspace::order(const float* coordinates, int64_t pitch, int64_t axes, 
 template <typename T>
 void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& s) {
   const int64_t places = s.panels * kPanel;
-  auto rows = aligned<T>(size_t(s.k * s.stride));
-  for (int64_t c = 0; c < s.k; ++c) {
-    T* row = rows.get() + c * s.stride;
-    std::copy_n(centroids + c * s.d, s.d, row);
-    std::fill(row + s.d, row + s.stride, T(0));
-  }
+  const std::vector<T> rows = filled_up(centroids, s.k, s.d);
   auto coordinates = aligned<float>(size_t(s.k * s.pitch));
   auto centered = aligned<float>(size_t(kMostRows * s.stride));
   auto norms = aligned<float>(size_t(s.k));
   for (int64_t first = 0; first < s.k; first += kMostRows)
-    kernel.measure(s, sizeof(T) == 8, rows.get() + first * s.stride,
+    kernel.measure(s, sizeof(T) == 8, rows.data() + first * s.stride,
                    static_cast<int>(std::min<int64_t>(kMostRows, s.k - first)), centered.get(),
                    coordinates.get() + first * s.pitch, norms.get() + first);
   if (!std::all_of(norms.get(), norms.get() + s.k, [](float n) { return n < kTooLarge; })) {
@@ -94,7 +89,7 @@ void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& 
     }
     const int64_t c = index_[place];
     const float* z = coordinates.get() + c * s.pitch;
-    std::copy_n(rows.get() + c * s.stride, s.stride, placed + place * s.stride);
+    std::copy_n(rows.data() + c * s.stride, s.stride, placed + place * s.stride);
     std::copy_n(z, s.pitch, fine_.get() + place * s.pitch);
     fine_norms_[place] = norms[c];
     column[0] = -0.5f * norms[c] * (1 - s.margin);
@@ -241,12 +236,9 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
     bounded_ = ordered_ = false;
     std::iota(index_.begin(), index_.end(), 0);
     std::iota(position_.begin(), position_.end(), 0);
-    centroids_ = aligned<char>(size_t(k * s.stride) * sizeof(T));
-    T* placed = reinterpret_cast<T*>(centroids_.get());
-    for (int64_t c = 0; c < k; ++c) {
-      std::copy_n(centroids + c * s.d, s.d, placed + c * s.stride);
-      std::fill(placed + c * s.stride + s.d, placed + (c + 1) * s.stride, T(0));
-    }
+    const std::vector<T> filled = filled_up(centroids, k, s.d);
+    centroids_ = aligned<char>(filled.size() * sizeof(T));
+    std::memcpy(centroids_.get(), filled.data(), filled.size() * sizeof(T));
     s.centroids = centroids_.get();
   }
   s.index = index_.data();

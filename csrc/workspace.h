@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <vector>
@@ -18,6 +19,16 @@ std::unique_ptr<T[], Free> aligned(size_t count) {
   void* memory = std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64);
   if (!memory) throw std::bad_alloc();
   return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
+}
+
+// Rows (count, d) filled up by zeros to a multiple of 16 features.
+template <typename T>
+std::vector<T> filled_up(const T* rows, int64_t count, int64_t d) {
+  const int64_t stride = (d + 15) / 16 * 16;
+  std::vector<T> all(size_t(count * stride));
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(all.data() + i * stride, rows + i * d, size_t(d) * sizeof(T));
+  return all;
 }
 
 struct km_workspace {
@@ -54,8 +65,7 @@ struct km_workspace {
 
   std::vector<int32_t> index_, position_;
   std::unique_ptr<char[], Free> centroids_;
-  std::unique_ptr<float[], Free> packed_, fine_, fine_norms_, coordinates_, norms_,
-      bounds_;
+  std::unique_ptr<float[], Free> packed_, fine_, fine_norms_, coordinates_, norms_, bounds_;
   std::vector<float> center_, moved_most_, moved_least_;
   std::vector<double> moved_, before_;
   int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1, block_ = 0;

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from kmeans_module import KMeansLayer, kernels
@@ -304,6 +308,37 @@ def test_spread_says_what_torch_says(dtype: torch.dtype) -> None:
         torch.testing.assert_close(squares, (counted - mean).square().sum(0))
     x[3, 2] = torch.nan
     assert not native.spread(x, weight)[2].isfinite().all()
+
+
+@needs_native
+@pytest.mark.parametrize("kind", ["structured", "noise", "blobs"])
+def test_the_inertia_takes_the_course_of_scikit_learn(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(native, "worthwhile", lambda n, k, d: True)
+    x = data_of(kind, 3_000, 48, torch.float32)
+    init = x[::60].clone()
+    found = KMeansLayer(len(init), 48).fit(x, init=init, tol=0, max_iter=6)
+    for iteration in range(1, 7):
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = KMeans(len(init), init=init.numpy(), n_init=1, tol=0, max_iter=iteration)
+            expected = model.fit(x.double().numpy()).inertia_
+        step = min(iteration, len(found.history) - 1)
+        assert float(found.history[step]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@needs_native
+def test_rows_beyond_2_to_the_31_numbers_are_found() -> None:
+    n, d = 2_100, 1 << 20  # zeros that were never written take no memory
+    x = torch.zeros(n, d)
+    x[-1] = 1
+    centroids = torch.stack([torch.zeros(d), torch.ones(d)]).unsqueeze(0)
+    step = NativeWorkspace(x).e_step(centroids)
+    assert step.labels[0].nonzero().tolist() == [[n - 1]]
+    assert step.stats.counts.tolist() == [[n - 1, 1]]
+    assert torch.equal(step.stats.sums[0], centroids[0].double())
 
 
 @needs_native

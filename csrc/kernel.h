@@ -14,6 +14,7 @@ struct km_search {
   int64_t k, d, stride;     // stride: d filled up to a multiple of 16, by zeros
   int64_t panels;           // 0: every centroid is tried
   int64_t block;            // rows taken together, a multiple of 16
+  int tile;                 // of them, whose scores are kept together
   const void* centroids;    // (16 panels, stride), of the type of the rows
   const int32_t* index;     // (16 panels): which centroid
   const int32_t* position;  // (k)
@@ -52,7 +53,7 @@ struct km_scratch {
   void* rows;          // (block, stride)
   float* coordinates;  // (block, pitch)
   float* centered;     // (block, stride)
-  float* scores;       // (block, 16 panels), for rows without a guess
+  float* scores;       // (tile, 16 panels), for rows without a guess
   uint8_t* lists;      // (panels, block)
   int32_t* counts;     // (panels)
 };
@@ -86,6 +87,7 @@ struct km_kernel {
   void (*lower)(const km_rows& rows, void* nearest, const void* center, int64_t begin,
                 int64_t end, void* block);
   int64_t centroids_together;
+  int rows_together;
   int64_t block_bytes;
 };
 

@@ -48,6 +48,21 @@ inline void add_square_of_difference(Sixteen<T>& sum, const Sixteen<T>& a, const
   }
 }
 
+inline Sixteen<float> minus(Sixteen<float> a, const Sixteen<float>& b) {
+  for (int v = 0; v < Sixteen<float>::kParts; ++v) a.part[v] -= b.part[v];
+  return a;
+}
+
+// Subtracted in double precision, then rounded.
+inline Sixteen<float> minus(const Sixteen<double>& a, const Sixteen<float>& b) {
+  double from[kLanes];
+  float lanes[kLanes];
+  store(from, a);
+  store(lanes, b);
+  for (int i = 0; i < kLanes; ++i) lanes[i] = static_cast<float>(from[i] - lanes[i]);
+  return load(lanes);
+}
+
 template <typename T>
 inline void add(Sixteen<T>& sum, const Sixteen<T>& other) {
   for (int v = 0; v < Sixteen<T>::kParts; ++v) sum.part[v] += other.part[v];

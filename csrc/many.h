@@ -69,10 +69,9 @@ void measure_rows(const km_search& s, const T* rows, int64_t row_pitch, int coun
   for (int i = 0; i < count; ++i) {
     Sixteen<float> squares = {};
     for (int64_t j = 0; j < s.stride; j += kLanes) {
-      float* to = from_center + i * s.stride + j;
-      const T* row = rows + i * row_pitch + j;
-      for (int l = 0; l < kLanes; ++l) to[l] = static_cast<float>(row[l] - s.center[j + l]);
-      add_square_of_difference(squares, load(to), Sixteen<float>{});
+      const Sixteen<float> difference = minus(load(rows + i * row_pitch + j), load(s.center + j));
+      store(from_center + i * s.stride + j, difference);
+      add_square_of_difference(squares, difference, Sixteen<float>{});
     }
     norms[i] = total(squares);
   }
@@ -294,6 +293,39 @@ void make_lists(Block<T>& block, const km_scratch& scratch, bool* visited) {
   }
 }
 
+// Rows of which nothing is known: where the score is highest is a first guess. Some rows at a
+// time, so that their scores stay in a nearby cache.
+template <typename T>
+void search_afresh(Block<T>& block, const float* rests, float* scores, float* tops) {
+  const km_search& s = block.s;
+  const int64_t places = s.panels * kLanes;
+  uint8_t list[kMostRows];
+  for (int first = 0; first < block.count; first += s.tile) {
+    const int some = least_of(s.tile, block.count - first);
+    for (int i = 0; i < some; ++i) list[i] = static_cast<uint8_t>(first + i);
+    for (int64_t panel = 0; panel < s.panels; ++panel)
+      for_each_score(s, block.coordinates, rests, panel, list, some,
+                     [&](int begin, const Sixteen<float> (&score)[kRowsTogether]) {
+                       for (int r = 0; r < kRowsTogether && begin + r < some; ++r)
+                         store(scores + (begin + r) * places + panel * kLanes, score[r]);
+                     });
+    for (int i = 0; i < some; ++i) {
+      const int64_t guess = block.highest(scores + i * places);
+      block.take(list[i], guess, block.distance_to(list[i], guess));
+      if (!block.good(list[i])) block.enough[list[i]] = kInfinity;
+    }
+    for (int64_t panel = 0; panel < s.panels; ++panel) {
+      for (int begin = 0; begin < some; begin += kRowsTogether) {
+        Sixteen<float> score[kRowsTogether];
+        for (int r = 0; r < kRowsTogether; ++r)
+          score[r] = load(scores + least_of(begin + r, some - 1) * places + panel * kLanes);
+        block.look_at(panel, list + begin, some - begin, score, tops + begin);
+      }
+      block.bound_all(panel, list, some, tops);
+    }
+  }
+}
+
 // The rows of a block, row_pitch apart: where they are if they can be read there, else copied.
 template <typename T>
 const T* rows_of_block(const km_rows& rows, const km_search& s, int64_t first, int count,
@@ -334,7 +366,6 @@ int64_t search_block(const km_rows& rows, const km_search& s, int64_t first, int
     uint8_t everyone[kMostRows];
     for (int i = 0; i < kMostRows; ++i) everyone[i] = static_cast<uint8_t>(i);
     float tops[kMostRows + kRowsTogether], rests[kMostRows];
-    const int64_t places = s.panels * kLanes;
     const bool listed = result.warm && s.bounded && (s.measured || !s.coordinates);
     if (listed) {
       // Only rows that their bounds do not keep off everywhere need coordinates.
@@ -359,42 +390,27 @@ int64_t search_block(const km_rows& rows, const km_search& s, int64_t first, int
       coordinates_of_block(s, x, row_pitch, first, count, scratch, coordinates, block.norm);
       for (int i = 0; s.directions && i < count; ++i)
         rests[i] = rest_norm(s, coordinates + i * s.pitch, block.norm[i]);
-      if (!result.warm)
-        for (int64_t panel = 0; panel < s.panels; ++panel)
-          for_each_score(s, coordinates, rests, panel, everyone, count,
-                         [&](int begin, const Sixteen<float> (&score)[kRowsTogether]) {
-                           for (int r = 0; r < kRowsTogether && begin + r < count; ++r)
-                             store(scratch.scores + (begin + r) * places + panel * kLanes,
-                                   score[r]);
-                         });
-      for (int i = 0; i < count; ++i) {
-        const int64_t guess = result.warm ? s.position[result.labels[first + i]]
-                                          : block.highest(scratch.scores + i * places);
-        block.take(i, guess, block.distance_to(i, guess));
-      }
       for (int64_t b = 0; block.bounds && b < s.groups * s.block; ++b)
         block.bounds[b] = kInfinity;
+      for (int i = 0; result.warm && i < count; ++i) {
+        const int64_t guess = s.position[result.labels[first + i]];
+        block.take(i, guess, block.distance_to(i, guess));
+      }
     }
-    for (int i = 0; i < count; ++i)
+    if (!result.warm) {
+      visits = count * s.panels;
+      search_afresh(block, rests, scratch.scores, tops);
+    }
+    for (int i = 0; result.warm && i < count; ++i)
       if (!block.good(i)) block.enough[i] = kInfinity;
-    for (int64_t panel = 0; panel < s.panels; ++panel) {
+    for (int64_t panel = 0; result.warm && panel < s.panels; ++panel) {
       const uint8_t* list = listed ? scratch.lists + panel * s.block : everyone;
       const int some = listed ? scratch.counts[panel] : count;
       visits += some;
-      if (result.warm) {
-        for_each_score(s, coordinates, rests, panel, list, some,
-                       [&](int begin, Sixteen<float> (&score)[kRowsTogether]) {
-                         block.look_at(panel, list + begin, some - begin, score, tops + begin);
-                       });
-      } else {
-        for (int begin = 0; begin < some; begin += kRowsTogether) {
-          Sixteen<float> score[kRowsTogether];
-          for (int r = 0; r < kRowsTogether; ++r)
-            score[r] = load(scratch.scores + least_of(begin + r, some - 1) * places +
-                            panel * kLanes);
-          block.look_at(panel, list + begin, some - begin, score, tops + begin);
-        }
-      }
+      for_each_score(s, coordinates, rests, panel, list, some,
+                     [&](int begin, Sixteen<float> (&score)[kRowsTogether]) {
+                       block.look_at(panel, list + begin, some - begin, score, tops + begin);
+                     });
       block.bound_all(panel, list, some, tops);
     }
   }

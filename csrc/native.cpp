@@ -152,7 +152,7 @@ struct Scratch {
       own.rows = take<char>(numbers * element);
       own.coordinates = take<float>(block * size_t(s.pitch));
       own.centered = take<float>(numbers);
-      own.scores = take<float>(block * size_t(scores_of_row));
+      own.scores = take<float>(size_t(s.tile) * size_t(scores_of_row));
       own.lists = take<uint8_t>(block * size_t(s.panels));
       own.counts = take<int32_t>(size_t(s.panels));
     }

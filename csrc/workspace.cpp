@@ -14,6 +14,7 @@ constexpr double kMostVisited = 0.98;
 constexpr int kPause = 2;
 // Of rows and their coordinates that are searched together, and of their scores.
 constexpr int64_t kBlockBytes = 96 << 10, kScoreBytes = 16 << 20;
+constexpr int64_t kPackedBytes = 256 << 10;
 constexpr float kUnit = 1.0f / (1 << 24);  // the rounding error of one operation
 constexpr float kTooLarge = 1e36f;
 
@@ -207,6 +208,9 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   const int64_t rows_at_most = std::min(kBlockBytes / row_bytes, kScoreBytes / (score_bytes + 1));
   s.block = kMostRows;
   while (s.block > kPanel && s.block > rows_at_most) s.block /= 2;
+  // Panels that stay there are passed by once for each few rows, others as seldom as can be.
+  const int64_t packed_bytes = s.panels * kPanel * (2 + s.coarse) * int64_t(sizeof(float));
+  s.tile = packed_bytes <= kPackedBytes ? kernel.rows_together : static_cast<int>(s.block);
   center_.assign(s.stride, 0.0f);
   if (directions) {
     std::copy(given_center.begin(), given_center.end(), center_.begin());

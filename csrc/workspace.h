@@ -7,17 +7,27 @@
 #include <new>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "kernel.h"
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-// Memory that is not filled, aligned to 64 bytes.
+// Memory that is not filled, aligned to 64 bytes; much of it in large pages, where there are.
 template <typename T>
 std::unique_ptr<T[], Free> aligned(size_t count) {
-  void* memory = std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64);
+  constexpr size_t kLarge = size_t(2) << 20;
+  const size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
+  const size_t alignment = bytes < 4 * kLarge ? 64 : kLarge;
+  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
   if (!memory) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (alignment == kLarge) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
   return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
 }
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kmeans_module.estimator import KMeans
     from kmeans_module.lightning_module import LitKMeans
     from kmeans_module.metrics import ClusterUsage, Inertia
+    from kmeans_module.quantization import VectorQuantizer
 
 __all__ = [
     "ArrayDataModule",
@@ -32,6 +33,7 @@ __all__ = [
     "KMeansLayer",
     "LitKMeans",
     "NotInitializedError",
+    "VectorQuantizer",
 ]
 
 _LAZY = {
@@ -42,6 +44,7 @@ _LAZY = {
     "LitKMeans": "lightning_module",
     "ClusterUsage": "metrics",
     "Inertia": "metrics",
+    "VectorQuantizer": "quantization",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from kmeans_module.empty_clusters import POLICIES
 from kmeans_module.fitting import fit, survey, warn_of_surplus
 from kmeans_module.initialization import Init, initialize_centroids
 from kmeans_module.kernels import ClusterStats, EStep, Workspace, accumulator_dtype, compute_dtype
+from kmeans_module.soft import soft_assign
 
 
 class FitResult(NamedTuple):
@@ -56,6 +57,8 @@ class KMeansLayer(nn.Module):
             samples as in scikit-learn, "split" the heaviest cluster as in faiss, "keep" its
             centroid, or raise an "error".
         batch_shape: leading shape of independent problems, each with its own centroids.
+        requires_grad: whether the centroids are a Parameter, under the same key of the
+            state_dict, for losses of :meth:`transform`, :meth:`decode` or :meth:`soft_assign`.
         device, dtype: of the centroids.
 
     Shape:
@@ -94,6 +97,7 @@ class KMeansLayer(nn.Module):
         metric: str = "euclidean",
         empty_cluster: str = "relocate",
         batch_shape: tuple[int, ...] = (),
+        requires_grad: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -108,17 +112,21 @@ class KMeansLayer(nn.Module):
         shape = (*self.batch_shape, self.n_clusters, self.n_features)
         centroids = check.allocate("centroids", shape, device=device, dtype=dtype)
         device, exact = centroids.device, accumulator_dtype(centroids.device)
-        self.register_buffer("centroids", centroids)
+        if requires_grad:
+            self.register_parameter("centroids", nn.Parameter(centroids))
+        else:
+            self.register_buffer("centroids", centroids)
         self.register_buffer("counts", torch.zeros(shape[:-1], device=device, dtype=exact))
         n_iter = torch.zeros(self.batch_shape, device=device, dtype=torch.int64)
         self.register_buffer("n_iter", n_iter)
         self.register_buffer("initialized", torch.zeros((), device=device, dtype=torch.bool))
         self._known_initialized = False
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Forget the centroids."""
-        for buffer in self.buffers():
-            buffer.zero_()
+        for state in (self.centroids, self.counts, self.n_iter, self.initialized):
+            state.zero_()
         self._known_initialized = False
 
     def extra_repr(self) -> str:
@@ -172,6 +180,33 @@ class KMeansLayer(nn.Module):
         if on_cpu and not distances.isfinite().all():
             check.raise_nonfinite(x, distances.dtype)
         return distances.reshape(*self._label_shape(x), self.n_clusters)
+
+    def soft_assign(
+        self, x: Tensor, *, temperature: float = 1.0, kernel: str = "softmax"
+    ) -> Tensor:
+        """Shares of the clusters in each sample, differentiable; see
+        :func:`kmeans_module.soft.soft_assign`.
+
+        Args:
+            x: samples, (*, d), or with a batch_shape (*batch_shape, n, d) or (n, d).
+            temperature: T of "softmax", degrees of freedom of "student-t"; more than 0.
+            kernel: "softmax" of -distance / T, or "student-t".
+
+        Returns:
+            (*, k), or (*batch_shape, n, k); each row sums to 1.
+
+        Raises:
+            NotInitializedError, ValueError: as :meth:`forward`.
+        """
+        x = self._check_input(x)
+        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
+        shares = soft_assign(
+            rows, self.centroids, temperature=temperature, kernel=kernel, metric=self.metric
+        )
+        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu and not shares.isfinite().all():
+            check.raise_nonfinite(x, shares.dtype)
+        return shares.reshape(*self._label_shape(x), self.n_clusters)
 
     def decode(self, labels: Tensor) -> Tensor:
         """The centroids of labels.
@@ -518,6 +553,23 @@ class KMeansLayer(nn.Module):
         self.counts = counts.to(dtype=accumulator_dtype(device)).to(device)
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Centroids of another shape are refused before anything is copied.
+        state = dict(self._parameters) | dict(self._buffers)
+        mismatched = [
+            f"size mismatch for {prefix}{name}: copying a tensor of shape "
+            f"{tuple(state_dict[prefix + name].shape)} from the checkpoint, the layer's has shape "
+            f"{tuple(own.shape)}"
+            for name, own in state.items()
+            if own is not None
+            and isinstance(state_dict.get(prefix + name), Tensor)
+            and state_dict[prefix + name].shape != own.shape
+        ]
+        if mismatched:
+            *_, errors = args
+            errors.extend(mismatched)
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._known_initialized = False

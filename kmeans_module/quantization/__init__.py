@@ -1,0 +1,5 @@
+"""Codebooks: in a network, trained by EM or by gradients; or fitted offline."""
+
+from kmeans_module.quantization.vector import Quantized, VectorQuantizer
+
+__all__ = ["Quantized", "VectorQuantizer"]

@@ -1,0 +1,114 @@
+"""How gradients pass the choice of a code, which has none.
+
+Each function returns the quantized vectors as they are, and differs in its backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kmeans_module.soft import in_chunks, squared_distances
+
+ESTIMATORS = ("straight-through", "rotation", "gumbel")
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:
+        return quantized.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:
+        ctx.save_for_backward(x, quantized)
+        return quantized.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        x, quantized = ctx.saved_tensors
+        gradient = gradients[0]
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        target_length = torch.linalg.vector_norm(quantized, dim=-1, keepdim=True)
+        somewhere = (length > 0) & (target_length > 0)
+        source = x / length.where(somewhere, 1.0)
+        target = quantized / target_length.where(somewhere, 1.0)
+        middle = source + target
+        middle = middle / torch.linalg.vector_norm(middle, dim=-1, keepdim=True).clamp(min=1e-6)
+        turned = (
+            gradient
+            - 2 * middle * (middle * gradient).sum(dim=-1, keepdim=True)
+            + 2 * source * (target * gradient).sum(dim=-1, keepdim=True)
+        )
+        scale = target_length / length.where(somewhere, 1.0)
+        return torch.where(somewhere, scale * turned, gradient), None
+
+
+def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
+    """The quantized vectors, with the gradient passed on to x unchanged.
+
+    Source: Bengio, Leonard & Courville, arXiv:1308.3432; van den Oord, Vinyals & Kavukcuoglu,
+    Neural discrete representation learning, NeurIPS 2017.
+
+    Args:
+        x, quantized: (..., d).
+    """
+    straight: Tensor = _StraightThrough.apply(x, quantized)  # type: ignore[no-untyped-call]
+    return straight
+
+
+def rotate(x: Tensor, quantized: Tensor) -> Tensor:
+    """The quantized vectors, as x turned and stretched: so is the gradient that x gets.
+
+    A gradient keeps its angle to the vector, which straight-through does not do. Where x or
+    its code is zero, the gradient passes unchanged.
+
+    Source: Fifty et al., Restructuring vector quantization with the rotation trick,
+    arXiv:2410.06424, section 4.
+
+    Args:
+        x, quantized: (..., d).
+    """
+    rotated: Tensor = _Rotation.apply(x, quantized)  # type: ignore[no-untyped-call]
+    return rotated
+
+
+def gumbel(
+    x: Tensor, centroids: Tensor, *, temperature: float, metric: str = "euclidean"
+) -> tuple[Tensor, Tensor]:
+    """Codes drawn from softmax(-distance / T), and their centroids with relaxed gradients.
+
+    What ``F.gumbel_softmax(-distance / T, hard=True) @ centroids`` is, in chunks: no (n, k) is
+    kept. Gradients flow to x, and to centroids.
+
+    Source: Jang, Gu & Poole, Categorical reparameterization with Gumbel-softmax, ICLR 2017.
+
+    Args:
+        x: (..., n, d).
+        centroids: (..., k, d).
+        temperature: T; towards 0 the nearest centroid is drawn.
+        metric: "euclidean" or "cosine".
+
+    Returns:
+        quantized (..., n, d) and codes (..., n) int64.
+    """
+
+    def draw(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+        scores = squared_distances(rows, centroids, metric=metric) / -temperature
+        noise = torch.empty_like(scores).exponential_().log().neg()
+        scores = scores + noise
+        codes = scores.argmax(dim=-1, keepdim=True)
+        index = codes.expand(*codes.shape[:-1], centroids.shape[-1])
+        hard = centroids.gather(-2, index)
+        soft = scores.softmax(dim=-1) @ centroids.detach().to(scores.dtype)
+        return hard + (soft - soft.detach()).to(hard.dtype), codes
+
+    quantized, codes = in_chunks(draw, x, centroids)
+    return quantized, codes.squeeze(-1)

@@ -58,6 +58,19 @@ struct km_scratch {
   int32_t* counts;     // (panels)
 };
 
+#define KM_MOST_BEAMS 64
+constexpr int kBeamRows = 8;  // whose beams are searched together
+
+// What a beam search needs; see km_beam_search.
+struct km_beam {
+  const float* x;          // (n, d)
+  const float* codebooks;  // (levels, k, d)
+  const float* packed;     // (levels, panels, 1 + d, 16): -½‖c‖², centroids
+  int64_t d, levels, k, beam_size;
+  int64_t* codes;          // (n, levels)
+  float* left;             // (n, d)
+};
+
 struct km_kernel {
   // For few features, on rows begin to end: the result's sums and counts are added to; block
   // has block_bytes for each feature, and sums (copies, k, terms_of(d)) is all zero.
@@ -86,6 +99,8 @@ struct km_kernel {
   // center is repeated centroids_together times.
   void (*lower)(const km_rows& rows, void* nearest, const void* center, int64_t begin,
                 int64_t end, void* block);
+  // Rows begin to end; vectors (2, kBeamRows beam_size, d) and codes (2, ·, levels) are scratch.
+  void (*beam)(const km_beam& beam, int64_t begin, int64_t end, float* vectors, int32_t* codes);
   int64_t centroids_together;
   int rows_together;
   int64_t block_bytes;

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kmeans_module.estimator import KMeans
     from kmeans_module.lightning_module import LitKMeans
     from kmeans_module.metrics import ClusterUsage, Inertia
-    from kmeans_module.quantization import VectorQuantizer
+    from kmeans_module.quantization import ProductQuantizer, ResidualQuantizer, VectorQuantizer
 
 __all__ = [
     "ArrayDataModule",
@@ -33,6 +33,8 @@ __all__ = [
     "KMeansLayer",
     "LitKMeans",
     "NotInitializedError",
+    "ProductQuantizer",
+    "ResidualQuantizer",
     "VectorQuantizer",
 ]
 
@@ -44,6 +46,8 @@ _LAZY = {
     "LitKMeans": "lightning_module",
     "ClusterUsage": "metrics",
     "Inertia": "metrics",
+    "ProductQuantizer": "quantization",
+    "ResidualQuantizer": "quantization",
     "VectorQuantizer": "quantization",
 }
 

@@ -78,7 +78,7 @@ def read_table(
             if columns is not None:
                 x = x[:, _positions(columns, None, x.shape[1])]
             return Table(_matrix(x))
-        expected = _listed([*_ARRAY_READERS, *_TABLE_READERS])
+        expected = _listed(ARRAY_SUFFIXES)
         raise _UnsuitableError(f"unknown suffix {path.suffix!r}, expected one of {expected}")
 
 
@@ -360,3 +360,4 @@ _ARRAY_READERS: dict[str, Callable[[Path, str | None], Tensor]] = {
 _TABLE_READERS: dict[
     str, Callable[[Path, Sequence[int | str] | None], tuple[Tensor, list[str] | None]]
 ] = {".csv": _read_csv, ".parquet": _read_parquet}
+ARRAY_SUFFIXES = (*_ARRAY_READERS, *_TABLE_READERS)

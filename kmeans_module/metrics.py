@@ -55,7 +55,7 @@ class ClusterUsage(Metric):
         n_clusters: k.
 
     Shape:
-        - ``update(labels)``: int64 of any shape.
+        - ``update(labels)``: int64 of any shape; -1, which stands for no cluster, is not counted.
         - ``compute()``: dict of () tensors: ``used``, the share of clusters that have samples,
           and ``perplexity``, exp of the entropy of the cluster sizes, from 1 to k.
 
@@ -80,7 +80,8 @@ class ClusterUsage(Metric):
 
     def update(self, labels: Tensor) -> None:
         """Count labels."""
-        self.counts = self.counts + torch.bincount(labels.flatten(), minlength=self.n_clusters)
+        counts = torch.bincount(labels.flatten() + 1, minlength=self.n_clusters + 1)
+        self.counts = self.counts + counts[1:]
 
     def compute(self) -> dict[str, Tensor]:
         """Shares so far; NaN before any sample."""

@@ -108,10 +108,11 @@ def in_chunks(
         What the function gives, for all rows.
     """
     problems = centroids.shape[:-2].numel()
-    size = chunk_rows(x.shape[-2], *centroids.shape[-2:], problems, x.device)
+    k, d = centroids.shape[-2:]
+    size = chunk_rows(x.shape[-2], k, d, problems, x.device)
     wanted = torch.is_grad_enabled() and (x.requires_grad or centroids.requires_grad)
     chunks = []
-    for rows in x.split(max(size, 1), dim=-2):
+    for rows in torch.split(x, max(size, 1), dim=-2):
         part = (
             checkpoint(function, rows, centroids, use_reentrant=False)
             if wanted

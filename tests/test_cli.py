@@ -164,6 +164,30 @@ def test_the_four_commands_work_on_one_checkpoint(capsys):
     assert len(fitted) == 180
 
 
+def test_a_folder_of_features_becomes_a_file_of_codes_for_each(capsys):
+    sizes = {"one/b.npy": 40, "one/a.npy": 70, "two/a.npy": 55}
+    for name, n in sizes.items():
+        (Path("features") / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(Path("features") / name, blobs(n, 4, seed=n).numpy())
+    config = ("--config", str(ROOT / "configs" / "features.yaml"), "--model.n_clusters=9",
+              "--data.init_args.path=features", "--data.init_args.batch_size=64")  # fmt: skip
+    main(["fit", *config, *QUIET])
+    fitted = run_folder(name="features")
+    main(["predict", *config, QUIET[0], "--trainer.logger=false", "--trainer.default_root_dir=p",
+          f"--ckpt_path={fitted}/checkpoints/last.ckpt"])  # fmt: skip
+    assert "labels of 165 rows in p/codes" in " ".join(capsys.readouterr().out.split())
+    layer = KMeansLayer.from_file(fitted / "centroids.safetensors")
+    for folder in (fitted, Path("p")):
+        assert len(np.load(folder / "labels.npy")) == 165
+        found = [str(path.relative_to(folder / "codes")) for path in folder.rglob("codes/*/*")]
+        assert sorted(found) == sorted(sizes)
+        for name in sizes:
+            codes = np.load(folder / "codes" / name)
+            assert codes.dtype == np.int64
+            x = torch.from_numpy(np.load(Path("features") / name))
+            np.testing.assert_array_equal(codes, layer(x))
+
+
 def test_config_yaml_reproduces_the_run():
     main(["fit", *QUIET, *SMALL, "--model.n_clusters=9", "--model.init=random", "--data.seed=5"])
     main(["fit", f"--config={run_folder() / 'config.yaml'}"])

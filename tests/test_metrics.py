@@ -56,6 +56,16 @@ def test_perplexity_goes_from_one_to_k():
     assert even.compute()["perplexity"].item() == pytest.approx(5)
 
 
+def test_a_label_of_minus_one_is_not_counted():
+    metric, known = ClusterUsage(n_clusters=7), ClusterUsage(n_clusters=7)
+    metric.update(torch.stack([LABELS, torch.full_like(LABELS, -1)]))
+    known.update(LABELS)
+    assert_close(metric.compute(), known.compute())
+    metric.reset()
+    metric.update(torch.tensor([-1, -1, 6]))
+    assert metric.counts.tolist() == [0, 0, 0, 0, 0, 0, 1]
+
+
 def test_usage_of_nothing_is_unknown():
     metric = ClusterUsage(n_clusters=3)
     with pytest.warns(UserWarning, match="before the ``update``"):

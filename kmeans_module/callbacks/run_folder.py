@@ -35,7 +35,8 @@ class RunFolder(Recorder):
     their order), clusters.png, animation.html; for pictures quantized.png, beside the
     originals, and each of them in quantized/; for standardised features
     standardization.safetensors, the mean and scale of the rows that the centroids are for.
-    ``trainer.predict`` leaves labels.npy. Whatever was there before stays whole until its
+    ``trainer.predict`` leaves labels.npy. Where the rows are those of a folder of files, codes/
+    holds the labels of each, under its name. Whatever was there before stays whole until its
     successor is.
 
     Args:
@@ -75,8 +76,7 @@ class RunFolder(Recorder):
             io.save_tensors(folder / "standardization.safetensors", moments)
             files.append("standardization.safetensors")
         if labels is not None:
-            io.save_array(folder / "labels.npy", labels)
-            files.append("labels.npy")
+            files += _save_labels(folder, data, labels)
         if not self.sampled:  # the checkpoint had converged: there was no iteration
             self.trajectory.record(int(lit.kmeans.n_iter), lit.kmeans.centroids)
             for batch in lit.training_batches():
@@ -127,9 +127,9 @@ class RunFolder(Recorder):
         labels = _gather_labels(self._predicted, as_kmeans(pl_module).process_group)
         self._predicted = []
         if trainer.is_global_zero and labels is not None:
-            io.save_array(folder / "labels.npy", labels)
+            files = _save_labels(folder, getattr(trainer, "datamodule", None), labels)
             if self.summary:
-                Console().print(f"labels of {len(labels):,} rows in {folder / 'labels.npy'}")
+                Console().print(f"labels of {len(labels):,} rows in {folder / files[-1]}")
 
 
 def _animation(trajectory: Trajectory, lit: LitKMeans, trainer: Trainer) -> str:
@@ -149,6 +149,19 @@ def _animation(trajectory: Trajectory, lit: LitKMeans, trainer: Trainer) -> str:
 
 def _save_figure(path: Path, figure: Figure) -> None:
     io.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def _save_labels(folder: Path, data: Any, labels: Tensor) -> list[str]:
+    """The labels of all rows, and those of each file where the rows come from a folder."""
+    io.save_array(folder / "labels.npy", labels)
+    files = data.files if isinstance(data, ArrayDataModule) else None
+    if files is None or sum(files.values()) != len(labels):
+        return ["labels.npy"]
+    for name, part in zip(files, torch.split(labels, list(files.values())), strict=True):
+        path = (folder / "codes" / name).with_suffix(".npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        io.save_array(path, part)
+    return ["labels.npy", "codes/"]
 
 
 def _save_pictures(

@@ -1,14 +1,16 @@
-"""Rows of files."""
+"""Rows of a file, or of a folder of files."""
 
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kmeans_module import io
 from kmeans_module.data.base import RowsDataModule, Split, check_share
+from kmeans_module.data.folders import read_folder
 from kmeans_module.validation import locate_nonfinite
 
 _CHUNK = 2**22  # numbers held in float64 at a time
@@ -20,8 +22,12 @@ class ArrayDataModule(RowsDataModule):
     A .npy or .pt file is mapped into memory and not copied, unless columns are chosen, rows
     are held out or features are standardised. Training rows keep the order of the file.
 
+    A folder of such files, all of one format, is read like one file with the rows of all, sorted
+    by name: features of utterances, one file each. The rows are then copied into memory.
+
     Args:
-        path: the file; its suffix says the format.
+        path: the file, its suffix says the format; or a folder with files of one format, in
+            subfolders too.
         columns: features to keep, by number or (.csv and .parquet) by name; default all.
         key: the array to read from an .npz, .safetensors or .pt file that holds several.
         standardize: subtract every feature's mean and divide by its standard deviation, both
@@ -61,6 +67,11 @@ class ArrayDataModule(RowsDataModule):
         return self._table.x.shape[1]
 
     @property
+    def files(self) -> dict[Path, int] | None:
+        """Rows of each file, by its path in the folder, in their order; None for a single file."""
+        return self._source[1]
+
+    @property
     def feature_names(self) -> list[str] | None:
         """Names of the columns where the file has them."""
         return self._table.names
@@ -89,8 +100,14 @@ class ArrayDataModule(RowsDataModule):
         return self._moments[1]
 
     @cached_property
+    def _source(self) -> tuple[io.Table, dict[Path, int] | None]:
+        if Path(self.path).is_dir():
+            return read_folder(self.path, columns=self.columns, key=self.key)
+        return io.read_table(self.path, columns=self.columns, key=self.key), None
+
+    @property
     def _table(self) -> io.Table:
-        return io.read_table(self.path, columns=self.columns, key=self.key)
+        return self._source[0]
 
     @cached_property
     def _held_out(self) -> Tensor:

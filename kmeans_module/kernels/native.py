@@ -94,6 +94,9 @@ def library() -> ctypes.CDLL | None:
     found.km_lower.argtypes = (rows, pointer, pointer, pointer, threads)
     found.km_potentials.argtypes = (rows, pointer, pointer, integer, pointer, pointer, threads)
     found.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
+    found.km_beam_search.argtypes = (
+        pointer, integer, integer, pointer, integer, integer, integer, pointer, pointer, threads,
+    )  # fmt: skip
     found.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
     found.km_forked.restype = None
     if os.getpid() != _IMPORTED_BY:
@@ -114,6 +117,8 @@ def obstacle(x: Tensor) -> str:
         return "KMEANS_KERNEL=reference"
     if x.dtype not in (torch.float32, torch.float64):
         return f"x is {x.dtype}"
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        return "ONNX knows torch's operators alone"
     if not (INSTALLED if torch.compiler.is_compiling() else library()):
         return "there is no native kernel"
     return ""

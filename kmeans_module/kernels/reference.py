@@ -231,9 +231,12 @@ class ReferenceWorkspace:
         centered = centroids.to(dtype) - offset
         half_norms = centered.square().sum(-1).div_(2).unsqueeze(1)
         transposed = centered.transpose(1, 2)
-        size = chunk_rows(n, k, d, problems, centroids.device)
-        for first in range(0, n, size):
-            part = slice(first, min(first + size, n))
+        if torch.compiler.is_exporting():  # for any number of rows
+            parts = [slice(None)]
+        else:
+            size = chunk_rows(n, k, d, problems, centroids.device)
+            parts = [slice(first, min(first + size, n)) for first in range(0, n, size)]
+        for part in parts:
             rows = self.rows(part, dtype)
             labels, scores = nearest(rows, transposed, offset, half_norms)
             if self.metric == "cosine":

@@ -74,7 +74,7 @@ def start(
     sizes = all_gather(torch.tensor([n], device=rows.device), group)
     first = int(sizes[: rank(group)].sum())
     data = Rows(
-        [Batch(rows, weight, first)], n_problems=problems, metric=metric, like=rows,
+        [Batch(rows, weight, start=first)], n_problems=problems, metric=metric, like=rows,
         generator=generator, group=group,
     )  # fmt: skip
     weights = [data.weight(i) for i in range(len(data.batches))]
@@ -182,9 +182,10 @@ def revive(
         samples to revive them by.
     """
     sizes = all_gather(torch.tensor([rows.shape[1]], device=rows.device), group)
+    first = int(sizes[: rank(group)].sum())
     data = Rows(
-        [Batch(rows, weight, int(sizes[: rank(group)].sum()))], n_problems=len(rows),
-        metric=metric, like=rows, generator=generator, group=group,
+        [Batch(rows, weight, start=first)], n_problems=len(rows), metric=metric, like=rows,
+        generator=generator, group=group,
     )  # fmt: skip
     weights = [data.weight(i) for i in range(len(data.batches))]
     available = int(data.total([(w > 0).to(data.dtype) for w in weights]).min())

@@ -67,8 +67,7 @@ def _(rows: Tensor, valid: Tensor | None, learner: int, *state: Tensor) -> None:
     "kmeans_module::record_batch",
     mutates_args=_RECORDED,
     schema=(
-        "(Tensor rows, Tensor? valid, Tensor? codes, int learner, "
-        f"{_schema(_RECORDED)}) -> Tensor"
+        f"(Tensor rows, Tensor? valid, Tensor? codes, int learner, {_schema(_RECORDED)}) -> Tensor"
     ),
 )
 def record(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,11 @@ NO_CODE = -1
 def in_backward() -> bool:
     """Whether activation checkpointing runs this forward pass for the second time."""
     return torch._C._current_graph_task_id() != -1
+
+
+def _update_first(module: VectorQuantizer, prefix: str, keep_vars: bool) -> None:
+    """A state_dict holds what is recorded."""
+    module.update()
 
 
 class Quantized(NamedTuple):
@@ -95,7 +100,7 @@ class VectorQuantizer(nn.Module, Joinable):
     Attributes:
         codebook: a :class:`KMeansLayer` of k centroids, with a batch_shape (heads,) where
             codebooks are separate.
-        skipped: batches that were not finite, () int64.
+        skipped: batches that were not finite where nonfinite is "skip", () int64.
 
     Examples:
         >>> import torch
@@ -179,7 +184,7 @@ class VectorQuantizer(nn.Module, Joinable):
         ):
             self.register_buffer(name, buffer.detach(), persistent=False)
         self.register_buffer("skipped", torch.zeros_like(self.codebook.initialized).long())
-        self.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.update())
+        self.register_state_dict_pre_hook(_update_first)  # type: ignore[no-untyped-call]
         self._reset()
 
     def _reset(self) -> None:
@@ -187,6 +192,7 @@ class VectorQuantizer(nn.Module, Joinable):
         self._recorded = False
         self._first_rows: list[tuple[Tensor, Tensor]] = []
         self._join_group: ProcessGroup | None = None
+        self._joined = False
         self._number = operators.register(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -195,7 +201,7 @@ class VectorQuantizer(nn.Module, Joinable):
         return {**self.__dict__, "_first_rows": [], "_join_group": None, "process_group": group}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._reset()
 
     @property
@@ -230,17 +236,21 @@ class VectorQuantizer(nn.Module, Joinable):
         x, mask = self._check(x, mask)
         rows = self._rows(x)
         valid = None if mask is None else self._per_row(mask)
-        if self.nonfinite == "skip":
-            finite = rows.detach().isfinite().all(dim=-1)
-            valid = finite if valid is None else valid & finite
         if valid is not None:
             rows = rows.where(valid.unsqueeze(-1), 0.0)
+        finite = None
+        if self.nonfinite == "skip":
+            finite = rows.detach().isfinite().all(dim=-1)
+            rows = rows.where(finite.unsqueeze(-1), 0.0)
+            valid = finite if valid is None else valid & finite
         if self.codebook.metric == "cosine":
             rows = unit_rows(rows)
         learns = self.training and self.update_rule != "frozen"
         draws = self.training and self.estimator == "gumbel"
         if learns:
-            self._begin(rows, valid)
+            # What is learnt from has to show that it is not finite.
+            seen = rows if finite is None else rows.where(finite.unsqueeze(-1), torch.nan)
+            self._begin(seen, valid)
         elif not torch.compiler.is_compiling():
             self.codebook._check_initialized()
         if draws:
@@ -251,7 +261,7 @@ class VectorQuantizer(nn.Module, Joinable):
             )
             target = self._decode(codes)
         if learns:
-            found = self._record(rows, valid, codes if draws else None)
+            found = self._record(seen, valid, codes if draws else None)
             codes = codes if draws else found
         elif not draws:
             codes = self.codebook(rows if self.separate_codebooks else rows[0])
@@ -265,6 +275,46 @@ class VectorQuantizer(nn.Module, Joinable):
             codes = codes.where(valid, NO_CODE)
             quantized = quantized.where(valid.unsqueeze(-1), 0.0)
         return Quantized(self._unrows(quantized, x), self._uncodes(codes, x), loss)
+
+    def _quantize_in_turn(self, x: Tensor, masks: list[Tensor | None]) -> list[Quantized]:
+        """What the levels of a :class:`ResidualQuantizer` that share this codebook find in x
+        (*, d): a codebook that learns from all levels at once."""
+        learns = self.training and self.update_rule != "frozen"
+        rows = self._rows(x)
+        valids = [None if mask is None else self._per_row(mask) for mask in masks]
+        if self.nonfinite == "skip":
+            finite = rows.detach().isfinite().all(dim=-1)
+            valids = [finite if valid is None else valid & finite for valid in valids]
+        if valids[0] is not None:
+            rows = rows.where(valids[0].unsqueeze(-1), 0.0)
+        if learns:
+            self._begin(rows, valids[0])
+        found, seen, chosen = [], [], []
+        for valid in valids:
+            if self.training and self.estimator == "gumbel":
+                quantized, codes = gumbel(
+                    rows, self._centroids().clone(), temperature=self.temperature
+                )
+                target = self._decode(codes)
+            else:
+                with torch.no_grad():
+                    codes = prepare(rows.detach()).assign(self._centroids().detach())[0]
+                quantized = target = self._decode(codes)
+            loss = self._loss(rows, target, valid)
+            seen.append(rows)
+            chosen.append(codes)
+            if valid is not None:
+                codes = codes.where(valid, NO_CODE)
+                quantized = quantized.where(valid.unsqueeze(-1), 0.0)
+            rows = rows - quantized.detach()
+            quantized = quantized.reshape(x.shape).to(x.dtype)
+            found.append(Quantized(quantized, self._uncodes(codes, x), loss))
+        if learns:
+            valid = None
+            if valids[0] is not None:
+                valid = torch.cat([v for v in valids if v is not None], dim=1)
+            self._record(torch.cat(seen, dim=1), valid, torch.cat(chosen, dim=1))
+        return found
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes of the nearest centroids; learns nothing, whatever mode the module is in.
@@ -369,9 +419,10 @@ class VectorQuantizer(nn.Module, Joinable):
         """See :class:`kmeans_module.quantization.operators.Learner`."""
         if in_backward():
             return
-        notice = Join.notify_join_context(self)  # type: ignore[no-untyped-call]
-        if notice is not None:
-            notice.wait()
+        if not self._joined:
+            notice = Join.notify_join_context(self)
+            if notice is not None:
+                notice.wait()
         if self._recorded:
             self._apply_recorded(state)
         if self._first_rows or not bool(state.initialized):
@@ -391,15 +442,18 @@ class VectorQuantizer(nn.Module, Joinable):
         self, rows: Tensor, valid: Tensor | None, codes: Tensor | None, state: CodebookState
     ) -> Tensor:
         """See :class:`kmeans_module.quantization.operators.Learner`."""
+        finite = rows.isfinite().all()
         if in_backward():  # recomputed by activation checkpointing
             if codes is not None:
                 return codes
             return prepare(rows).assign(state.centroids)[0]
         weight = self._weight(rows, valid)
         stats, codes = self._statistics(rows, None if valid is None else weight, codes, state)
-        bad = ~rows.isfinite().all()
-        stats, (bad,) = all_sum_stats(stats, self._group, also=[bad.to(stats.inertia).view(1)])
-        if self._refuse(rows, bool(bad), state) or not bool(stats.counts.sum() > 0):
+        bad = (~finite).to(stats.inertia).view(1)
+        stats, (bad,) = all_sum_stats(stats, self._group, also=[bad])
+        refused = self._refuse(rows, bool(bad))
+        state.skipped.add_(refused)
+        if refused or not bool(stats.counts.sum() > 0):
             return codes
         centroids, total = learning.moving_average(
             state.centroids, state.counts, stats.sums, stats.counts,
@@ -438,14 +492,14 @@ class VectorQuantizer(nn.Module, Joinable):
             sums.view(problems, k, d), counts.view(problems, k), weight.new_zeros(problems)
         ), codes
 
-    def _refuse(self, rows: Tensor, bad: bool, state: CodebookState) -> bool:
+    def _refuse(self, rows: Tensor, bad: bool) -> bool:
         """Whether nothing is to be learnt from a batch, some rank's part of which is not finite."""
         if not bad:
             return False
-        state.skipped.add_(1)
         if self.nonfinite == "skip":
             return True
-        check.raise_nonfinite(rows.flatten(0, 1), rows.dtype)
+        if not rows.isfinite().all():
+            check.raise_nonfinite(rows.flatten(0, 1), rows.dtype)
         raise ValueError("x should be finite; another rank's contains NaN or infinity")
 
     def _initialize(self, rows: Tensor, valid: Tensor | None, state: CodebookState) -> None:
@@ -454,7 +508,7 @@ class VectorQuantizer(nn.Module, Joinable):
         bad = (~rows.isfinite().all()).to(weight).view(1)
         available = weight[0].sum().view(1)
         bad, available = all_sum([bad, available], self._group)
-        if self._refuse(rows, bool(bad), state) or not bool(available > 0):
+        if self._refuse(rows, bool(bad)) or not bool(available > 0):
             return
         kept = [*self._first_rows, (rows.clone(), weight)]
         rows = torch.cat([part for part, _ in kept], dim=1)
@@ -474,7 +528,9 @@ class VectorQuantizer(nn.Module, Joinable):
 
     def _apply_recorded(self, state: CodebookState) -> None:
         self._recorded = False
-        state.centroids.copy_(state.next_centroids.where(state.moves.unsqueeze(-1), state.centroids))
+        state.centroids.copy_(
+            state.next_centroids.where(state.moves.unsqueeze(-1), state.centroids)
+        )
         state.counts.copy_(state.next_counts)
         state.n_iter.add_(1)
 
@@ -556,10 +612,15 @@ class VectorQuantizer(nn.Module, Joinable):
 
     # Of torch.nn.Module and of Join.
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        centroids = state_dict.get(f"{prefix}codebook.centroids")
+        if isinstance(centroids, Tensor) and centroids.shape != self.codebook.centroids.shape:
+            return  # the codebook refuses it
         self._recorded = False
         self._first_rows = []
-        super()._load_from_state_dict(*args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VectorQuantizer:
         counts = self.next_counts
@@ -579,8 +640,12 @@ class VectorQuantizer(nn.Module, Joinable):
         nothing = self.codebook.centroids.new_empty((problems, 0, self.codebook.n_features))
 
         def train_on_nothing() -> None:
-            self._begin(nothing, None)
-            self._record(nothing, None, None)
+            self._joined = True
+            try:
+                self._begin(nothing, None)
+                self._record(nothing, None, None)
+            finally:
+                self._joined = False
 
         return QuantizerJoinHook(train_on_nothing)
 

@@ -1,0 +1,265 @@
+"""ProductQuantizer: each sub-space has a codebook of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from kmeans_module import validation as check
+from kmeans_module.quantization.codes import bits_of, pack, unpack
+from kmeans_module.quantization.residual import looked_up
+from kmeans_module.quantization.vector import Quantized, VectorQuantizer
+
+
+class ProductQuantizer(nn.Module):
+    r"""Cuts vectors into m parts and quantizes each with a codebook of its own: k^m codes.
+
+    In a network it learns as :class:`VectorQuantizer` does; offline, :meth:`fit` runs k-means
+    in all sub-spaces. A rotation before the cut balances the parts: it is orthogonal, a
+    Parameter in a network, and the Procrustes solution in :meth:`fit`.
+
+    Source: Jégou, Douze & Schmid, Product quantization for nearest neighbor search, PAMI 2011;
+    Ge et al., Optimized product quantization, CVPR 2013 (section 3.1, non-parametric).
+
+    Args:
+        n_clusters: codes of a part, k.
+        n_features: features of a vector, d.
+        n_subspaces: parts, m; divides n_features.
+        rotation: whether vectors are rotated before they are cut.
+        options: of the :class:`VectorQuantizer`.
+
+    Shape:
+        - Input: (\*, d), or (N, d, \*) with channel_first.
+        - Output: quantized like the input, codes (\*, m), loss ().
+
+    Attributes:
+        quantizer: the :class:`VectorQuantizer`, with m heads.
+        rotation: an orthogonal ``nn.Linear``, or None.
+
+    Examples:
+        >>> import torch
+        >>> from kmeans_module import ProductQuantizer
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.randn(1000, 8)
+        >>> pq = ProductQuantizer(n_clusters=16, n_features=8, n_subspaces=4)
+        >>> pq.fit(x)
+        >>> codes = pq.encode(x)
+        >>> codes.shape, pq.pack(codes).shape
+        (torch.Size([1000, 4]), torch.Size([1000, 2]))
+    """
+
+    def __init__(
+        self,
+        n_clusters: int,
+        n_features: int,
+        n_subspaces: int,
+        *,
+        rotation: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.n_subspaces = check.check_integer("n_subspaces", n_subspaces, minimum=1)
+        if n_features % n_subspaces:
+            raise ValueError(
+                f"n_subspaces should divide n_features={n_features}; got {n_subspaces}"
+            )
+        channel_first = options.pop("channel_first", False)
+        self.quantizer = VectorQuantizer(
+            n_clusters, n_features, heads=n_subspaces, separate_codebooks=True, **options
+        )
+        self.channel_first = channel_first
+        self.rotation: nn.Linear | None = None
+        if rotation:
+            centroids = self.quantizer.codebook.centroids
+            linear = nn.Linear(
+                n_features, n_features, bias=False, device=centroids.device, dtype=centroids.dtype
+            )
+            nn.init.eye_(linear.weight)
+            self.rotation = parametrizations.orthogonal(linear)  # type: ignore[no-untyped-call]
+
+    @property
+    def n_clusters(self) -> int:
+        """Codes of a part, k."""
+        return self.quantizer.n_clusters
+
+    @property
+    def n_features(self) -> int:
+        """Features of a vector, d."""
+        return self.quantizer.n_features
+
+    @property
+    def codebooks(self) -> Tensor:
+        """Centroids of the parts, (m, k, d / m), after the rotation."""
+        shape = (self.n_subspaces, self.n_clusters, -1)
+        return self.quantizer.codebook.centroids.view(shape)
+
+    def extra_repr(self) -> str:
+        return f"n_subspaces={self.n_subspaces}"
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
+        """Quantize; in training also record the batch.
+
+        Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
+        """
+        found = self.quantizer(self._rotated(x), mask)
+        return Quantized(self._back(found.quantized), self._parts(found.codes), found.loss)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes of the nearest centroids, (*, m) int64; learns nothing.
+
+        Raises:
+            NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
+        """
+        with torch.no_grad():
+            return self._parts(self.quantizer.encode(self._rotated(x)))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The vectors that codes (*, m) stand for, (*, d), or (N, d, *) with channel_first.
+
+        Raises:
+            ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
+        """
+        codes = check.check_tensor("codes", codes)
+        if codes.ndim < 1 or codes.shape[-1] != self.n_subspaces:
+            raise ValueError(
+                f"codes should have shape (..., {self.n_subspaces}); got {tuple(codes.shape)}"
+            )
+        return self._back(self.quantizer.decode(codes if self.n_subspaces > 1 else codes[..., 0]))
+
+    @torch.no_grad()
+    def fit(
+        self,
+        x: Tensor,
+        *,
+        max_iter: int = 25,
+        rotations: int = 20,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Train on samples, afresh: Lloyd's algorithm in all sub-spaces.
+
+        Args:
+            x: (n, d).
+            max_iter: Lloyd's iterations at most.
+            rotations: times that the rotation is fitted to the codes in turn with two of
+                Lloyd's iterations, before that.
+            generator: None draws from torch's default generator.
+
+        Raises:
+            ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
+        """
+        max_iter = check.check_integer("max_iter", max_iter, minimum=1)
+        rotations = check.check_integer("rotations", rotations, minimum=0)
+        x = check.check_samples(x, self.n_features)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        codebook = self.quantizer.codebook
+        init = "random"
+        if self.rotation is not None:
+            rotation = principal_rotation(x, self.n_subspaces)
+            for _ in range(rotations):
+                turned = self._cut(x @ rotation.T)
+                labels = codebook.fit(
+                    turned, init=init, max_iter=2, tol=0, generator=generator
+                ).labels
+                init = "current"
+                decoded = self._joined(codebook.decode(labels))
+                u, _, v = torch.linalg.svd(decoded.T @ x)
+                rotation = u @ v
+            self.rotation.weight = rotation.to(codebook.centroids.dtype)
+            x = self._rotated(x)
+        codebook.fit(self._cut(x), init=init, max_iter=max_iter, generator=generator)
+
+    def tables(self, queries: Tensor) -> Tensor:
+        """Squared distances of the parts of queries to all centroids.
+
+        Args:
+            queries: (q, d).
+
+        Returns:
+            (q, m, k): ‖query - x̂‖² = Σ_j table[j, code_j].
+        """
+        queries = check.check_samples(queries, self.n_features)
+        parts = self._cut(self._rotated(queries))
+        return self.quantizer.codebook.transform(parts).view(
+            self.n_subspaces, len(queries), -1
+        ).transpose(0, 1)
+
+    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+        """Squared distances of queries to what codes stand for, from :meth:`tables`.
+
+        Args:
+            queries: (q, d).
+            codes: (n, m).
+
+        Returns:
+            (q, n).
+        """
+        return looked_up(self.tables(queries), codes)
+
+    def pack(self, codes: Tensor) -> Tensor:
+        """Codes (..., m) as bytes, see :func:`kmeans_module.quantization.codes.pack`."""
+        return pack(codes, self.n_clusters)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Codes (..., m) of bytes."""
+        return unpack(packed, self.n_clusters, self.n_subspaces)
+
+    def to_faiss(self) -> Any:
+        """A trained, empty ``faiss.IndexPQ`` with the same codebooks, behind the rotation if
+        there is one.
+
+        Raises:
+            ImportError: faiss is not installed.
+            ValueError: n_clusters is not a power of 2.
+        """
+        from kmeans_module.quantization.export import product_index
+
+        self.quantizer.codebook._check_initialized()
+        rotation = None if self.rotation is None else self.rotation.weight
+        return product_index(self.codebooks, bits_of(self.n_clusters), rotation)
+
+    def update(self) -> None:
+        """Move the codebooks to what the last forward pass in training recorded."""
+        self.quantizer.update()
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        x = check.check_tensor("x", x)
+        if self.channel_first:
+            x = x.movedim(1, -1)
+        x = check.check_features(x, self.n_features)
+        return x if self.rotation is None else x.to(self.rotation.weight) @ self.rotation.weight.T
+
+    def _back(self, quantized: Tensor) -> Tensor:
+        if self.rotation is not None:
+            quantized = quantized @ self.rotation.weight
+        return quantized.movedim(-1, 1) if self.channel_first else quantized
+
+    def _parts(self, codes: Tensor) -> Tensor:
+        return codes if self.n_subspaces > 1 else codes.unsqueeze(-1)
+
+    def _cut(self, x: Tensor) -> Tensor:
+        """(n, d) as (m, n, d / m), or as it is for one sub-space."""
+        if self.n_subspaces == 1:
+            return x
+        return x.view(len(x), self.n_subspaces, -1).transpose(0, 1).contiguous()
+
+    def _joined(self, parts: Tensor) -> Tensor:
+        return parts if self.n_subspaces == 1 else parts.transpose(0, 1).flatten(1)
+
+
+def principal_rotation(x: Tensor, n_subspaces: int) -> Tensor:
+    """Principal directions, dealt out so that the variance of all parts is balanced, (d, d).
+
+    Source: Ge et al., CVPR 2013, section 3.2 (eigenvalue allocation).
+    """
+    d = x.shape[1]
+    values, vectors = torch.linalg.eigh(torch.cov(x.T).double())
+    values = values.clamp(min=values.amax() * 1e-12).log()
+    parts: list[list[int]] = [[] for _ in range(n_subspaces)]
+    for axis in reversed(range(d)):
+        open_parts = [part for part in parts if len(part) < d // n_subspaces]
+        min(open_parts, key=lambda part: float(values[part].sum())).append(axis)
+    order = [axis for part in parts for axis in part]
+    return vectors[:, order].T.to(x.dtype)

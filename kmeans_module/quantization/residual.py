@@ -1,0 +1,310 @@
+"""ResidualQuantizer: each level quantizes what the levels before it left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kmeans_module import validation as check
+from kmeans_module.kernels.beam import beam_search
+from kmeans_module.layer import KMeansLayer
+from kmeans_module.quantization.additive import least_squares
+from kmeans_module.quantization.codes import bits_of, pack, unpack
+from kmeans_module.quantization.gradients import rotate, straight_through
+from kmeans_module.quantization.vector import Quantized, VectorQuantizer
+
+
+class ResidualQuantizer(nn.Module):
+    r"""Sums of one centroid of each level: level l quantizes :math:`x - q_1 - \dots - q_{l-1}`.
+
+    In a network, levels learn as :class:`VectorQuantizer` does and the gradient passes their
+    sum as one step. Offline, :meth:`fit` trains all levels by EM with a beam search.
+
+    Source: Chen, Guan & Wang, Approximate nearest neighbor search by residual vector
+    quantization, Sensors 10, 2010; Zeghidour et al., SoundStream, arXiv:2107.03312 (quantizer
+    dropout).
+
+    Args:
+        n_clusters: codes of a level, k.
+        n_features: features of a vector, d.
+        n_levels: L.
+        shared_codebook: whether all levels use one codebook.
+        dropout: whether in training each batch uses a random number of levels, from 1 to L;
+            codes of the others are -1.
+        beam_size: choices kept from level to level by :meth:`fit` and :meth:`encode`; forward
+            takes the nearest centroid of each level.
+        options: of the :class:`VectorQuantizer` of each level.
+
+    Shape:
+        - Input: (\*, d), or (N, d, \*) with channel_first.
+        - Output: quantized like the input, codes (\*, L), loss (), the sum over levels.
+
+    Attributes:
+        levels: one :class:`VectorQuantizer` for each level, or a single shared one.
+
+    Examples:
+        >>> import torch
+        >>> from kmeans_module import ResidualQuantizer
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.randn(1000, 8)
+        >>> rq = ResidualQuantizer(n_clusters=16, n_features=8, n_levels=4)
+        >>> rq.fit(x)
+        >>> codes = rq.encode(x)
+        >>> codes.shape, rq.pack(codes).shape
+        (torch.Size([1000, 4]), torch.Size([1000, 2]))
+    """
+
+    def __init__(
+        self,
+        n_clusters: int,
+        n_features: int,
+        n_levels: int,
+        *,
+        shared_codebook: bool = False,
+        dropout: bool = False,
+        beam_size: int = 5,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.n_levels = check.check_integer("n_levels", n_levels, minimum=1)
+        self.beam_size = check.check_integer("beam_size", beam_size, minimum=1)
+        if options.get("metric", "euclidean") != "euclidean" or options.get("heads", 1) != 1:
+            raise ValueError('residuals need metric="euclidean" and one head')
+        self.shared_codebook = shared_codebook
+        self.dropout = dropout
+        self.levels = nn.ModuleList(
+            VectorQuantizer(n_clusters, n_features, **options)
+            for _ in range(1 if shared_codebook else n_levels)
+        )
+
+    @property
+    def n_clusters(self) -> int:
+        """Codes of a level, k."""
+        return self._first.n_clusters
+
+    @property
+    def n_features(self) -> int:
+        """Features of a vector, d."""
+        return self._first.n_features
+
+    @property
+    def codebooks(self) -> Tensor:
+        """Centroids of all levels, (L, k, d)."""
+        each = [self._level(number).codebook.centroids for number in range(self.n_levels)]
+        return torch.stack(each)
+
+    @property
+    def _first(self) -> VectorQuantizer:
+        return self._level(0)
+
+    def _level(self, number: int) -> VectorQuantizer:
+        level = self.levels[0 if self.shared_codebook else number]
+        assert isinstance(level, VectorQuantizer)
+        return level
+
+    def extra_repr(self) -> str:
+        return f"n_levels={self.n_levels}, shared_codebook={self.shared_codebook}"
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
+        """Quantize level by level; in training also record the batch.
+
+        Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
+        """
+        first = self._first
+        x, mask = first._check(x, mask)
+        present = x.new_ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask
+        masks: list[Tensor | None] = [mask] * self.n_levels
+        if self.dropout and self.training:
+            # All levels take part: ranks draw their own numbers.
+            used = torch.randint(1, self.n_levels + 1, (), device=x.device)
+            masks = [present & (level < used) for level in range(self.n_levels)]
+        if self.shared_codebook:
+            found = first._quantize_in_turn(x, masks)
+        else:
+            found, left = [], x
+            for number, mask_of_level in enumerate(masks):
+                level = self._level(number)
+                result = level(left.movedim(-1, 1) if level.channel_first else left, mask_of_level)
+                quantized = result.quantized
+                if level.channel_first:
+                    quantized = quantized.movedim(1, -1)
+                found.append(Quantized(quantized, result.codes, result.loss))
+                left = left - quantized.detach()
+        total = torch.stack([result.quantized for result in found]).sum(dim=0)
+        if not (first.estimator == "gumbel" and self.training):
+            estimate = rotate if first.estimator == "rotation" else straight_through
+            through = estimate(x, total.detach())
+            known = found[0].codes != -1
+            total = through.where(known.unsqueeze(-1), 0.0)
+        codes = torch.stack([result.codes for result in found], dim=-1)
+        loss = torch.stack([result.loss for result in found]).sum()
+        return Quantized(total.movedim(-1, 1) if first.channel_first else total, codes, loss)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, beam_size: int | None = None) -> Tensor:
+        """Codes by a beam search; learns nothing.
+
+        Args:
+            x: (*, d), or (N, d, *) with channel_first.
+            beam_size: choices kept; 1 takes the nearest centroid of each level, as forward
+                does.
+
+        Returns:
+            (*, L) int64.
+
+        Raises:
+            NotInitializedError: a level has no centroids.
+            ValueError: NaN or infinity in x.
+        """
+        self._check_initialized()
+        beam_size = self.beam_size if beam_size is None else beam_size
+        beam_size = check.check_integer("beam_size", beam_size, minimum=1)
+        x, _ = self._first._check(x, None)
+        rows = self._first._rows(x)[0]
+        if beam_size == 1 or torch.compiler.is_compiling():
+            codes, left = [], rows
+            for number in range(self.n_levels):
+                layer = self._level(number).codebook
+                codes.append(layer(left))
+                left = left - layer.centroids[codes[-1]]
+            return torch.stack(codes, dim=-1).view(*x.shape[:-1], self.n_levels)
+        if not rows.isfinite().all():
+            check.raise_nonfinite(rows, rows.dtype)
+        codes_of_rows, _ = beam_search(rows, self.codebooks.to(rows.dtype), beam_size=beam_size)
+        return codes_of_rows.view(*x.shape[:-1], self.n_levels)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Sums of the centroids of codes; a code of -1 adds nothing.
+
+        Args:
+            codes: integers (*, L), or fewer levels than L: the first ones.
+
+        Returns:
+            (*, d), or (N, d, *) with channel_first.
+
+        Raises:
+            ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
+        """
+        codes = check.check_tensor("codes", codes)
+        if codes.ndim < 1 or not 1 <= codes.shape[-1] <= self.n_levels:
+            raise ValueError(
+                f"codes should have shape (..., {self.n_levels}); got {tuple(codes.shape)}"
+            )
+        parts = [self._level(n).decode(codes[..., n]) for n in range(codes.shape[-1])]
+        return torch.stack(parts).sum(dim=0)
+
+    @torch.no_grad()
+    def fit(
+        self,
+        x: Tensor,
+        *,
+        max_iter: int = 25,
+        refinements: int = 2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Train all levels on samples, afresh: k-means level by level, each on what a beam
+        search with the levels before left, then all levels together by least squares.
+
+        Args:
+            x: (n, d).
+            max_iter: Lloyd's iterations of a level at most.
+            refinements: times that all levels are fitted together, and all samples encoded.
+            generator: None draws from torch's default generator.
+
+        Raises:
+            ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
+            NotImplementedError: levels share their codebook.
+        """
+        if self.shared_codebook:
+            raise NotImplementedError("levels that share a codebook learn in training only")
+        max_iter = check.check_integer("max_iter", max_iter, minimum=1)
+        refinements = check.check_integer("refinements", refinements, minimum=0)
+        check.check_generator(generator)
+        layer = KMeansLayer(
+            self.n_clusters, self.n_features, device=self._first.codebook.centroids.device,
+            dtype=self._first.codebook.centroids.dtype,
+        )  # fmt: skip
+        x = check.check_samples(x, self.n_features)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        left, books = x, x.new_empty((0, self.n_clusters, self.n_features))
+        for _ in range(self.n_levels):
+            layer.fit(left, max_iter=max_iter, generator=generator)
+            books = torch.cat([books, layer.centroids.to(x.dtype).unsqueeze(0)])
+            codes, left = beam_search(x, books, beam_size=self.beam_size)
+        for _ in range(refinements):
+            books = least_squares(x, codes, books)
+            codes, _ = beam_search(x, books, beam_size=self.beam_size)
+        for number, book in enumerate(books):
+            codebook = self._level(number).codebook
+            codebook._start_at(book)
+            codebook.counts.copy_(torch.bincount(codes[:, number], minlength=self.n_clusters))
+
+    def tables(self, queries: Tensor) -> Tensor:
+        """Inner products of queries with all centroids.
+
+        Args:
+            queries: (q, d).
+
+        Returns:
+            (q, L, k): ‖query - x̂‖² = ‖query‖² - 2 Σ_l table[l, code_l] + ‖x̂‖².
+        """
+        self._check_initialized()
+        queries = check.check_samples(queries, self.n_features)
+        return torch.einsum("qd,lkd->qlk", queries, self.codebooks.to(queries.dtype))
+
+    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+        """Squared distances of queries to what codes stand for, from :meth:`tables`.
+
+        Args:
+            queries: (q, d).
+            codes: (n, L).
+
+        Returns:
+            (q, n).
+        """
+        tables = self.tables(queries)
+        norms = self.decode(codes).square().sum(dim=-1)
+        products = looked_up(tables, codes)
+        distances = queries.square().sum(dim=-1, keepdim=True) - 2 * products + norms
+        return distances.clamp(min=0)
+
+    def pack(self, codes: Tensor) -> Tensor:
+        """Codes (..., L) as bytes, see :func:`kmeans_module.quantization.codes.pack`."""
+        return pack(codes, self.n_clusters)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Codes (..., L) of bytes."""
+        return unpack(packed, self.n_clusters, self.n_levels)
+
+    def to_faiss(self) -> Any:
+        """A trained, empty ``faiss.IndexResidualQuantizer`` with the same codebooks.
+
+        Raises:
+            ImportError: faiss is not installed.
+            ValueError: n_clusters is not a power of 2.
+        """
+        from kmeans_module.quantization.export import residual_index
+
+        self._check_initialized()
+        return residual_index(self.codebooks, bits_of(self.n_clusters), self.beam_size)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the codebooks to what the last forward pass in training recorded."""
+        for level in self.levels:
+            assert isinstance(level, VectorQuantizer)
+            level.update()
+
+    def _check_initialized(self) -> None:
+        for number in range(self.n_levels):
+            self._level(number).codebook._check_initialized()
+
+
+def looked_up(tables: Tensor, codes: Tensor) -> Tensor:
+    """Sums of the entries of tables (q, m, k) that codes (n, m) name, (q, n)."""
+    total = tables.new_zeros((len(tables), len(codes)))
+    for part in range(codes.shape[-1]):
+        total += tables[:, part, codes[:, part]]
+    return total

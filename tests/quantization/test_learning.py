@@ -1,0 +1,325 @@
+"""Promises of how a codebook learns: averages as in the paper, starts, revivals, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kmeans_module import NotInitializedError, VectorQuantizer
+from kmeans_module.quantization import learning
+from tests.conftest import blobs, brute_force, seeded
+from tests.quantization.helpers import assert_same, normal, quantizer_at, state_of, trained
+
+DECAY, SMOOTHING = 0.9, 1e-3
+
+
+def van_den_oord(
+    codebook: Tensor, counts: Tensor, batches: list[Tensor], metric: str = "euclidean"
+) -> tuple[Tensor, Tensor]:
+    """Codebook and counts after the batches, by appendix A.1 of the paper in its own terms."""
+    k = len(codebook)
+    masses = codebook * smooth(counts, k).unsqueeze(-1)
+    for x in batches:
+        if metric == "cosine":
+            x = torch.nn.functional.normalize(x, dim=-1)
+        own = torch.nn.functional.one_hot(brute_force(x, codebook).argmin(-1), k).double()
+        counts = DECAY * counts + (1 - DECAY) * own.sum(0)
+        masses = DECAY * masses + (1 - DECAY) * own.T @ x
+        codebook = masses / smooth(counts, k).unsqueeze(-1)
+        if metric == "cosine":
+            codebook = torch.nn.functional.normalize(codebook, dim=-1)
+            masses = codebook * smooth(counts, k).unsqueeze(-1)
+    return codebook, counts
+
+
+def smooth(counts: Tensor, k: int) -> Tensor:
+    return (counts + SMOOTHING) / (counts.sum() + k * SMOOTHING) * counts.sum()
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_the_codebook_is_the_moving_average_of_van_den_oord(metric: str) -> None:
+    codebook = torch.nn.functional.normalize(normal(7, 3, seed=1, dtype=torch.float64), dim=-1)
+    batches = [normal(n, 3, seed=n, dtype=torch.float64) for n in (40, 60, 33, 50, 41)]
+    counts = torch.rand(7, generator=seeded()).double() * 5
+    quantizer = quantizer_at(
+        codebook, counts / (1 - DECAY), metric=metric, decay=DECAY, smoothing=SMOOTHING,
+        revive_below=0,
+    )  # fmt: skip
+    for x in batches:
+        quantizer(x)
+    quantizer.update()
+    expected, expected_counts = van_den_oord(codebook, counts, batches, metric)
+    torch.testing.assert_close(quantizer.codebook.centroids, expected)
+    torch.testing.assert_close(quantizer.codebook.counts * (1 - DECAY), expected_counts)
+    assert int(quantizer.codebook.n_iter) == 5
+
+
+def test_five_steps_are_those_of_vector_quantize_pytorch() -> None:
+    library = pytest.importorskip("vector_quantize_pytorch")
+    codebook, counts = normal(16, 4, seed=1), torch.rand(16, generator=seeded()) * 5 + 1
+    theirs = library.VectorQuantize(
+        4, 16, decay=DECAY, eps=SMOOTHING, kmeans_init=False, threshold_ema_dead_code=0,
+        commitment_weight=0.3, rotation_trick=False,
+    )  # fmt: skip
+    state = theirs._codebook
+    ours = quantizer_at(
+        codebook, counts.double() / (1 - DECAY), decay=DECAY, smoothing=SMOOTHING,
+        commitment=0.3, revive_below=0,
+    )  # fmt: skip
+    smoothed = learning.smoothed(counts[None], SMOOTHING).unsqueeze(-1)
+    state.embed.copy_(codebook[None])
+    state.cluster_size.copy_(counts[None])
+    state.embed_avg.copy_(codebook * smoothed)
+    for seed in range(5):
+        x, weight = normal(2, 50, 4, seed=seed), normal(2, 50, 4, seed=seed + 50)
+        x, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        quantized, codes, loss = ours(x)
+        expected, expected_codes, expected_loss = theirs(other)
+        assert torch.equal(codes, expected_codes)
+        torch.testing.assert_close(quantized, expected)
+        torch.testing.assert_close(loss, expected_loss.squeeze())
+        ((quantized * weight).sum() + loss).backward()
+        ((expected * weight).sum() + expected_loss.sum()).backward()
+        torch.testing.assert_close(x.grad, other.grad)
+    ours.eval()
+    torch.testing.assert_close(ours.codebook.centroids, state.embed[0])
+    torch.testing.assert_close((ours.codebook.counts * (1 - DECAY)).float(), state.cluster_size[0])
+
+
+def test_separate_codebooks_learn_each_on_its_own() -> None:
+    codebooks, x = normal(3, 6, 2, seed=1), normal(80, 6)
+    together = quantizer_at(codebooks, decay=0.5)
+    found = together(x)
+    together.update()
+    for head, codebook in enumerate(codebooks):
+        alone = quantizer_at(codebook, decay=0.5)
+        expected = alone(x[:, 2 * head : 2 * head + 2])
+        alone.update()
+        assert torch.equal(found.codes[:, head], expected.codes)
+        torch.testing.assert_close(together.codebook.centroids[head], alone.codebook.centroids)
+        torch.testing.assert_close(together.codebook.counts[head], alone.codebook.counts)
+
+
+def test_a_shared_codebook_learns_from_all_heads() -> None:
+    codebook, x = normal(6, 2, seed=1), normal(80, 6)
+    together, alone = quantizer_at(codebook, heads=3), quantizer_at(codebook)
+    assert torch.equal(together(x).codes, alone(x.view(80, 3, 2)).codes)
+    assert_same(together.state_dict(), alone.state_dict())
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_forward_records_and_the_next_step_applies(update: str) -> None:
+    x = normal(60, 4)
+    quantizers = [
+        quantizer_at(normal(8, 4, seed=1), torch.zeros(8), update=update) for _ in range(5)
+    ]
+    for quantizer in quantizers:
+        before = quantizer.codebook.centroids.clone()
+        quantizer(x)
+        assert torch.equal(quantizer.codebook.centroids, before)
+        assert (quantizer.codebook.counts == 0).all()
+        assert int(quantizer.codebook.n_iter) == 0
+    by_forward, by_eval, by_update, by_state, untouched = quantizers
+    by_forward(x)
+    by_eval.eval()
+    by_update.update()
+    by_state.state_dict()
+    for quantizer in quantizers[:4]:
+        assert_same(state_of(quantizer.codebook), state_of(by_eval.codebook))
+    assert int(by_eval.codebook.n_iter) == 1
+    assert by_eval.codebook.counts.sum() > 0
+    moved = not torch.equal(by_eval.codebook.centroids, untouched.codebook.centroids)
+    assert moved or update == "gradient"
+    by_update.update()
+    assert_same(state_of(by_update.codebook), state_of(by_eval.codebook))
+
+
+def test_a_frozen_codebook_never_changes() -> None:
+    quantizer = quantizer_at(normal(8, 4, seed=1), torch.zeros(8), update="frozen")
+    before = state_of(quantizer)
+    for seed in range(3):
+        quantizer(normal(60, 4, seed=seed).requires_grad_()).loss.backward()
+    quantizer.update()
+    assert_same(state_of(quantizer), before)
+    assert not list(quantizer.parameters())
+
+
+def test_evaluation_learns_nothing() -> None:
+    quantizer = trained(normal(60, 4)).eval()
+    before = state_of(quantizer)
+    quantizer(normal(60, 4, seed=1) + 9)
+    quantizer.train().update()
+    assert_same(state_of(quantizer), before)
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_the_first_batch_in_training_starts_the_codebook(update: str) -> None:
+    x = blobs(300, 3)
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(6, 3, update=update)
+    with pytest.raises(NotInitializedError):
+        quantizer.eval()(x)
+    found = quantizer.train()(x)
+    expected, counts = learning.start(
+        x[None], torch.ones(1, 300), 6, metric="euclidean", generator=seeded()
+    )
+    assert torch.equal(quantizer.codebook.centroids, expected[0])
+    torch.testing.assert_close(quantizer.codebook.counts * (1 - quantizer.decay), counts[0])
+    assert counts.sum() == 300
+    assert (found.quantized - x).square().mean() < 0.05 * x.var(dim=0).mean()
+
+
+def test_later_batches_of_the_start_count_as_the_first_does() -> None:
+    middles = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
+    batches = [middle + normal(40, 2, seed=i) for i, middle in enumerate(middles)]
+    torch.manual_seed(0)
+    once = VectorQuantizer(3, 2, revive_below=0)
+    thrice = VectorQuantizer(3, 2, revive_below=0, init_batches=3)
+    for x in batches:
+        once(x)
+        thrice(x)
+    away = brute_force(middles, thrice.codebook.centroids).min(dim=-1).values
+    assert (away < 1).all()
+    torch.testing.assert_close(
+        thrice.codebook.counts.sum(), torch.tensor(40 / 0.01, dtype=torch.float64)
+    )
+    assert (brute_force(middles, once.codebook.centroids).min(dim=-1).values > 1).any()
+    before = thrice.codebook.centroids.clone()
+    thrice(batches[0])
+    thrice.update()
+    assert brute_force(before, thrice.codebook.centroids).diagonal().max() < 1, "started once"
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_batches_smaller_than_the_codebook_start_it_together(metric: str) -> None:
+    quantizer = VectorQuantizer(8, 4, metric=metric)
+    x = normal(10, 4)
+    found = quantizer(x[:3])
+    rows = torch.nn.functional.normalize(x, dim=-1) if metric == "cosine" else x
+    torch.testing.assert_close(found.quantized, rows[:3])
+    quantizer(x[3:6])
+    assert len(quantizer.codebook.centroids.unique(dim=0)) >= 6
+    quantizer(x[6:])
+    assert len(quantizer.codebook.centroids.unique(dim=0)) == 8
+    assert (quantizer.codebook.counts > 0).all()
+
+
+def test_codes_that_start_as_duplicates_are_revived() -> None:
+    few = normal(4, 3).repeat(10, 1)
+    quantizer = VectorQuantizer(8, 3, decay=0.5)
+    quantizer(few)
+    assert len(quantizer.codebook.centroids.unique(dim=0)) == 4
+    x = blobs(200, 3)
+    for _ in range(20):
+        quantizer(x)
+    assert len(quantizer.eval()(x).codes.unique()) == 8
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+@pytest.mark.parametrize("revive_below", [None, 1.0, 0])
+def test_a_collapsed_codebook_recovers_unless_told_not_to(
+    update: str, revive_below: float | None
+) -> None:
+    codebook = normal(16, 3, seed=1) + 300
+    quantizer = quantizer_at(
+        codebook, torch.zeros(16), update=update, decay=0.8, revive_below=revive_below
+    )
+    x = blobs(500, 3)
+    assert len(quantizer(x).codes.unique()) < 4
+    for _ in range(5):
+        quantizer(x)
+    used = len(quantizer.eval()(x).codes.unique())
+    assert (used >= 14) == (revive_below != 0)
+    assert quantizer.codebook.counts.isfinite().all()
+    assert quantizer.codebook.centroids.isfinite().all()
+
+
+def test_codes_that_an_encoder_has_left_behind_come_back() -> None:
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(16, 3, decay=0.8)
+    lost = VectorQuantizer(16, 3, decay=0.8, revive_below=0)
+    for step in range(60):
+        x = blobs(300, 3, seed=5) + 20 * min(step, 20)
+        used, used_without = (len(q(x).codes.unique()) for q in (quantizer, lost))
+    assert used >= 12
+    assert used_without < 6
+
+
+def test_revived_codes_are_samples_with_an_even_share() -> None:
+    x, centroids = normal(1, 20, 3), normal(1, 6, 3, seed=1)
+    weight = torch.ones(1, 20)
+    weight[0, 2:] = 0
+    counts = torch.tensor([[4.0, 8.0, 0.0, 0.0, 0.0, 3.0]], dtype=torch.float64)
+    dead = counts == 0
+    found, shares, revived = learning.revive(
+        x, torch.ones(1, 20), centroids, counts, dead, metric="euclidean", generator=seeded()
+    )
+    assert torch.equal(revived, dead)
+    assert torch.equal(found[~dead], centroids[~dead])
+    assert (brute_force(found[dead], x[0]).min(dim=-1).values == 0).all()
+    assert len(found[dead].unique(dim=0)) == 3
+    assert shares.tolist() == [[4, 8, 5, 5, 5, 3]]
+    found, _, revived = learning.revive(
+        x, weight, centroids, counts, dead, metric="euclidean", generator=seeded()
+    )
+    assert int(revived.sum()) == 2, "as many as samples that count"
+    assert (brute_force(found[revived], x[0, :2]).min(dim=-1).values == 0).all()
+
+
+def test_dead_codes_are_told_by_their_samples_of_a_batch() -> None:
+    counts = torch.tensor([[0.0, 9.9, 10.1, 1000.0]])
+    for threshold, expected in ((1.0, 2), (0.0, 0), (0.5, 1), (1000.0, 4), (None, 1)):
+        dead = learning.dead_codes(counts, decay=0.9, threshold=threshold)
+        assert dead.tolist() == [[True] * expected + [False] * (4 - expected)]
+    assert not learning.dead_codes(torch.zeros(1, 4), decay=0.9, threshold=None).any()
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("started", [True, False])
+def test_a_batch_that_is_not_finite_is_named_and_teaches_nothing(
+    update: str, bad: float, started: bool
+) -> None:
+    quantizer = VectorQuantizer(8, 4, update=update)
+    x = normal(50, 4)
+    if started:
+        quantizer(x)
+        quantizer.update()
+    before = state_of(quantizer)
+    x[17, 2] = bad
+    with pytest.raises(ValueError, match=r"x should be finite; 1 row holds NaN or inf.* row 17"):
+        quantizer(x)
+    quantizer.update()
+    assert_same(state_of(quantizer), before)
+
+
+@pytest.mark.parametrize("estimator", ["straight-through", "rotation", "gumbel"])
+@pytest.mark.parametrize("options", [{}, {"metric": "cosine"}, {"update": "gradient"}])
+@pytest.mark.parametrize("started", [True, False])
+def test_a_batch_that_is_not_finite_can_be_skipped(
+    estimator: str, options: dict[str, Any], started: bool
+) -> None:
+    quantizer = VectorQuantizer(8, 4, nonfinite="skip", estimator=estimator, **options)
+    x = normal(50, 4)
+    if started:
+        quantizer(x)
+        quantizer.update()
+    before = state_of(quantizer)
+    x[17, 2], x[3, 0] = float("nan"), float("-inf")
+    x.requires_grad_()
+    found = quantizer(x)
+    (found.loss + found.quantized.sum()).backward()
+    quantizer.update()
+    assert_same(state_of(quantizer), {**before, "skipped": torch.tensor(1)})
+    assert found.loss.isfinite()
+    assert found.quantized.isfinite().all()
+    assert ((found.codes == -1).nonzero().flatten() == torch.tensor([3, 17])).all()
+    for tensor in (x, *quantizer.parameters()):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+    quantizer(normal(50, 4, seed=1))
+    assert quantizer.codebook.initialized
+    assert int(quantizer.skipped) == 1

@@ -64,7 +64,7 @@ class VectorQuantizer(nn.Module, Joinable):
 
     Under torch.distributed all ranks record the same, over the samples of all of them. Where
     ranks may have fewer batches than others, train within
-    ``Join([model, *(m for m in model.modules() if isinstance(m, Joinable))])``.
+    :func:`kmeans_module.quantization.join`.
 
     Args:
         n_clusters: codes, k.
@@ -638,16 +638,28 @@ class VectorQuantizer(nn.Module, Joinable):
             self._join_group = dist.new_group(ranks)
         problems = self.heads if self.separate_codebooks else 1
         nothing = self.codebook.centroids.new_empty((problems, 0, self.codebook.n_features))
+        # Others' hooks may meanwhile write the buffers: the steps have their own.
+        states: list[CodebookState] = []
 
+        @torch.no_grad()
         def train_on_nothing() -> None:
+            if not states:
+                states.append(CodebookState(*(tensor.clone() for tensor in self._state())))
             self._joined = True
             try:
-                self._begin(nothing, None)
-                self._record(nothing, None, None)
+                self.begin_at(nothing, None, states[0])
+                self.record_at(nothing, None, None, states[0])
             finally:
                 self._joined = False
 
-        return QuantizerJoinHook(train_on_nothing)
+        @torch.no_grad()
+        def finish() -> None:
+            for state in states:
+                for name, own, found in zip(state._fields, self._state(), state, strict=True):
+                    if name != "centroids" or self.update_rule != "gradient":
+                        own.copy_(found)
+
+        return QuantizerJoinHook(train_on_nothing, finish)
 
     @property
     def join_device(self) -> torch.device:

@@ -28,6 +28,7 @@ COMMANDS = {
     "growth": "milliseconds per iteration against n and against k",
     "memory": "peak memory of a fit beyond its data",
     "seeding": "k-means++ against scikit-learn's, paired over seeds",
+    "quantize": "codebooks against vector-quantize-pytorch and faiss",
     "overhead": "what import and Lightning add",
 }
 PLOTS = {"lloyd": ROOT / "docs" / "speed.png", "growth": ROOT / "docs" / "growth.png"}
@@ -109,6 +110,7 @@ def write_json(options: argparse.Namespace, rows: list[dict[str, object]]) -> No
         if name not in ("what", "workloads", "threads", "json", "plot")
     }  # fmt: skip
     found = {name: version(peer.package) for name, peer in PEERS.items()}
+    found["vector-quantize-pytorch"] = version("vector-quantize-pytorch")
     figures = {
         "what": options.what, "machine": describe(), "versions": found, "options": given,
         "rows": _rounded(rows),

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,15 @@ def measure(file: str, k: int, iterations: int, threads: int) -> int:
     # Loads the libraries and starts the threads, on other data of as many features.
     KMeansLayer(2, x.shape[1], dtype=x.dtype).fit(torch.rand(64, x.shape[1], dtype=x.dtype))
     layer = KMeansLayer(k, x.shape[1], dtype=x.dtype)
+    return peak_bytes(lambda: layer.fit(x, max_iter=iterations))
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """What some work needs at its peak beyond what the process holds before."""
     with contextlib.suppress(OSError):  # elsewhere the peak is that since the process began
         Path("/proc/self/clear_refs").write_text("5")
     before = _kilobytes("VmRSS")
-    layer.fit(x, max_iter=iterations)
+    work()
     return 1024 * (_kilobytes("VmHWM") - before)
 
 

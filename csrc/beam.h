@@ -72,8 +72,13 @@ struct BeamBlock {
           offer(best[(first + r) / beams], first + r, offset[first + r], panel, score[r], wanted);
       }
     }
-    for (int i = 0; i < count; ++i)
+    for (int i = 0; i < count; ++i) {
+      for (int w = best[i].count; w < wanted; ++w) {  // scores that overflow are never offered
+        best[i].vector[w] = i * beams;
+        best[i].code[w] = 0;
+      }
       for (int w = 0; w < wanted; ++w) take(level, best[i], w, i * wanted + w);
+    }
     float* const vectors_before = left;
     left = next;
     next = vectors_before;

@@ -62,7 +62,7 @@ def _reference(rows: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor,
         with full_precision(rows.device):
             scores = torch.addmm(half_norms, left.reshape(-1, d), codebook.T, alpha=-1)
         scores = scores.view(n, beams, k) + left.square().sum(dim=-1, keepdim=True) / 2
-        best = scores.view(n, -1).topk(min(beam_size, beams * k), dim=-1, largest=False).indices
+        best = scores.flatten(1).topk(min(beam_size, beams * k), dim=-1, largest=False).indices
         beam, code = best // k, best % k
         left = left[every, beam] - codebook[code]
         codes = torch.cat([codes[every, beam], code.unsqueeze(-1)], dim=-1)

@@ -1,11 +1,56 @@
-"""Codebooks whose centroids add up, fitted together."""
+"""Codebooks whose centroids add up: one after the other, then all together."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from kmeans_module.batches import Batch
+from kmeans_module.fitting import fit
+
 _RIDGE = 1e-4  # samples of a code that is never used
+_STAGES = 10
+
+
+def fit_progressively(
+    x: Tensor, n_clusters: int, *, max_iter: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """k-means in more and more of the principal directions of x, each start being the last end.
+
+    Residuals have no clusters that k-means++ could find, and a sample that is met exactly by
+    earlier levels lies in the middle of all others; a few directions at a time lead to better
+    centroids than any start in all of them.
+
+    Source: Liu, Shao & Lu, Generalized residual vector quantization for large scale data, ICME
+    2016, section 3.2 (transition clustering).
+
+    Args:
+        x: (n, d).
+        n_clusters: k.
+        max_iter: iterations in all directions; with fewer of them, at most 5.
+        generator: None draws from torch's default generator.
+
+    Returns:
+        centroids, (k, d).
+    """
+    d = x.shape[1]
+    mean = x.mean(dim=0)
+    directions = torch.linalg.eigh(torch.cov(x.T).double().view(d, d)).eigenvectors.flip(1).to(x)
+    coordinates = (x - mean) @ directions
+    counts = {min(d, max(2, round(d ** ((i + 1) / _STAGES)))) for i in range(_STAGES)}
+    init: Tensor | str = "k-means++"
+    for count in sorted(counts):
+        if isinstance(init, Tensor):
+            init = torch.nn.functional.pad(init, (0, count - init.shape[-1]))
+        some = coordinates[:, :count].contiguous()
+        init = fit(
+            Batch(some), n_clusters, init=init,
+            max_iter=max_iter if count == d else min(5, max_iter), tol=1e-4, n_init=1,
+            n_problems=1, metric="euclidean", empty_cluster="relocate", like=some,
+            generator=generator,
+        ).centroids[0]  # fmt: skip
+    assert isinstance(init, Tensor)
+    return init @ directions.T + mean
 
 
 def least_squares(x: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from kmeans_module import validation as check
+from kmeans_module.kernels import compute_dtype, full_precision
 from kmeans_module.quantization.codes import bits_of, pack, unpack
 from kmeans_module.quantization.residual import looked_up
 from kmeans_module.quantization.vector import Quantized, VectorQuantizer
@@ -105,7 +106,8 @@ class ProductQuantizer(nn.Module):
         Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
         """
         found = self.quantizer(self._rotated(x), mask)
-        return Quantized(self._back(found.quantized), self._parts(found.codes), found.loss)
+        quantized = self._back(found.quantized).to(x.dtype)
+        return Quantized(quantized, self._parts(found.codes), found.loss)
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes of the nearest centroids, (*, m) int64; learns nothing.
@@ -154,6 +156,8 @@ class ProductQuantizer(nn.Module):
         rotations = check.check_integer("rotations", rotations, minimum=0)
         x = check.check_samples(x, self.n_features)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if not x.isfinite().all():
+            check.raise_nonfinite(x, x.dtype)
         codebook = self.quantizer.codebook
         init = "random"
         if self.rotation is not None:
@@ -170,6 +174,7 @@ class ProductQuantizer(nn.Module):
             self.rotation.weight = rotation.to(codebook.centroids.dtype)
             x = self._rotated(x)
         codebook.fit(self._cut(x), init=init, max_iter=max_iter, generator=generator)
+        self.quantizer._forget()
 
     def tables(self, queries: Tensor) -> Tensor:
         """Squared distances of the parts of queries to all centroids.
@@ -182,9 +187,11 @@ class ProductQuantizer(nn.Module):
         """
         queries = check.check_samples(queries, self.n_features)
         parts = self._cut(self._rotated(queries))
-        return self.quantizer.codebook.transform(parts).view(
-            self.n_subspaces, len(queries), -1
-        ).transpose(0, 1)
+        return (
+            self.quantizer.codebook.transform(parts)
+            .view(self.n_subspaces, len(queries), -1)
+            .transpose(0, 1)
+        )
 
     def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
         """Squared distances of queries to what codes stand for, from :meth:`tables`.
@@ -195,7 +202,20 @@ class ProductQuantizer(nn.Module):
 
         Returns:
             (q, n).
+
+        Raises:
+            ValueError: a code that is not one of 0 .. k-1.
         """
+        codes = check.check_tensor("codes", codes)
+        if codes.ndim != 2 or codes.shape[1] != self.n_subspaces:
+            raise ValueError(
+                f"codes should have shape (n, {self.n_subspaces}); got {tuple(codes.shape)}"
+            )
+        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.n_clusters):
+            raise ValueError(
+                f"codes should be from 0 to {self.n_clusters - 1}; "
+                f"got {int(codes.min())} to {int(codes.max())}"
+            )
         return looked_up(self.tables(queries), codes)
 
     def pack(self, codes: Tensor) -> Tensor:
@@ -229,11 +249,20 @@ class ProductQuantizer(nn.Module):
         if self.channel_first:
             x = x.movedim(1, -1)
         x = check.check_features(x, self.n_features)
-        return x if self.rotation is None else x.to(self.rotation.weight) @ self.rotation.weight.T
+        if self.rotation is None:
+            return x
+        # A row that is not finite stays so, and leaves the rotation's gradient alone.
+        finite = x.detach().isfinite().all(dim=-1, keepdim=True)
+        with full_precision(x.device):
+            weight = self.rotation.weight
+            dtype = compute_dtype(x, weight)
+            rotated = x.where(finite, 0.0).to(dtype) @ weight.T.to(dtype)
+        return rotated.where(finite, torch.nan)
 
     def _back(self, quantized: Tensor) -> Tensor:
         if self.rotation is not None:
-            quantized = quantized @ self.rotation.weight
+            with full_precision(quantized.device):
+                quantized = quantized @ self.rotation.weight.to(quantized.dtype)
         return quantized.movedim(-1, 1) if self.channel_first else quantized
 
     def _parts(self, codes: Tensor) -> Tensor:
@@ -255,7 +284,7 @@ def principal_rotation(x: Tensor, n_subspaces: int) -> Tensor:
     Source: Ge et al., CVPR 2013, section 3.2 (eigenvalue allocation).
     """
     d = x.shape[1]
-    values, vectors = torch.linalg.eigh(torch.cov(x.T).double())
+    values, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov(x.T, correction=0)).double())
     values = values.clamp(min=values.amax() * 1e-12).log()
     parts: list[list[int]] = [[] for _ in range(n_subspaces)]
     for axis in reversed(range(d)):

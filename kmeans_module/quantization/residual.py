@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import validation as check
+from kmeans_module.kernels import compute_dtype
 from kmeans_module.kernels.beam import beam_search
-from kmeans_module.layer import KMeansLayer
-from kmeans_module.quantization.additive import least_squares
+from kmeans_module.quantization.additive import fit_progressively, least_squares
 from kmeans_module.quantization.codes import bits_of, pack, unpack
 from kmeans_module.quantization.gradients import rotate, straight_through
 from kmeans_module.quantization.vector import Quantized, VectorQuantizer
@@ -116,6 +116,7 @@ class ResidualQuantizer(nn.Module):
         x, mask = first._check(x, mask)
         present = x.new_ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask
         masks: list[Tensor | None] = [mask] * self.n_levels
+        dtype, x = x.dtype, x.to(compute_dtype(x, first.codebook.centroids))
         if self.dropout and self.training:
             # All levels take part: ranks draw their own numbers.
             used = torch.randint(1, self.n_levels + 1, (), device=x.device)
@@ -138,6 +139,7 @@ class ResidualQuantizer(nn.Module):
             through = estimate(x, total.detach())
             known = found[0].codes != -1
             total = through.where(known.unsqueeze(-1), 0.0)
+        total = total.to(dtype)
         codes = torch.stack([result.codes for result in found], dim=-1)
         loss = torch.stack([result.loss for result in found]).sum()
         return Quantized(total.movedim(-1, 1) if first.channel_first else total, codes, loss)
@@ -170,7 +172,7 @@ class ResidualQuantizer(nn.Module):
                 codes.append(layer(left))
                 left = left - layer.centroids[codes[-1]]
             return torch.stack(codes, dim=-1).view(*x.shape[:-1], self.n_levels)
-        if not rows.isfinite().all():
+        if not rows.square().sum(dim=-1).isfinite().all():
             check.raise_nonfinite(rows, rows.dtype)
         codes_of_rows, _ = beam_search(rows, self.codebooks.to(rows.dtype), beam_size=beam_size)
         return codes_of_rows.view(*x.shape[:-1], self.n_levels)
@@ -200,12 +202,12 @@ class ResidualQuantizer(nn.Module):
         self,
         x: Tensor,
         *,
-        max_iter: int = 25,
+        max_iter: int = 10,
         refinements: int = 2,
         generator: torch.Generator | None = None,
     ) -> None:
         """Train all levels on samples, afresh: k-means level by level, each on what a beam
-        search with the levels before left, then all levels together by least squares.
+        search with the levels before left; then all levels together by least squares.
 
         Args:
             x: (n, d).
@@ -222,16 +224,17 @@ class ResidualQuantizer(nn.Module):
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         refinements = check.check_integer("refinements", refinements, minimum=0)
         check.check_generator(generator)
-        layer = KMeansLayer(
-            self.n_clusters, self.n_features, device=self._first.codebook.centroids.device,
-            dtype=self._first.codebook.centroids.dtype,
-        )  # fmt: skip
         x = check.check_samples(x, self.n_features)
+        check.check_device("x", x, self._first.codebook.centroids.device)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if len(x) < self.n_clusters:
+            raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}")
+        if not x.isfinite().all():
+            check.raise_nonfinite(x, x.dtype)
         left, books = x, x.new_empty((0, self.n_clusters, self.n_features))
         for _ in range(self.n_levels):
-            layer.fit(left, max_iter=max_iter, generator=generator)
-            books = torch.cat([books, layer.centroids.to(x.dtype).unsqueeze(0)])
+            book = fit_progressively(left, self.n_clusters, max_iter=max_iter, generator=generator)
+            books = torch.cat([books, book.unsqueeze(0)])
             codes, left = beam_search(x, books, beam_size=self.beam_size)
         for _ in range(refinements):
             books = least_squares(x, codes, books)
@@ -259,13 +262,14 @@ class ResidualQuantizer(nn.Module):
 
         Args:
             queries: (q, d).
-            codes: (n, L).
+            codes: (n, L), or fewer levels than L: the first ones; -1 adds nothing.
 
         Returns:
             (q, n).
         """
         tables = self.tables(queries)
         norms = self.decode(codes).square().sum(dim=-1)
+        tables = nn.functional.pad(tables, (0, 1))  # a code of -1 adds nothing
         products = looked_up(tables, codes)
         distances = queries.square().sum(dim=-1, keepdim=True) - 2 * products + norms
         return distances.clamp(min=0)

@@ -282,14 +282,21 @@ class VectorQuantizer(nn.Module, Joinable):
         learns = self.training and self.update_rule != "frozen"
         rows = self._rows(x)
         valids = [None if mask is None else self._per_row(mask) for mask in masks]
-        if self.nonfinite == "skip":
-            finite = rows.detach().isfinite().all(dim=-1)
-            valids = [finite if valid is None else valid & finite for valid in valids]
         if valids[0] is not None:
             rows = rows.where(valids[0].unsqueeze(-1), 0.0)
-        if learns:
-            self._begin(rows, valids[0])
+        finite = None
+        if self.nonfinite == "skip":
+            finite = rows.detach().isfinite().all(dim=-1)
+            rows = rows.where(finite.unsqueeze(-1), 0.0)
+            valids = [finite if valid is None else valid & finite for valid in valids]
         found, seen, chosen = [], [], []
+        if learns:
+            # What is learnt from has to show that it is not finite.
+            first = rows if finite is None else rows.where(finite.unsqueeze(-1), torch.nan)
+            seen.append(first)
+            self._begin(first, valids[0])
+        elif not torch.compiler.is_compiling():
+            self.codebook._check_initialized()
         for valid in valids:
             if self.training and self.estimator == "gumbel":
                 quantized, codes = gumbel(
@@ -297,23 +304,26 @@ class VectorQuantizer(nn.Module, Joinable):
                 )
                 target = self._decode(codes)
             else:
-                with torch.no_grad():
-                    codes = prepare(rows.detach()).assign(self._centroids().detach())[0]
+                if learns:
+                    with torch.no_grad():
+                        codes = prepare(rows.detach()).assign(self._centroids().detach())[0]
+                else:
+                    codes = self.codebook(rows[0]).view(rows.shape[:-1])
                 quantized = target = self._decode(codes)
             loss = self._loss(rows, target, valid)
-            seen.append(rows)
             chosen.append(codes)
             if valid is not None:
                 codes = codes.where(valid, NO_CODE)
                 quantized = quantized.where(valid.unsqueeze(-1), 0.0)
             rows = rows - quantized.detach()
+            seen.append(rows)
             quantized = quantized.reshape(x.shape).to(x.dtype)
             found.append(Quantized(quantized, self._uncodes(codes, x), loss))
         if learns:
             valid = None
             if valids[0] is not None:
                 valid = torch.cat([v for v in valids if v is not None], dim=1)
-            self._record(torch.cat(seen, dim=1), valid, torch.cat(chosen, dim=1))
+            self._record(torch.cat(seen[:-1], dim=1), valid, torch.cat(chosen, dim=1))
         return found
 
     def encode(self, x: Tensor) -> Tensor:
@@ -373,6 +383,11 @@ class VectorQuantizer(nn.Module, Joinable):
         """Move the codebook to what the last forward pass in training recorded, if any did."""
         if self._recorded:
             self._apply_recorded(self._state())
+
+    def _forget(self) -> None:
+        """Drop what was recorded, for a codebook from elsewhere."""
+        self._recorded = False
+        self._first_rows = []
 
     def train(self, mode: bool = True) -> VectorQuantizer:
         if not mode:
@@ -618,8 +633,7 @@ class VectorQuantizer(nn.Module, Joinable):
         centroids = state_dict.get(f"{prefix}codebook.centroids")
         if isinstance(centroids, Tensor) and centroids.shape != self.codebook.centroids.shape:
             return  # the codebook refuses it
-        self._recorded = False
-        self._first_rows = []
+        self._forget()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VectorQuantizer:

@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def blocks_of(name: str) -> list[tuple[str, str]]:
+    """Language and code of each block of a document."""
+    return re.findall(r"```(\w+)\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+
+
+BLOCKS = blocks_of("README.md")
 
 
 def run_command(line: str, folder: Path) -> None:

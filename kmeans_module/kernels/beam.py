@@ -31,7 +31,7 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     if native.serves(x) and x.dtype == torch.float32 and beam_size <= _MOST_BEAMS:
         return _native(x.contiguous(), codebooks.contiguous(), beam_size)
     size = max(1, _CHUNK // (beam_size * codebooks.shape[1]))
-    chunks = [_reference(rows, codebooks, beam_size) for rows in x.split(size)]
+    chunks = [_reference(rows, codebooks, beam_size) for rows in torch.split(x, size)]
     codes = torch.cat([codes for codes, _ in chunks])
     return codes, torch.cat([left for _, left in chunks])
 

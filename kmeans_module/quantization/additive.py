@@ -50,7 +50,8 @@ def fit_progressively(
             generator=generator,
         ).centroids[0]  # fmt: skip
     assert isinstance(init, Tensor)
-    return init @ directions.T + mean
+    centroids: Tensor = init @ directions.T + mean
+    return centroids
 
 
 def least_squares(x: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
@@ -80,4 +81,5 @@ def least_squares(x: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
         sums.index_add_(0, row, left)
     counts.diagonal().add_(_RIDGE)
     change = torch.linalg.solve(counts, sums)
-    return (exact + change.view_as(exact)).to(codebooks.dtype)
+    fitted: Tensor = (exact + change.view_as(exact)).to(codebooks.dtype)
+    return fitted

@@ -41,7 +41,9 @@ def pack(codes: Tensor, n_clusters: int) -> Tensor:
     stream = (codes.unsqueeze(-1) >> places & 1).flatten(-2)
     stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % 8))
     values = 1 << torch.arange(8, device=codes.device)
-    return (stream.unflatten(-1, (-1, 8)) * values).sum(dim=-1).to(torch.uint8)
+    stream = stream.reshape(*codes.shape[:-1], -1, 8)
+    packed: Tensor = (stream * values).sum(dim=-1).to(torch.uint8)
+    return packed
 
 
 def unpack(packed: Tensor, n_clusters: int, n_codes: int) -> Tensor:
@@ -69,5 +71,6 @@ def unpack(packed: Tensor, n_clusters: int, n_codes: int) -> Tensor:
         return packed.long()
     places = torch.arange(8, device=packed.device)
     stream = (packed.long().unsqueeze(-1) >> places & 1).flatten(-2)
-    stream = stream[..., : n_codes * bits].unflatten(-1, (n_codes, bits))
-    return (stream << torch.arange(bits, device=packed.device)).sum(dim=-1)
+    stream = stream[..., : n_codes * bits].reshape(*packed.shape[:-1], n_codes, bits)
+    codes: Tensor = (stream << torch.arange(bits, device=packed.device)).sum(dim=-1)
+    return codes

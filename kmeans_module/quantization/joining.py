@@ -55,7 +55,7 @@ class _AtOnce(JoinHook):
 
 class _JoinAtOnce(Join):
     def __init__(self, joinables: list[Joinable], **options: Any) -> None:
-        super().__init__(joinables, **options)  # type: ignore[no-untyped-call]
+        super().__init__(joinables, **options)
         self._join_hooks = [_AtOnce(self._join_hooks)]
 
 
@@ -75,5 +75,7 @@ def join(model: nn.Module, **options: Any) -> Join:
     Raises:
         ValueError: nothing in the model needs to be joined.
     """
-    joinables = [module for module in model.modules() if isinstance(module, Joinable)]
+    joinables: list[Joinable] = [
+        module for module in model.modules() if isinstance(module, Joinable)
+    ]
     return _JoinAtOnce(joinables, **options)

@@ -19,6 +19,7 @@ from kmeans_module.lloyd import lloyd
 from kmeans_module.rows import Rows
 
 LLOYD_STEPS = 10
+BATCHES_TO_LIVE = 8  # of a revived code, without samples
 
 
 class CodebookState(NamedTuple):
@@ -142,17 +143,17 @@ def moving_average(
     return mean.where(shares > 0, centroids.to(sums.dtype)).to(centroids.dtype), total
 
 
-def dead_codes(counts: Tensor, *, decay: float, threshold: float | None) -> Tensor:
-    """Which codes have too few samples, (P, k) bool.
+def least_counts(counts: Tensor, *, decay: float, threshold: float | None) -> Tensor:
+    """Counts below which a code is dead, (P, 1).
 
     Args:
         counts: decayed, (P, k).
         decay: γ.
-        threshold: samples of a batch, on average; None for a hundredth of an even share.
+        threshold: samples of a batch, on average; None for a tenth of an even share.
     """
     if threshold is None:
-        return counts < counts.mean(dim=-1, keepdim=True) / 100
-    return counts * (1 - decay) < threshold
+        return counts.mean(dim=-1, keepdim=True) / 10
+    return counts.new_full((len(counts), 1), threshold / (1 - decay))
 
 
 def revive(
@@ -160,19 +161,24 @@ def revive(
     weight: Tensor,
     centroids: Tensor,
     counts: Tensor,
-    dead: Tensor,
+    least: Tensor,
     *,
+    decay: float,
     metric: str,
     generator: torch.Generator | None = None,
     group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Dead codes move to random samples of the batch, and count as an even share of the rest.
+    """Dead codes move to random samples of the batch.
+
+    They get a count on which they outlive a few batches without samples, an even share of the
+    other codes at most: light enough to move, not so light that they die at once.
 
     Args:
         rows: (P, n, d).
         weight: (P, n).
         centroids, counts: (P, k, d) and (P, k).
-        dead: (P, k) bool.
+        least: counts below which a code is dead, (P, 1).
+        decay: γ.
         metric: "euclidean" or "cosine".
         generator: what is drawn from.
         group: the ranks that hold the rest of the rows.
@@ -181,6 +187,7 @@ def revive(
         centroids, counts, and which codes were revived, (P, k) bool: as many as there are
         samples to revive them by.
     """
+    dead = counts < least
     sizes = all_gather(torch.tensor([rows.shape[1]], device=rows.device), group)
     first = int(sizes[: rank(group)].sum())
     data = Rows(
@@ -201,4 +208,6 @@ def revive(
     alive = (~dead).sum(dim=-1, keepdim=True).clamp(min=1)
     share = (counts * ~dead).sum(dim=-1, keepdim=True) / alive
     share = share.where(share > 0, 1.0)
+    if decay > 0:
+        share = share.minimum(least / decay**BATCHES_TO_LIVE)
     return centroids, share.where(revived, counts), revived

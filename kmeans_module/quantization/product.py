@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class ProductQuantizer(nn.Module):
                 n_features, n_features, bias=False, device=centroids.device, dtype=centroids.dtype
             )
             nn.init.eye_(linear.weight)
-            self.rotation = parametrizations.orthogonal(linear)  # type: ignore[no-untyped-call]
+            self.rotation = cast("nn.Linear", parametrizations.orthogonal(linear))
 
     @property
     def n_clusters(self) -> int:
@@ -284,11 +284,13 @@ def principal_rotation(x: Tensor, n_subspaces: int) -> Tensor:
     Source: Ge et al., CVPR 2013, section 3.2 (eigenvalue allocation).
     """
     d = x.shape[1]
-    values, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov(x.T, correction=0)).double())
+    values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0).double().view(d, d))
     values = values.clamp(min=values.amax() * 1e-12).log()
+    values = values - values.amin()  # none lowers the sum of its part
     parts: list[list[int]] = [[] for _ in range(n_subspaces)]
     for axis in reversed(range(d)):
         open_parts = [part for part in parts if len(part) < d // n_subspaces]
         min(open_parts, key=lambda part: float(values[part].sum())).append(axis)
     order = [axis for part in parts for axis in part]
-    return vectors[:, order].T.to(x.dtype)
+    rotation: Tensor = vectors[:, order].T.to(x.dtype)
+    return rotation

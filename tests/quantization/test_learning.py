@@ -248,22 +248,31 @@ def test_codes_that_an_encoder_has_left_behind_come_back() -> None:
     assert used_without < 6
 
 
-def test_revived_codes_are_samples_with_an_even_share() -> None:
+def test_revived_codes_are_samples_that_live_for_some_batches() -> None:
     x, centroids = normal(1, 20, 3), normal(1, 6, 3, seed=1)
     weight = torch.ones(1, 20)
     weight[0, 2:] = 0
     counts = torch.tensor([[4.0, 8.0, 0.0, 0.0, 0.0, 3.0]], dtype=torch.float64)
     dead = counts == 0
+    least = torch.full((1, 1), 0.1, dtype=torch.float64)
+    options: dict[str, Any] = {"metric": "euclidean", "decay": 0.9}
     found, shares, revived = learning.revive(
-        x, torch.ones(1, 20), centroids, counts, dead, metric="euclidean", generator=seeded()
+        x, torch.ones(1, 20), centroids, counts, least, **options, generator=seeded()
     )
     assert torch.equal(revived, dead)
     assert torch.equal(found[~dead], centroids[~dead])
     assert (brute_force(found[dead], x[0]).min(dim=-1).values == 0).all()
     assert len(found[dead].unique(dim=0)) == 3
-    assert shares.tolist() == [[4, 8, 5, 5, 5, 3]]
+    assert torch.equal(shares[~dead], counts[~dead])
+    assert (shares[dead] * 0.9**8 >= least * (1 - 1e-12)).all()
+    assert (shares[dead] * 0.9**9 < least).all()
+    options["decay"] = 0.1
+    _, shares, _ = learning.revive(
+        x, torch.ones(1, 20), centroids, counts, least, **options, generator=seeded()
+    )
+    assert shares.tolist() == [[4, 8, 5, 5, 5, 3]], "at most an even share"
     found, _, revived = learning.revive(
-        x, weight, centroids, counts, dead, metric="euclidean", generator=seeded()
+        x, weight, centroids, counts, least, **options, generator=seeded()
     )
     assert int(revived.sum()) == 2, "as many as samples that count"
     assert (brute_force(found[revived], x[0, :2]).min(dim=-1).values == 0).all()
@@ -271,10 +280,11 @@ def test_revived_codes_are_samples_with_an_even_share() -> None:
 
 def test_dead_codes_are_told_by_their_samples_of_a_batch() -> None:
     counts = torch.tensor([[0.0, 9.9, 10.1, 1000.0]])
-    for threshold, expected in ((1.0, 2), (0.0, 0), (0.5, 1), (1000.0, 4), (None, 1)):
-        dead = learning.dead_codes(counts, decay=0.9, threshold=threshold)
+    for threshold, expected in ((1.0, 2), (0.0, 0), (0.5, 1), (1000.0, 4), (None, 3)):
+        dead = counts < learning.least_counts(counts, decay=0.9, threshold=threshold)
         assert dead.tolist() == [[True] * expected + [False] * (4 - expected)]
-    assert not learning.dead_codes(torch.zeros(1, 4), decay=0.9, threshold=None).any()
+    nothing = torch.zeros(1, 4)
+    assert not (nothing < learning.least_counts(nothing, decay=0.9, threshold=None)).any()
 
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])

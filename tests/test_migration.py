@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import tempfile
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -18,16 +19,20 @@ from sklearn.base import clone
 from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from kmeans_module import (
     KMeans,
     KMeansLayer,
+    LitKMeans,
     NotInitializedError,
     ProductQuantizer,
     ResidualQuantizer,
     VectorQuantizer,
 )
+from kmeans_module.quantization.learning import least_counts
 from tests.conftest import blobs, layer_at, seeded, weights_for
+from tests.end_to_end.helpers import train
 from tests.quantization.helpers import normal
 from tests.test_readme import ROOT, blocks_of
 
@@ -63,6 +68,10 @@ def rows_of_the_document() -> dict[str, str]:
     return found
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The '.*_dataloader' does not have many workers",
+    "ignore:You defined a `validation_step` but have no `val_dataloader`",
+)
 @pytest.mark.parametrize("name", CHECKS)
 def test_what_the_row_says_is_so(name: str) -> None:
     CHECKS[name]()
@@ -77,6 +86,7 @@ def test_each_argument_of_theirs_has_a_row() -> None:
     faiss = pytest.importorskip("faiss")
     library = pytest.importorskip("vector_quantize_pytorch")
     fields = {name for name in vars(faiss.ClusteringParameters) if not name.startswith("_")}
+    assert {"niter", "spherical"} <= fields
     arguments = {
         VQ: [library.VectorQuantize, library.VectorQuantize.forward],
         RVQ: [library.ResidualVQ, library.ResidualVQ.forward],
@@ -112,10 +122,7 @@ def their_quantizer(*sizes: int, **options: Any) -> Any:
     """A VectorQuantize of dim 4 and 8 codes, whose codes are spread out."""
     library = pytest.importorskip("vector_quantize_pytorch")
     dim, k = sizes or (4, 8)
-    defaults = {"rotation_trick": False}
-    if options.get("straight_through") or options.get("directional_reparam"):
-        defaults = {}
-    theirs = library.VectorQuantize(dim, k, **{**defaults, **options})
+    theirs = library.VectorQuantize(dim, k, rotation_trick=False, **options)
     spread_out(theirs)
     return theirs
 
@@ -288,16 +295,19 @@ def dead_codes() -> None:
         module(x)
     ours.update()
     never.update()
-    revived = (theirs.codebook != never.codebook.centroids).any(dim=-1)
+    revived = (theirs.codebook - never.codebook.centroids).abs().amax(dim=-1) > 1e-4
     close(theirs.codebook[~revived], ours.codebook.centroids[~revived])
     for codebook in (theirs.codebook, ours.codebook.centroids):
-        at_samples = (torch.cdist(codebook, x[0]).amin(dim=-1) < 1e-5).nonzero()
-        assert torch.equal(at_samples.flatten(), revived.nonzero().flatten())
+        at_samples = (codebook.unsqueeze(1) == x[0]).all(dim=-1).any(dim=-1)
+        assert torch.equal(at_samples, revived)
     assert 3 <= int(revived.sum()) < 8
     counts = ours.codebook.counts
-    close(counts[revived], counts[~revived].mean().expand(int(revived.sum())))
+    count = min(float(counts[~revived].mean()), 3 / 0.2 / 0.8**8)
+    close(counts[revived], torch.full_like(counts[revived], count))
     assert (theirs._codebook.cluster_size[0, revived] == 3).all()
     assert VectorQuantizer(8, 4).revive_below is None
+    uneven = torch.tensor([[9.0, 1.2, 0.8]])
+    close(least_counts(uneven, decay=0.8, threshold=None), torch.tensor([[11 / 30]]))
     assert not their_quantizer()._codebook.has_dead_code_replacement
 
 
@@ -311,9 +321,9 @@ def channel_first() -> None:
         theirs = their_quantizer(**option)
         ours = brought_over(theirs, channel_first=True)
         assert_steps_agree(ours, theirs, shape)
-        codes = ours(normal(*shape)).codes
+        codes = ours.eval()(normal(*shape)).codes
         assert codes.shape == (shape[0], *shape[2:])
-        close(ours.eval().decode(codes), theirs.get_codes_from_indices(codes))
+        close(ours.decode(codes), theirs.get_codes_from_indices(codes))
 
 
 @row(VQ, "commitment_weight")
@@ -326,31 +336,26 @@ def commitment() -> None:
 
 @row(VQ, "stochastic_sample_codes, sample_codebook_temp, straight_through")
 def gumbel() -> None:
-    options = {"stochastic_sample_codes": True, "straight_through": True}
-    x = normal(1, 1, 4).expand(1, 20_000, 4)
-    for cosine in (True, False):
-        theirs = their_quantizer(**options, use_cosine_sim=cosine, freeze_codebook=True)
-        metric = "cosine" if cosine else "euclidean"
+    options = {"stochastic_sample_codes": True, "straight_through": True, "freeze_codebook": True}
+    x, rows = normal(1, 1, 4).expand(1, 20_000, 4), normal(1, 50, 4)
+    for metric in ("cosine", "euclidean"):
+        theirs = their_quantizer(**options, use_cosine_sim=metric == "cosine")
         ours = brought_over(theirs, update="frozen", estimator="gumbel", metric=metric)
         ours.temperature = 0.7
         torch.manual_seed(0)
-        found = ours(x).codes.bincount if False else torch.bincount(ours(x).codes[0], minlength=8)
-        expected = torch.bincount(theirs(x, sample_codebook_temp=0.7)[1][0], minlength=8)
-        apart = (found - expected).abs().max() / x.shape[1]
-        assert (apart < 0.02) == cosine
-    colder = x[:, :50] + normal(1, 50, 4)
-    for own in (ours, theirs):
-        arguments = {} if own is ours else {"sample_codebook_temp": 1e-6}
+        found = ours(x).codes.flatten().bincount(minlength=8)
+        _, expected, _ = theirs(x, sample_codebook_temp=0.7)
+        away = (found - expected.flatten().bincount(minlength=8)).abs().max() / x.shape[1]
+        assert (away < 0.02) == (metric == "cosine")
         ours.temperature = 1e-6
-        codes = own(colder, **arguments)[1]
-        assert torch.equal(codes, ours.encode(colder))
+        _, expected, _ = theirs(rows, sample_codebook_temp=1e-6)
+        assert torch.equal(ours(rows).codes, expected)
+    weight = normal(1, 50, 4, seed=99)
     for routed in (True, False):
-        library_gradient = with_gradient(
-            their_quantizer(**options, route_gradients_to_input=routed, commitment_weight=0), colder
-        )[3] if routed else None
-        if routed:
-            assert library_gradient is not None
-            assert torch.equal(library_gradient, normal(*colder.shape, seed=99))
+        theirs = their_quantizer(**options, commitment_weight=0, route_gradients_to_input=routed)
+        assert torch.equal(with_gradient(theirs, rows)[3], weight) == routed
+    ours = brought_over(theirs, update="frozen", estimator="gumbel", commitment=0)
+    assert not torch.equal(with_gradient(ours, rows)[3], weight)
 
 
 @row(VQ, "rotation_trick")
@@ -365,6 +370,7 @@ def rotation() -> None:
 
 def on_two_ranks(rank: int, folder: str) -> None:
     """Both learn from the samples of both ranks, or of their own."""
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for synchronous in (None, True, False):
         theirs = their_quantizer(sync_codebook=synchronous)
@@ -384,11 +390,9 @@ def on_two_ranks(rank: int, folder: str) -> None:
 
 @row(VQ, "sync_codebook")
 def ranks() -> None:
-    import tempfile
-
     pytest.importorskip("vector_quantize_pytorch")
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(on_two_ranks, (folder,), nprocs=2)
+        mp.spawn(on_two_ranks, (folder,), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
 
 
 @row(VQ, "learnable_codebook=True, ema_update=False")
@@ -403,6 +407,7 @@ def learnable() -> None:
     close(ours.codebook.centroids.grad, theirs._codebook.embed.grad[0])
     weighted = their_quantizer(learnable_codebook=True, ema_update=False, commitment_weight=0.3)
     with_gradient(weighted, x)
+    assert ours.codebook.centroids.grad is not None
     close(0.3 * ours.codebook.centroids.grad, weighted._codebook.embed.grad[0])
 
 
@@ -486,7 +491,8 @@ def frozen_pass() -> None:
     expected = with_gradient(theirs, x, freeze_codebook=True)
     for own, other in zip(with_gradient(ours.eval(), x), expected, strict=True):
         close(own, other)
-    assert_steps_agree(ours.train(), theirs)
+    ours.train()
+    assert_steps_agree(ours, theirs)
 
 
 @row(VQ, "eval()")
@@ -541,9 +547,9 @@ def residual_pair(
 ) -> tuple[ResidualQuantizer, Any]:
     """Both at the same codebooks."""
     library = pytest.importorskip("vector_quantize_pytorch")
-    options = {"dim": 4, "num_quantizers": levels, "codebook_size": 8, "rotation_trick": False}
-    other = library.ResidualVQ(**{**options, **(theirs or {})})
-    options = {"decay": 0.8, "commitment": 1.0, "revive_below": 0, **(ours or {})}
+    sizes = {"dim": 4, "num_quantizers": levels, "codebook_size": 8}
+    other = library.ResidualVQ(**sizes, rotation_trick=False, **(theirs or {}))
+    options: dict[str, Any] = {"decay": 0.8, "commitment": 1.0, "revive_below": 0, **(ours or {})}
     own = ResidualQuantizer(8, other.codebook_dim, levels, **options)
     for number, level in enumerate(other.layers):
         spread_out(level, seed=number)
@@ -611,33 +617,24 @@ def shared() -> None:
 
 @row(RVQ, "quantize_dropout")
 def dropout() -> None:
-    own, other = residual_pair(theirs={"quantize_dropout": True}, ours={"dropout": True})
-    x, all_codes = normal(2, 40, 4), own.encode(normal(2, 40, 4), beam_size=1)
-    losses = torch.stack([level.loss for level in found_by_level(own, x)])
-    for module in (own, other):
+    own, other = residual_pair(
+        theirs={"quantize_dropout": True, "freeze_codebook": True},
+        ours={"dropout": True, "update": "frozen"},
+    )
+    x = normal(2, 40, 4)
+    _, all_codes, losses = residual_pair()[1](x)
+    assert torch.equal(own.encode(x, beam_size=1), all_codes)
+    for module, arguments in ((own, {}), (other, {"freeze_codebook": True})):
         seen = set()
-        for level in [*own.levels, *other.layers]:
-            level.eval()
         for _ in range(40):
-            quantized, codes, loss = module(x)
+            quantized, codes, loss = module(x, **arguments)
             used = int((codes[0, 0] >= 0).sum())
             assert torch.equal(codes[..., :used], all_codes[..., :used])
             assert (codes[..., used:] == -1).all()
             close(quantized, own.decode(codes))
-            if module is own:
-                close(loss, losses[:used].sum())
+            close(loss.sum(), losses[:used].sum())
             seen.add(used)
         assert seen == {1, 2, 3}
-    other.layers.train()
-    assert (other(x, rand_quantize_dropout_fixed_seed=0)[2] == 0).sum() in (0, 1, 2)
-
-
-def found_by_level(own: ResidualQuantizer, x: Tensor) -> list[Any]:
-    found = []
-    for level in own.levels:
-        found.append(level.eval()(x))
-        x = x - found[-1].quantized
-    return found
 
 
 @row(RVQ, "accept_image_fmap")
@@ -773,12 +770,11 @@ def faiss_starts() -> None:
         ("k-means||", faiss.ClusteringInitMethod_AFK_MC2),
     ):
         theirs = faiss_kmeans(x, nredo=40, niter=20, init_method=method)
-        objective = theirs.train(x.numpy())
+        theirs.train(x.numpy())
         layer = KMeansLayer(8, 2)
         result = layer.fit(x, init=init, n_init=40, generator=seeded())
         assert same_set(layer.centroids, torch.from_numpy(theirs.centroids))
-        assert float(result.inertia) == pytest.approx(theirs.obj.reshape(40, -1)[:, -1].min())
-        assert objective >= float(result.inertia) - 0.1
+        assert float(result.inertia) == pytest.approx(theirs.obj.min(), rel=1e-4)
     assert faiss.ClusteringParameters().init_method == faiss.ClusteringInitMethod_RANDOM
 
 
@@ -843,7 +839,6 @@ def faiss_empty() -> None:
     layer = KMeansLayer(8, 2, empty_cluster="split")
     layer.fit(x, init=start)
     assert (layer.counts > 0).all()
-    assert len(theirs.assign(x.numpy())[1].copy().ravel().tolist()) == len(x)
     assert len(set(theirs.assign(x.numpy())[1].tolist())) == 8
     assert KMeansLayer(8, 2).empty_cluster == "relocate"
 
@@ -903,7 +898,7 @@ def product_training() -> None:
     own, other, x = product_pair()
     other.train(x.numpy())
     decoded = torch.from_numpy(other.decode(other.compute_codes(x.numpy())))
-    errors = [(x - d).square().mean() for d in (own.decode(own.encode(x)), decoded)]
+    errors = [float((x - d).square().mean()) for d in (own.decode(own.encode(x)), decoded)]
     assert errors[0] == pytest.approx(errors[1], rel=0.05)
     assert other.cp.niter == 25
     assert inspect.signature(own.fit).parameters["max_iter"].default == 25
@@ -945,16 +940,17 @@ def product_rotation() -> None:
     for own in (plain, turned):
         own.fit(x, generator=seeded())
     matrix, other = faiss.OPQMatrix(8, 4), faiss.ProductQuantizer(8, 4, 4)
+    matrix.pq = other
     matrix.train(x.numpy())
     rotated = matrix.apply(x.numpy())
     other.train(rotated)
-    back = matrix.reverse_transform(other.decode(other.compute_codes(rotated)))
+    back = torch.from_numpy(matrix.reverse_transform(other.decode(other.compute_codes(rotated))))
     errors = [
         float((x - decoded).square().mean())
-        for decoded in (*(own.decode(own.encode(x)) for own in (turned, plain)), torch.tensor(back))
+        for decoded in (*(q.decode(q.encode(x)).detach() for q in (turned, plain)), back)
     ]
     assert errors[0] < 0.9 * errors[1]
-    assert errors[0] == pytest.approx(errors[2], rel=0.15)
+    assert errors[0] < 1.05 * errors[2]
 
 
 def residual_index_pair() -> tuple[ResidualQuantizer, Any, Tensor]:
@@ -992,9 +988,11 @@ def residual_training() -> None:
         errors[refinements] = float((x - own.decode(own.encode(x))).square().mean())
     other = faiss.ResidualQuantizer(8, 3, 4)
     assert not other.train_type & other.Train_refine_codebook
+    assert other.cp.niter == inspect.signature(own.fit).parameters["max_iter"].default
     other.train(x.numpy())
     decoded = torch.from_numpy(other.decode(other.compute_codes(x.numpy())))
-    assert errors[0] == pytest.approx(float((x - decoded).square().mean()), rel=0.05)
+    assert errors[0] == pytest.approx(float((x - decoded).square().mean()), rel=0.1)
+    assert other.train_type & other.Train_progressive_dim
     assert errors[2] < errors[0]
 
 
@@ -1018,13 +1016,13 @@ def residual_codes() -> None:
 
 
 def mini_pair(
-    x: Tensor, weight: Tensor | None = None, **options: Any
+    x: Tensor, weight: Tensor | None = None, start: Tensor | None = None
 ) -> tuple[KMeansLayer, MiniBatchKMeans]:
-    """Both after five batches from the first rows of x."""
-    options = {"n_init": 1, "reassignment_ratio": 0, **options}
-    theirs = MiniBatchKMeans(n_clusters=8, init=x[:8].numpy(), **options)
+    """Both after five batches from the start, by default the first rows."""
+    start = x[:8] if start is None else start
+    theirs = MiniBatchKMeans(8, init=start.numpy(), n_init=1, reassignment_ratio=0)
     layer = KMeansLayer(8, x.shape[1], empty_cluster="keep", dtype=x.dtype)
-    layer.initialize(x, x[:8])
+    layer.initialize(x, start)
     for part in torch.arange(len(x)).chunk(5):
         own = None if weight is None else weight[part]
         theirs.partial_fit(x[part].numpy(), sample_weight=None if own is None else own.numpy())
@@ -1050,9 +1048,9 @@ def mini_batches() -> None:
     assert int(layer.n_iter) == theirs.n_steps_ == 5
     assert layer.n_features == theirs.n_features_in_
     assert layer.n_clusters == theirs.n_clusters
-    x = torch.cat([doubles()[:8] + 1e6, doubles()])
-    layer, _ = mini_pair(x)
-    assert (layer.counts == 0).any(), "empty clusters stay where they are in both"
+    far = torch.cat([doubles()[:6], doubles()[6:8] + 1e6])
+    layer, _ = mini_pair(doubles(), start=far)
+    assert torch.equal(layer.centroids[6:], far[6:]), "empty clusters stay where they are"
 
 
 @row(MINI, "sample_weight")
@@ -1109,18 +1107,11 @@ def mini_batch_seed() -> None:
 
 @row(MINI, "fit")
 def mini_batch_fit() -> None:
-    from lightning.pytorch import Trainer
-
-    from kmeans_module import ArrayDataModule, LitKMeans
-
     x = apart()
     theirs = MiniBatchKMeans(8, n_init=3, random_state=0).fit(x.numpy())
     lit = LitKMeans(8, 2, algorithm="minibatch")
-    data = ArrayDataModule(array=x.numpy(), batch_size=96)
-    Trainer(
-        max_epochs=10, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    ).fit(lit, data)  # fmt: skip
+    data: Any = DataLoader(x[torch.randperm(len(x), generator=seeded())], batch_size=96)
+    train(lit, data, max_epochs=10)
     assert same_set(lit.kmeans.centroids, torch.from_numpy(theirs.cluster_centers_))
 
 
@@ -1170,7 +1161,6 @@ def fits() -> None:
 
 @row(FULL, "max_iter")
 @row(FULL, "tol")
-@pytest.mark.filterwarnings("ignore")
 def stops() -> None:
     for options in ({"tol": 0.05}, {"max_iter": 2}, {"max_iter": 3, "tol": 0}):
         assert_estimators_agree(*full_pair(normal(600, 3).double(), **options))

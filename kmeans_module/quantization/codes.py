@@ -41,7 +41,7 @@ def pack(codes: Tensor, n_clusters: int) -> Tensor:
     stream = (codes.unsqueeze(-1) >> places & 1).flatten(-2)
     stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % 8))
     values = 1 << torch.arange(8, device=codes.device)
-    stream = stream.reshape(*codes.shape[:-1], -1, 8)
+    stream = stream.reshape(*codes.shape[:-1], stream.shape[-1] // 8, 8)
     packed: Tensor = (stream * values).sum(dim=-1).to(torch.uint8)
     return packed
 

@@ -15,6 +15,9 @@ from kmeans_module.quantization.residual import looked_up
 from kmeans_module.quantization.vector import Quantized, VectorQuantizer
 
 
+SEEDING_ROWS = 32  # for each code
+
+
 class ProductQuantizer(nn.Module):
     r"""Cuts vectors into m parts and quantizes each with a codebook of its own: k^m codes.
 
@@ -159,22 +162,28 @@ class ProductQuantizer(nn.Module):
         if not x.isfinite().all():
             check.raise_nonfinite(x, x.dtype)
         codebook = self.quantizer.codebook
-        init = "random"
         if self.rotation is not None:
             rotation = principal_rotation(x, self.n_subspaces)
+            self._seed(x @ rotation.T, generator)
             for _ in range(rotations):
                 turned = self._cut(x @ rotation.T)
-                labels = codebook.fit(
-                    turned, init=init, max_iter=2, tol=0, generator=generator
-                ).labels
-                init = "current"
+                labels = codebook.fit(turned, init="current", max_iter=2, tol=0).labels
                 decoded = self._joined(codebook.decode(labels))
                 u, _, v = torch.linalg.svd(decoded.T @ x)
                 rotation = u @ v
             self.rotation.weight = rotation.to(codebook.centroids.dtype)
             x = self._rotated(x)
-        codebook.fit(self._cut(x), init=init, max_iter=max_iter, generator=generator)
+        else:
+            self._seed(x, generator)
+        codebook.fit(self._cut(x), init="current", max_iter=max_iter)
         self.quantizer._forget()
+
+    def _seed(self, x: Tensor, generator: torch.Generator | None) -> None:
+        """k-means++ on a sample: with more rows it takes longer than all that follows."""
+        device = "cpu" if generator is None else generator.device
+        chosen = torch.randperm(len(x), generator=generator, device=device)
+        chosen = chosen[: SEEDING_ROWS * self.n_clusters].to(x.device)
+        self.quantizer.codebook.initialize(self._cut(x[chosen]), generator=generator)
 
     def tables(self, queries: Tensor) -> Tensor:
         """Squared distances of the parts of queries to all centroids.

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join, Joinable
 from torch.nn.parallel import DistributedDataParallel
 
-from kmeans_module import VectorQuantizer
+from kmeans_module import ResidualQuantizer, VectorQuantizer
+from kmeans_module.quantization import join
 from tests.conftest import blobs
 from tests.quantization.helpers import Network, objective, quantizer_at
 
@@ -168,6 +170,42 @@ def joined(rank: int, update: str) -> Outcome:
     }
 
 
+class Normalised(nn.Module):
+    """A network with all that ranks have to agree on."""
+
+    def __init__(self, update: str) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"decay": 0.6, "revive_below": 0.5, "update": update}
+        self.encoder = nn.Sequential(nn.Linear(WIDTH, 4), nn.BatchNorm1d(4))
+        self.quantizer = VectorQuantizer(8, 4, **options)
+        self.residual = ResidualQuantizer(8, 4, 3, **options)
+        self.decoder = nn.Linear(4, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.encoder(x)
+        first, second = self.quantizer(hidden), self.residual(hidden)
+        decoded = self.decoder(first.quantized + second.quantized)
+        return (decoded - x).square().mean() + first.loss + second.loss
+
+
+def joined_in_parallel(rank: int, update: str) -> Outcome:
+    """Rank r has 2 + 2r batches of a network in DistributedDataParallel."""
+    torch.manual_seed(0)
+    network = Normalised(update)
+    parallel = DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(parallel.parameters(), 0.05)
+    torch.manual_seed(rank)
+    for epoch in range(2):
+        with join(parallel):
+            for step in range(2 + 2 * rank):
+                optimizer.zero_grad()
+                parallel(blobs(20 + rank, WIDTH, seed=100 * epoch + 10 * rank + step)).backward()
+                optimizer.step()
+    # What BatchNorm has seen is that of rank 0, sent at the start of each forward pass.
+    network.eval()
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
 def alone(rank: int) -> Outcome:
     """Each rank for itself."""
     torch.manual_seed(0)
@@ -187,6 +225,8 @@ def run_all(rank: int, world: int) -> dict[str, Outcome]:
         "skip": lambda: skipping(rank),
         "join": lambda: joined(rank, "ema"),
         "join, gradient": lambda: joined(rank, "gradient"),
+        "join, network": lambda: joined_in_parallel(rank, "ema"),
+        "join, network, gradient": lambda: joined_in_parallel(rank, "gradient"),
         "alone": lambda: alone(rank),
     }
     return {name: call() for name, call in calls.items()}

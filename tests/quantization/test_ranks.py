@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from kmeans_module.quantization import join
 from tests.quantization import ranks
+from tests.quantization.helpers import assert_same
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -74,6 +76,22 @@ def test_ranks_with_fewer_batches_join_in(name: str, found: Any) -> None:
     for result in results:
         assert torch.equal(result["centroids"], results[0]["centroids"])
         assert result["n_iter"] == results[0]["n_iter"] == 2 * 2 * len(found)
+
+
+@pytest.mark.parametrize("name", ["join, network", "join, network, gradient"])
+def test_a_network_of_quantizers_is_the_same_on_ranks_that_joined_in(name: str, found: Any) -> None:
+    results = [result[name] for result in found]
+    steps = 2 * 2 * len(found)
+    for result in results:
+        assert_same(result, results[0])
+        counters = [key for key in result if key.endswith("n_iter")]
+        assert len(counters) == 4
+        assert all(int(result[key]) == steps for key in counters)
+
+
+def test_a_model_without_anything_to_join_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one joinable"):
+        join(torch.nn.Linear(2, 2))
 
 
 def test_a_quantizer_without_a_process_group_learns_alone(found: Any) -> None:

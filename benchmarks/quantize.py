@@ -29,7 +29,7 @@ SIZES = {
     "rvq-64-1024": (8192, 64, 1024, 8),
 }
 OFFLINE = ("patches", "embeddings", "noise")
-SAMPLES = 50_000
+SAMPLES = 20_000
 SEEDS = 3
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kmeans_module import NotInitializedError, ResidualQuantizer, VectorQuantizer
+from kmeans_module.quantization.additive import least_squares
 from kmeans_module.quantization.gradients import rotate
 from tests.conftest import brute_force, seeded
 from tests.quantization.helpers import assert_same, normal, quantizer_at, state_of
@@ -147,8 +148,11 @@ def test_dropout_uses_the_first_levels_in_training_only(shared: bool) -> None:
         learnt = (updates_of(quantizer) - before).tolist()
         assert learnt == ([1] if shared else [int(number < levels) for number in range(4)])
     assert used == {1, 2, 3, 4}
-    codes = quantizer.eval()(x).codes
-    assert (codes >= 0).all()
+    quantizer.eval()
+    for seed in range(10):
+        torch.manual_seed(seed)
+        codes = quantizer(x).codes
+        assert (codes >= 0).all()
     assert torch.equal(quantizer.decode(codes[:, :2]), sum_of(quantizer, codes[:, :2]))
 
 
@@ -218,6 +222,20 @@ def test_straight_through_passes_the_gradient_once(update: str, shared: bool) ->
     assert x.grad is not None
     assert torch.equal(x.grad, gradient)
     assert all(p.grad is None or (p.grad == 0).all() for p in quantizer.parameters())
+
+
+@SHARED
+def test_every_level_commits_the_encoder_to_its_code(shared: bool) -> None:
+    codebooks = normal(8, 4, seed=1) if shared else normal(3, 8, 4, seed=1)
+    quantizer = residual_at(codebooks, n_levels=3, commitment=0.4)
+    x = normal(50, 4).requires_grad_()
+    found = quantizer(x)
+    (gradient,) = torch.autograd.grad(found.loss, x)
+    left, expected = x.detach(), torch.zeros(50, 4)
+    for book, codes in zip(quantizer.codebooks, found.codes.T, strict=True):
+        left = left - book[codes]
+        expected += 2 * 0.4 * left / x.numel()
+    torch.testing.assert_close(gradient, expected)
 
 
 @SHARED
@@ -467,6 +485,21 @@ def test_fit_leaves_less_with_every_level_and_with_refinements() -> None:
         for n in (1, 2, 3, 4)
     ]
     assert parts == sorted(parts, reverse=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_fitted_together_leave_the_least_squares(dtype: torch.dtype) -> None:
+    x, codes = normal(200, 4, dtype=dtype), torch.randint(6, (200, 3), generator=seeded())
+    codes[codes[:, 1] == 2, 1] = 3
+    codebooks = normal(3, 6, 4, seed=1, dtype=dtype)
+    found = least_squares(x, codes, codebooks)
+    assert found.dtype == dtype
+    design = F.one_hot(codes, 6).flatten(1).double()
+    best = torch.linalg.lstsq(design, x.double(), driver="gelsd").solution
+    torch.testing.assert_close(
+        design @ found.flatten(0, 1).double(), design @ best, rtol=1e-3, atol=1e-3
+    )
+    torch.testing.assert_close(found[1, 2], codebooks[1, 2])  # a code without samples
 
 
 def test_one_level_is_k_means() -> None:

@@ -30,14 +30,19 @@ METRICS = ("euclidean", "cosine")
 
 
 def workspace(
-    x: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean", n_batch_dims: int
+    x: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    metric: str = "euclidean",
+    n_batch_dims: int,
+    once: bool = False,
 ) -> Workspace:
     """A workspace whose problems are the batch dimensions of x, flattened."""
     if x.ndim > 2:
         x = x.flatten(0, n_batch_dims - 1) if n_batch_dims else x.unsqueeze(0)
     if sample_weight is not None and sample_weight.ndim > 1:
         sample_weight = sample_weight.flatten(0, -2)
-    return prepare(x, sample_weight, metric=metric)
+    return prepare(x, sample_weight, metric=metric, once=once)
 
 
 @torch.no_grad()
@@ -63,7 +68,7 @@ def e_step(
         (tensor([0, 0, 1]), tensor(2., dtype=torch.float64))
     """
     batch_shape = centroids.shape[:-2]
-    space = workspace(x, sample_weight, metric=metric, n_batch_dims=len(batch_shape))
+    space = workspace(x, sample_weight, metric=metric, n_batch_dims=len(batch_shape), once=True)
     step = space.e_step(centroids.reshape(-1, *centroids.shape[-2:]))
     return EStep(
         step.labels.reshape(*batch_shape, -1),

@@ -291,11 +291,14 @@ class KMeansLayer(nn.Module):
         The rows and weights must not change meanwhile. Arguments and errors are those of
         :meth:`e_step`.
         """
+        return self._prepare(x, sample_weight)
+
+    def _prepare(self, x: Tensor, sample_weight: Tensor | None, *, once: bool = False) -> Workspace:
         self._check_initialized()
         x = check.check_samples(x, self.n_features, self.batch_shape)
         check.check_device("x", x, self.centroids.device)
         weight = check.check_sample_weight(sample_weight, x, self.batch_shape)
-        return self._workspace(x, weight)
+        return self._workspace(x, weight, once=once)
 
     @torch.no_grad()
     def e_step(
@@ -326,7 +329,7 @@ class KMeansLayer(nn.Module):
         """
         start = check.check_integer("start", start, minimum=0)
         if workspace is None:
-            workspace = self.prepare(x, sample_weight)
+            workspace = self._prepare(x, sample_weight, once=True)
         step = workspace.e_step(self._flat_centroids(), start=start)
         on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
         if on_cpu and not step.stats.inertia.isfinite().all():
@@ -484,10 +487,13 @@ class KMeansLayer(nn.Module):
     def _flat_centroids(self) -> Tensor:
         return self.centroids.reshape(-1, self.n_clusters, self.n_features)
 
-    def _workspace(self, x: Tensor, sample_weight: Tensor | None = None) -> Workspace:
+    def _workspace(
+        self, x: Tensor, sample_weight: Tensor | None = None, *, once: bool = False
+    ) -> Workspace:
         if not self.batch_shape:
             x = x.reshape(-1, self.n_features)
-        return F.workspace(x, sample_weight, metric=self.metric, n_batch_dims=len(self.batch_shape))
+        dims = len(self.batch_shape)
+        return F.workspace(x, sample_weight, metric=self.metric, n_batch_dims=dims, once=once)
 
     def _label_shape(self, x: Tensor) -> tuple[int, ...]:
         return (*self.batch_shape, x.shape[-2]) if self.batch_shape else tuple(x.shape[:-1])

@@ -73,7 +73,11 @@ class Workspace(Protocol):
 
 
 def prepare(
-    x: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
+    x: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    metric: str = "euclidean",
+    once: bool = False,
 ) -> Workspace:
     """Get ready for repeated E-steps on the rows x.
 
@@ -81,6 +85,7 @@ def prepare(
         x: samples, (n, d) shared by all problems or (P, n, d).
         sample_weight: (n,) or (P, n); None for weight 1.
         metric: "euclidean" or "cosine".
+        once: whether one E-step is all, so that keeping anything for the next does not pay.
     """
     served = native.serves(x)
     if torch.compiler.is_compiling():
@@ -88,6 +93,6 @@ def prepare(
         return kind(x, sample_weight, metric=metric)
     if served:
         log.debug("E-steps by the native kernel (centroids of another dtype: torch reference)")
-        return native.NativeWorkspace(x, sample_weight, metric=metric)
+        return native.NativeWorkspace(x, sample_weight, metric=metric, once=once)
     log.debug("E-steps by the torch reference: %s", native.obstacle(x))
     return ReferenceWorkspace(x, sample_weight, metric=metric)

@@ -33,9 +33,10 @@ class Directions(NamedTuple):
     center: Tensor
 
 
-def worthwhile(n: int, k: int, d: int) -> bool:
-    """Whether a search for directions can pay on n rows."""
-    return k >= 32 and d >= 24 and n >= 4 * SAMPLE and n * k * d >= _WORTHWHILE
+def worthwhile(n: int, k: int, d: int, *, once: bool = False) -> bool:
+    """Whether a search for directions can pay on n rows, which are searched once or often."""
+    least = (16 if once else 4) * SAMPLE
+    return k >= 32 and d >= 24 and n >= least and n * k * d >= _WORTHWHILE
 
 
 def find_directions(

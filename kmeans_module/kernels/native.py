@@ -148,9 +148,15 @@ class NativeWorkspace(ReferenceWorkspace):
     together = False
 
     def __init__(
-        self, x: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
+        self,
+        x: Tensor,
+        sample_weight: Tensor | None = None,
+        *,
+        metric: str = "euclidean",
+        once: bool = False,
     ) -> None:
         super().__init__(x, sample_weight, metric=metric)
+        self._once = once
         self._memory: list[_Memory] = []
         self._labels = torch.empty((0, 0), dtype=torch.int64)
         self._distances = torch.empty((0, 0), dtype=x.dtype)
@@ -192,10 +198,11 @@ class NativeWorkspace(ReferenceWorkspace):
         for p, memory in enumerate(memories):
             # The first centroids are single rows, the next ones are means.
             if keeps and memory.steps < 2:
-                self._find_directions(memory, p, centroids[p])
+                self._find_directions(memory, p, centroids[p], once=self._once)
             memory.steps += 1
             result = _Result(*(_address(part, p) for part in parts), warm)
-            self._run(p, centroids[p], result, memory if keeps else None)
+            remembers = keeps and not (self._once and memory.directions is None)
+            self._run(p, centroids[p], result, memory if remembers else None)
         farthest = None
         if (counts == 0).any():
             farthest = find_farthest(
@@ -221,7 +228,7 @@ class NativeWorkspace(ReferenceWorkspace):
         """Make the search of problem p cheaper, if that can be; it stays exact."""
         x = self.x if self.x.ndim == 2 else self.x[p]
         d = x.shape[1]
-        if not worthwhile(len(x), len(centroids), d):
+        if not worthwhile(len(x), len(centroids), d, once=once):
             return
         # Directions that are not orthonormal, as autocast makes them, would give wrong bounds.
         with full_precision(x.device):

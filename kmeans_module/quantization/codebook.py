@@ -228,7 +228,7 @@ class LearningCodebook(nn.Module, Joinable):
         self, rows: Tensor, weight: Tensor | None, codes: Tensor | None, state: CodebookState
     ) -> tuple[ClusterStats, Tensor]:
         if codes is None:
-            step = prepare(rows, weight).e_step(state.centroids)
+            step = prepare(rows, weight, once=True).e_step(state.centroids)
             return step.stats, step.labels
         problems, k, d = state.centroids.shape
         first = torch.arange(problems, device=rows.device).unsqueeze(-1) * k

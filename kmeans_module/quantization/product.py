@@ -15,7 +15,7 @@ from kmeans_module.quantization.residual import looked_up
 from kmeans_module.quantization.vector import Quantized, VectorQuantizer
 
 
-SEEDING_ROWS = 32  # for each code
+SEEDING_ROWS = 16  # for each code
 
 
 class ProductQuantizer(nn.Module):
@@ -139,7 +139,7 @@ class ProductQuantizer(nn.Module):
         self,
         x: Tensor,
         *,
-        max_iter: int = 25,
+        max_iter: int = 20,
         rotations: int = 20,
         generator: torch.Generator | None = None,
     ) -> None:

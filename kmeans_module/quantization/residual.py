@@ -202,8 +202,8 @@ class ResidualQuantizer(nn.Module):
         self,
         x: Tensor,
         *,
-        max_iter: int = 10,
-        refinements: int = 2,
+        max_iter: int = 20,
+        refinements: int = 3,
         generator: torch.Generator | None = None,
     ) -> None:
         """Train all levels on samples, afresh: k-means level by level, each on what a beam
@@ -240,7 +240,9 @@ class ResidualQuantizer(nn.Module):
             books = least_squares(x, codes, books)
             codes, _ = beam_search(x, books, beam_size=self.beam_size)
         for number, book in enumerate(books):
-            codebook = self._level(number).codebook
+            level = self._level(number)
+            level._forget()
+            codebook = level.codebook
             codebook._start_at(book)
             codebook.counts.copy_(torch.bincount(codes[:, number], minlength=self.n_clusters))
 

@@ -187,7 +187,9 @@ def test_a_workspace_never_changes_a_result(
     dtype: torch.dtype, n: int, d: int, k: int,
 ) -> None:  # fmt: skip
     """What bounds discard would not have won, whatever a workspace remembers."""
-    monkeypatch.setattr(native, "worthwhile", lambda n, k, d: k >= 9 and n >= 2_048 and d >= 24)
+    monkeypatch.setattr(
+        native, "worthwhile", lambda n, k, d, **_: k >= 9 and n >= 2_048 and d >= 24
+    )
     x = data_of(kind, n, d, dtype)
     x[5] = 0
     weight = torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -232,7 +234,7 @@ def test_a_workspace_serves_other_centroids_too() -> None:
 
 @needs_native
 def test_what_is_kept_survives_calls_that_do_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "worthwhile", lambda n, k, d: k >= 32)
+    monkeypatch.setattr(native, "worthwhile", lambda n, k, d, **_: k >= 32)
     x = data_of("structured", 3_000, 64, torch.float32)
     few, many = x[:20].unsqueeze(0).clone(), x[::60].unsqueeze(0).clone()
     labels = {len(c[0]): NativeWorkspace(x).e_step(c).labels for c in (few, many)}
@@ -271,7 +273,7 @@ def test_bounds_discard_most_centroids_of_structured_data() -> None:
 def test_seeding_by_bounds_measures_what_the_reference_does(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str, metric: str, dtype: torch.dtype, m: int
 ) -> None:
-    monkeypatch.setattr(native, "worthwhile", lambda n, k, d: True)
+    monkeypatch.setattr(native, "worthwhile", lambda n, k, d, **_: True)
     x = data_of("structured", 2_500, 60, dtype)
     weights = torch.rand(1, 2_500, dtype=torch.float64)
     native_one, reference = NativeWorkspace(x, metric=metric), ReferenceWorkspace(x, metric=metric)
@@ -315,7 +317,7 @@ def test_spread_says_what_torch_says(dtype: torch.dtype) -> None:
 def test_the_inertia_takes_the_course_of_scikit_learn(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(native, "worthwhile", lambda n, k, d: True)
+    monkeypatch.setattr(native, "worthwhile", lambda n, k, d, **_: True)
     x = data_of(kind, 3_000, 48, torch.float32)
     init = x[::60].clone()
     found = KMeansLayer(len(init), 48).fit(x, init=init, tol=0, max_iter=6)

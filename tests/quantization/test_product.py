@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kmeans_module import KMeansLayer, ProductQuantizer, VectorQuantizer
 from kmeans_module.quantization.product import principal_rotation
-from tests.conftest import layer_at, seeded
+from tests.conftest import brute_force, layer_at, seeded
 from tests.quantization.helpers import assert_same, normal, state_of
 
 
@@ -82,15 +82,18 @@ def test_codes_are_those_of_a_k_means_layer_for_each_sub_space(m: int) -> None:
         assert torch.equal(quantizer.encode(x)[:, part], layer_at(codebook)(rows))
 
 
-def test_fit_is_the_k_means_of_a_batch_of_problems() -> None:
+@pytest.mark.parametrize("m", [1, 4])
+def test_fit_runs_lloyds_algorithm_in_each_sub_space_to_its_end(m: int) -> None:
     x = normal(300, 8)
-    quantizer = fitted(x)
-    layer = KMeansLayer(16, 2, batch_shape=(4,), empty_cluster="keep")
-    layer.fit(
-        x.view(300, 4, 2).transpose(0, 1).contiguous(), init="random", max_iter=5,
-        generator=seeded(),
-    )  # fmt: skip
-    assert torch.equal(quantizer.codebooks, layer.centroids)
+    quantizer = ProductQuantizer(16, 8, m)
+    quantizer.fit(x, max_iter=300, generator=seeded())
+    for rows, codebook in zip(x.chunk(m, dim=1), quantizer.codebooks, strict=True):
+        inertia = brute_force(rows, codebook).min(dim=1).values.sum()
+        layer = KMeansLayer(16, 8 // m)
+        further = layer.fit(rows, init=codebook.clone(), max_iter=300).inertia
+        again = layer.fit(rows, max_iter=300, generator=seeded()).inertia
+        assert 0.99 * inertia <= further <= 1.001 * inertia
+        assert inertia <= 1.15 * again
 
 
 def test_in_a_network_it_is_a_quantizer_with_heads() -> None:

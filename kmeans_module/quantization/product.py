@@ -14,7 +14,6 @@ from kmeans_module.quantization.codes import bits_of, pack, unpack
 from kmeans_module.quantization.residual import looked_up
 from kmeans_module.quantization.vector import Quantized, VectorQuantizer
 
-
 SEEDING_ROWS = 16  # for each code
 
 

@@ -180,3 +180,12 @@ def test_inertia_is_that_of_subtracted_distances() -> None:
     distances = (x.double()[:, None] - centroids.double()).square().sum(-1)
     expected = float(distances.amin(dim=1).sum())
     assert peers.inertia(x, centroids) == pytest.approx(expected, rel=1e-9)
+
+
+def test_quantizers_are_compared(tmp_path: Path) -> None:
+    """The steps of both libraries run on little data, and every figure is there."""
+    rows = figures(tmp_path, "quantize", "vq-64-1024", "--scale", "0.02", "--repeats", "1")["rows"]
+    (row,) = rows
+    assert set(row["ms"]) == {"train", "eval"}
+    assert all(value > 0 for found in row["ms"].values() for value in found.values())
+    assert len(row["ms"]["train"]) == 2

@@ -277,9 +277,9 @@ class LearningCodebook(nn.Module, Joinable):
 
     def _apply_recorded(self, state: CodebookState) -> None:
         self._recorded = False
-        state.centroids.copy_(
-            state.next_centroids.where(state.moves.unsqueeze(-1), state.centroids)
-        )
+        if self.update_rule == "ema" or bool(state.moves.any()):
+            moved = state.next_centroids.where(state.moves.unsqueeze(-1), state.centroids)
+            state.centroids.copy_(moved)
         state.counts.copy_(state.next_counts)
         state.n_iter.add_(1)
 

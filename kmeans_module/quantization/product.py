@@ -32,7 +32,7 @@ class ProductQuantizer(nn.Module):
         n_features: features of a vector, d.
         n_subspaces: parts, m; divides n_features.
         rotation: whether vectors are rotated before they are cut.
-        options: of the :class:`VectorQuantizer`.
+        options: of the :class:`VectorQuantizer`; no other metric than "euclidean".
 
     Shape:
         - Input: (\*, d), or (N, d, \*) with channel_first.
@@ -69,6 +69,8 @@ class ProductQuantizer(nn.Module):
             raise ValueError(
                 f"n_subspaces should divide n_features={n_features}; got {n_subspaces}"
             )
+        if options.get("metric", "euclidean") != "euclidean":
+            raise ValueError('parts of a vector need metric="euclidean"')
         channel_first = options.pop("channel_first", False)
         self.quantizer = VectorQuantizer(
             n_clusters, n_features, heads=n_subspaces, separate_codebooks=True, **options

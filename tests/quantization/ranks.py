@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join, Joinable
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from kmeans_module import ResidualQuantizer, VectorQuantizer
@@ -206,6 +208,18 @@ def joined_in_parallel(rank: int, update: str) -> Outcome:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
+def sharded(rank: int) -> Outcome:
+    """Parameters are sharded; the codebook is a buffer, and whole on every rank."""
+    network = Network(VectorQuantizer(8, WIDTH, decay=0.6))
+    fully_shard(network, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    for step in range(3):
+        x = blobs(30 + rank, WIDTH, seed=10 * rank + step)
+        objective(network(x), x).backward()
+    network.eval()
+    codebook = network.quantizer.codebook
+    return {"centroids": codebook.centroids, "n_iter": int(codebook.n_iter)}
+
+
 def alone(rank: int) -> Outcome:
     """Each rank for itself."""
     torch.manual_seed(0)
@@ -227,6 +241,7 @@ def run_all(rank: int, world: int) -> dict[str, Outcome]:
         "join, gradient": lambda: joined(rank, "gradient"),
         "join, network": lambda: joined_in_parallel(rank, "ema"),
         "join, network, gradient": lambda: joined_in_parallel(rank, "gradient"),
+        "sharded": lambda: sharded(rank),
         "alone": lambda: alone(rank),
     }
     return {name: call() for name, call in calls.items()}

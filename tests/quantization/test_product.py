@@ -300,3 +300,8 @@ def test_codes_that_do_not_fit_are_refused() -> None:
     assert (quantizer.decode(torch.tensor([[-1, -1]])) == 0).all()
     with pytest.raises(ValueError, match="codes should be from 0 to 7; got -1 to 0"):
         quantizer.distances(x, torch.tensor([[0, -1]]))
+
+
+def test_parts_have_no_cosine() -> None:
+    with pytest.raises(ValueError, match="euclidean"):
+        ProductQuantizer(8, 8, 2, metric="cosine")

@@ -89,6 +89,13 @@ def test_a_network_of_quantizers_is_the_same_on_ranks_that_joined_in(name: str, 
         assert all(int(result[key]) == steps for key in counters)
 
 
+def test_codebooks_are_whole_where_parameters_are_sharded(found: Any) -> None:
+    results = [result["sharded"] for result in found]
+    for result in results:
+        assert torch.equal(result["centroids"], results[0]["centroids"])
+        assert result["n_iter"] == 3
+
+
 def test_a_model_without_anything_to_join_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one joinable"):
         join(torch.nn.Linear(2, 2))

@@ -573,3 +573,16 @@ def test_codes_that_do_not_fit_are_refused() -> None:
         with pytest.raises(TypeError, match="codes should be integers"):
             call(torch.zeros(5, 3))
     assert (quantizer.decode(torch.full((2, 3), -1)) == 0).all()
+
+
+def test_fit_forgets_what_was_recorded() -> None:
+    x = normal(100, 8)
+    quantizer = ResidualQuantizer(8, 8, 2, init_batches=5)
+    quantizer(x)
+    quantizer(x)
+    quantizer.fit(x)
+    before = quantizer.codebooks.clone()
+    quantizer.update()
+    assert torch.equal(quantizer.codebooks, before)
+    quantizer.train()(x)
+    assert torch.equal(quantizer.codebooks, before)

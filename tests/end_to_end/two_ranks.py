@@ -14,6 +14,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -218,3 +219,5 @@ def run_all(folder: Path) -> dict[str, Outcome]:
 
 if __name__ == "__main__":
     torch.save(run_all(Path(sys.argv[1])), Path(sys.argv[1]) / f"{RANK}.pt")
+    if dist.is_initialized():  # a process that ends with it open may abort
+        dist.destroy_process_group()

@@ -12,7 +12,7 @@ from torch.distributed.algorithms.join import Join, Joinable
 
 from kmeans_module import validation as check
 from kmeans_module.distributed import ProcessGroup, all_sum, all_sum_stats
-from kmeans_module.kernels import ClusterStats, prepare
+from kmeans_module.kernels import ClusterStats, accumulator_dtype, prepare
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning, operators
 from kmeans_module.quantization.joining import QuantizerJoinHook
@@ -151,7 +151,8 @@ class LearningCodebook(nn.Module, Joinable):
         return self._base_group if self._join_group is None else self._join_group
 
     def _weight(self, rows: Tensor, valid: Tensor | None) -> Tensor:
-        ones = torch.ones(rows.shape[:-1], device=rows.device, dtype=torch.float64)
+        exact = accumulator_dtype(rows.device)
+        ones = torch.ones(rows.shape[:-1], device=rows.device, dtype=exact)
         return ones if valid is None else valid.to(ones)
 
     def begin(self, rows: Tensor, valid: Tensor | None) -> None:
@@ -175,7 +176,7 @@ class LearningCodebook(nn.Module, Joinable):
             self._apply_recorded(state)
         if self._first_rows or not bool(state.initialized):
             self._initialize(rows, valid, state)
-            self.codebook._known_initialized = True
+            self.codebook._known_initialized = bool(state.initialized)
 
     def record(self, rows: Tensor, valid: Tensor | None, codes: Tensor | None) -> Tensor:
         """Learn from a batch, for the next update; its codes, the nearest where none are given."""

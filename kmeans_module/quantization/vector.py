@@ -167,21 +167,9 @@ class VectorQuantizer(LearningCodebook):
                 infinity in training unless nonfinite is "skip", and in evaluation.
         """
         x, mask = self._check(x, mask)
-        rows = self._rows(x)
-        valid = None if mask is None else self._per_row(mask)
-        if valid is not None:
-            rows = rows.where(valid.unsqueeze(-1), 0.0)
-        finite = None
-        if self.nonfinite == "skip":
-            finite = rows.detach().isfinite().all(dim=-1)
-            rows = rows.where(finite.unsqueeze(-1), 0.0)
-            valid = finite if valid is None else valid & finite
-        if self.codebook.metric == "cosine":
-            rows = unit_rows(rows)
+        rows, seen, (valid,) = self._counted(x, [mask])
         draws = self.training and self.estimator == "gumbel"
         if self.learns:
-            # What is learnt from has to show that it is not finite.
-            seen = rows if finite is None else rows.where(finite.unsqueeze(-1), torch.nan)
             self.begin(seen, valid)
         elif not torch.compiler.is_compiling():
             self.codebook._check_initialized()
@@ -211,20 +199,9 @@ class VectorQuantizer(LearningCodebook):
     def _quantize_in_turn(self, x: Tensor, masks: list[Tensor | None]) -> list[Quantized]:
         """What the levels of a :class:`ResidualQuantizer` that share this codebook find in x
         (*, d): a codebook that learns from all levels at once."""
-        rows = self._rows(x)
-        valids = [None if mask is None else self._per_row(mask) for mask in masks]
-        if valids[0] is not None:
-            rows = rows.where(valids[0].unsqueeze(-1), 0.0)
-        finite = None
-        if self.nonfinite == "skip":
-            finite = rows.detach().isfinite().all(dim=-1)
-            rows = rows.where(finite.unsqueeze(-1), 0.0)
-            valids = [finite if valid is None else valid & finite for valid in valids]
-        found, seen, chosen = [], [], []
+        rows, first, valids = self._counted(x, masks)
+        found, seen, chosen = [], [first], []
         if self.learns:
-            # What is learnt from has to show that it is not finite.
-            first = rows if finite is None else rows.where(finite.unsqueeze(-1), torch.nan)
-            seen.append(first)
             self.begin(first, valids[0])
         elif not torch.compiler.is_compiling():
             self.codebook._check_initialized()
@@ -339,6 +316,25 @@ class VectorQuantizer(LearningCodebook):
         if self.separate_codebooks:
             return rows.transpose(0, 1)
         return rows.reshape(1, -1, self.codebook.n_features)
+
+    def _counted(
+        self, x: Tensor, masks: list[Tensor | None]
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """x (*, d) as rows (P, n, d / heads), 0 where the first mask hides them; the same to
+        learn from, which still shows what is not finite; and who counts, (P, n) for each mask."""
+        rows = self._rows(x)
+        valids = [None if mask is None else self._per_row(mask) for mask in masks]
+        if valids[0] is not None:
+            rows = rows.where(valids[0].unsqueeze(-1), 0.0)
+        if self.nonfinite == "skip":
+            finite = rows.detach().isfinite().all(dim=-1)
+            rows = rows.where(finite.unsqueeze(-1), 0.0)
+            valids = [finite if valid is None else valid & finite for valid in valids]
+        if self.codebook.metric == "cosine":
+            rows = unit_rows(rows)
+        if self.nonfinite == "skip":
+            return rows, rows.where(finite.unsqueeze(-1), torch.nan), valids
+        return rows, rows, valids
 
     def _per_row(self, mask: Tensor) -> Tensor:
         """A mask (*) as (P, n)."""

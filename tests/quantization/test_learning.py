@@ -333,3 +333,13 @@ def test_a_batch_that_is_not_finite_can_be_skipped(
     quantizer(normal(50, 4, seed=1))
     assert quantizer.codebook.initialized
     assert int(quantizer.skipped) == 1
+
+
+def test_a_first_batch_that_is_hidden_starts_no_codebook() -> None:
+    quantizer = VectorQuantizer(4, 3)
+    x = normal(20, 3)
+    assert quantizer(x, torch.zeros(20, dtype=torch.bool)).loss == 0
+    with pytest.raises(NotInitializedError):
+        quantizer.eval()(x)
+    quantizer.train()(x)
+    assert (quantizer.eval()(x).codes >= 0).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ SIZES = {
 OFFLINE = ("patches", "embeddings", "noise")
 SAMPLES = {"PQ": 50_000, "RQ": 20_000}  # faiss takes long for the latter
 SEEDS = 3
+BATCHES = 8
 
 
 def run(options: argparse.Namespace) -> list[dict[str, object]]:
@@ -59,10 +61,10 @@ def quantizer(name: str, size: tuple[int, int, int, int]) -> nn.Module:
 def _network(name: str, options: argparse.Namespace) -> dict[str, object]:
     n, d, k, levels = SIZES[name]
     size = (max(64, round(n * options.scale)), d, max(8, round(k * options.scale)), levels)
-    x = torch.randn((1, size[0], d), generator=torch.Generator().manual_seed(0))
+    batches = _batches(size)
     milliseconds: dict[str, dict[str, float]] = {}
     for what in ("train", "eval"):
-        steps = {peer: _step(quantizer(peer, size), x, what) for peer in (OURS, PEER)}
+        steps = {peer: _step(quantizer(peer, size), batches, what) for peer in (OURS, PEER)}
         seconds: dict[str, list[float]] = {peer: [] for peer in steps}
         for repeat in range(options.repeats + 1):
             for peer, step in steps.items():
@@ -90,25 +92,32 @@ def _network(name: str, options: argparse.Namespace) -> dict[str, object]:
     return {"workload": name, "title": title, "ms": milliseconds, "memory_mb": memory}
 
 
-def _step(module: nn.Module, x: Tensor, what: str) -> Callable[[], object]:
+def _batches(size: tuple[int, int, int, int]) -> list[Tensor]:
+    """Vectors (1, n, d) of a few batches: one alone a codebook would learn by heart."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn((1, *size[:2]), generator=generator) for _ in range(BATCHES)]
+
+
+def _step(module: nn.Module, batches: list[Tensor], what: str) -> Callable[[], object]:
     module.train()
-    module(x)  # initialises
+    module(batches[0])  # initialises
     module.train(what == "train")
+    turn = itertools.cycle(batches)
 
     def train() -> None:
-        rows = x.clone().requires_grad_()
+        rows = next(turn).clone().requires_grad_()
         quantized, _, loss = module(rows)
         (quantized.square().mean() + loss.sum()).backward()
 
     def evaluate() -> None:
         with torch.no_grad():
-            module(x)
+            module(next(turn))
 
     return train if what == "train" else evaluate
 
 
 def _peak(peer: str, size: tuple[int, int, int, int]) -> float:
-    """MB that a few training steps need at their peak, in a process of their own."""
+    """MB that a quantizer, its start and a few training steps need, in a process of their own."""
     code = [sys.executable, "-W", "ignore", "-m", "benchmarks.quantize", peer, json.dumps(size)]
     done = subprocess.run(code, capture_output=True, check=True, cwd=Path(__file__).parents[1])
     return float(done.stdout) / 2**20
@@ -117,13 +126,17 @@ def _peak(peer: str, size: tuple[int, int, int, int]) -> float:
 def _measure_peak(peer: str, size: tuple[int, int, int, int]) -> int:
     from benchmarks.memory import peak_bytes
 
-    x = torch.randn((1, size[0], size[1]))
+    batches = _batches(size)
     # The libraries, once, on little.
     small = (64, size[1], 8, size[3])
-    step = _step(quantizer(peer, small), x[:, :64].contiguous(), "train")
-    step()
-    step = _step(quantizer(peer, size), x, "train")
-    return peak_bytes(lambda: [step() for _ in range(3)])
+    _step(quantizer(peer, small), _batches(small), "train")()
+
+    def train() -> None:
+        step = _step(quantizer(peer, size), batches, "train")
+        for _ in range(3):
+            step()
+
+    return peak_bytes(train)
 
 
 def _offline(name: str, options: argparse.Namespace) -> list[dict[str, object]]:

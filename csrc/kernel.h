@@ -8,13 +8,15 @@ constexpr int64_t kFewFeatures = 8;
 // Numbers that a row adds to its cluster there: features, its weight, and what fills up fours.
 constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
 
+constexpr int kBlock = 64;              // rows taken together
+constexpr int kMostRowsInLanes = 32;    // of them, whose scores are computed together
+constexpr int64_t kMostPlaces = 1024;   // of centroids, whose scores are kept together
+
 // Centroids made ready for km_kernel::search, sixteen to a panel. A position is a place in the
 // panels; the last panel is filled up with places that hold no centroid.
 struct km_search {
   int64_t k, d, stride;     // stride: d filled up to a multiple of 16, by zeros
   int64_t panels;           // 0: every centroid is tried
-  int64_t block;            // rows taken together, a multiple of 16
-  int tile;                 // of them, whose scores are kept together
   const void* centroids;    // (16 panels, stride), of the type of the rows
   const int32_t* index;     // (16 panels): which centroid
   const int32_t* position;  // (k)
@@ -22,40 +24,50 @@ struct km_search {
   // Coordinates of rows and centroids: all features, or directions and the norm of the rest.
   int64_t pitch;            // numbers from one row to the next
   int64_t coarse;           // how many scores are made of, before the norm of their rest
-  int64_t fine;             // how many a second bound is made of, a multiple of 16, or 0
   int64_t directions;       // how many directions there are; 0: all features, no rest
   const float* basis;       // (directions / 16 rounded up, d, 16)
   const float* center;      // (stride): the origin
   const float* packed;      // (panels, 1 + coarse + 1, 16): -½‖c‖², coordinates, rest
   const float* coordinates_of_centroids;  // (16 panels, pitch)
   const float* norms_of_centroids;        // (16 panels), squared
-  // Rounding, relative to the squared norms: of scores, of the second bound, of the rest's
-  // square. And slack, relative to a squared distance: more than 1.
+  // Rounding, relative to the squared norms: of scores, of bounds by all directions, of the
+  // rest's square. And slack, relative to a squared distance: more than 1.
   float margin, fine_margin, blur, slack;
 
   // Of the rows, kept from call to call; all may be null.
   float* coordinates;       // (n, pitch)
   float* norms;             // (n), squared
   bool measured;            // coordinates and norms are there
-  // bounds[i / block, g, i % block] - moved[g] is a lower bound of the distance, not squared,
-  // of row i to all centroids but its own in the panels from g * together on.
-  float* bounds;            // (n / block rounded up, groups, block)
+  // A group is so many positions. With bound = bounds[i / kBlock, g, i % kBlock], all centroids
+  // of group g but its own are (base[i] + bound - moved_most[g]) step from row i, at least.
+  uint8_t* bounds;          // (n / kBlock rounded up, groups, kBlock)
+  float* base;              // (n rounded up to blocks)
   int64_t groups, together;
-  const float* moved_most;   // (groups), rounded up
-  const float* moved_least;  // (groups), rounded down
+  const int32_t* group_of;  // (16 panels), of positions
+  float per_step;           // 1 / step
+  const uint8_t* moved_most;   // (groups), in steps, rounded up: at most kMostSteps
+  const float* moved_least;    // (groups), in steps, rounded down
+  const uint8_t* settled;      // (groups): what to take off all bounds first; or null
   bool bounded;             // bounds are there
+  double most_pairs;        // of a row; with more pairs it is faster to look at all
 };
 
-constexpr int kMostRows = 128;  // in a block
+constexpr int kMostSteps = 127;
+
+// The rows of a block, a bit each, that may be near a group.
+struct km_near {
+  uint64_t rows;
+  int64_t group;
+};
 
 // Memory for one thread, aligned to 64 bytes.
 struct km_scratch {
-  void* rows;          // (block, stride)
-  float* coordinates;  // (block, pitch)
-  float* centered;     // (block, stride)
-  float* scores;       // (tile, 16 panels), for rows without a guess
-  uint8_t* lists;      // (panels, block)
-  int32_t* counts;     // (panels)
+  void* rows;          // (kBlock, stride)
+  float* coordinates;  // (kBlock, pitch)
+  float* centered;     // (kBlock, stride)
+  float* columns;      // (stride or, if more, coarse + 1; kMostRowsInLanes)
+  float* scores;       // (kMostPlaces, kMostRowsInLanes)
+  km_near* near;       // (groups)
 };
 
 #define KM_MOST_BEAMS 64
@@ -76,8 +88,8 @@ struct km_kernel {
   // has block_bytes for each feature, and sums (copies, k, terms_of(d)) is all zero.
   void (*scan)(const km_rows& rows, const void* centroids, int64_t k, int64_t begin, int64_t end,
                const km_result& result, void* block, double* sums, int64_t copies);
-  // The same for many features; begin is a multiple of the block. Returns the number of pairs
-  // of a row and a panel that were looked at.
+  // The same for many features; begin is a multiple of kBlock. Returns the number of pairs of a
+  // row and a centroid that were looked at.
   int64_t (*search)(const km_rows& rows, const km_search& search, int64_t begin, int64_t end,
                     const km_result& result, const km_scratch& scratch);
   // Coordinates (count, pitch) and squared norms (count) of rows (count, stride).
@@ -88,7 +100,7 @@ struct km_kernel {
   void (*potentials)(const km_rows& rows, const void* nearest, const void* candidates, int64_t m,
                      int64_t begin, int64_t end, double* potentials, uint16_t* reached,
                      void* block);
-  // The same for candidates made ready in panels; begin is a multiple of the block.
+  // The same for candidates made ready in panels; begin is a multiple of kBlock.
   void (*potentials_by_bounds)(const km_rows& rows, const km_search& candidates,
                                const void* nearest, int64_t begin, int64_t end,
                                double* potentials, uint16_t* reached, const km_scratch& scratch);
@@ -102,7 +114,6 @@ struct km_kernel {
   // Rows begin to end; vectors (2, kBeamRows beam_size, d) and codes (2, ·, levels) are scratch.
   void (*beam)(const km_beam& beam, int64_t begin, int64_t end, float* vectors, int32_t* codes);
   int64_t centroids_together;
-  int rows_together;
   int64_t block_bytes;
 };
 

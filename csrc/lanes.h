@@ -2,6 +2,7 @@
 // Included by kernel.inc, once per instruction set.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -26,6 +27,13 @@ template <typename T>
 inline Sixteen<T> load(const T* from) {
   Sixteen<T> value;
   std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+template <typename T>
+inline Sixteen<T> filled(T with) {
+  Sixteen<T> value;
+  for (int v = 0; v < Sixteen<T>::kParts; ++v) value.part[v] = typename Sixteen<T>::Vector{} + with;
   return value;
 }
 
@@ -63,6 +71,12 @@ inline Sixteen<float> minus(const Sixteen<double>& a, const Sixteen<float>& b) {
   return load(lanes);
 }
 
+// a x factor + b, lane by lane.
+inline Sixteen<float> times_plus(const Sixteen<float>& a, float factor, Sixteen<float> b) {
+  add_product(b, a, factor);
+  return b;
+}
+
 template <typename T>
 inline void add(Sixteen<T>& sum, const Sixteen<T>& other) {
   for (int v = 0; v < Sixteen<T>::kParts; ++v) sum.part[v] += other.part[v];
@@ -76,6 +90,26 @@ inline T total(const Sixteen<T>& value) {
   for (int half = kLanes / 2; half; half /= 2)
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   return lanes[0];
+}
+
+// Totals of four, added up in any order.
+inline void totals(const Sixteen<float> (&values)[4], float* to) {
+#if defined(__AVX512F__)
+  __m256 half[4];
+  for (int i = 0; i < 4; ++i)
+    half[i] = _mm512_castps512_ps256(values[i].part[0]) +
+              _mm512_extractf32x8_ps(values[i].part[0], 1);
+  const __m256 two = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]),
+                                    _mm256_hadd_ps(half[2], half[3]));
+  _mm_storeu_ps(to, _mm256_castps256_ps128(two) + _mm256_extractf128_ps(two, 1));
+#else
+  for (int i = 0; i < 4; ++i) {
+    float lanes[kLanes];
+    store(lanes, values[i]);
+    to[i] = 0;
+    for (float lane : lanes) to[i] += lane;
+  }
+#endif
 }
 
 #if defined(__AVX512F__)
@@ -140,40 +174,96 @@ inline unsigned at_least(const Sixteen<float>& value, const Sixteen<float>& limi
 #endif
 }
 
-// The largest lane of each of a few.
-template <int R>
-inline void largest_of_each(const Sixteen<float> (&values)[R], float* to) {
+// Raises top by the scores below a limit; returns which lanes are not below.
+inline unsigned raise_to_lower(Sixteen<float>& top, const Sixteen<float>& score,
+                               const Sixteen<float>& limit) {
+  for (int v = 0; v < Sixteen<float>::kParts; ++v) {
+    const auto lower = score.part[v] < limit.part[v] ? score.part[v] : top.part[v];
+    top.part[v] = lower > top.part[v] ? lower : top.part[v];
+  }
+  return at_least(score, limit);
+}
+
+// Lowers bytes to √square per_step + moved - base, where that is lower: 0 to 255, rounded down.
+inline void lower_to_steps(uint8_t* kept, const Sixteen<float>& square, float per_step,
+                           float moved, const Sixteen<float>& base) {
 #if defined(__AVX512F__)
-  static_assert(R == 8, "halves of eight are brought together");
-  __m256 half[8], pair[4], four[2];
-  for (int r = 0; r < 8; ++r)
-    half[r] = _mm256_max_ps(_mm512_castps512_ps256(values[r].part[0]),
-                            _mm512_extractf32x8_ps(values[r].part[0], 1));
-  for (int r = 0; r < 4; ++r)
-    pair[r] = _mm256_max_ps(_mm256_unpacklo_ps(half[2 * r], half[2 * r + 1]),
-                            _mm256_unpackhi_ps(half[2 * r], half[2 * r + 1]));
-  for (int r = 0; r < 2; ++r)
-    four[r] = _mm256_max_ps(_mm256_shuffle_ps(pair[2 * r], pair[2 * r + 1], 0x44),
-                            _mm256_shuffle_ps(pair[2 * r], pair[2 * r + 1], 0xee));
-  _mm256_storeu_ps(to, _mm256_max_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20),
-                                     _mm256_permute2f128_ps(four[0], four[1], 0x31)));
+  const __m512 positive = _mm512_max_ps(square.part[0], _mm512_set1_ps(1e-37f));
+  // The root is at most 2^-14 too large, relatively.
+  const __m512 root = positive * _mm512_rsqrt14_ps(positive);
+  const __m512 steps = root * (per_step * (1 - 7e-5f)) + (moved - base.part[0]);
+  const __m512i whole = _mm512_cvttps_epi32(
+      _mm512_min_ps(_mm512_max_ps(steps, _mm512_setzero_ps()), _mm512_set1_ps(255)));
+  __m128i* const to = reinterpret_cast<__m128i*>(kept);
+  _mm_storeu_si128(to, _mm_min_epu8(_mm_loadu_si128(to), _mm512_cvtepi32_epi8(whole)));
 #else
-  for (int r = 0; r < R; ++r) to[r] = largest(values[r]);
+  float squares[kLanes], from[kLanes];
+  store(squares, square);
+  store(from, base);
+  for (int i = 0; i < kLanes; ++i) {
+    const float root = std::sqrt(squares[i] > 0 ? squares[i] : 0);
+    const float steps = root * (per_step * (1 - 2e-6f)) + (moved - from[i]);
+    const float value = steps > 0 ? (steps < 255 ? steps : 255) : 0;
+    const uint8_t byte = static_cast<uint8_t>(value);
+    kept[i] = byte < kept[i] ? byte : kept[i];
+  }
 #endif
 }
 
-// The value with one lane so low that nothing finds it.
-inline Sixteen<float> without(Sixteen<float> value, int lane) {
+// a with another number in the lanes whose bit is not set.
+inline Sixteen<float> only(unsigned which, const Sixteen<float>& a, float other) {
 #if defined(__AVX512F__)
-  const __m512 low = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  value.part[0] = _mm512_mask_mov_ps(value.part[0], static_cast<__mmask16>(1u << lane), low);
-  return value;
+  Sixteen<float> chosen;
+  chosen.part[0] = _mm512_mask_mov_ps(_mm512_set1_ps(other), static_cast<__mmask16>(which),
+                                      a.part[0]);
+  return chosen;
 #else
   float lanes[kLanes];
-  store(lanes, value);
-  lanes[lane] = -std::numeric_limits<float>::infinity();
+  store(lanes, a);
+  for (int i = 0; i < kLanes; ++i) lanes[i] = which >> i & 1 ? lanes[i] : other;
   return load(lanes);
 #endif
+}
+
+// Takes a number off 64 bytes, down to 0.
+inline void take_off(uint8_t* bytes, uint8_t number) {
+  typedef uint8_t Bytes __attribute__((vector_size(KM_VECTOR_BYTES)));
+  for (int i = 0; i < 64; i += KM_VECTOR_BYTES) {
+    Bytes some;
+    std::memcpy(&some, bytes + i, sizeof(some));
+    some = some > number ? some - number : Bytes{};
+    std::memcpy(bytes + i, &some, sizeof(some));
+  }
+}
+
+// Makes those of 64 bytes 255 whose bit is set.
+inline void fill_up(uint8_t* bytes, uint64_t which) {
+#if defined(__AVX512BW__)
+  _mm512_mask_storeu_epi8(bytes, which, _mm512_set1_epi8(char(255)));
+#else
+  for (; which; which &= which - 1) bytes[__builtin_ctzll(which)] = 255;
+#endif
+}
+
+// Which of 64 bytes are below limit + more; the sum is at most 255.
+inline uint64_t below(const uint8_t* bytes, const uint8_t* limit, uint8_t more) {
+  uint64_t mask = 0;
+#if defined(__AVX512BW__)
+  const __m512i limits = _mm512_add_epi8(_mm512_loadu_si512(limit), _mm512_set1_epi8(char(more)));
+  mask = _mm512_cmplt_epu8_mask(_mm512_loadu_si512(bytes), limits);
+#elif defined(__AVX2__)
+  for (int half = 0; half < 2; ++half) {
+    const __m256i limits = _mm256_add_epi8(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(limit + half * 32)),
+        _mm256_set1_epi8(char(more)));
+    const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + half * 32));
+    const __m256i not_below = _mm256_cmpeq_epi8(_mm256_max_epu8(values, limits), values);
+    mask |= uint64_t(~unsigned(_mm256_movemask_epi8(not_below))) << (half * 32);
+  }
+#else
+  for (int i = 0; i < 64; ++i) mask |= uint64_t(bytes[i] < limit[i] + more) << i;
+#endif
+  return mask;
 }
 
 }  // namespace

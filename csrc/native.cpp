@@ -35,7 +35,8 @@ const std::vector<Choice>& choices() {
   static const std::vector<Choice> all = {
 #if defined(__x86_64__)
       {"avx512", &km_avx512,
-       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")},
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq")},
       {"avx2", &km_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
 #endif
       {"baseline", &km_baseline, true},
@@ -71,8 +72,8 @@ std::vector<T> padded(const void* centroids, int64_t k, int64_t d, int64_t multi
 // many there are depends on the sizes and on threads only.
 template <typename Work>
 void in_parts(const km_rows& rows, int64_t parts, const Work& work) {
-  const int64_t blocks = (rows.n + kMostRows - 1) / kMostRows;
-  auto begin = [&](int64_t p) { return std::min(rows.n, blocks * p / parts * kMostRows); };
+  const int64_t blocks = (rows.n + kBlock - 1) / kBlock;
+  auto begin = [&](int64_t p) { return std::min(rows.n, blocks * p / parts * kBlock); };
   in_parallel(parts, [&](int64_t p) { work(p, begin(p), begin(p + 1)); });
 }
 
@@ -146,15 +147,16 @@ void scan(const km_rows& rows, const void* centroids, int64_t k, const km_result
 
 // Memory of each part for a search.
 struct Scratch {
-  Scratch(const km_search& s, size_t element, int64_t parts, int64_t scores_of_row) : of(parts) {
-    const size_t block = size_t(s.block), numbers = block * size_t(s.stride);
+  Scratch(const km_search& s, size_t element, int64_t parts) : of(parts) {
+    const size_t numbers = kBlock * size_t(s.stride);
+    const size_t places = size_t(std::min(kMostPlaces, s.panels * 16));
     for (km_scratch& own : of) {
       own.rows = take<char>(numbers * element);
-      own.coordinates = take<float>(block * size_t(s.pitch));
+      own.coordinates = take<float>(kBlock * size_t(s.pitch));
       own.centered = take<float>(numbers);
-      own.scores = take<float>(size_t(s.tile) * size_t(scores_of_row));
-      own.lists = take<uint8_t>(block * size_t(s.panels));
-      own.counts = take<int32_t>(size_t(s.panels));
+      own.columns = take<float>(size_t(std::max(s.stride, s.coarse + 1)) * kMostRowsInLanes);
+      own.scores = take<float>(places * kMostRowsInLanes);
+      own.near = take<km_near>(s.bounds ? size_t(s.groups) : 0);
     }
   }
   std::vector<km_scratch> of;
@@ -175,16 +177,17 @@ void search(const km_rows& rows, const void* centroids, int64_t k, const km_resu
   km_workspace passing;
   km_workspace& known = workspace ? *workspace : passing;
   const km_search s = known.ready(kernel, rows, static_cast<const T*>(centroids), k,
-                                  workspace != nullptr && result.sums != nullptr);
+                                  workspace != nullptr && result.sums != nullptr, threads);
   const int64_t parts = n_parts(rows, k, threads);
 
-  Scratch scratch(s, sizeof(T), parts, result.warm ? 0 : s.panels * 16);
+  const Scratch scratch(s, sizeof(T), parts);
   std::vector<int64_t> visits(parts);
   merged(rows, k, result, parts,
          [&](int64_t p, int64_t begin, int64_t end, const km_result& own) {
            visits[p] = kernel.search(rows, s, begin, end, own, scratch.of[p]);
          });
-  known.searched(s, rows.n, std::accumulate(visits.begin(), visits.end(), int64_t(0)));
+  known.searched(s, rows.n, static_cast<const T*>(result.distances),
+                 std::accumulate(visits.begin(), visits.end(), int64_t(0)));
 }
 
 template <typename T>
@@ -219,7 +222,7 @@ void potentials(const km_rows& rows, const void* nearest, const void* given, int
   if (workspace.directions)
     s = workspace.ready_to_seed(kernel, rows, static_cast<const T*>(given), m);
   if (s.panels) {
-    const Scratch scratch(s, sizeof(T), parts, 0);
+    const Scratch scratch(s, sizeof(T), parts);
     in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
       kernel.potentials_by_bounds(rows, s, nearest, begin, end, own[p].data(), reached,
                                   scratch.of[p]);

@@ -2,9 +2,65 @@
 // Included by kernel.inc, once per instruction set.
 #pragma once
 
-#include "many.h"
+#include "scores.h"
 
 namespace {
+
+// Pairs of a row and a candidate that may be nearer than its nearest centre so far.
+struct Offers {
+  int count = 0;
+  uint8_t row[kMostRowsInLanes * kLanes];
+  int32_t where[kMostRowsInLanes * kLanes];
+
+  void add(int i, int64_t candidate, float) {
+    row[count] = static_cast<uint8_t>(i);
+    where[count++] = static_cast<int32_t>(candidate);
+  }
+};
+
+// Adds to the potentials of the candidates of a panel what they change for some rows. Rows are
+// fetched from memory together, and measured when they have come.
+template <typename T>
+void offer(Block<T>& block, int tile, int some, int64_t panel, int64_t first,
+           const double* weights, double* potential, uint16_t* reached,
+           const km_scratch& scratch) {
+  const km_search& s = block.s;
+  Offers offers;
+  Highest highest[kRowVectors];  // not asked for
+  score_rows(s, scratch.columns, panel, panel + 1, scratch.scores, highest);
+  Row limit;
+  float enough[kRowsInLanes];
+  uint32_t good = 0;
+  for (int r = 0; r < kRowsInLanes; ++r) {
+    enough[r] = r < some ? block.enough[tile + r] : kInfinity;
+    good |= uint32_t{r < some && block.good(tile + r)} << r;
+  }
+  for (int v = 0; v < kRowVectors; ++v) limit[v] = load(enough + v * kLanes);
+  for (int lane = 0; lane < kLanes && panel * kLanes + lane < s.k; ++lane) {
+    uint32_t near = 0;
+    for (int v = 0; v < kRowVectors; ++v)
+      near |= at_least(load(scratch.scores + (lane * kRowVectors + v) * kLanes), limit[v])
+              << (v * kLanes);
+    const int64_t where = panel * kLanes + lane;
+    if (s.coarse < s.directions && (near & good)) {
+      block.sift(uint64_t{near & good} << tile, where, offers);
+      near &= ~good;
+    }
+    for (; near; near &= near - 1) offers.add(tile + __builtin_ctz(near), where, 0);
+  }
+  for (int offer = 0; offer < offers.count; ++offer)
+    fetch(block.row(offers.row[offer]), s.stride);
+  for (int offer = 0; offer < offers.count; ++offer) {
+    const int i = offers.row[offer];
+    const int64_t where = offers.where[offer];
+    const T distance = block.distance_to(i, where), near = block.best[i];
+    if (!(distance < near)) continue;
+    const double weight = weights ? weights[first + i] : 1.0;
+    const bool first_centre = near == std::numeric_limits<T>::infinity();
+    potential[where] += weight * (first_centre ? distance : double(distance) - near);
+    if (where < 16) reached[first + i] |= static_cast<uint16_t>(1u << where);
+  }
+}
 
 // See km_kernel::potentials_by_bounds.
 template <typename T>
@@ -12,55 +68,23 @@ void potentials_by_bounds(const km_rows& rows, const km_search& s, const T* near
                           int64_t end, double* potential, uint16_t* reached,
                           const km_scratch& scratch) {
   double total = 0;
-  for (int64_t first = begin; first < end; first += s.block) {
-    const int count = static_cast<int>(least_of(s.block, end - first));
-    int64_t row_pitch = 0;
-    const T* x = rows_of_block<T>(rows, s, first, count, scratch, row_pitch);
-    float* coordinates = s.coordinates ? s.coordinates + first * s.pitch : scratch.coordinates;
-    Block<T> block{s, x, row_pitch, coordinates, nullptr, count, {}, {}, {}, {}};
-    coordinates_of_block(s, x, row_pitch, first, count, scratch, coordinates, block.norm);
-    float rests[kMostRows];
-    uint8_t everyone[kMostRows];
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int count = static_cast<int>(least_of<int64_t>(kBlock, end - first));
+    Block<T> block(rows, s, first, count, scratch);
+    coordinates_of_block(block, first, scratch);
     for (int i = 0; i < count; ++i) {
-      everyone[i] = static_cast<uint8_t>(i);
-      rests[i] = rest_norm(s, coordinates + i * s.pitch, block.norm[i]);
       block.take(i, 0, nearest[first + i]);
+      if (!block.good(i)) block.enough[i] = -kInfinity;
       const double weight = rows.weights ? rows.weights[first + i] : 1.0;
       if (nearest[first + i] < std::numeric_limits<T>::infinity())
         total += weight * nearest[first + i];
       reached[first + i] = 0;
     }
-    for (int64_t panel = 0; panel < s.panels; ++panel) {
-      // Rows are fetched from memory together, and measured when they have come.
-      uint8_t row_of[kMostRows * kLanes], lane_of[kMostRows * kLanes];
-      int pairs = 0;
-      for_each_score(
-          s, coordinates, rests, panel, everyone, count,
-          [&](int from, const Sixteen<float>(&score)[kRowsTogether]) {
-            for (int r = 0; r < kRowsTogether && from + r < count; ++r) {
-              const int i = from + r;
-              unsigned lanes = block.good(i) ? at_least(score[r], block.enough[i]) : 0xffffu;
-              const int before = pairs;
-              for (; lanes; lanes &= lanes - 1) {
-                const int lane = __builtin_ctz(lanes);
-                const int64_t where = panel * kLanes + lane;
-                if (where >= s.k || block.too_far(i, where)) continue;
-                row_of[pairs] = static_cast<uint8_t>(i);
-                lane_of[pairs++] = static_cast<uint8_t>(lane);
-              }
-              if (pairs > before) fetch(block.row(i), s.stride);
-            }
-          });
-      for (int pair = 0; pair < pairs; ++pair) {
-        const int i = row_of[pair];
-        const int64_t where = panel * kLanes + lane_of[pair];
-        const T distance = block.distance_to(i, where), near = block.best[i];
-        if (!(distance < near)) continue;
-        const double weight = rows.weights ? rows.weights[first + i] : 1.0;
-        const bool first_centre = near == std::numeric_limits<T>::infinity();
-        potential[where] += weight * (first_centre ? distance : double(distance) - near);
-        if (where < 16) reached[first + i] |= static_cast<uint16_t>(1u << where);
-      }
+    for (int tile = 0; tile < count; tile += kRowsInLanes) {
+      const int some = least_of(kRowsInLanes, count - tile);
+      fill_columns(block, tile, some, scratch.columns);
+      for (int64_t panel = 0; panel < s.panels; ++panel)
+        offer(block, tile, some, panel, first, rows.weights, potential, reached, scratch);
     }
   }
   for (int64_t c = 0; c < s.k; ++c) potential[c] += total;

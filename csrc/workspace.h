@@ -45,13 +45,15 @@ struct km_workspace {
   // Makes the centroids (k, d) ready for a search; what it says holds until the next call.
   template <typename T>
   km_search ready(const km_kernel& kernel, const km_rows& rows, const T* centroids, int64_t k,
-                  bool keeps);
+                  bool keeps, int threads);
   // The same for candidates (m, d) of seeding, along few directions only.
   template <typename T>
   km_search ready_to_seed(const km_kernel& kernel, const km_rows& rows, const T* candidates,
                           int64_t m);
-  // To be called after each search: how many pairs of a row and a panel it looked at.
-  void searched(const km_search& search, int64_t n, int64_t visits);
+  // To be called after each search of n rows, with their distances (n) or null: how many pairs
+  // of a row and a centroid it looked at.
+  template <typename T>
+  void searched(const km_search& search, int64_t n, const T* distances, int64_t pairs);
 
   int64_t directions = 0, coarse = 0;  // how many, and how many of them scores are made of
   std::vector<float> basis, given_center;
@@ -69,16 +71,19 @@ struct km_workspace {
   template <typename T>
   void pack(const km_kernel& kernel, const T* centroids, km_search& s);
   template <typename T>
-  void move(const T* centroids, const km_search& s);
-  void choose_bounds(const km_rows& rows, size_t element, km_search& s);
+  void move(const T* centroids, km_search& s);
+  void choose_bounds(const km_rows& rows, size_t element, int threads, km_search& s);
   void order(const float* coordinates, int64_t pitch, int64_t axes, int32_t* begin, int32_t* end);
 
-  std::vector<int32_t> index_, position_;
+  std::vector<int32_t> index_, position_, group_of_;
   std::unique_ptr<char[], Free> centroids_;
-  std::unique_ptr<float[], Free> packed_, fine_, fine_norms_, coordinates_, norms_, bounds_;
-  std::vector<float> center_, moved_most_, moved_least_;
+  std::unique_ptr<float[], Free> packed_, fine_, fine_norms_, coordinates_, norms_, base_;
+  std::unique_ptr<uint8_t[], Free> bounds_;
+  std::vector<float> center_, moved_least_;
+  std::vector<uint8_t> moved_most_, settled_;
   std::vector<double> moved_, before_;
-  int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1, block_ = 0;
+  int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1;
+  double typical_ = 0, step_ = 1;  // distance of a typical row; of bounds
   bool bounded_ = false, ordered_ = false;
   int pause_ = 0;
   std::unique_ptr<km_workspace> seeding_;

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 SAMPLE = 1024
-_TRIED = 256
+_TRIED = 128
 # With the norm of what they leave out, a multiple of 16 numbers.
 _COARSE = (7, 15, 31, 47, 63, 95, 127)
 _ALL = (15, 31, 63, 95, 127)
@@ -27,10 +27,12 @@ class Directions(NamedTuple):
     Attributes:
         basis: orthonormal directions, the leading ones first, (p, d) float32.
         center: the origin, (d,) float32.
+        coarse: along how many of them it pays to measure all centroids of a search.
     """
 
     basis: Tensor
     center: Tensor
+    coarse: int
 
 
 def worthwhile(n: int, k: int, d: int, *, once: bool = False) -> bool:
@@ -61,24 +63,23 @@ def find_directions(
     if not once:
         centroids = _moved(rows, centroids)
     survivors = _survivors(rows, centroids, basis)
-    best, cheapest = 0, 0.9 * (k / 16 * (0.55 * d + 8) + _exact(d))
+    found, cheapest = None, 0.9 * _all(k, d)
     for p in _ALL:
         if p in survivors:
-            cost = min(_cost(k, d, p, coarse, survivors) for coarse in _COARSE if coarse <= p)
-            cost += d * p / 25 * (1.0 if once else 0.2)
+            coarse = _cheapest(k, d, p, survivors)
+            cost = _cost(k, d, p, coarse, survivors) + 0.03 * d * p * (1.0 if once else 0.2)
             if cost < cheapest:
-                best, cheapest = p, cost
-    return Directions(basis[:best].contiguous(), center) if best else None
+                found, cheapest = Directions(basis[:p].contiguous(), center, coarse), cost
+    return found
 
 
 def choose_coarse(rows: Tensor, centroids: Tensor, directions: Directions) -> int:
     """Along how many of the directions it pays to measure all centroids."""
-    basis, center = directions
+    basis, center, _ = directions
     rows, centroids = rows.to(torch.float32) - center, centroids.to(torch.float32) - center
     survivors = _survivors(rows, centroids, basis)
     p, d = basis.shape
-    numbers = [coarse for coarse in _COARSE if coarse <= p]
-    return min(numbers, key=lambda coarse: _cost(len(centroids), d, p, coarse, survivors))
+    return _cheapest(len(centroids), d, p, survivors)
 
 
 def _survivors(rows: Tensor, centroids: Tensor, basis: Tensor) -> dict[int, float]:
@@ -108,15 +109,21 @@ def _moved(rows: Tensor, centroids: Tensor) -> Tensor:
     return centroids.index_add(0, labels, rows) / counts.unsqueeze(1)
 
 
+def _cheapest(k: int, d: int, p: int, survivors: dict[int, float]) -> int:
+    """Along how many of p directions it pays to measure all centroids."""
+    numbers = [coarse for coarse in _COARSE if coarse <= p]
+    return min(numbers, key=lambda coarse: _cost(k, d, p, coarse, survivors))
+
+
 def _cost(k: int, d: int, p: int, coarse: int, survivors: dict[int, float]) -> float:
     """Processor cycles for a row, about: scores, second bounds, exact distances."""
-    second = survivors[coarse] * (0.1 * p + 15) if coarse < p else 0.0
-    return k / 16 * (0.55 * coarse + 8) + second + survivors[p] * _exact(d)
+    second = survivors[coarse] * 0.6 * p if coarse < p else 0.0
+    return _all(k, coarse) + second + survivors[p] * (0.7 * d + 20)
 
 
-def _exact(d: int) -> float:
-    """Processor cycles of one distance, about."""
-    return 0.15 * d + 25
+def _all(k: int, width: int) -> float:
+    """Processor cycles of the scores of a row with all centroids, about."""
+    return k * (0.026 * width + 0.35)
 
 
 def _principal(rows: Tensor, p: int) -> Tensor:

@@ -238,7 +238,9 @@ class NativeWorkspace(ReferenceWorkspace):
             if memory.directions is None:
                 log.debug("bounds from all %d features", d)
                 return
-            coarse = choose_coarse(sample, centroids, memory.directions)
+            coarse = memory.directions.coarse
+            if not once:
+                coarse = choose_coarse(sample, centroids, memory.directions)
         self._library.km_coarse(memory.handle, coarse)
         log.debug(
             "bounds from %d, then %d directions of %d features",

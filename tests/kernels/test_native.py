@@ -235,7 +235,7 @@ def test_a_workspace_serves_other_centroids_too() -> None:
 @needs_native
 def test_what_is_kept_survives_calls_that_do_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "worthwhile", lambda n, k, d, **_: k >= 32)
-    x = data_of("structured", 3_000, 64, torch.float32)
+    x = data_of("structured", 3_000, 192, torch.float32)
     few, many = x[:20].unsqueeze(0).clone(), x[::60].unsqueeze(0).clone()
     labels = {len(c[0]): NativeWorkspace(x).e_step(c).labels for c in (few, many)}
 

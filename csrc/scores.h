@@ -1,0 +1,88 @@
+// Scores of some rows with one centroid after the other, a row to a lane.
+// Included by kernel.inc, once per instruction set.
+#pragma once
+
+#include "many.h"
+
+namespace {
+
+constexpr int kRowVectors = KM_VECTOR_BYTES >= 64 ? 2 : 1;
+constexpr int kRowsInLanes = kRowVectors * kLanes;
+constexpr int kCentroidsInTurn = KM_VECTOR_BYTES / 8;  // whose scores are in registers
+
+using Row = Sixteen<float>[kRowVectors];  // a number of each row
+
+// The highest and the second highest score of each row.
+struct Highest {
+  Sixteen<float> first = filled(-kInfinity), second = filled(-kInfinity);
+  Sixteen<int32_t> place = {}, next = {};  // where they are
+
+  void add(const Sixteen<float>& score, int32_t where) {
+    for (int part = 0; part < Sixteen<float>::kParts; ++part) {
+      const auto value = score.part[part], most = first.part[part], less = second.part[part];
+      const auto highest = place.part[part], here = highest * 0 + where;
+      const auto higher = value > most, high = value > less;
+      next.part[part] = higher ? highest : high ? here : next.part[part];
+      second.part[part] = higher ? most : high ? value : less;
+      first.part[part] = higher ? value : most;
+      place.part[part] = higher ? here : highest;
+    }
+  }
+};
+
+// Coordinates of rows begin to begin + some as columns (·, kRowsInLanes), the norm of the rest
+// last; missing rows repeat the last one.
+template <typename T>
+void fill_columns(const Block<T>& block, int begin, int some, float* columns) {
+  const km_search& s = block.s;
+  for (int r = 0; r < kRowsInLanes; ++r) {
+    const int i = begin + least_of(r, some - 1);
+    if (s.directions) {
+      const float* z = block.coordinates + i * s.pitch;
+      for (int64_t j = 0; j < s.coarse; ++j) columns[j * kRowsInLanes + r] = z[j];
+      columns[s.coarse * kRowsInLanes + r] = rest_norm(s, z, block.norm[i]);
+    } else {
+      const T* row = block.row(i);
+      for (int64_t j = 0; j < s.d; ++j)
+        columns[j * kRowsInLanes + r] = static_cast<float>(row[j] - s.center[j]);
+    }
+  }
+}
+
+// Scores of the rows with a few centroids of a panel, from lane c on.
+inline void score_in_turn(const float* packed, int c, const float* columns, int64_t width,
+                          Row (&score)[kCentroidsInTurn]) {
+  Row sum[kCentroidsInTurn];
+  for (int i = 0; i < kCentroidsInTurn; ++i)
+    for (int v = 0; v < kRowVectors; ++v) sum[i][v] = filled(packed[c + i]);
+  for (int64_t j = 0; j < width; ++j)
+    for (int v = 0; v < kRowVectors; ++v) {
+      const Sixteen<float> column = load(columns + (j * kRowVectors + v) * kLanes);
+      for (int i = 0; i < kCentroidsInTurn; ++i)
+        add_product(sum[i][v], column, packed[(1 + j) * kLanes + c + i]);
+    }
+  for (int i = 0; i < kCentroidsInTurn; ++i)
+    for (int v = 0; v < kRowVectors; ++v) score[i][v] = sum[i][v];
+}
+
+// Scores (16 panels, kRowsInLanes) with the centroids of some panels.
+inline void score_rows(const km_search& s, const float* columns, int64_t begin, int64_t end,
+                       float* scores, Highest (&highest)[kRowVectors]) {
+  const int64_t width = s.coarse + (s.directions > 0);
+  for (int64_t where = begin * kLanes; where < end * kLanes; where += kCentroidsInTurn) {
+    const float* packed = s.packed + where / kLanes * (2 + s.coarse) * kLanes;
+    Row score[kCentroidsInTurn];
+    score_in_turn(packed, static_cast<int>(where % kLanes), columns, width, score);
+    for (int v = 0; v < kRowVectors; ++v) {
+      Highest all = highest[v];
+      for (int i = 0; i < kCentroidsInTurn; ++i) {
+        store(scores + (i * kRowVectors + v) * kLanes, score[i][v]);
+        all.add(score[i][v], static_cast<int32_t>(where + i));
+      }
+      highest[v] = all;
+    }
+    scores += kCentroidsInTurn * kRowsInLanes;
+  }
+}
+
+}  // namespace

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kmeans_module import KMeansLayer, kernels
 from kmeans_module.kernels import native
+from kmeans_module.kernels.directions import Directions, _principal
 from kmeans_module.kernels.native import NativeWorkspace
 from kmeans_module.kernels.reference import ReferenceWorkspace, unit_rows
 
@@ -177,20 +178,48 @@ def data_of(kind: str, n: int, d: int, dtype: torch.dtype) -> Tensor:
     return x * {"tiny": 1e-15, "huge": 1e17}.get(kind, 1.0) + (1e3 if kind == "offset" else 0.0)
 
 
+def measure_along(monkeypatch: pytest.MonkeyPatch, p: int, coarse: int) -> None:
+    """Searches measure along so many directions, whether that pays or not."""
+
+    def find(rows: Tensor, *_: object, **__: object) -> Directions:
+        center = rows.float().mean(dim=0)
+        return Directions(_principal(rows.float() - center, p).contiguous(), center, coarse)
+
+    monkeypatch.setattr(native, "worthwhile", lambda *_, **__: p > 0)
+    monkeypatch.setattr(native, "find_directions", find)
+    monkeypatch.setattr(native, "choose_coarse", lambda *_: coarse)
+
+
 @needs_native
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("n", "d", "k"), [(2_500, 40, 150), (2_101, 97, 33), (700, 12, 9)])
+@pytest.mark.parametrize(
+    ("n", "d", "k", "p", "coarse"),
+    [(2_500, 40, 150, 15, 7), (2_101, 97, 33, 31, 31), (700, 12, 9, 0, 0)],
+)
 def test_a_workspace_never_changes_a_result(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str, kind: str, metric: str,
-    dtype: torch.dtype, n: int, d: int, k: int,
+    dtype: torch.dtype, n: int, d: int, k: int, p: int, coarse: int,
 ) -> None:  # fmt: skip
     """What bounds discard would not have won, whatever a workspace remembers."""
-    monkeypatch.setattr(
-        native, "worthwhile", lambda n, k, d, **_: k >= 9 and n >= 2_048 and d >= 24
-    )
-    x = data_of(kind, n, d, dtype)
+    measure_along(monkeypatch, p, coarse)
+    check_workspace(data_of(kind, n, d, dtype), k, metric, exact=kind != "offset")
+
+
+@needs_native
+@pytest.mark.parametrize("kind", ["structured", "ties"])
+@pytest.mark.parametrize("p", [0, 15])
+def test_many_clusters_are_searched_part_by_part(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, kind: str, p: int
+) -> None:
+    measure_along(monkeypatch, p, p)
+    check_workspace(data_of(kind, 2_600, 20, torch.float32), 1_100, "euclidean", exact=True)
+
+
+def check_workspace(x: Tensor, k: int, metric: str, *, exact: bool) -> None:
+    n, dtype = len(x), x.dtype
+    whole_numbers = bool((x == x.round()).all())
     x[5] = 0
     weight = torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     centroids = x[:: n // k][:k].unsqueeze(0).clone()
@@ -209,14 +238,14 @@ def test_a_workspace_never_changes_a_result(
         assert int(workspace.changed) == (n if last is None else int((labels != last).sum()))
         last = labels
         rows = unit_rows(x.double()) if metric == "cosine" else x
-        if kind != "offset" or dtype == torch.float64:
-            exact = brute_force(rows, centroids[0])
-            found = exact.gather(1, labels[0].unsqueeze(1)).squeeze(1)
+        if exact or dtype == torch.float64:
+            distances = brute_force(rows, centroids[0])
+            found = distances.gather(1, labels[0].unsqueeze(1)).squeeze(1)
             nonzero = (x != 0).any(dim=1)
-            assert (found <= exact.amin(dim=1) * (1 + 1e-5))[nonzero].all()
+            assert (found <= distances.amin(dim=1) * (1 + 1e-5))[nonzero].all()
         moved = step.stats.sums / step.stats.counts.clamp(min=1e-9).unsqueeze(-1)
         centroids = moved.to(dtype).where(step.stats.counts.unsqueeze(-1) > 0, centroids)
-        if kind == "ties":
+        if whole_numbers:
             centroids = centroids.round()
         if metric == "cosine":
             centroids = unit_rows(centroids)
@@ -273,7 +302,7 @@ def test_bounds_discard_most_centroids_of_structured_data() -> None:
 def test_seeding_by_bounds_measures_what_the_reference_does(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str, metric: str, dtype: torch.dtype, m: int
 ) -> None:
-    monkeypatch.setattr(native, "worthwhile", lambda n, k, d, **_: True)
+    measure_along(monkeypatch, 31, 15)
     x = data_of("structured", 2_500, 60, dtype)
     weights = torch.rand(1, 2_500, dtype=torch.float64)
     native_one, reference = NativeWorkspace(x, metric=metric), ReferenceWorkspace(x, metric=metric)

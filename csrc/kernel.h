@@ -23,11 +23,11 @@ struct km_search {
 
   // Coordinates of rows and centroids: all features, or directions and the norm of the rest.
   int64_t pitch;            // numbers from one row to the next
-  int64_t coarse;           // how many scores are made of, before the norm of their rest
+  int64_t width;            // how many of them are there, not zeros
   int64_t directions;       // how many directions there are; 0: all features, no rest
   const float* basis;       // (directions / 16 rounded up, d, 16)
   const float* center;      // (stride): the origin
-  const float* packed;      // (panels, 1 + coarse + 1, 16): -½‖c‖², coordinates, rest
+  const float* packed;      // (panels, 1 + width, 16): -½‖c‖², coordinates
   const float* coordinates_of_centroids;  // (16 panels, pitch)
   const float* norms_of_centroids;        // (16 panels), squared
   // Rounding, relative to the squared norms: of scores, of bounds by all directions, of the
@@ -65,7 +65,7 @@ struct km_scratch {
   void* rows;          // (kBlock, stride)
   float* coordinates;  // (kBlock, pitch)
   float* centered;     // (kBlock, stride)
-  float* columns;      // (stride or, if more, coarse + 1; kMostRowsInLanes)
+  float* columns;      // (stride or, if more, pitch; kMostRowsInLanes)
   float* scores;       // (kMostPlaces, kMostRowsInLanes)
   km_near* near;       // (groups)
 };

@@ -225,6 +225,36 @@ inline Sixteen<float> only(unsigned which, const Sixteen<float>& a, float other)
 #endif
 }
 
+// Columns of sixteen rows: to[j * step + r] is number j of row r, for sixteen j.
+inline void transpose(const float* const (&rows)[kLanes], float* to, int64_t step) {
+#if defined(__AVX512F__)
+  __m512 a[16], b[16];
+  for (int r = 0; r < 16; ++r) a[r] = _mm512_loadu_ps(rows[r]);
+  for (int r = 0; r < 16; r += 2) {
+    b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
+    b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
+  }
+  for (int r = 0; r < 16; r += 4)
+    for (int half = 0; half < 2; ++half) {
+      a[r + 2 * half] = _mm512_shuffle_ps(b[r + half], b[r + 2 + half], 0x44);
+      a[r + 2 * half + 1] = _mm512_shuffle_ps(b[r + half], b[r + 2 + half], 0xee);
+    }
+  for (int j = 0; j < 4; ++j) {  // number j of each four, of all rows
+    const __m512 low = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x88);
+    const __m512 high = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xdd);
+    const __m512 more_low = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x88);
+    const __m512 more_high = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xdd);
+    _mm512_storeu_ps(to + j * step, _mm512_shuffle_f32x4(low, more_low, 0x88));
+    _mm512_storeu_ps(to + (8 + j) * step, _mm512_shuffle_f32x4(low, more_low, 0xdd));
+    _mm512_storeu_ps(to + (4 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0x88));
+    _mm512_storeu_ps(to + (12 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0xdd));
+  }
+#else
+  for (int r = 0; r < kLanes; ++r)
+    for (int j = 0; j < kLanes; ++j) to[j * step + r] = rows[r][j];
+#endif
+}
+
 // Takes a number off 64 bytes, down to 0.
 inline void take_off(uint8_t* bytes, uint8_t number) {
   typedef uint8_t Bytes __attribute__((vector_size(KM_VECTOR_BYTES)));

@@ -86,14 +86,6 @@ void measure_rows(const km_search& s, const T* rows, int64_t row_pitch, int coun
   }
 }
 
-// What the coarse coordinates leave out, at least; pitch - 1 is the last coordinate.
-inline float rest_norm(const km_search& s, const float* coordinates, float norm) {
-  const int64_t whole = (s.coarse + kLanes - 1) / kLanes * kLanes;
-  float squares = squared_norm(coordinates + whole, s.pitch - whole);
-  for (int64_t j = s.coarse; j < whole; ++j) squares += coordinates[j] * coordinates[j];
-  return std::sqrt(squares + s.blur * norm);
-}
-
 // Rows that are searched together.
 template <typename T>
 struct Block {

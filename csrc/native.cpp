@@ -154,7 +154,7 @@ struct Scratch {
       own.rows = take<char>(numbers * element);
       own.coordinates = take<float>(kBlock * size_t(s.pitch));
       own.centered = take<float>(numbers);
-      own.columns = take<float>(size_t(std::max(s.stride, s.coarse + 1)) * kMostRowsInLanes);
+      own.columns = take<float>(size_t(std::max(s.stride, s.pitch)) * kMostRowsInLanes);
       own.scores = take<float>(places * kMostRowsInLanes);
       own.near = take<km_near>(s.bounds ? size_t(s.groups) : 0);
     }
@@ -367,7 +367,6 @@ extern "C" int km_project(km_workspace* workspace, const float* basis, const flo
                           int64_t p, int64_t d, int keep) {
   return guarded([&] {
     workspace->directions = p;
-    workspace->coarse = p;
     workspace->measured = false;
     workspace->keep_coordinates = keep;
     workspace->given_center.assign(center, center + (p ? d : 0));
@@ -378,8 +377,6 @@ extern "C" int km_project(km_workspace* workspace, const float* basis, const flo
         workspace->basis[size_t((i / 16 * d + j) * 16 + i % 16)] = basis[i * d + j] * (1 - 1e-5f);
   });
 }
-
-extern "C" void km_coarse(km_workspace* workspace, int64_t coarse) { workspace->coarse = coarse; }
 
 extern "C" double km_share_visited(const km_workspace* workspace) {
   return workspace->share_visited;

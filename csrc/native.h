@@ -39,10 +39,6 @@ KM_API void km_close(km_workspace* workspace);
 KM_API int km_project(km_workspace* workspace, const float* basis, const float* center, int64_t p,
                       int64_t d, int keep);
 
-// How many directions, from 1 to p, all centroids are measured along; those that are left are
-// measured along all p. It may change from call to call.
-KM_API void km_coarse(km_workspace* workspace, int64_t coarse);
-
 // Labels, distances and statistics for centroids (k, d), contiguous and of the type of x.
 // workspace may be null. Returns 0, or 1 where there is no memory.
 KM_API int km_e_step(const km_rows* rows, const void* centroids, int64_t k,

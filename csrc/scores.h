@@ -30,23 +30,25 @@ struct Highest {
   }
 };
 
-// Coordinates of rows begin to begin + some as columns (·, kRowsInLanes), the norm of the rest
-// last; missing rows repeat the last one.
+// Coordinates of rows begin to begin + some as columns (pitch, kRowsInLanes); missing rows repeat
+// the last one.
 template <typename T>
 void fill_columns(const Block<T>& block, int begin, int some, float* columns) {
   const km_search& s = block.s;
-  for (int r = 0; r < kRowsInLanes; ++r) {
-    const int i = begin + least_of(r, some - 1);
-    if (s.directions) {
-      const float* z = block.coordinates + i * s.pitch;
-      for (int64_t j = 0; j < s.coarse; ++j) columns[j * kRowsInLanes + r] = z[j];
-      columns[s.coarse * kRowsInLanes + r] = rest_norm(s, z, block.norm[i]);
-    } else {
-      const T* row = block.row(i);
-      for (int64_t j = 0; j < s.d; ++j)
-        columns[j * kRowsInLanes + r] = static_cast<float>(row[j] - s.center[j]);
+  for (int first = 0; first < kRowsInLanes; first += kLanes)
+    for (int64_t j = 0; j < s.pitch; j += kLanes) {
+      alignas(64) float copies[kLanes][kLanes];
+      const float* rows[kLanes];
+      for (int r = 0; r < kLanes; ++r) {
+        const int i = begin + least_of(first + r, some - 1);
+        rows[r] = copies[r];
+        if (s.directions)
+          rows[r] = block.coordinates + i * s.pitch + j;
+        else
+          store(copies[r], minus(load(block.row(i) + j), load(s.center + j)));
+      }
+      transpose(rows, columns + j * kRowsInLanes + first, kRowsInLanes);
     }
-  }
 }
 
 // Scores of the rows with a few centroids of a panel, from lane c on.
@@ -68,11 +70,10 @@ inline void score_in_turn(const float* packed, int c, const float* columns, int6
 // Scores (16 panels, kRowsInLanes) with the centroids of some panels.
 inline void score_rows(const km_search& s, const float* columns, int64_t begin, int64_t end,
                        float* scores, Highest (&highest)[kRowVectors]) {
-  const int64_t width = s.coarse + (s.directions > 0);
   for (int64_t where = begin * kLanes; where < end * kLanes; where += kCentroidsInTurn) {
-    const float* packed = s.packed + where / kLanes * (2 + s.coarse) * kLanes;
+    const float* packed = s.packed + where / kLanes * (1 + s.width) * kLanes;
     Row score[kCentroidsInTurn];
-    score_in_turn(packed, static_cast<int>(where % kLanes), columns, width, score);
+    score_in_turn(packed, static_cast<int>(where % kLanes), columns, s.width, score);
     for (int v = 0; v < kRowVectors; ++v) {
       Highest all = highest[v];
       for (int i = 0; i < kCentroidsInTurn; ++i) {

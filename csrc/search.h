@@ -109,14 +109,10 @@ class Tile {
         uint32_t near = 0;
         for (int v = 0; v < kRowVectors; ++v)
           near |= raise_to_lower(top[v], load(scores + v * kLanes), limit[v]) << (v * kLanes);
-        near &= open_;
-        if (near && s.coarse < s.directions)
-          block_.sift(uint64_t{near} << begin_, begin, pairs_);
-        else
-          for (; near; near &= near - 1) {
-            const int r = __builtin_ctz(near);
-            pairs_.add(begin_ + r, begin, scores[r]);
-          }
+        for (near &= open_; near; near &= near - 1) {
+          const int r = __builtin_ctz(near);
+          pairs_.add(begin_ + r, begin, scores[r]);
+        }
       }
       if (!block_.bounds) continue;
       uint8_t* kept = block_.bounds + group * kBlock + begin_;

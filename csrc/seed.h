@@ -6,53 +6,35 @@
 
 namespace {
 
-// Pairs of a row and a candidate that may be nearer than its nearest centre so far.
-struct Offers {
-  int count = 0;
-  uint8_t row[kMostRowsInLanes * kLanes];
-  int32_t where[kMostRowsInLanes * kLanes];
-
-  void add(int i, int64_t candidate, float) {
-    row[count] = static_cast<uint8_t>(i);
-    where[count++] = static_cast<int32_t>(candidate);
-  }
-};
-
 // Adds to the potentials of the candidates of a panel what they change for some rows. Rows are
 // fetched from memory together, and measured when they have come.
 template <typename T>
-void offer(Block<T>& block, int tile, int some, int64_t panel, int64_t first,
+void offer(const Block<T>& block, int tile, int some, int64_t panel, int64_t first,
            const double* weights, double* potential, uint16_t* reached,
            const km_scratch& scratch) {
   const km_search& s = block.s;
-  Offers offers;
+  uint8_t row_of[kRowsInLanes * kLanes], lane_of[kRowsInLanes * kLanes];
+  int pairs = 0;
   Highest highest[kRowVectors];  // not asked for
   score_rows(s, scratch.columns, panel, panel + 1, scratch.scores, highest);
   Row limit;
   float enough[kRowsInLanes];
-  uint32_t good = 0;
-  for (int r = 0; r < kRowsInLanes; ++r) {
-    enough[r] = r < some ? block.enough[tile + r] : kInfinity;
-    good |= uint32_t{r < some && block.good(tile + r)} << r;
-  }
+  for (int r = 0; r < kRowsInLanes; ++r) enough[r] = r < some ? block.enough[tile + r] : kInfinity;
   for (int v = 0; v < kRowVectors; ++v) limit[v] = load(enough + v * kLanes);
   for (int lane = 0; lane < kLanes && panel * kLanes + lane < s.k; ++lane) {
     uint32_t near = 0;
     for (int v = 0; v < kRowVectors; ++v)
       near |= at_least(load(scratch.scores + (lane * kRowVectors + v) * kLanes), limit[v])
               << (v * kLanes);
-    const int64_t where = panel * kLanes + lane;
-    if (s.coarse < s.directions && (near & good)) {
-      block.sift(uint64_t{near & good} << tile, where, offers);
-      near &= ~good;
+    for (; near; near &= near - 1) {
+      row_of[pairs] = static_cast<uint8_t>(tile + __builtin_ctz(near));
+      lane_of[pairs++] = static_cast<uint8_t>(lane);
     }
-    for (; near; near &= near - 1) offers.add(tile + __builtin_ctz(near), where, 0);
   }
-  for (int offer = 0; offer < offers.count; ++offer)
-    fetch(block.row(offers.row[offer]), s.stride);
-  for (int offer = 0; offer < offers.count; ++offer) {
-    const int i = offers.row[offer];
-    const int64_t where = offers.where[offer];
+  for (int pair = 0; pair < pairs; ++pair) fetch(block.row(row_of[pair]), s.stride);
+  for (int pair = 0; pair < pairs; ++pair) {
+    const int i = row_of[pair];
+    const int64_t where = panel * kLanes + lane_of[pair];
     const T distance = block.distance_to(i, where), near = block.best[i];
     if (!(distance < near)) continue;
     const double weight = weights ? weights[first + i] : 1.0;

@@ -72,13 +72,13 @@ void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& 
   if (!ordered_) {
     std::iota(index_.begin(), index_.end(), 0);
     if (s.bounds && together_ > 1)
-      order(coordinates.get(), s.pitch, std::min<int64_t>(s.coarse, 64), index_.data(),
+      order(coordinates.get(), s.pitch, std::min<int64_t>(s.width, 64), index_.data(),
             index_.data() + s.k);
     for (int64_t c = 0; c < s.k; ++c) position_[index_[c]] = static_cast<int32_t>(c);
     ordered_ = s.bounds != nullptr;
   }
   centroids_ = aligned<char>(size_t(places * s.stride) * sizeof(T));
-  const int64_t columns = 2 + s.coarse;
+  const int64_t columns = 1 + s.width;
   packed_ = aligned<float>(size_t(places * columns));
   fine_ = aligned<float>(size_t(places * s.pitch));
   fine_norms_ = aligned<float>(size_t(places));
@@ -96,10 +96,7 @@ void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& 
     std::copy_n(z, s.pitch, fine_.get() + place * s.pitch);
     fine_norms_[place] = norms[c];
     column[0] = -0.5f * norms[c] * (1 - s.margin);
-    for (int64_t j = 0; j < s.coarse; ++j) column[(1 + j) * kPanel] = z[j];
-    float rest = 0;
-    for (int64_t j = s.coarse; j < s.pitch; ++j) rest += z[j] * z[j];
-    column[(1 + s.coarse) * kPanel] = s.directions ? std::sqrt(rest + s.blur * norms[c]) : 0;
+    for (int64_t j = 0; j < s.width; ++j) column[(1 + j) * kPanel] = z[j];
   }
   s.centroids = centroids_.get();
   s.packed = packed_.get();
@@ -196,7 +193,6 @@ km_search km_workspace::ready_to_seed(const km_kernel& kernel, const km_rows& ro
   km_workspace& other = *seeding_;
   other.few_centroids_ = 0;
   other.directions = directions;
-  other.coarse = coarse;
   other.basis = basis;
   other.given_center = given_center;
   km_search s = other.ready(kernel, rows, candidates, m, false, 1);
@@ -225,7 +221,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
 
   s.directions = directions;
   s.basis = basis.data();
-  s.coarse = directions ? coarse : s.d;
+  s.width = directions ? directions + 1 : s.d;
   s.pitch = directions ? directions + 1 : s.stride;
   center_.assign(s.stride, 0.0f);
   if (directions) {
@@ -243,7 +239,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   const float from_directions = kUnit * std::sqrt(float(directions)) * measuring;
   s.slack = 1 + 4 * kUnit * (summed + 24);
   s.blur = 2 * from_directions + kUnit * float(s.stride / 16 + 32 + directions);
-  s.margin = 2 * (from_directions + kUnit * float(s.coarse + s.stride / 16 + 36));
+  s.margin = 2 * (from_directions + kUnit * float(s.width + s.stride / 16 + 36));
   s.fine_margin = 6 * from_directions + kUnit * float(s.stride / 16 + 96 + directions);
 
   if (s.panels && keeps) keep_coordinates_of<T>(rows, s);
@@ -269,8 +265,8 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   s.group_of = nullptr;
   if (s.bounds) move(centroids, s);
   // Processor cycles, about: of a centroid among all, and of one that is looked at by itself.
-  const double all = 0.026 * double(s.coarse) + 0.35 + 1.0 / double(s.together);
-  const double one = 0.1 * double(s.pitch) + 12;
+  const double all = 0.026 * double(s.width) + 0.35 + 1.0 / double(s.together);
+  const double one = directions ? 0.06 * double(s.pitch) + 8 : 0.5 * double(s.stride) + 15;
   s.most_pairs = double(k) * all / one;
   return s;
 }

@@ -55,7 +55,7 @@ struct km_workspace {
   template <typename T>
   void searched(const km_search& search, int64_t n, const T* distances, int64_t pairs);
 
-  int64_t directions = 0, coarse = 0;  // how many, and how many of them scores are made of
+  int64_t directions = 0;  // how many
   std::vector<float> basis, given_center;
   bool keep_coordinates = false;
   double share_visited = 1;

@@ -15,8 +15,7 @@ from torch import Tensor
 SAMPLE = 1024
 _TRIED = 128
 # With the norm of what they leave out, a multiple of 16 numbers.
-_COARSE = (7, 15, 31, 47, 63, 95, 127)
-_ALL = (15, 31, 63, 95, 127)
+_NUMBERS = (15, 31, 63, 95, 127)
 # Below so many products of features, finding directions costs more than they save.
 _WORTHWHILE = 1 << 27
 
@@ -27,12 +26,10 @@ class Directions(NamedTuple):
     Attributes:
         basis: orthonormal directions, the leading ones first, (p, d) float32.
         center: the origin, (d,) float32.
-        coarse: along how many of them it pays to measure all centroids of a search.
     """
 
     basis: Tensor
     center: Tensor
-    coarse: int
 
 
 def worthwhile(n: int, k: int, d: int, *, once: bool = False) -> bool:
@@ -57,29 +54,18 @@ def find_directions(
     center = rows.mean(dim=0)
     rows, centroids = rows - center, centroids.to(torch.float32) - center
     k, d = centroids.shape
-    basis = _principal(rows, min(most, len(rows), d, _ALL[-1]))
+    basis = _principal(rows, min(most, len(rows), d, _NUMBERS[-1]))
     if not basis.isfinite().all():
         return None
     if not once:
         centroids = _moved(rows, centroids)
     survivors = _survivors(rows, centroids, basis)
-    found, cheapest = None, 0.9 * _all(k, d)
-    for p in _ALL:
-        if p in survivors:
-            coarse = _cheapest(k, d, p, survivors)
-            cost = _cost(k, d, p, coarse, survivors) + 0.03 * d * p * (1.0 if once else 0.2)
-            if cost < cheapest:
-                found, cheapest = Directions(basis[:p].contiguous(), center, coarse), cost
-    return found
-
-
-def choose_coarse(rows: Tensor, centroids: Tensor, directions: Directions) -> int:
-    """Along how many of the directions it pays to measure all centroids."""
-    basis, center, _ = directions
-    rows, centroids = rows.to(torch.float32) - center, centroids.to(torch.float32) - center
-    survivors = _survivors(rows, centroids, basis)
-    p, d = basis.shape
-    return _cheapest(len(centroids), d, p, survivors)
+    best, cheapest = 0, 0.9 * _scores(k, d)
+    for p, number in survivors.items():
+        cost = _scores(k, p + 1) + number * (0.7 * d + 20) + 0.03 * d * p * (1.0 if once else 0.2)
+        if cost < cheapest:
+            best, cheapest = p, cost
+    return Directions(basis[:best].contiguous(), center) if best else None
 
 
 def _survivors(rows: Tensor, centroids: Tensor, basis: Tensor) -> dict[int, float]:
@@ -91,7 +77,7 @@ def _survivors(rows: Tensor, centroids: Tensor, basis: Tensor) -> dict[int, floa
     reach = distances.amin(dim=1, keepdim=True)
     row_coordinates, coordinates = rows @ basis.T, centroids @ basis.T
     survivors = {}
-    for p in sorted({*_COARSE, *_ALL}):
+    for p in _NUMBERS:
         if p > len(basis):
             break
         part, parts = row_coordinates[:, :p], coordinates[:, :p]
@@ -109,19 +95,7 @@ def _moved(rows: Tensor, centroids: Tensor) -> Tensor:
     return centroids.index_add(0, labels, rows) / counts.unsqueeze(1)
 
 
-def _cheapest(k: int, d: int, p: int, survivors: dict[int, float]) -> int:
-    """Along how many of p directions it pays to measure all centroids."""
-    numbers = [coarse for coarse in _COARSE if coarse <= p]
-    return min(numbers, key=lambda coarse: _cost(k, d, p, coarse, survivors))
-
-
-def _cost(k: int, d: int, p: int, coarse: int, survivors: dict[int, float]) -> float:
-    """Processor cycles for a row, about: scores, second bounds, exact distances."""
-    second = survivors[coarse] * 0.6 * p if coarse < p else 0.0
-    return _all(k, coarse) + second + survivors[p] * (0.7 * d + 20)
-
-
-def _all(k: int, width: int) -> float:
+def _scores(k: int, width: int) -> float:
     """Processor cycles of the scores of a row with all centroids, about."""
     return k * (0.026 * width + 0.35)
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from kmeans_module.kernels.directions import (
     SAMPLE,
     Directions,
-    choose_coarse,
     find_directions,
     worthwhile,
 )
@@ -86,8 +85,6 @@ def library() -> ctypes.CDLL | None:
     found.km_open.restype = pointer
     found.km_close.argtypes = (pointer,)
     found.km_project.argtypes = (pointer, pointer, pointer, integer, integer, threads)
-    found.km_coarse.argtypes = (pointer, integer)
-    found.km_coarse.restype = None
     found.km_share_visited.argtypes = (pointer,)
     found.km_share_visited.restype = ctypes.c_double
     found.km_e_step.argtypes = (rows, pointer, integer, result, pointer, threads)
@@ -135,7 +132,6 @@ class _Memory:
             raise MemoryError("no memory for a workspace")
         self.tried = False
         self.directions: Directions | None = None
-        self.steps = 0
         weakref.finalize(self, native.km_close, self.handle)
 
     def __reduce__(self) -> str:
@@ -196,10 +192,8 @@ class NativeWorkspace(ReferenceWorkspace):
         parts = (self._labels, self._distances, sums, counts, inertia, self.changed)
         keeps = self._keeps(problems)
         for p, memory in enumerate(memories):
-            # The first centroids are single rows, the next ones are means.
-            if keeps and memory.steps < 2:
+            if keeps:
                 self._find_directions(memory, p, centroids[p], once=self._once)
-            memory.steps += 1
             result = _Result(*(_address(part, p) for part in parts), warm)
             remembers = keeps and not (self._once and memory.directions is None)
             self._run(p, centroids[p], result, memory if remembers else None)
@@ -223,39 +217,26 @@ class NativeWorkspace(ReferenceWorkspace):
         return self._memory
 
     def _find_directions(
-        self, memory: _Memory, p: int, centroids: Tensor, *, once: bool = False
+        self, memory: _Memory, p: int, centroids: Tensor | None, *, once: bool = False
     ) -> None:
-        """Make the search of problem p cheaper, if that can be; it stays exact."""
+        """Make the search of problem p cheaper, if that can be; it stays exact. None for
+        centroids that are rows, of which more and more will come."""
         x = self.x if self.x.ndim == 2 else self.x[p]
-        d = x.shape[1]
-        if not worthwhile(len(x), len(centroids), d, once=once):
+        k, d = _SEEDING if centroids is None else len(centroids), x.shape[1]
+        if memory.tried or not worthwhile(len(x), k, d, once=once):
             return
+        memory.tried = True
+        # Coordinates that are kept take a quarter of the memory of the rows, and leave bounds some.
+        most = d - 1 if once else d * self.x.element_size() // 16 - 1
         # Directions that are not orthonormal, as autocast makes them, would give wrong bounds.
         with full_precision(x.device):
             sample = self._sample(x)
-            if not memory.tried:
-                self._use_directions(memory, sample, centroids, once=once)
-            if memory.directions is None:
-                log.debug("bounds from all %d features", d)
-                return
-            coarse = memory.directions.coarse
-            if not once:
-                coarse = choose_coarse(sample, centroids, memory.directions)
-        self._library.km_coarse(memory.handle, coarse)
-        log.debug(
-            "bounds from %d, then %d directions of %d features",
-            coarse, len(memory.directions.basis), d,
-        )  # fmt: skip
-
-    def _use_directions(
-        self, memory: _Memory, sample: Tensor, centroids: Tensor, *, once: bool = False
-    ) -> None:
-        d = sample.shape[1]
-        # Kept coordinates may take half as much memory as the rows.
-        most = d - 1 if once else d * self.x.element_size() // 8 - 2
-        memory.tried = True
-        memory.directions = found = find_directions(sample, centroids, most=most, once=once)
-        if found is not None and self._library.km_project(
+            if centroids is None:
+                centroids, sample = sample[:_SEEDING], sample[_SEEDING:]
+            memory.directions = found = find_directions(sample, centroids, most=most, once=once)
+        number = f"{len(found.basis)} directions of" if found else "all"
+        log.debug("bounds from %s %d features", number, d)
+        if found and self._library.km_project(
             memory.handle, found.basis.data_ptr(), found.center.data_ptr(), *found.basis.shape,
             not once,
         ):  # fmt: skip
@@ -276,16 +257,8 @@ class NativeWorkspace(ReferenceWorkspace):
             return super().potentials(nearest, candidates, weight)
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64)
         for p, memory in enumerate(self._memories(len(candidates))):
-            x = self.x if self.x.ndim == 2 else self.x[p]
-            worth = self._keeps(len(candidates)) and worthwhile(len(x), _SEEDING, x.shape[1])
-            if worth and not memory.tried:
-                with full_precision(x.device):
-                    sample = self._sample(x)
-                    centers, sample = sample[:_SEEDING], sample[_SEEDING:]
-                    self._use_directions(memory, sample, centers)
-                    if memory.directions is not None:
-                        coarse = choose_coarse(sample, centers, memory.directions)
-                        self._library.km_coarse(memory.handle, coarse)
+            if self._keeps(len(candidates)):
+                self._find_directions(memory, p, None)
             near = nearest[p].contiguous()
             points = candidates[p].to(self.x.dtype).contiguous()
             self._call(

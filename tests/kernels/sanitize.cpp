@@ -38,7 +38,6 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
     std::vector<float> basis(15 * d), center(d);
     for (int64_t i = 0; i < 15; ++i) basis[i * d + i] = 1;
     if (km_project(workspace, basis.data(), center.data(), 15, d, columns_first)) return 1;
-    km_coarse(workspace, 7);
   }
   km_result result = {labels.data(), distances.data(), sums.data(), counts.data(),
                       &inertia,      &changed,         0};

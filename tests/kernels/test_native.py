@@ -178,16 +178,15 @@ def data_of(kind: str, n: int, d: int, dtype: torch.dtype) -> Tensor:
     return x * {"tiny": 1e-15, "huge": 1e17}.get(kind, 1.0) + (1e3 if kind == "offset" else 0.0)
 
 
-def measure_along(monkeypatch: pytest.MonkeyPatch, p: int, coarse: int) -> None:
+def measure_along(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
     """Searches measure along so many directions, whether that pays or not."""
 
     def find(rows: Tensor, *_: object, **__: object) -> Directions:
         center = rows.float().mean(dim=0)
-        return Directions(_principal(rows.float() - center, p).contiguous(), center, coarse)
+        return Directions(_principal(rows.float() - center, p).contiguous(), center)
 
     monkeypatch.setattr(native, "worthwhile", lambda *_, **__: p > 0)
     monkeypatch.setattr(native, "find_directions", find)
-    monkeypatch.setattr(native, "choose_coarse", lambda *_: coarse)
 
 
 @needs_native
@@ -195,15 +194,14 @@ def measure_along(monkeypatch: pytest.MonkeyPatch, p: int, coarse: int) -> None:
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("n", "d", "k", "p", "coarse"),
-    [(2_500, 40, 150, 15, 7), (2_101, 97, 33, 31, 31), (700, 12, 9, 0, 0)],
+    ("n", "d", "k", "p"), [(2_500, 40, 150, 15), (2_101, 97, 33, 31), (700, 12, 9, 0)]
 )
 def test_a_workspace_never_changes_a_result(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str, kind: str, metric: str,
-    dtype: torch.dtype, n: int, d: int, k: int, p: int, coarse: int,
+    dtype: torch.dtype, n: int, d: int, k: int, p: int,
 ) -> None:  # fmt: skip
     """What bounds discard would not have won, whatever a workspace remembers."""
-    measure_along(monkeypatch, p, coarse)
+    measure_along(monkeypatch, p)
     check_workspace(data_of(kind, n, d, dtype), k, metric, exact=kind != "offset")
 
 
@@ -213,7 +211,7 @@ def test_a_workspace_never_changes_a_result(
 def test_many_clusters_are_searched_part_by_part(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str, kind: str, p: int
 ) -> None:
-    measure_along(monkeypatch, p, p)
+    measure_along(monkeypatch, p)
     check_workspace(data_of(kind, 2_600, 20, torch.float32), 1_100, "euclidean", exact=True)
 
 
@@ -302,7 +300,7 @@ def test_bounds_discard_most_centroids_of_structured_data() -> None:
 def test_seeding_by_bounds_measures_what_the_reference_does(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str, metric: str, dtype: torch.dtype, m: int
 ) -> None:
-    measure_along(monkeypatch, 31, 15)
+    measure_along(monkeypatch, 31)
     x = data_of("structured", 2_500, 60, dtype)
     weights = torch.rand(1, 2_500, dtype=torch.float64)
     native_one, reference = NativeWorkspace(x, metric=metric), ReferenceWorkspace(x, metric=metric)

@@ -35,9 +35,19 @@ void load_block(const km_rows& rows, int64_t first, int count, T* block) {
     for (int s = 0; s < R; ++s)  // a loop that compilers make shuffles of
       for (int j = 0; j < D; ++j) block[j * R + s] = x[s * D + j];
   } else {
+    int64_t done = 0;
+    if constexpr (std::is_same_v<T, float> && R % kLanes == 0) {
+      for (; rows.column_stride == 1 && done + kLanes <= d; done += kLanes)
+        for (int s = 0; s < R; s += kLanes) {
+          const T* some[kLanes];
+          for (int i = 0; i < kLanes; ++i)
+            some[i] = x + least_of(s + i, count - 1) * rows.row_stride + done;
+          transpose(some, block + done * R + s, R);
+        }
+    }
     for (int s = 0; s < R; ++s) {
       const T* row = x + least_of(s, count - 1) * rows.row_stride;
-      for (int64_t j = 0; j < d; ++j) block[j * R + s] = row[j * rows.column_stride];
+      for (int64_t j = done; j < d; ++j) block[j * R + s] = row[j * rows.column_stride];
     }
   }
   for (int s = 0; rows.cosine && s < R; ++s) to_unit_length(block + s, d, R);

@@ -18,15 +18,19 @@ constexpr int kLanes = 16;
 template <typename T>
 struct Sixteen {
   typedef T Vector __attribute__((vector_size(KM_VECTOR_BYTES)));
+  typedef T InMemory __attribute__((vector_size(KM_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
   static constexpr int kWidth = KM_VECTOR_BYTES / sizeof(T);
   static constexpr int kParts = kLanes / kWidth;
   Vector part[kParts];
 };
 
+// Vector by vector: copies of the whole would go through memory.
 template <typename T>
 inline Sixteen<T> load(const T* from) {
   Sixteen<T> value;
-  std::memcpy(&value, from, sizeof(value));
+  for (int v = 0; v < Sixteen<T>::kParts; ++v)
+    value.part[v] =
+        *reinterpret_cast<const typename Sixteen<T>::InMemory*>(from + v * Sixteen<T>::kWidth);
   return value;
 }
 
@@ -39,7 +43,8 @@ inline Sixteen<T> filled(T with) {
 
 template <typename T>
 inline void store(T* to, const Sixteen<T>& value) {
-  std::memcpy(to, &value, sizeof(value));
+  for (int v = 0; v < Sixteen<T>::kParts; ++v)
+    *reinterpret_cast<typename Sixteen<T>::InMemory*>(to + v * Sixteen<T>::kWidth) = value.part[v];
 }
 
 // Adds times x factor, lane by lane.

@@ -67,10 +67,11 @@ inline void score_in_turn(const float* packed, int c, const float* columns, int6
     for (int v = 0; v < kRowVectors; ++v) score[i][v] = sum[i][v];
 }
 
-// Scores (16 panels, kRowsInLanes) with the centroids of some panels.
+// Scores (end - begin, kRowsInLanes) with the centroids at places begin to end, and some that
+// fill up the last turn; begin is a multiple of a panel.
 inline void score_rows(const km_search& s, const float* columns, int64_t begin, int64_t end,
                        float* scores, Highest (&highest)[kRowVectors]) {
-  for (int64_t where = begin * kLanes; where < end * kLanes; where += kCentroidsInTurn) {
+  for (int64_t where = begin; where < end; where += kCentroidsInTurn) {
     const float* packed = s.packed + where / kLanes * (1 + s.width) * kLanes;
     Row score[kCentroidsInTurn];
     score_in_turn(packed, static_cast<int>(where % kLanes), columns, s.width, score);

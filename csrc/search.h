@@ -24,21 +24,20 @@ class Tile {
   // Warm: rows have a guess. Distances are exact where asked for, or needed.
   void search(bool warm, bool exact) {
     const km_search& s = block_.s;
-    constexpr int64_t kPart = kMostPlaces / kLanes;
-    exact |= s.panels > kPart || s.directions;  // else a score does not tell the distance
-    for (int64_t panel = 0; panel < s.panels; panel += kPart) {
-      const int64_t end = least_of(s.panels, panel + kPart);
+    exact |= s.k > kMostPlaces || s.directions;  // else a score does not tell the distance
+    for (int64_t begin = 0; begin < s.k; begin += kMostPlaces) {
+      const int64_t end = least_of(s.k, begin + kMostPlaces);
       Highest all[kRowVectors];
-      score_rows(s, columns_, panel, end, scores_, all);
+      score_rows(s, columns_, begin, end, scores_, all);
       for (int v = 0; v < kRowVectors; ++v) {
         store(first_ + v * kLanes, all[v].first);
         store(second_ + v * kLanes, all[v].second);
         store(place_ + v * kLanes, all[v].place);
         store(next_ + v * kLanes, all[v].next);
       }
-      if (panel == 0) start(warm, exact);
+      if (begin == 0) start(warm, exact);
       guess(exact);
-      if (open_ || block_.bounds) look(panel * kLanes, least_of(s.k, end * kLanes));
+      if (open_ || block_.bounds) look(begin, end);
     }
   }
 

@@ -16,7 +16,8 @@ void offer(const Block<T>& block, int tile, int some, int64_t panel, int64_t fir
   uint8_t row_of[kRowsInLanes * kLanes], lane_of[kRowsInLanes * kLanes];
   int pairs = 0;
   Highest highest[kRowVectors];  // not asked for
-  score_rows(s, scratch.columns, panel, panel + 1, scratch.scores, highest);
+  score_rows(s, scratch.columns, panel * kLanes, least_of(s.k, (panel + 1) * kLanes),
+             scratch.scores, highest);
   Row limit;
   float enough[kRowsInLanes];
   for (int r = 0; r < kRowsInLanes; ++r) enough[r] = r < some ? block.enough[tile + r] : kInfinity;

@@ -107,6 +107,12 @@ inline void totals(const Sixteen<float> (&values)[4], float* to) {
   const __m256 two = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]),
                                     _mm256_hadd_ps(half[2], half[3]));
   _mm_storeu_ps(to, _mm256_castps256_ps128(two) + _mm256_extractf128_ps(two, 1));
+#elif defined(__AVX2__)
+  __m256 half[4];
+  for (int i = 0; i < 4; ++i) half[i] = values[i].part[0] + values[i].part[1];
+  const __m256 two = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]),
+                                    _mm256_hadd_ps(half[2], half[3]));
+  _mm_storeu_ps(to, _mm256_castps256_ps128(two) + _mm256_extractf128_ps(two, 1));
 #else
   for (int i = 0; i < 4; ++i) {
     float lanes[kLanes];
@@ -201,6 +207,20 @@ inline void lower_to_steps(uint8_t* kept, const Sixteen<float>& square, float pe
       _mm512_min_ps(_mm512_max_ps(steps, _mm512_setzero_ps()), _mm512_set1_ps(255)));
   __m128i* const to = reinterpret_cast<__m128i*>(kept);
   _mm_storeu_si128(to, _mm_min_epu8(_mm_loadu_si128(to), _mm512_cvtepi32_epi8(whole)));
+#elif defined(__AVX2__)
+  __m256i whole[2];
+  for (int v = 0; v < 2; ++v) {
+    const __m256 root = _mm256_sqrt_ps(_mm256_max_ps(square.part[v], _mm256_setzero_ps()));
+    const __m256 steps = root * (per_step * (1 - 2e-6f)) + (moved - base.part[v]);
+    whole[v] = _mm256_cvttps_epi32(
+        _mm256_min_ps(_mm256_max_ps(steps, _mm256_setzero_ps()), _mm256_set1_ps(255)));
+  }
+  const __m256i words =
+      _mm256_permute4x64_epi64(_mm256_packus_epi32(whole[0], whole[1]), 0xd8);
+  const __m128i found =
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  __m128i* const to = reinterpret_cast<__m128i*>(kept);
+  _mm_storeu_si128(to, _mm_min_epu8(_mm_loadu_si128(to), found));
 #else
   float squares[kLanes], from[kLanes];
   store(squares, square);
@@ -221,6 +241,16 @@ inline Sixteen<float> only(unsigned which, const Sixteen<float>& a, float other)
   Sixteen<float> chosen;
   chosen.part[0] = _mm512_mask_mov_ps(_mm512_set1_ps(other), static_cast<__mmask16>(which),
                                       a.part[0]);
+  return chosen;
+#elif defined(__AVX2__)
+  Sixteen<float> chosen;
+  for (int v = 0; v < 2; ++v) {
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set = _mm256_cmpeq_epi32(
+        _mm256_and_si256(_mm256_set1_epi32(int(which >> (8 * v))), bits), bits);
+    chosen.part[v] =
+        _mm256_blendv_ps(_mm256_set1_ps(other), a.part[v], _mm256_castsi256_ps(set));
+  }
   return chosen;
 #else
   float lanes[kLanes];
@@ -254,6 +284,26 @@ inline void transpose(const float* const (&rows)[kLanes], float* to, int64_t ste
     _mm512_storeu_ps(to + (4 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0x88));
     _mm512_storeu_ps(to + (12 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0xdd));
   }
+#elif defined(__AVX2__)
+  for (int first = 0; first < kLanes; first += 8)    // eight rows
+    for (int begin = 0; begin < kLanes; begin += 8) {  // eight columns
+      __m256 a[8], b[8];
+      for (int r = 0; r < 8; ++r) a[r] = _mm256_loadu_ps(rows[first + r] + begin);
+      for (int r = 0; r < 8; r += 2) {
+        b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
+        b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);
+      }
+      for (int r = 0; r < 8; r += 4)
+        for (int half = 0; half < 2; ++half) {
+          a[r + 2 * half] = _mm256_shuffle_ps(b[r + half], b[r + 2 + half], 0x44);
+          a[r + 2 * half + 1] = _mm256_shuffle_ps(b[r + half], b[r + 2 + half], 0xee);
+        }
+      float* const block = to + begin * step + first;
+      for (int j = 0; j < 4; ++j) {
+        _mm256_storeu_ps(block + j * step, _mm256_permute2f128_ps(a[j], a[4 + j], 0x20));
+        _mm256_storeu_ps(block + (4 + j) * step, _mm256_permute2f128_ps(a[j], a[4 + j], 0x31));
+      }
+    }
 #else
   for (int r = 0; r < kLanes; ++r)
     for (int j = 0; j < kLanes; ++j) to[j * step + r] = rows[r][j];
@@ -262,13 +312,18 @@ inline void transpose(const float* const (&rows)[kLanes], float* to, int64_t ste
 
 // Takes a number off 64 bytes, down to 0.
 inline void take_off(uint8_t* bytes, uint8_t number) {
-  typedef uint8_t Bytes __attribute__((vector_size(KM_VECTOR_BYTES)));
-  for (int i = 0; i < 64; i += KM_VECTOR_BYTES) {
-    Bytes some;
-    std::memcpy(&some, bytes + i, sizeof(some));
-    some = some > number ? some - number : Bytes{};
-    std::memcpy(bytes + i, &some, sizeof(some));
+#if defined(__AVX512BW__)
+  _mm512_storeu_si512(
+      bytes, _mm512_subs_epu8(_mm512_loadu_si512(bytes), _mm512_set1_epi8(char(number))));
+#elif defined(__AVX2__)
+  for (int half = 0; half < 2; ++half) {
+    __m256i* const some = reinterpret_cast<__m256i*>(bytes + half * 32);
+    _mm256_storeu_si256(
+        some, _mm256_subs_epu8(_mm256_loadu_si256(some), _mm256_set1_epi8(char(number))));
   }
+#else
+  for (int i = 0; i < 64; ++i) bytes[i] = bytes[i] > number ? bytes[i] - number : 0;
+#endif
 }
 
 // Makes those of 64 bytes 255 whose bit is set.

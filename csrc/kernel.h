@@ -12,13 +12,12 @@ constexpr int kBlock = 64;              // rows taken together
 constexpr int kMostRowsInLanes = 32;    // of them, whose scores are computed together
 constexpr int64_t kMostPlaces = 1024;   // of centroids, whose scores are kept together
 
-// Centroids made ready for km_kernel::search, sixteen to a panel. A position is a place in the
-// panels; the last panel is filled up with places that hold no centroid.
+// Centroids made ready for km_kernel::search. A place holds a centroid, or fills up sixteen.
 struct km_search {
   int64_t k, d, stride;     // stride: d filled up to a multiple of 16, by zeros
-  int64_t panels;           // 0: every centroid is tried
-  const void* centroids;    // (16 panels, stride), of the type of the rows
-  const int32_t* index;     // (16 panels): which centroid
+  int64_t places;           // k filled up to a multiple of 16; 0: every centroid is tried
+  const void* centroids;    // (places, stride), of the type of the rows
+  const int32_t* index;     // (places): which centroid
   const int32_t* position;  // (k)
 
   // Coordinates of rows and centroids: all features, or directions and the norm of the rest.
@@ -27,34 +26,37 @@ struct km_search {
   int64_t directions;       // how many directions there are; 0: all features, no rest
   const float* basis;       // (directions / 16 rounded up, d, 16)
   const float* center;      // (stride): the origin
-  const float* packed;      // (panels, 1 + width, 16): -½‖c‖², coordinates
-  const float* coordinates_of_centroids;  // (16 panels, pitch)
-  const float* norms_of_centroids;        // (16 panels), squared
-  // Rounding, relative to the squared norms: of scores, of bounds by all directions, of the
-  // rest's square. And slack, relative to a squared distance: more than 1.
-  float margin, fine_margin, blur, slack;
+  const float* coordinates_of_centroids;  // (places, pitch)
+  const float* offsets;     // (places): -½‖c‖², rounded up; -infinity where there is no centroid
+  // Rounding, relative to the squared norms: of scores, of the rest's square. And slack,
+  // relative to a squared distance: more than 1.
+  float margin, blur, slack;
 
   // Of the rows, kept from call to call; all may be null.
   float* coordinates;       // (n, pitch)
   float* norms;             // (n), squared
   bool measured;            // coordinates and norms are there
-  // A group is so many positions. With bound = bounds[i / kBlock, g, i % kBlock], all centroids
+  // A group is so many places. With bound = bounds[i / kBlock, g, i % kBlock], all centroids
   // of group g but its own are (base[i] + bound - moved_most[g]) step from row i, at least.
   uint8_t* bounds;          // (n / kBlock rounded up, groups, kBlock)
   float* base;              // (n rounded up to blocks)
   int64_t groups, together;
-  const int32_t* group_of;  // (16 panels), of positions
+  const int32_t* group_of;  // (places)
   float per_step;           // 1 / step
   const uint8_t* moved_most;   // (groups), in steps, rounded up: at most kMostSteps
   const float* moved_least;    // (groups), in steps, rounded down
   const uint8_t* settled;      // (groups): what to take off all bounds first; or null
   bool bounded;             // bounds are there
-  double most_pairs;        // of a row; with more pairs it is faster to look at all
+
+  // A row whose squared distance to its centroid, as it is computed, is at most apart of that is
+  // nearer to no other; if it is less than between of that and another, it is not nearer to that.
+  const float* apart;       // (places), or null
+  const float* between;     // (k, places), or null
 };
 
 constexpr int kMostSteps = 127;
 
-// The rows of a block, a bit each, that may be near a group.
+// Rows of a block, a bit each, that may be near a group.
 struct km_near {
   uint64_t rows;
   int64_t group;
@@ -65,8 +67,8 @@ struct km_scratch {
   void* rows;          // (kBlock, stride)
   float* coordinates;  // (kBlock, pitch)
   float* centered;     // (kBlock, stride)
-  float* columns;      // (stride or, if more, pitch; kMostRowsInLanes)
-  float* scores;       // (kMostPlaces, kMostRowsInLanes)
+  float* columns;      // (pitch, kMostRowsInLanes)
+  float* scores;       // (kMostPlaces or, if less, places; kMostRowsInLanes)
   km_near* near;       // (groups)
 };
 
@@ -83,15 +85,28 @@ struct km_beam {
   float* left;             // (n, d)
 };
 
+// What a search has seen.
+struct km_seen {
+  int64_t pairs;  // of a row and a centroid that were measured
+  int64_t plain;  // rows of which it was plain at once that their centroid stays the nearest
+};
+
 struct km_kernel {
   // For few features, on rows begin to end: the result's sums and counts are added to; block
   // has block_bytes for each feature, and sums (copies, k, terms_of(d)) is all zero.
   void (*scan)(const km_rows& rows, const void* centroids, int64_t k, int64_t begin, int64_t end,
                const km_result& result, void* block, double* sums, int64_t copies);
-  // The same for many features; begin is a multiple of kBlock. Returns the number of pairs of a
-  // row and a centroid that were looked at.
-  int64_t (*search)(const km_rows& rows, const km_search& search, int64_t begin, int64_t end,
+  // For many features, begin a multiple of kBlock: labels and distances alone; without distances
+  // the result's inertia is added to, by weights of 1. The result's changed is added to.
+  km_seen (*search)(const km_rows& rows, const km_search& search, int64_t begin, int64_t end,
                     const km_result& result, const km_scratch& scratch);
+  // Adds rows begin to end with their labels and distances to the result's statistics; row
+  // (stride) is scratch.
+  void (*add_up)(const km_rows& rows, int64_t stride, int64_t begin, int64_t end,
+                 const km_result& result, void* row);
+  // For centroids begin to end what km_search::apart and between say; between may be null.
+  void (*separate)(const km_search& search, int64_t begin, int64_t end, float* apart,
+                   float* between, float* columns);
   // Coordinates (count, pitch) and squared norms (count) of rows (count, stride).
   void (*measure)(const km_search& search, bool is_double, const void* rows, int count,
                   float* centered, float* coordinates, float* norms);
@@ -100,7 +115,7 @@ struct km_kernel {
   void (*potentials)(const km_rows& rows, const void* nearest, const void* candidates, int64_t m,
                      int64_t begin, int64_t end, double* potentials, uint16_t* reached,
                      void* block);
-  // The same for candidates made ready in panels; begin is a multiple of kBlock.
+  // The same for candidates made ready; begin is a multiple of kBlock.
   void (*potentials_by_bounds)(const km_rows& rows, const km_search& candidates,
                                const void* nearest, int64_t begin, int64_t end,
                                double* potentials, uint16_t* reached, const km_scratch& scratch);

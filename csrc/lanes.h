@@ -11,6 +11,9 @@
 #include <immintrin.h>
 #endif
 
+// Inner loops that lose their registers where compilers put them into others.
+#define KM_BY_ITSELF __attribute__((noinline))
+
 namespace {
 
 constexpr int kLanes = 16;
@@ -51,6 +54,10 @@ inline void store(T* to, const Sixteen<T>& value) {
 template <typename T>
 inline void add_product(Sixteen<T>& sum, const Sixteen<T>& times, T factor) {
   for (int v = 0; v < Sixteen<T>::kParts; ++v) sum.part[v] += times.part[v] * factor;
+}
+
+inline void add_products(Sixteen<float>& sum, const Sixteen<float>& a, const Sixteen<float>& b) {
+  for (int v = 0; v < Sixteen<float>::kParts; ++v) sum.part[v] += a.part[v] * b.part[v];
 }
 
 template <typename T>
@@ -330,6 +337,17 @@ inline void take_off(uint8_t* bytes, uint8_t number) {
 inline void fill_up(uint8_t* bytes, uint64_t which) {
 #if defined(__AVX512BW__)
   _mm512_mask_storeu_epi8(bytes, which, _mm512_set1_epi8(char(255)));
+#elif defined(__AVX2__)
+  const __m256i byte_of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
+                                             0x0303030303030303);
+  const __m256i bits = _mm256_set1_epi64x(int64_t(0x8040201008040201));
+  for (int half = 0; half < 2; ++half) {
+    __m256i* const some = reinterpret_cast<__m256i*>(bytes + half * 32);
+    const __m256i spread =
+        _mm256_shuffle_epi8(_mm256_set1_epi32(int(which >> (half * 32))), byte_of);
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
+    _mm256_storeu_si256(some, _mm256_or_si256(_mm256_loadu_si256(some), set));
+  }
 #else
   for (; which; which &= which - 1) bytes[__builtin_ctzll(which)] = 255;
 #endif

@@ -41,14 +41,16 @@ inline float squared_norm(const float* numbers, int64_t count) {
   return total(sum);
 }
 
-template <typename T>
-void measure_rows(const km_search& s, const T* rows, int64_t row_pitch, int count,
-                  float* centered, float* coordinates, float* norms) {
+// Coordinates (count, pitch) and squared norms (count) of rows.
+template <typename RowAt>
+void measure_rows(const km_search& s, const RowAt& row_at, int count, float* centered,
+                  float* coordinates, float* norms) {
   float* from_center = s.directions ? centered : coordinates;
   for (int i = 0; i < count; ++i) {
+    const auto* row = row_at(i);
     Sixteen<float> squares = {};
     for (int64_t j = 0; j < s.stride; j += kLanes) {
-      const Sixteen<float> difference = minus(load(rows + i * row_pitch + j), load(s.center + j));
+      const Sixteen<float> difference = minus(load(row + j), load(s.center + j));
       store(from_center + i * s.stride + j, difference);
       add_square_of_difference(squares, difference, Sixteen<float>{});
     }
@@ -89,25 +91,28 @@ void measure_rows(const km_search& s, const T* rows, int64_t row_pitch, int coun
 // Rows that are searched together.
 template <typename T>
 struct Block {
-  // Rows first to first + count: where they are if they can be read there, else copied.
-  Block(const km_rows& all, const km_search& search, int64_t first, int some,
+  // Rows begin to begin + some: where they are if they can be read there, else copied.
+  Block(const km_rows& all, const km_search& search, int64_t begin, int some,
         const km_scratch& scratch)
-      : s(search), count(some) {
-    coordinates = s.coordinates ? s.coordinates + first * s.pitch : scratch.coordinates;
+      : s(search), count(some), first(begin) {
     bounds = s.bounds ? s.bounds + first * s.groups : nullptr;
     base = s.bounds ? s.base + first : nullptr;
-    if (all.column_stride == 1 && !all.cosine && s.stride == s.d) {
+    coordinates = s.coordinates ? s.coordinates + first * s.pitch : scratch.coordinates;
+    if (as_they_are(all, s.stride)) {
       row_pitch = all.row_stride;
-      rows = static_cast<const T*>(all.x) + first * all.row_stride;
+      rows = static_cast<const T*>(all.x) + first * row_pitch;
     } else {
       row_pitch = s.stride;
-      load_rows(all, first, count, s.stride, static_cast<T*>(scratch.rows));
-      rows = static_cast<const T*>(scratch.rows);
+      T* copies = static_cast<T*>(scratch.rows);
+      for (int i = 0; i < count; ++i) load_row(all, first + i, row_pitch, copies + i * row_pitch);
+      rows = copies;
     }
+    if (s.directions) find_coordinates(scratch);
   }
 
   const km_search& s;
   const int count;
+  const int64_t first;       // number of the first row
   const T* rows;
   int64_t row_pitch;
   float* coordinates;        // (count, pitch)
@@ -115,26 +120,28 @@ struct Block {
   float* base;               // (kBlock), of bounds, in steps
   float norm[kBlock] = {};   // squared
   T best[kBlock];            // squared distance of the nearest so far
-  int32_t position[kBlock];  // and where it is
+  int32_t place[kBlock];     // and where it is
   float enough[kBlock];      // a score below cannot win
-  float reach[kBlock] = {};  // nor can a larger square, less the margin of its centroid
-  float square[kBlock] = {};  // by all coordinates, of the centroid that was sifted last
 
   const T* row(int i) const { return rows + i * row_pitch; }
-
+  const float* coordinates_of(int i) const { return coordinates + i * s.pitch; }
+  const T* centroid(int64_t where) const {
+    return static_cast<const T*>(s.centroids) + where * s.stride;
+  }
   T distance_to(int i, int64_t where) const {
-    return squared_distance(row(i), static_cast<const T*>(s.centroids) + where * s.stride,
-                            s.stride);
+    return squared_distance(row(i), centroid(where), s.stride);
   }
 
   // Takes a centroid for the nearest so far.
   void take(int i, int64_t where, T distance) {
-    position[i] = static_cast<int32_t>(where);
+    place[i] = static_cast<int32_t>(where);
     best[i] = distance;
-    const float far = static_cast<float>(distance) * s.slack;
-    enough[i] = 0.5f * (norm[i] * (1 - s.margin) - far) - kTiny * kTiny;
-    reach[i] = far + kTiny * kTiny + s.fine_margin * norm[i];
+    enough[i] = 0.5f * (norm[i] * (1 - s.margin) - reach(i)) - kTiny * kTiny;
   }
+
+  // A centroid is not nearer than the nearest so far if its squared distance, as it is known
+  // without error, is this much.
+  float reach(int i) const { return static_cast<float>(best[i]) * s.slack + kTiny * kTiny; }
 
   // Whether bounds hold: nothing overflows.
   bool good(int i) const { return norm[i] < kTooLarge && best[i] < kTooLarge; }
@@ -148,9 +155,11 @@ struct Block {
     return std::sqrt(static_cast<float>(distance)) * s.slack + kTiny;
   }
 
-  // What a score tells.
+  // What a score tells of a distance is twice the score less than this, squared.
+  float least_norm(int i) const { return norm[i] * (1 - s.margin) - kTiny * kTiny; }
+
   float least_distance(int i, float score) const {
-    const float square = norm[i] * (1 - s.margin) - 2 * score - kTiny * kTiny;
+    const float square = least_norm(i) - 2 * score;
     return std::sqrt(square > 0 ? square : 0) * (1 - 2e-6f);
   }
 
@@ -172,82 +181,84 @@ struct Block {
     kept = least_of(kept, in_steps(i, group, distance));
   }
 
-  // Measures some rows, a bit each, along all coordinates: adds those that may be nearest to a
-  // centroid to pairs, and bounds the distances of the others.
-  template <typename Pairs>
-  void sift(uint64_t rows_left, int64_t where, Pairs& pairs) {
-    switch (s.pitch) {
-      case 16: measure<16>(rows_left, where); break;
-      case 32: measure<32>(rows_left, where); break;
-      case 64: measure<64>(rows_left, where); break;
-      case 96: measure<96>(rows_left, where); break;
-      default: measure<0>(rows_left, where);
-    }
-    const float margin = s.fine_margin * s.norms_of_centroids[where];
-    const int64_t group = bounds ? s.group_of[where] : 0;
-    for (int first = 0; first < kBlock; first += kLanes) {
-      const unsigned some = static_cast<unsigned>(rows_left >> first) & 0xffffu;
-      if (!some) continue;
-      const Sixteen<float> least = minus(load(square + first), filled(margin));
-      const unsigned far = at_least(least, load(reach + first)) & some;
-      if (bounds && far)
-        lower_to_steps(
-            bounds + group * kBlock + first,
-            only(far, times_plus(load(norm + first), -s.fine_margin, least), kTooLarge),
-            s.per_step, s.moved_least[group], minus(load(base + first), filled(-kFuzz)));
-      for (unsigned near = some & ~far; near; near &= near - 1) {
-        const int i = first + __builtin_ctz(near);
-        const float wide = norm[i] * (1 - s.margin + s.fine_margin + 3e-7f);
-        pairs.add(i, where, 0.5f * (wide - (square[i] - margin)));
-      }
-    }
-  }
-
-  // Squared distances of some rows by all coordinates, before any margin.
-  template <int kPitch>
-  void measure(uint64_t rows_left, int64_t where) {
-    const int64_t pitch = kPitch ? kPitch : s.pitch;
-    const float* centroid = s.coordinates_of_centroids + where * pitch;
-    while (rows_left) {
-      int four[4], last = 0;
-      Sixteen<float> sums[4] = {};
-      for (int& i : four) {  // missing ones repeat the last
-        if (rows_left) last = __builtin_ctzll(rows_left);
-        rows_left &= rows_left - 1;
-        i = last;
-      }
-      for (int r = 0; r < 4; ++r)
-        for (int64_t j = 0; j < pitch; j += kLanes)
-          add_square_of_difference(sums[r], load(coordinates + four[r] * pitch + j),
-                                   load(centroid + j));
-      float found[4];
-      totals(sums, found);
-      for (int r = 0; r < 4; ++r) square[four[r]] = found[r];
-    }
-  }
-
   // The exact distance to a centroid that may be the nearest.
   void look(int i, int64_t where) {
-    if (where == position[i] || where >= s.k) return;
-    const T distance = distance_to(i, where);
-    if (distance < best[i] || (distance == best[i] && s.index[where] < s.index[position[i]])) {
-      bound(i, position[i], root_below(best[i]));
+    if (where == place[i] || where >= s.k) return;
+    compare(i, where, distance_to(i, where));
+  }
+  void compare(int i, int64_t where, T distance) {
+    if (distance < best[i] || (distance == best[i] && s.index[where] < s.index[place[i]])) {
+      bound(i, place[i], root_below(best[i]));
       take(i, where, distance);
     } else {
       bound(i, where, root_below(distance));
     }
   }
 
+  // Scores of some rows, a bit each, with a centroid: adds those that may be nearest to it to
+  // pairs, and bounds the distances of the others.
+  template <typename Pairs>
+  void sift(uint64_t some, int64_t where, Pairs& pairs) {
+    alignas(64) float score[kBlock];
+    const float* centroid = s.coordinates_of_centroids + where * s.pitch;
+    for (uint64_t left = some; left;) {
+      int four[4], last = 0;
+      Sixteen<float> sums[4];
+      for (int r = 0; r < 4; ++r) {  // missing ones repeat the last
+        if (left) last = __builtin_ctzll(left);
+        left &= left - 1;
+        four[r] = last;
+        sums[r] = filled(0.0f);
+      }
+      for (int64_t j = 0; j < s.pitch; j += kLanes)
+        for (int r = 0; r < 4; ++r)
+          add_products(sums[r], load(coordinates_of(four[r]) + j), load(centroid + j));
+      float found[4];
+      totals(sums, found);
+      for (int r = 0; r < 4; ++r) score[four[r]] = found[r] + s.offsets[where];
+    }
+    const int64_t group = s.group_of[where];
+    for (int begin = 0; begin < kBlock; begin += kLanes) {
+      const unsigned those = static_cast<unsigned>(some >> begin) & 0xffffu;
+      if (!those) continue;
+      const Sixteen<float> scores = load(score + begin);
+      const unsigned near = at_least(scores, load(enough + begin)) & those;
+      if (those & ~near) {
+        const Sixteen<float> floor = times_plus(load(norm + begin), 1 - s.margin, filled(-kTiny * kTiny));
+        lower_to_steps(bounds + group * kBlock + begin,
+                       only(those & ~near, times_plus(scores, -2, floor), kTooLarge), s.per_step,
+                       s.moved_least[group], minus(load(base + begin), filled(-kFuzz)));
+      }
+      for (unsigned left = near; left; left &= left - 1) {
+        const int i = begin + __builtin_ctz(left);
+        pairs.add(i, where, score[i]);
+      }
+    }
+  }
+
   void try_all(int i) {
-    position[i] = s.position[0];
+    place[i] = s.position[0];
     best[i] = distance_to(i, s.position[0]);
     for (int64_t c = 1; c < s.k; ++c) {
       const T distance = distance_to(i, s.position[c]);
       if (distance < best[i]) {
         best[i] = distance;
-        position[i] = s.position[c];
+        place[i] = s.position[c];
       }
     }
+    for (int64_t g = 0; bounds && g < s.groups; ++g) bounds[g * kBlock + i] = 0;
+  }
+
+ private:
+  // Coordinates and squared norms, measured at the first time.
+  void find_coordinates(const km_scratch& scratch) {
+    const size_t bytes = size_t(count) * sizeof(float);
+    if (s.measured) {
+      std::memcpy(norm, s.norms + first, bytes);
+      return;
+    }
+    measure_rows(s, [this](int i) { return row(i); }, count, scratch.centered, coordinates, norm);
+    if (s.norms) std::memcpy(s.norms + first, norm, bytes);
   }
 };
 
@@ -265,18 +276,37 @@ class Pairs {
   }
 
   void look() {
+    int some = 0, pair[kTogether] = {};
     for (int p = 0; p < count_; ++p) {
       const int i = row_[p];
-      if (score_[p] >= block_.enough[i])
-        block_.look(i, where_[p]);
-      else  // something nearer was found meanwhile
+      if (where_[p] == block_.place[i]) continue;
+      if (score_[p] < block_.enough[i]) {  // something nearer was found meanwhile
         block_.bound(i, where_[p], block_.least_distance(i, score_[p]));
+        continue;
+      }
+      pair[some++] = p;
+      if (some == kTogether) compare(pair, some);
     }
+    if (some) compare(pair, some);
     count_ = 0;
   }
 
  private:
   static constexpr int kMost = 512;
+  static constexpr int kTogether = 4;
+
+  void compare(const int (&pair)[kTogether], int& some) {
+    const T *rows[kTogether], *centroids[kTogether];
+    T distance[kTogether];
+    for (int n = 0; n < kTogether; ++n) {  // missing ones repeat the first
+      const int p = pair[n < some ? n : 0];
+      rows[n] = block_.row(row_[p]);
+      centroids[n] = block_.centroid(where_[p]);
+    }
+    squared_distances(rows, centroids, block_.s.stride, distance);
+    for (int n = 0; n < some; ++n) block_.compare(row_[pair[n]], where_[pair[n]], distance[n]);
+    some = 0;
+  }
 
   Block<T>& block_;
   int count_ = 0;
@@ -284,19 +314,5 @@ class Pairs {
   int32_t where_[kMost];
   float score_[kMost];
 };
-
-// Coordinates and squared norms of the rows of a block, measured at the first time.
-template <typename T>
-void coordinates_of_block(Block<T>& block, int64_t first, const km_scratch& scratch) {
-  const km_search& s = block.s;
-  const size_t bytes = size_t(block.count) * sizeof(float);
-  if (s.measured) {
-    std::memcpy(block.norm, s.norms + first, bytes);
-    return;
-  }
-  measure_rows(s, block.rows, block.row_pitch, block.count, scratch.centered, block.coordinates,
-               block.norm);
-  if (s.norms) std::memcpy(s.norms + first, block.norm, bytes);
-}
 
 }  // namespace

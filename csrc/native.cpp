@@ -21,6 +21,8 @@ namespace {
 
 // Work (rows × centroids × features) below which a thread more costs more than it saves.
 constexpr double kWorkPerThread = 1 << 18;
+// Rows that are taken at once: while they are in a cache, they are searched and added up.
+constexpr int64_t kAtOnce = 16 * kBlock;
 // Of sums that are kept several times over.
 constexpr int64_t kSumBytes = 16 << 10;
 
@@ -30,14 +32,21 @@ struct Choice {
   bool available;
 };
 
+#if defined(__x86_64__)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt");
+}
+#endif
+
 // The best first.
 const std::vector<Choice>& choices() {
   static const std::vector<Choice> all = {
 #if defined(__x86_64__)
       {"avx512", &km_avx512,
-       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+       has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq")},
-      {"avx2", &km_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+      {"avx2", &km_avx2, has_avx2()},
 #endif
       {"baseline", &km_baseline, true},
   };
@@ -149,14 +158,14 @@ void scan(const km_rows& rows, const void* centroids, int64_t k, const km_result
 struct Scratch {
   Scratch(const km_search& s, size_t element, int64_t parts) : of(parts) {
     const size_t numbers = kBlock * size_t(s.stride);
-    const size_t places = size_t(std::min(kMostPlaces, s.panels * 16));
+    const size_t places = size_t(std::min(kMostPlaces, s.places));
     for (km_scratch& own : of) {
       own.rows = take<char>(numbers * element);
       own.coordinates = take<float>(kBlock * size_t(s.pitch));
       own.centered = take<float>(numbers);
-      own.columns = take<float>(size_t(std::max(s.stride, s.pitch)) * kMostRowsInLanes);
+      own.columns = take<float>(size_t(s.pitch) * kMostRowsInLanes);
       own.scores = take<float>(places * kMostRowsInLanes);
-      own.near = take<km_near>(s.bounds ? size_t(s.groups) : 0);
+      own.near = take<km_near>(s.bounds ? size_t(s.groups) + 1 : 0);
     }
   }
   std::vector<km_scratch> of;
@@ -177,17 +186,26 @@ void search(const km_rows& rows, const void* centroids, int64_t k, const km_resu
   km_workspace passing;
   km_workspace& known = workspace ? *workspace : passing;
   const km_search s = known.ready(kernel, rows, static_cast<const T*>(centroids), k,
+                                  result.warm ? result.labels : nullptr,
                                   workspace != nullptr && result.sums != nullptr, threads);
   const int64_t parts = n_parts(rows, k, threads);
-
   const Scratch scratch(s, sizeof(T), parts);
-  std::vector<int64_t> visits(parts);
+  const auto row = blocks(parts, size_t(s.stride) * sizeof(T));
+  std::vector<km_seen> seen(parts);
   merged(rows, k, result, parts,
          [&](int64_t p, int64_t begin, int64_t end, const km_result& own) {
-           visits[p] = kernel.search(rows, s, begin, end, own, scratch.of[p]);
+           for (; begin < end; begin += kAtOnce) {
+             const int64_t next = std::min(end, begin + kAtOnce);
+             const km_seen found = kernel.search(rows, s, begin, next, own, scratch.of[p]);
+             seen[p].pairs += found.pairs;
+             seen[p].plain += found.plain;
+             if (own.sums) kernel.add_up(rows, s.stride, begin, next, own, row[p].get());
+           }
          });
-  known.searched(s, rows.n, static_cast<const T*>(result.distances),
-                 std::accumulate(visits.begin(), visits.end(), int64_t(0)));
+  km_seen all = {};
+  for (const km_seen& found : seen) all = {all.pairs + found.pairs, all.plain + found.plain};
+  known.searched(s, rows.n, static_cast<const T*>(result.distances), all,
+                 *result.changed);
 }
 
 template <typename T>
@@ -221,7 +239,7 @@ void potentials(const km_rows& rows, const void* nearest, const void* given, int
   km_search s = {};
   if (workspace.directions)
     s = workspace.ready_to_seed(kernel, rows, static_cast<const T*>(given), m);
-  if (s.panels) {
+  if (s.places) {
     const Scratch scratch(s, sizeof(T), parts);
     in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
       kernel.potentials_by_bounds(rows, s, nearest, begin, end, own[p].data(), reached,

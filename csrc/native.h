@@ -17,7 +17,8 @@ struct km_rows {
   int32_t cosine;                     // scale rows to unit length; zero rows weigh nothing
 };
 
-// Where the results go; distances may be null, and so may sums and counts together.
+// Where the results go. Sums, counts and distances may be null together; then of inertia it only
+// counts whether it is finite.
 struct km_result {
   int64_t* labels;   // (n); also read where warm
   void* distances;   // (n), squared, of the type of x

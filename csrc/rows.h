@@ -30,20 +30,22 @@ bool to_unit_length(T* values, int64_t count, int64_t step) {
   return false;
 }
 
-// Copies rows to (count, stride), filled up by zeros.
+// Copies a row to (stride), filled up by zeros.
 template <typename T>
-void load_rows(const km_rows& rows, int64_t first, int count, int64_t stride, T* to) {
-  const T* x = static_cast<const T*>(rows.x);
-  for (int s = 0; s < count; ++s, to += stride) {
-    const T* row = x + (first + s) * rows.row_stride;
-    if (rows.column_stride == 1) {
-      std::memcpy(to, row, size_t(rows.d) * sizeof(T));
-    } else {
-      for (int64_t j = 0; j < rows.d; ++j) to[j] = row[j * rows.column_stride];
-    }
-    for (int64_t j = rows.d; j < stride; ++j) to[j] = 0;
-    if (rows.cosine) to_unit_length(to, rows.d, 1);
+void load_row(const km_rows& rows, int64_t number, int64_t stride, T* to) {
+  const T* row = static_cast<const T*>(rows.x) + number * rows.row_stride;
+  if (rows.column_stride == 1) {
+    std::memcpy(to, row, size_t(rows.d) * sizeof(T));
+  } else {
+    for (int64_t j = 0; j < rows.d; ++j) to[j] = row[j * rows.column_stride];
   }
+  for (int64_t j = rows.d; j < stride; ++j) to[j] = 0;
+  if (rows.cosine) to_unit_length(to, rows.d, 1);
+}
+
+// Whether rows can be read where they are, as whole vectors.
+inline bool as_they_are(const km_rows& rows, int64_t stride) {
+  return rows.column_stride == 1 && !rows.cosine && stride == rows.d;
 }
 
 // Asks memory for a row that will be needed soon.
@@ -55,23 +57,38 @@ inline void fetch(const T* row, int64_t count) {
 
 // Squared distance of two rows (stride): features 16 apart are added up in order, by parts of
 // 1,024 features, then the lanes. Wherever two rows meet, the distance has the same bits.
+constexpr int64_t kFeaturesInPart = 1024;
+
 template <typename T>
 inline T squared_distance(const T* a, const T* b, int64_t stride) {
-  constexpr int64_t kPart = 1024;
-  if (stride <= kPart) {
-    Sixteen<T> sum = {};
+  Sixteen<T> all = filled(T(0));
+  if (stride <= kFeaturesInPart) {
     for (int64_t j = 0; j < stride; j += kLanes)
-      add_square_of_difference(sum, load(a + j), load(b + j));
-    return total(sum);
+      add_square_of_difference(all, load(a + j), load(b + j));
+    return total(all);
   }
-  Sixteen<T> all = {};
-  for (int64_t begin = 0; begin < stride; begin += kPart) {
-    Sixteen<T> sum = {};
-    for (int64_t j = begin; j < least_of(stride, begin + kPart); j += kLanes)
+  for (int64_t begin = 0; begin < stride; begin += kFeaturesInPart) {
+    Sixteen<T> sum = filled(T(0));
+    for (int64_t j = begin; j < least_of(stride, begin + kFeaturesInPart); j += kLanes)
       add_square_of_difference(sum, load(a + j), load(b + j));
     add(all, sum);
   }
   return total(all);
+}
+
+// The same of four pairs of rows, whose sums need not wait for each other.
+template <typename T>
+KM_BY_ITSELF void squared_distances(const T* const (&a)[4], const T* const (&b)[4],
+                                    int64_t stride, T (&distance)[4]) {
+  if (stride > kFeaturesInPart) {
+    for (int i = 0; i < 4; ++i) distance[i] = squared_distance(a[i], b[i], stride);
+    return;
+  }
+  Sixteen<T> sum[4];
+  for (int i = 0; i < 4; ++i) sum[i] = filled(T(0));
+  for (int64_t j = 0; j < stride; j += kLanes)
+    for (int i = 0; i < 4; ++i) add_square_of_difference(sum[i], load(a[i] + j), load(b[i] + j));
+  for (int i = 0; i < 4; ++i) distance[i] = total(sum[i]);
 }
 
 }  // namespace

@@ -6,23 +6,39 @@
 
 namespace {
 
-// Rows begin to begin + some of a block, all centroids.
+// Processor cycles, about: of the score of a row with a centroid among all, of one by itself, and
+// of a distance.
+inline float cost_among_all(const km_search& s) {
+  return 2 + 2.0f / KM_VECTOR_BYTES * static_cast<float>(s.width);
+}
+inline float cost_by_itself(const km_search& s) {
+  return 15 + 5.0f / KM_VECTOR_BYTES * static_cast<float>(s.width);
+}
+template <typename T>
+inline float cost_of_distance(const km_search& s) {
+  return 30 + 3.0f * sizeof(T) / KM_VECTOR_BYTES * static_cast<float>(s.stride);
+}
+
+constexpr uint64_t kAllInLanes = (uint64_t{1} << kRowsInLanes) - 1;
+
+constexpr int kTiles = kBlock / kRowsInLanes;
+
+// Up to kRowsInLanes rows of a block, which follow each other where there are bounds.
 template <typename T>
 class Tile {
  public:
-  Tile(Block<T>& block, int begin, int some, const km_scratch& scratch)
+  Tile(Block<T>& block, const uint8_t* which, int some, const km_scratch& scratch)
       : block_(block),
-        begin_(begin),
+        which_(which),
         some_(some),
         columns_(scratch.columns),
-        scores_(scratch.scores),
-        pairs_(block) {
-    fill_columns(block, begin, some, columns_);
+        scores_(scratch.scores) {
+    fill_columns(block, which, some, columns_);
     if (!block.s.directions) measure();
   }
 
-  // Warm: rows have a guess. Distances are exact where asked for, or needed.
-  void search(bool warm, bool exact) {
+  // All centroids. Warm: rows have a guess. Distances are exact where asked for, or needed.
+  void search(bool warm, bool exact, Pairs<T>& pairs) {
     const km_search& s = block_.s;
     exact |= s.k > kMostPlaces || s.directions;  // else a score does not tell the distance
     for (int64_t begin = 0; begin < s.k; begin += kMostPlaces) {
@@ -37,7 +53,11 @@ class Tile {
       }
       if (begin == 0) start(warm, exact);
       guess(exact);
-      if (open_ || block_.bounds) look(begin, end);
+      if (block_.bounds)
+        look_and_bound(begin, end, pairs);
+      else if (open_)
+        look(begin, end, pairs);
+      pairs.look();
     }
   }
 
@@ -50,23 +70,23 @@ class Tile {
                                  Sixteen<float>{});
     float norm[kRowsInLanes];
     for (int v = 0; v < kRowVectors; ++v) store(norm + v * kLanes, squares[v]);
-    for (int r = 0; r < some_; ++r) block_.norm[begin_ + r] = norm[r];
+    for (int r = 0; r < some_; ++r) block_.norm[which_[r]] = norm[r];
   }
 
   // Rows without a guess take where the score is highest.
   void start(bool warm, bool exact) {
     const km_search& s = block_.s;
     for (int r = 0; r < some_; ++r) {
-      const int i = begin_ + r;
+      const int i = which_[r];
       if (warm)
-        block_.take(i, block_.position[i], block_.best[i]);
+        block_.take(i, block_.place[i], block_.best[i]);
       else if (exact)
         block_.take(i, place_[r], block_.distance_to(i, place_[r]));
       else
         block_.take(i, place_[r], T(block_.norm[i] * (1 + s.margin) - 2 * first_[r]));
       if (!block_.bounds || !block_.good(i)) continue;
       block_.set_base(i);
-      nearest_[r] = block_.norm[i] * (1 - s.margin) - kTiny * kTiny;
+      nearest_[r] = block_.least_norm(i);
       base_[r] = block_.base[i] + kFuzz;
     }
   }
@@ -77,9 +97,9 @@ class Tile {
     open_ = 0;
     for (float& limit : limit_) limit = kInfinity;
     for (int r = 0; r < some_; ++r) {
-      const int i = begin_ + r;
+      const int i = which_[r];
       if (!block_.good(i)) continue;
-      if (place_[r] != block_.position[i] && first_[r] >= block_.enough[i])
+      if (place_[r] != block_.place[i] && first_[r] >= block_.enough[i])
         block_.look(i, place_[r]);
       if (exact && second_[r] >= block_.enough[i]) block_.look(i, next_[r]);
       const bool others = second_[r] >= block_.enough[i];
@@ -89,8 +109,24 @@ class Tile {
     }
   }
 
-  // Looks at the centroids whose scores are not too low, and bounds the distances to others.
-  void look(int64_t begin, int64_t end) {
+  // Looks at the centroids whose scores are not too low.
+  void look(int64_t begin, int64_t end, Pairs<T>& pairs) {
+    Row limit;
+    for (int v = 0; v < kRowVectors; ++v) limit[v] = load(limit_ + v * kLanes);
+    const float* scores = scores_;
+    for (; begin < end; ++begin, scores += kRowsInLanes) {
+      uint32_t near = 0;
+      for (int v = 0; v < kRowVectors; ++v)
+        near |= at_least(load(scores + v * kLanes), limit[v]) << (v * kLanes);
+      for (near &= open_; near; near &= near - 1) {
+        const int r = __builtin_ctz(near);
+        pairs.add(which_[r], begin, scores[r]);
+      }
+    }
+  }
+
+  // The same, and bounds the distances to others.
+  void look_and_bound(int64_t begin, int64_t end, Pairs<T>& pairs) {
     const km_search& s = block_.s;
     Row limit, nearest, base;
     for (int v = 0; v < kRowVectors; ++v) {
@@ -100,8 +136,8 @@ class Tile {
     }
     const float* scores = scores_;
     while (begin < end) {
-      const int64_t group = block_.bounds ? s.group_of[begin] : 0;
-      const int64_t next = block_.bounds ? least_of(end, (group + 1) * s.together) : end;
+      const int64_t group = s.group_of[begin];
+      const int64_t next = least_of(end, (group + 1) * s.together);
       Row top;
       for (int v = 0; v < kRowVectors; ++v) top[v] = filled(-kInfinity);
       for (; begin < next; ++begin, scores += kRowsInLanes) {
@@ -110,39 +146,38 @@ class Tile {
           near |= raise_to_lower(top[v], load(scores + v * kLanes), limit[v]) << (v * kLanes);
         for (near &= open_; near; near &= near - 1) {
           const int r = __builtin_ctz(near);
-          pairs_.add(begin_ + r, begin, scores[r]);
+          pairs.add(which_[r], begin, scores[r]);
         }
       }
-      if (!block_.bounds) continue;
-      uint8_t* kept = block_.bounds + group * kBlock + begin_;
+      uint8_t* kept = block_.bounds + group * kBlock + which_[0];
       for (int v = 0; v < kRowVectors; ++v)
         lower_to_steps(kept + v * kLanes, times_plus(top[v], -2, nearest[v]), s.per_step,
                        s.moved_least[group], base[v]);
     }
-    pairs_.look();
   }
 
   Block<T>& block_;
-  const int begin_, some_;
+  const uint8_t* const which_;
+  const int some_;
   float *const columns_, *const scores_;
   float first_[kRowsInLanes], second_[kRowsInLanes];  // the highest scores
   int32_t place_[kRowsInLanes], next_[kRowsInLanes];  // and where they are
-  float limit_[kRowsInLanes];                         // lower scores are too low
+  float limit_[kRowsInLanes] = {};                    // lower scores are too low
   uint32_t open_;  // rows, a bit each, whose nearest may be another than the first
   float nearest_[kRowsInLanes] = {};       // squared norms, rounded down
   float base_[kRowsInLanes] = {};          // of bounds, in steps
-  Pairs<T> pairs_;
 };
 
-// Looks at what bounds of an earlier call do not keep off, if that is little; rows have guesses.
-// Returns how many pairs of a row and a centroid were looked at, or -1: too many.
+// Looks at what bounds of an earlier call do not keep off the open rows, if that is little.
+// Returns how many pairs of a row and a centroid were measured, or -1: too many.
 template <typename T>
-int64_t search_near(Block<T>& block, const km_scratch& scratch) {
+int64_t search_near(Block<T>& block, uint64_t open, const km_scratch& scratch) {
   const km_search& s = block.s;
   alignas(64) uint8_t limit[kBlock] = {};
   uint64_t known = 0, lost = 0;  // rows, a bit each
-  for (int i = 0; i < block.count; ++i) {
-    if (!(block.best[i] < kTooLarge)) continue;
+  for (uint64_t left = open; left; left &= left - 1) {
+    const int i = __builtin_ctzll(left);
+    if (!block.good(i)) continue;
     const float steps = block.root_above(block.best[i]) * s.per_step - block.base[i] + kFuzz;
     known |= uint64_t{1} << i;
     if (steps < kMostSteps) {
@@ -161,7 +196,9 @@ int64_t search_near(Block<T>& block, const km_scratch& scratch) {
     groups += rows != 0;
     pairs += __builtin_popcountll(rows) * s.together;
   }
-  if (double(pairs) > s.most_pairs * block.count) return -1;
+  const float cost = s.directions ? cost_by_itself(s) : cost_of_distance<T>(s);
+  if (cost * static_cast<float>(pairs) > cost_among_all(s) * static_cast<float>(s.k * block.count))
+    return -1;
   Pairs<T> list(block);
   for (int64_t n = 0; n < groups; ++n) {
     const km_near near = scratch.near[n];
@@ -179,84 +216,204 @@ int64_t search_near(Block<T>& block, const km_scratch& scratch) {
   return pairs;
 }
 
-// Finds the nearest centroids of the rows of a block, first of all rows; their squared
-// distances too if exact. Returns how many pairs of a row and a centroid were looked at.
+// Looks at the centroids that are not too far from those of the open rows, where they are few.
+// Returns the rows that are left, a bit each; adds to pairs.
 template <typename T>
-int64_t find_nearest(Block<T>& block, int64_t first, const km_result& result, bool exact,
-                     const km_scratch& scratch) {
+uint64_t search_between(Block<T>& block, uint64_t open, int64_t& pairs) {
+  constexpr int kMost = 64;
   const km_search& s = block.s;
-  if (s.measured) std::memcpy(block.norm, s.norms + first, size_t(block.count) * sizeof(float));
-  for (int i = 0; result.warm && i < block.count; ++i) {
-    const int64_t guess = s.position[result.labels[first + i]];
-    block.take(i, guess, block.distance_to(i, guess));
+  const int most = static_cast<int>(least_of<float>(
+      kMost, static_cast<float>(s.k) * cost_among_all(s) / cost_of_distance<T>(s)));
+  uint64_t left = 0;
+  for (; open; open &= open - 1) {
+    const int i = __builtin_ctzll(open);
+    const float* between = s.between + block.place[i] * s.places;
+    const float distance = static_cast<float>(block.best[i]);
+    int32_t near[kMost + kLanes];
+    int count = 0;
+    for (int64_t first = 0; first < s.places && count <= most; first += kLanes)
+      for (unsigned some = ~at_least(load(between + first), distance) & 0xffffu; some;
+           some &= some - 1)
+        near[count++] = static_cast<int32_t>(first) + __builtin_ctz(some);
+    if (count > most || !block.good(i)) {
+      left |= uint64_t{1} << i;
+      continue;
+    }
+    for (int n = 0; n < count; ++n) block.look(i, near[n]);
+    pairs += count;
   }
+  return left;
+}
+
+// Takes the centroids of the last call; returns the rows, a bit each, of which it is plain that
+// these are still the nearest.
+template <typename T>
+uint64_t take_guesses(Block<T>& block, const int64_t* labels) {
+  constexpr int kTogether = 4;
+  const km_search& s = block.s;
+  const int last = block.count - 1;
+  for (int i = 0; i <= last; ++i) block.place[i] = s.position[labels[block.first + i]];
+  if (s.stride <= 2 * kLanes) {
+    for (int i = 0; i <= last; ++i) block.best[i] = block.distance_to(i, block.place[i]);
+  } else {
+    for (int first = 0; first <= last; first += kTogether) {
+      const T *rows[kTogether], *centroids[kTogether];
+      T distance[kTogether];
+      for (int n = 0; n < kTogether; ++n) {
+        const int i = least_of(first + n, last);
+        rows[n] = block.row(i);
+        centroids[n] = block.centroid(block.place[i]);
+      }
+      squared_distances(rows, centroids, s.stride, distance);
+      for (int n = 0; n < kTogether; ++n) block.best[least_of(first + n, last)] = distance[n];
+    }
+  }
+  for (int i = 0; i <= last; ++i) block.take(i, block.place[i], block.best[i]);
+  uint64_t plain = 0;
+  for (int i = 0; s.apart && i <= last; ++i)
+    plain |= uint64_t{static_cast<float>(block.best[i]) <= s.apart[block.place[i]]} << i;
+  return plain;
+}
+
+// Finds the nearest centroids of the rows of a block; their squared distances too if exact.
+template <typename T>
+void find_nearest(Block<T>& block, const km_result& result, bool exact, const km_scratch& scratch,
+                  km_seen& seen) {
+  const km_search& s = block.s;
+  uint64_t open = ~uint64_t{0} >> (kBlock - block.count);  // rows, a bit each
+  if (result.warm) open &= ~take_guesses(block, result.labels);
+  seen.plain += block.count - __builtin_popcountll(open);
+  if (!open) return;
   if (s.bounded) {
-    const int64_t pairs = search_near(block, scratch);
-    if (pairs >= 0) return pairs;
+    const int64_t pairs = search_near(block, open, scratch);
+    if (pairs >= 0) {
+      seen.pairs += pairs;
+      return;
+    }
   }
-  if (s.directions && !s.measured) coordinates_of_block(block, first, scratch);
+  if (result.warm && s.between) open = search_between(block, open, seen.pairs);
   if (block.bounds) std::memset(block.bounds, 255, size_t(s.groups * kBlock));
-  for (int begin = 0; begin < block.count; begin += kRowsInLanes)
-    Tile<T>(block, begin, least_of(kRowsInLanes, block.count - begin), scratch)
-        .search(result.warm, exact);
-  return block.count * s.k;
+  uint8_t which[kBlock];
+  int count = 0;
+  for (int first = 0; first < block.count; first += kRowsInLanes) {
+    if (block.bounds && !(open >> first & kAllInLanes)) {  // nothing is known of them
+      for (int64_t g = 0; g < s.groups; ++g)
+        std::memset(block.bounds + g * kBlock + first, 0, kRowsInLanes);
+      for (int i = first; i < least_of(block.count, first + kRowsInLanes); ++i) block.set_base(i);
+      continue;
+    }
+    for (int i = first; i < least_of(block.count, first + kRowsInLanes); ++i)
+      if (block.bounds || open >> i & 1) which[count++] = static_cast<uint8_t>(i);
+  }
+  Pairs<T> pairs(block);
+  for (int first = 0; first < count; first += kRowsInLanes)
+    Tile<T>(block, which + first, least_of(kRowsInLanes, count - first), scratch)
+        .search(result.warm, exact, pairs);
+  seen.pairs += count * s.k;
 }
 
 template <typename T>
-int64_t search_block(const km_rows& rows, const km_search& s, int64_t first, int count,
-                     const km_result& result, const km_scratch& scratch, double& inertia,
-                     int64_t& changed) {
+void search_block(const km_rows& rows, const km_search& s, int64_t first, int count,
+                  const km_result& result, const km_scratch& scratch, km_seen& seen) {
   Block<T> block(rows, s, first, count, scratch);
-  const bool exact = result.sums || result.distances;
-  const int64_t visits = s.panels ? find_nearest(block, first, result, exact, scratch) : 0;
-
+  if (s.places) find_nearest(block, result, result.distances != nullptr, scratch, seen);
+  bool all_good = s.places;
+  for (int i = 0; i < count; ++i) all_good &= block.good(i);
+  for (int i = 0; !all_good && i < count; ++i)
+    if (!s.places || !block.good(i)) block.try_all(i);
+  int64_t changed = 0;
+  T sum = 0;
   for (int i = 0; i < count; ++i) {
-    if (!s.panels || !block.good(i)) {
-      block.try_all(i);
-      for (int64_t g = 0; block.bounds && g < s.groups; ++g) block.bounds[g * kBlock + i] = 0;
-    }
     const int64_t row = first + i;
-    const T* features = block.row(i);
-    int64_t label = s.index[block.position[i]];
+    int64_t label = s.index[block.place[i]];
     T distance = block.best[i];
-    double weight = rows.weights ? rows.weights[row] : 1.0;
     if (rows.cosine) {
+      const T* features = block.row(i);
       distance /= 2;
       bool zero = true;
       for (int64_t j = 0; j < s.d && zero; ++j) zero = features[j] == 0;
       if (zero) {
         distance = 1;
         label = 0;
-        weight = 0;
       }
     }
-    changed += !result.warm || result.labels[row] != label;
+    changed += result.labels[row] != label;
     result.labels[row] = label;
     if (result.distances) static_cast<T*>(result.distances)[row] = distance;
-    if (!result.sums) {
-      inertia += distance;
-      continue;
-    }
-    inertia += weight * distance;
-    result.counts[label] += weight;
-    double* sum = result.sums + label * s.d;
-    for (int64_t j = 0; j < s.d; ++j) sum[j] += weight * features[j];
+    sum += distance;
   }
-  return visits;
+  *result.changed += result.warm ? changed : count;
+  if (!result.distances) *result.inertia += double(sum);
 }
 
+// See km_kernel::search.
 template <typename T>
-int64_t search_rows(const km_rows& rows, const km_search& s, int64_t begin, int64_t end,
+km_seen search_rows(const km_rows& rows, const km_search& s, int64_t begin, int64_t end,
                     const km_result& result, const km_scratch& scratch) {
-  int64_t visits = 0, changed = 0;
-  double inertia = 0;
+  km_seen seen = {};
   for (int64_t first = begin; first < end; first += kBlock) {
     const int count = static_cast<int>(least_of<int64_t>(kBlock, end - first));
-    visits += search_block<T>(rows, s, first, count, result, scratch, inertia, changed);
+    search_block<T>(rows, s, first, count, result, scratch, seen);
   }
-  *result.inertia = inertia;
-  *result.changed = changed;
-  return visits;
+  return seen;
+}
+
+// See km_kernel::add_up.
+template <typename T>
+void add_up(const km_rows& rows, int64_t stride, int64_t begin, int64_t end,
+            const km_result& result, T* copy) {
+  const bool read = as_they_are(rows, rows.d);
+  double inertia = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    const T* row = static_cast<const T*>(rows.x) + i * rows.row_stride;
+    double weight = rows.weights ? rows.weights[i] : 1.0;
+    if (!read) {
+      load_row(rows, i, stride, copy);
+      row = copy;
+      bool zero = rows.cosine;
+      for (int64_t j = 0; j < rows.d && zero; ++j) zero = row[j] == 0;
+      if (zero) weight = 0;
+    }
+    const int64_t label = result.labels[i];
+    inertia += weight * static_cast<const T*>(result.distances)[i];
+    result.counts[label] += weight;
+    double* sum = result.sums + label * rows.d;
+    for (int64_t j = 0; j < rows.d; ++j) sum[j] += weight * row[j];
+  }
+  *result.inertia += inertia;
+}
+
+// See km_kernel::separate.
+inline void separate(const km_search& s, int64_t begin, int64_t end, float* apart, float* between,
+                     float* columns) {
+  for (int64_t first = begin; first < end; first += kRowsInLanes) {
+    fill_columns(s.pitch, columns, [&](int r) {
+      return s.coordinates_of_centroids + least_of(first + r, s.places - 1) * s.pitch;
+    });
+    float own[kRowsInLanes], least[kRowsInLanes];
+    for (int r = 0; r < kRowsInLanes; ++r) {
+      own[r] = first + r < s.places ? s.offsets[first + r] : -kInfinity;
+      least[r] = kInfinity;
+    }
+    for (int64_t where = 0; where < s.k; where += kCentroidsInTurn) {
+      Row score[kCentroidsInTurn];
+      score_places(s, [&](int i) { return where + i; }, columns, score);
+      for (int i = 0; i < kCentroidsInTurn && where + i < s.k; ++i) {
+        float lanes[kRowsInLanes];
+        for (int v = 0; v < kRowVectors; ++v) store(lanes + v * kLanes, score[i][v]);
+        for (int r = 0; r < kRowsInLanes; ++r) {
+          // a quarter of the squared distance between the two, but for rounding
+          const float quarter = (-0.5f * (own[r] + lanes[r]) - 2 * kTiny * kTiny) / s.slack;
+          lanes[r] = first + r == where + i ? kInfinity : quarter;
+          least[r] = least_of(least[r], lanes[r]);
+        }
+        if (between)
+          std::memcpy(between + (where + i) * s.places + first, lanes,
+                      size_t(least_of<int64_t>(kRowsInLanes, s.places - first)) * sizeof(float));
+      }
+    }
+    for (int r = 0; r < kRowsInLanes && first + r < s.places; ++r) apart[first + r] = least_of(least[r], kTooLarge);
+  }
 }
 
 }  // namespace

@@ -6,23 +6,21 @@
 
 namespace {
 
-// Adds to the potentials of the candidates of a panel what they change for some rows. Rows are
-// fetched from memory together, and measured when they have come.
+// Adds to the potentials of sixteen candidates, from place begin on, what they change for some
+// rows. Rows are fetched from memory together, and measured when they have come.
 template <typename T>
-void offer(const Block<T>& block, int tile, int some, int64_t panel, int64_t first,
-           const double* weights, double* potential, uint16_t* reached,
-           const km_scratch& scratch) {
+void offer(const Block<T>& block, int tile, int some, int64_t begin, const double* weights,
+           double* potential, uint16_t* reached, const km_scratch& scratch) {
   const km_search& s = block.s;
   uint8_t row_of[kRowsInLanes * kLanes], lane_of[kRowsInLanes * kLanes];
   int pairs = 0;
   Highest highest[kRowVectors];  // not asked for
-  score_rows(s, scratch.columns, panel * kLanes, least_of(s.k, (panel + 1) * kLanes),
-             scratch.scores, highest);
+  score_rows(s, scratch.columns, begin, least_of(s.k, begin + kLanes), scratch.scores, highest);
   Row limit;
   float enough[kRowsInLanes];
   for (int r = 0; r < kRowsInLanes; ++r) enough[r] = r < some ? block.enough[tile + r] : kInfinity;
   for (int v = 0; v < kRowVectors; ++v) limit[v] = load(enough + v * kLanes);
-  for (int lane = 0; lane < kLanes && panel * kLanes + lane < s.k; ++lane) {
+  for (int lane = 0; lane < kLanes && begin + lane < s.k; ++lane) {
     uint32_t near = 0;
     for (int v = 0; v < kRowVectors; ++v)
       near |= at_least(load(scratch.scores + (lane * kRowVectors + v) * kLanes), limit[v])
@@ -35,13 +33,13 @@ void offer(const Block<T>& block, int tile, int some, int64_t panel, int64_t fir
   for (int pair = 0; pair < pairs; ++pair) fetch(block.row(row_of[pair]), s.stride);
   for (int pair = 0; pair < pairs; ++pair) {
     const int i = row_of[pair];
-    const int64_t where = panel * kLanes + lane_of[pair];
+    const int64_t where = begin + lane_of[pair];
     const T distance = block.distance_to(i, where), near = block.best[i];
     if (!(distance < near)) continue;
-    const double weight = weights ? weights[first + i] : 1.0;
+    const double weight = weights ? weights[block.first + i] : 1.0;
     const bool first_centre = near == std::numeric_limits<T>::infinity();
     potential[where] += weight * (first_centre ? distance : double(distance) - near);
-    if (where < 16) reached[first + i] |= static_cast<uint16_t>(1u << where);
+    if (where < 16) reached[block.first + i] |= static_cast<uint16_t>(1u << where);
   }
 }
 
@@ -54,7 +52,7 @@ void potentials_by_bounds(const km_rows& rows, const km_search& s, const T* near
   for (int64_t first = begin; first < end; first += kBlock) {
     const int count = static_cast<int>(least_of<int64_t>(kBlock, end - first));
     Block<T> block(rows, s, first, count, scratch);
-    coordinates_of_block(block, first, scratch);
+    uint8_t which[kBlock];
     for (int i = 0; i < count; ++i) {
       block.take(i, 0, nearest[first + i]);
       if (!block.good(i)) block.enough[i] = -kInfinity;
@@ -62,12 +60,13 @@ void potentials_by_bounds(const km_rows& rows, const km_search& s, const T* near
       if (nearest[first + i] < std::numeric_limits<T>::infinity())
         total += weight * nearest[first + i];
       reached[first + i] = 0;
+      which[i] = static_cast<uint8_t>(i);
     }
     for (int tile = 0; tile < count; tile += kRowsInLanes) {
       const int some = least_of(kRowsInLanes, count - tile);
-      fill_columns(block, tile, some, scratch.columns);
-      for (int64_t panel = 0; panel < s.panels; ++panel)
-        offer(block, tile, some, panel, first, rows.weights, potential, reached, scratch);
+      fill_columns(block, which + tile, some, scratch.columns);
+      for (int64_t place = 0; place < s.places; place += kLanes)
+        offer(block, tile, some, place, rows.weights, potential, reached, scratch);
     }
   }
   for (int64_t c = 0; c < s.k; ++c) potential[c] += total;
@@ -89,8 +88,8 @@ void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t str
     }
     if (!(reached[i] >> candidate & 1)) continue;
     const T* x = static_cast<const T*>(rows.x) + i * rows.row_stride;
-    if (rows.cosine || rows.column_stride != 1 || (rows.d > kFewFeatures && rows.d != stride)) {
-      load_rows(rows, i, 1, stride, row);
+    if (!as_they_are(rows, rows.d > kFewFeatures ? stride : rows.d)) {
+      load_row(rows, i, stride, row);
       x = row;
     }
     T distance = 0;

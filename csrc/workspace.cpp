@@ -6,12 +6,24 @@
 #include <limits>
 #include <numeric>
 
+#include "threads.h"
+
 namespace {
 
-constexpr int64_t kPanel = 16;
+// Centroids that are packed together.
+constexpr int64_t kPlaces = 16;
 // Where most pairs are looked at all the same, bounds rest for some calls.
 constexpr double kMostVisited = 0.98;
 constexpr int kPause = 2;
+// Distances between centroids rest longer where they settle few rows.
+constexpr double kFewPlain = 0.02;
+constexpr int kPauseOfApart = 8;
+// Above this share of pairs, bounds of rows serve better than distances between centroids, which
+// take at most so much memory.
+constexpr double kManyBetween = 0.6;
+// And above this one where hardly a label changes any more, so that bounds last.
+constexpr double kSomeBetween = 0.1, kFewChanged = 0.05;
+constexpr int64_t kMostBetween = 8 << 20;
 // Memory for each thread that bounds may take beyond what each row may.
 constexpr int64_t kBoundsOfThread = 40 << 20;
 // Steps of bounds to the distance of a typical row.
@@ -20,13 +32,13 @@ constexpr int64_t kSample = 1000;  // of rows that are asked what is typical
 constexpr float kUnit = 1.0f / (1 << 24);  // the rounding error of one operation
 constexpr float kTooLarge = 1e36f;
 
-int64_t panels_of(int64_t count) { return (count + kPanel - 1) / kPanel; }
+int64_t filled(int64_t count) { return (count + kPlaces - 1) / kPlaces * kPlaces; }
 
 }  // namespace
 
 // Neighbours next to each other: halves along the widest axis, down to a group.
-void km_workspace::order(const float* coordinates, int64_t pitch, int64_t axes, int32_t* begin,
-                         int32_t* end) {
+void km_workspace::arrange(const float* coordinates, int64_t pitch, int64_t axes, int32_t* begin,
+                           int32_t* end) {
   const int64_t count = end - begin;
   if (count <= together_) return;
   int64_t widest = 0;
@@ -49,14 +61,13 @@ void km_workspace::order(const float* coordinates, int64_t pitch, int64_t axes, 
     const float x = coordinates[a * pitch + widest], y = coordinates[b * pitch + widest];
     return x < y || (x == y && a < b);
   });
-  order(coordinates, pitch, axes, begin, middle);
-  order(coordinates, pitch, axes, middle, end);
+  arrange(coordinates, pitch, axes, begin, middle);
+  arrange(coordinates, pitch, axes, middle, end);
 }
 
-// Puts the centroids and their coordinates into panels.
+// Puts the centroids and their coordinates into places.
 template <typename T>
 void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& s) {
-  const int64_t places = s.panels * kPanel;
   const std::vector<T> rows = filled_up(centroids, s.k, s.d);
   auto coordinates = aligned<float>(size_t(s.k * s.pitch));
   auto centered = aligned<float>(size_t(kBlock * s.stride));
@@ -66,42 +77,36 @@ void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& 
                    static_cast<int>(std::min<int64_t>(kBlock, s.k - first)), centered.get(),
                    coordinates.get() + first * s.pitch, norms.get() + first);
   if (!std::all_of(norms.get(), norms.get() + s.k, [](float n) { return n < kTooLarge; })) {
-    s.panels = 0;  // bounds could overflow
+    s.places = 0;  // bounds could overflow
     return;
   }
-  if (!ordered_) {
+  if (!arranged_) {
     std::iota(index_.begin(), index_.end(), 0);
     if (s.bounds && together_ > 1)
-      order(coordinates.get(), s.pitch, std::min<int64_t>(s.width, 64), index_.data(),
-            index_.data() + s.k);
+      arrange(coordinates.get(), s.pitch, std::min<int64_t>(s.width, 64), index_.data(),
+              index_.data() + s.k);
     for (int64_t c = 0; c < s.k; ++c) position_[index_[c]] = static_cast<int32_t>(c);
-    ordered_ = s.bounds != nullptr;
+    arranged_ = s.bounds != nullptr;
   }
-  centroids_ = aligned<char>(size_t(places * s.stride) * sizeof(T));
-  const int64_t columns = 1 + s.width;
-  packed_ = aligned<float>(size_t(places * columns));
-  fine_ = aligned<float>(size_t(places * s.pitch));
-  fine_norms_ = aligned<float>(size_t(places));
+  centroids_ = aligned<char>(size_t(s.places * s.stride) * sizeof(T));
+  placed_ = aligned<float>(size_t(s.places * s.pitch));
+  offsets_ = aligned<float>(size_t(s.places));
   T* placed = reinterpret_cast<T*>(centroids_.get());
-  for (int64_t place = 0; place < places; ++place) {
-    float* column = packed_.get() + place / kPanel * columns * kPanel + place % kPanel;
+  for (int64_t place = 0; place < s.places; ++place) {
+    float* z = placed_.get() + place * s.pitch;
     if (place >= s.k) {
-      column[0] = -std::numeric_limits<float>::infinity();
-      for (int64_t j = 1; j < columns; ++j) column[j * kPanel] = 0;
+      std::fill_n(z, s.pitch, 0.0f);
+      offsets_[place] = -std::numeric_limits<float>::infinity();
       continue;
     }
     const int64_t c = index_[place];
-    const float* z = coordinates.get() + c * s.pitch;
     std::copy_n(rows.data() + c * s.stride, s.stride, placed + place * s.stride);
-    std::copy_n(z, s.pitch, fine_.get() + place * s.pitch);
-    fine_norms_[place] = norms[c];
-    column[0] = -0.5f * norms[c] * (1 - s.margin);
-    for (int64_t j = 0; j < s.width; ++j) column[(1 + j) * kPanel] = z[j];
+    std::copy_n(coordinates.get() + c * s.pitch, s.pitch, z);
+    offsets_[place] = -0.5f * norms[c] * (1 - s.margin);
   }
   s.centroids = centroids_.get();
-  s.packed = packed_.get();
-  s.coordinates_of_centroids = fine_.get();
-  s.norms_of_centroids = fine_norms_.get();
+  s.coordinates_of_centroids = placed_.get();
+  s.offsets = offsets_.get();
 }
 
 // How many bounds a row gets: all that is kept takes at most half as much as the rows, 64 bytes
@@ -123,8 +128,8 @@ void km_workspace::choose_bounds(const km_rows& rows, size_t element, int thread
     base_ = aligned<float>(size_t(blocks * kBlock));
     bounded_ = false;
   }
-  group_of_.resize(s.panels * kPanel);
-  for (int64_t place = 0; place < s.panels * kPanel; ++place)
+  group_of_.resize(s.places);
+  for (int64_t place = 0; place < s.places; ++place)
     group_of_[place] = static_cast<int32_t>(place / together_);
   s.bounds = bounds_.get();
   s.base = base_.get();
@@ -186,6 +191,27 @@ void km_workspace::keep_coordinates_of(const km_rows& rows, km_search& s) {
   s.measured = measured;
 }
 
+// Says how far the centroids are from each other, where that can pay.
+void km_workspace::separate(const km_kernel& kernel, const km_rows& rows, int threads,
+                            km_search& s) {
+  if (pause_of_apart_ > 0 || s.k > rows.n / 16) return;
+  const bool between = between_pays_ && !s.directions && !s.bounds &&
+                       s.k * s.places * int64_t(sizeof(float)) <= kMostBetween;
+  apart_ = aligned<float>(size_t(s.places));
+  if (between) between_ = aligned<float>(size_t(s.k * s.places));
+  const int64_t blocks = (s.places + kBlock - 1) / kBlock;
+  const int64_t parts = std::min<int64_t>(threads, blocks);
+  const size_t numbers = size_t(s.pitch) * kMostRowsInLanes;
+  auto columns = aligned<float>(size_t(parts) * numbers);
+  in_parallel(parts, [&](int64_t p) {
+    kernel.separate(s, blocks * p / parts * kBlock,
+                    std::min(s.places, blocks * (p + 1) / parts * kBlock), apart_.get(),
+                    between ? between_.get() : nullptr, columns.get() + size_t(p) * numbers);
+  });
+  s.apart = apart_.get();
+  s.between = between ? between_.get() : nullptr;
+}
+
 template <typename T>
 km_search km_workspace::ready_to_seed(const km_kernel& kernel, const km_rows& rows,
                                       const T* candidates, int64_t m) {
@@ -195,28 +221,29 @@ km_search km_workspace::ready_to_seed(const km_kernel& kernel, const km_rows& ro
   other.directions = directions;
   other.basis = basis;
   other.given_center = given_center;
-  km_search s = other.ready(kernel, rows, candidates, m, false, 1);
-  if (s.panels) keep_coordinates_of<T>(rows, s);
+  km_search s = other.ready(kernel, rows, candidates, m, nullptr, false, 1);
+  if (s.places) keep_coordinates_of<T>(rows, s);
   return s;
 }
 
 template <typename T>
 km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, const T* centroids,
-                              int64_t k, bool keeps, int threads) {
+                              int64_t k, const int64_t* labels, bool keeps, int threads) {
   km_search s = {};
   s.k = k;
   s.d = rows.d;
-  s.stride = panels_of(s.d) * kPanel;
-  s.panels = k > few_centroids_ ? panels_of(k) : 0;
+  s.stride = filled(s.d);
+  s.places = k > few_centroids_ ? filled(k) : 0;
   if (k != k_ || rows.n != n_) {
-    ordered_ = bounded_ = false;
+    arranged_ = bounded_ = false;
+    between_pays_ = true;
     bounds_.reset();
-    pause_ = 0;
+    pause_ = pause_of_apart_ = 0;
     typical_ = 0;
     k_ = k;
     n_ = rows.n;
   }
-  index_.resize(std::max(s.panels * kPanel, k));
+  index_.resize(std::max(s.places, k));
   position_.resize(k);
 
   s.directions = directions;
@@ -240,17 +267,17 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   s.slack = 1 + 4 * kUnit * (summed + 24);
   s.blur = 2 * from_directions + kUnit * float(s.stride / 16 + 32 + directions);
   s.margin = 2 * (from_directions + kUnit * float(s.width + s.stride / 16 + 36));
-  s.fine_margin = 6 * from_directions + kUnit * float(s.stride / 16 + 96 + directions);
 
-  if (s.panels && keeps) keep_coordinates_of<T>(rows, s);
-  if (s.panels && keeps && pause_ == 0 && typical_ > 0 && (s.coordinates || !directions))
-    choose_bounds(rows, sizeof(T), threads, s);
+  if (s.places && keeps) keep_coordinates_of<T>(rows, s);
+  const bool bounds_pay = pause_ == 0 && typical_ > 0 && (directions ? s.coordinates != nullptr
+                                                                     : !between_pays_);
+  if (s.places && keeps && bounds_pay) choose_bounds(rows, sizeof(T), threads, s);
   if (!s.bounds) bounded_ = false;
-  if (!bounded_) ordered_ = false;
-  if (s.panels) pack(kernel, centroids, s);
-  if (!s.panels) {
+  if (!bounded_) arranged_ = false;
+  if (s.places) pack(kernel, centroids, s);
+  if (!s.places) {
     s.bounds = nullptr;
-    bounded_ = ordered_ = false;
+    bounded_ = arranged_ = false;
     std::iota(index_.begin(), index_.end(), 0);
     std::iota(position_.begin(), position_.end(), 0);
     const std::vector<T> filled = filled_up(centroids, k, s.d);
@@ -262,22 +289,27 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   s.position = position_.data();
   s.groups = s.bounds ? groups_ : 0;
   s.together = s.bounds ? together_ : k;
-  s.group_of = nullptr;
+  if (s.places && labels) separate(kernel, rows, threads, s);
   if (s.bounds) move(centroids, s);
-  // Processor cycles, about: of a centroid among all, and of one that is looked at by itself.
-  const double all = 0.026 * double(s.width) + 0.35 + 1.0 / double(s.together);
-  const double one = directions ? 0.06 * double(s.pitch) + 8 : 0.5 * double(s.stride) + 15;
-  s.most_pairs = double(k) * all / one;
   return s;
 }
 
 template <typename T>
-void km_workspace::searched(const km_search& s, int64_t n, const T* distances, int64_t pairs) {
+void km_workspace::searched(const km_search& s, int64_t n, const T* distances,
+                            const km_seen& seen, int64_t changed) {
   const double most = double(n) * double(s.k);
-  share_visited = s.panels && most > 0 ? double(pairs) / most : 1.0;
-  if (s.coordinates && s.panels) measured = true;
+  share_visited = s.places && most > 0 ? double(seen.pairs) / most : 1.0;
+  if (s.coordinates && s.places) measured = true;
   if (pause_ > 0) --pause_;
-  if (s.bounded && share_visited > kMostVisited) pause_ = kPause;
+  if (pause_of_apart_ > 0) --pause_of_apart_;
+  if (s.bounded && share_visited > kMostVisited) {
+    pause_ = kPause;
+    between_pays_ = true;
+  }
+  const bool still = double(changed) < kFewChanged * double(n);
+  if (s.between && share_visited > (still ? kSomeBetween : kManyBetween)) between_pays_ = false;
+  if (s.apart && !(s.between && between_pays_) && double(seen.plain) < kFewPlain * double(n))
+    pause_of_apart_ = kPauseOfApart;
   bounded_ = s.bounds != nullptr && pause_ == 0;
   if (bounded_ || !distances) return;
   std::vector<double> some;
@@ -289,12 +321,14 @@ void km_workspace::searched(const km_search& s, int64_t n, const T* distances, i
 }
 
 template km_search km_workspace::ready<float>(const km_kernel&, const km_rows&, const float*,
-                                              int64_t, bool, int);
+                                              int64_t, const int64_t*, bool, int);
 template km_search km_workspace::ready_to_seed<float>(const km_kernel&, const km_rows&,
                                                       const float*, int64_t);
 template km_search km_workspace::ready_to_seed<double>(const km_kernel&, const km_rows&,
                                                        const double*, int64_t);
 template km_search km_workspace::ready<double>(const km_kernel&, const km_rows&, const double*,
-                                               int64_t, bool, int);
-template void km_workspace::searched<float>(const km_search&, int64_t, const float*, int64_t);
-template void km_workspace::searched<double>(const km_search&, int64_t, const double*, int64_t);
+                                               int64_t, const int64_t*, bool, int);
+template void km_workspace::searched<float>(const km_search&, int64_t, const float*, const km_seen&,
+                                              int64_t);
+template void km_workspace::searched<double>(const km_search&, int64_t, const double*,
+                                               const km_seen&, int64_t);

@@ -184,10 +184,4 @@ def _draw_far(rows: Rows, nearest: list[Tensor], weights: list[Tensor], m: int) 
         near if batch.sample_weight is None and rows.metric == "euclidean" else near * weight
         for near, weight, batch in zip(nearest, weights, rows.batches, strict=True)
     ]
-    covered = rows.total(weighted) == 0
-    if bool(covered.any()):
-        weighted = [
-            weight.to(mass.dtype).where(covered.unsqueeze(-1), mass)
-            for mass, weight in zip(weighted, weights, strict=True)
-        ]
-    return rows.draw(weighted, m)
+    return rows.draw(weighted, m, otherwise=weights)

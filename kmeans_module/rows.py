@@ -117,8 +117,11 @@ class Rows:
             sums += mass.sum(dim=-1, dtype=self.accumulator)
         return all_sum([sums], self.group)[0]
 
-    def draw(self, masses: Sequence[Tensor], m: int) -> Tensor:
-        """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch.
+    def draw(
+        self, masses: Sequence[Tensor], m: int, *, otherwise: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch; for
+        problems whose masses are all 0, to other masses.
 
         Cumulative sums in float64, of blocks and then within one, and a search in them, have no
         limit on the number of rows.
@@ -130,6 +133,9 @@ class Rows:
             totals[i] = sums.sum(dim=-1)
         totals = all_gather(totals, self.group).view(-1, self.n_problems)
         ends = totals[self._order].cumsum(0)
+        if otherwise is not None and bool((nothing := ends[-1:].T == 0).any()):
+            instead = zip(otherwise, masses, strict=True)
+            return self.draw([other.to(mass).where(nothing, mass) for other, mass in instead], m)
         first = torch.zeros_like(ends)
         last = torch.empty_like(ends)
         first[self._order[1:]] = ends[:-1]

@@ -194,7 +194,8 @@ def measure_along(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("n", "d", "k", "p"), [(2_500, 40, 150, 15), (2_101, 97, 33, 31), (700, 12, 9, 0)]
+    ("n", "d", "k", "p"),
+    [(2_500, 40, 150, 15), (2_101, 97, 33, 31), (700, 12, 9, 0), (1_500, 20, 60, 0)],
 )
 def test_a_workspace_never_changes_a_result(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str, kind: str, metric: str,

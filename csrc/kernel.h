@@ -52,6 +52,8 @@ struct km_search {
   // nearer to no other; if it is less than between of that and another, it is not nearer to that.
   const float* apart;       // (places), or null
   const float* between;     // (k, places), or null
+  const float* closest;     // (k, blocks): the least of sixteen of between
+  int64_t blocks;           // places / 16 filled up to a multiple of 16, by infinity
 };
 
 constexpr int kMostSteps = 127;
@@ -104,9 +106,10 @@ struct km_kernel {
   // (stride) is scratch.
   void (*add_up)(const km_rows& rows, int64_t stride, int64_t begin, int64_t end,
                  const km_result& result, void* row);
-  // For centroids begin to end what km_search::apart and between say; between may be null.
+  // For centroids begin to end what km_search::apart, between and closest say; the last two may
+  // be null.
   void (*separate)(const km_search& search, int64_t begin, int64_t end, float* apart,
-                   float* between, float* columns);
+                   float* between, float* closest, float* columns);
   // Coordinates (count, pitch) and squared norms (count) of rows (count, stride).
   void (*measure)(const km_search& search, bool is_double, const void* rows, int count,
                   float* centered, float* coordinates, float* norms);

@@ -192,6 +192,11 @@ inline unsigned at_least(const Sixteen<float>& value, const Sixteen<float>& limi
 #endif
 }
 
+// Which of sixteen numbers are below a limit.
+inline unsigned below(const float* numbers, float limit) {
+  return ~at_least(load(numbers), limit) & 0xffffu;
+}
+
 // Raises top by the scores below a limit; returns which lanes are not below.
 inline unsigned raise_to_lower(Sixteen<float>& top, const Sixteen<float>& score,
                                const Sixteen<float>& limit) {

@@ -220,7 +220,7 @@ int64_t search_near(Block<T>& block, uint64_t open, const km_scratch& scratch) {
 // Returns the rows that are left, a bit each; adds to pairs.
 template <typename T>
 uint64_t search_between(Block<T>& block, uint64_t open, int64_t& pairs) {
-  constexpr int kMost = 64;
+  constexpr int kMost = 256;
   const km_search& s = block.s;
   const int most = static_cast<int>(least_of<float>(
       kMost, static_cast<float>(s.k) * cost_among_all(s) / cost_of_distance<T>(s)));
@@ -228,13 +228,17 @@ uint64_t search_between(Block<T>& block, uint64_t open, int64_t& pairs) {
   for (; open; open &= open - 1) {
     const int i = __builtin_ctzll(open);
     const float* between = s.between + block.place[i] * s.places;
+    const float* closest = s.closest + block.place[i] * s.blocks;
     const float distance = static_cast<float>(block.best[i]);
     int32_t near[kMost + kLanes];
     int count = 0;
-    for (int64_t first = 0; first < s.places && count <= most; first += kLanes)
-      for (unsigned some = ~at_least(load(between + first), distance) & 0xffffu; some;
-           some &= some - 1)
-        near[count++] = static_cast<int32_t>(first) + __builtin_ctz(some);
+    for (int64_t group = 0; group < s.blocks && count <= most; group += kLanes)
+      for (unsigned near_blocks = below(closest + group, distance); near_blocks && count <= most;
+           near_blocks &= near_blocks - 1) {
+        const int64_t first = (group + __builtin_ctz(near_blocks)) * kLanes;
+        for (unsigned some = below(between + first, distance); some; some &= some - 1)
+          near[count++] = static_cast<int32_t>(first) + __builtin_ctz(some);
+      }
     if (count > most || !block.good(i)) {
       left |= uint64_t{1} << i;
       continue;
@@ -385,15 +389,16 @@ void add_up(const km_rows& rows, int64_t stride, int64_t begin, int64_t end,
 
 // See km_kernel::separate.
 inline void separate(const km_search& s, int64_t begin, int64_t end, float* apart, float* between,
-                     float* columns) {
+                     float* closest, float* columns) {
   for (int64_t first = begin; first < end; first += kRowsInLanes) {
     fill_columns(s.pitch, columns, [&](int r) {
       return s.coordinates_of_centroids + least_of(first + r, s.places - 1) * s.pitch;
     });
-    float own[kRowsInLanes], least[kRowsInLanes];
+    const int64_t some = least_of<int64_t>(kRowsInLanes, s.places - first);
+    float own[kRowsInLanes], least[kRowsInLanes], of_sixteen[kRowsInLanes];
     for (int r = 0; r < kRowsInLanes; ++r) {
-      own[r] = first + r < s.places ? s.offsets[first + r] : -kInfinity;
-      least[r] = kInfinity;
+      own[r] = r < some ? s.offsets[first + r] : -kInfinity;
+      least[r] = of_sixteen[r] = kInfinity;
     }
     for (int64_t where = 0; where < s.k; where += kCentroidsInTurn) {
       Row score[kCentroidsInTurn];
@@ -405,14 +410,21 @@ inline void separate(const km_search& s, int64_t begin, int64_t end, float* apar
           // a quarter of the squared distance between the two, but for rounding
           const float quarter = (-0.5f * (own[r] + lanes[r]) - 2 * kTiny * kTiny) / s.slack;
           lanes[r] = first + r == where + i ? kInfinity : quarter;
-          least[r] = least_of(least[r], lanes[r]);
+          of_sixteen[r] = least_of(of_sixteen[r], lanes[r]);
         }
         if (between)
           std::memcpy(between + (where + i) * s.places + first, lanes,
-                      size_t(least_of<int64_t>(kRowsInLanes, s.places - first)) * sizeof(float));
+                      size_t(some) * sizeof(float));
+        if ((where + i + 1) % kLanes && where + i + 1 < s.k) continue;
+        for (int r = 0; r < kRowsInLanes; ++r) {
+          least[r] = least_of(least[r], of_sixteen[r]);
+          if (closest && first + r < s.k)
+            closest[(first + r) * s.blocks + (where + i) / kLanes] = of_sixteen[r];
+          of_sixteen[r] = kInfinity;
+        }
       }
     }
-    for (int r = 0; r < kRowsInLanes && first + r < s.places; ++r) apart[first + r] = least_of(least[r], kTooLarge);
+    for (int64_t r = 0; r < some; ++r) apart[first + r] = least_of(least[r], kTooLarge);
   }
 }
 

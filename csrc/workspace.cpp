@@ -18,13 +18,12 @@ constexpr int kPause = 2;
 // Distances between centroids rest longer where they settle few rows.
 constexpr double kFewPlain = 0.02;
 constexpr int kPauseOfApart = 8;
-// Above this share of pairs, bounds of rows serve better than distances between centroids, which
-// take at most so much memory.
+// Above this share of pairs, bounds of rows serve better than distances between centroids.
 constexpr double kManyBetween = 0.6;
 // And above this one where hardly a label changes any more, so that bounds last.
 constexpr double kSomeBetween = 0.1, kFewChanged = 0.05;
-constexpr int64_t kMostBetween = 8 << 20;
-// Memory for each thread that bounds may take beyond what each row may.
+// Memory for each thread that bounds may take beyond what each row may, or distances between
+// centroids instead of them.
 constexpr int64_t kBoundsOfThread = 40 << 20;
 // Steps of bounds to the distance of a typical row.
 constexpr double kSteps = 160;
@@ -196,9 +195,14 @@ void km_workspace::separate(const km_kernel& kernel, const km_rows& rows, int th
                             km_search& s) {
   if (pause_of_apart_ > 0 || s.k > rows.n / 16) return;
   const bool between = between_pays_ && !s.directions && !s.bounds &&
-                       s.k * s.places * int64_t(sizeof(float)) <= kMostBetween;
+                       s.k * s.places * int64_t(sizeof(float)) <= kBoundsOfThread * threads;
   apart_ = aligned<float>(size_t(s.places));
-  if (between) between_ = aligned<float>(size_t(s.k * s.places));
+  s.blocks = filled(s.places / kPlaces);
+  if (between) {
+    between_ = aligned<float>(size_t(s.k * s.places));
+    closest_ = aligned<float>(size_t(s.k * s.blocks));
+    std::fill_n(closest_.get(), s.k * s.blocks, std::numeric_limits<float>::infinity());
+  }
   const int64_t blocks = (s.places + kBlock - 1) / kBlock;
   const int64_t parts = std::min<int64_t>(threads, blocks);
   const size_t numbers = size_t(s.pitch) * kMostRowsInLanes;
@@ -206,10 +210,12 @@ void km_workspace::separate(const km_kernel& kernel, const km_rows& rows, int th
   in_parallel(parts, [&](int64_t p) {
     kernel.separate(s, blocks * p / parts * kBlock,
                     std::min(s.places, blocks * (p + 1) / parts * kBlock), apart_.get(),
-                    between ? between_.get() : nullptr, columns.get() + size_t(p) * numbers);
+                    between ? between_.get() : nullptr, between ? closest_.get() : nullptr,
+                    columns.get() + size_t(p) * numbers);
   });
   s.apart = apart_.get();
   s.between = between ? between_.get() : nullptr;
+  s.closest = between ? closest_.get() : nullptr;
 }
 
 template <typename T>

@@ -81,7 +81,8 @@ struct km_workspace {
 
   std::vector<int32_t> index_, position_, group_of_;
   std::unique_ptr<char[], Free> centroids_;
-  std::unique_ptr<float[], Free> placed_, offsets_, coordinates_, norms_, base_, apart_, between_;
+  std::unique_ptr<float[], Free> placed_, offsets_, coordinates_, norms_, base_, apart_, between_,
+      closest_;
   std::unique_ptr<uint8_t[], Free> bounds_;
   std::vector<float> center_, moved_least_;
   std::vector<uint8_t> moved_most_, settled_;

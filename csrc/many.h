@@ -3,12 +3,14 @@
 //
 // With coordinates z of a row and of a centroid, directions of a contraction and the norm r of
 // what they leave out, ‖x - c‖² ≥ ‖x‖² + ‖c‖² - 2 (z_x·z_c + r_x r_c) by Cauchy and Schwarz.
-// score = z_x·z_c + r_x r_c - ½‖c‖²: the higher the nearer. Bounds on distances are kept from
-// call to call, less what the centroids have moved since (Elkan, ICML 2003; for groups of
+// score = z_x·z_c + r_x r_c - ½‖c‖²: the higher the nearer. A centroid twice as far from the
+// own one of a row as the row is cannot be nearer to it. Bounds on distances are kept from call to
+// call, less what the centroids have moved since (Elkan, ICML 2003; for groups of
 // centroids Ding et al., Yinyang k-means, ICML 2015), a byte each, in steps that are rounded
 // down. Each bound allows for rounding, so that what is left out could not have won.
 #pragma once
 
+#include "bytes.h"
 #include "kernel.h"
 #include "rows.h"
 

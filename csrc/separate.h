@@ -1,0 +1,50 @@
+// How far the centroids are from each other.
+// Included by kernel.inc, once per instruction set.
+#pragma once
+
+#include "scores.h"
+
+namespace {
+
+// See km_kernel::separate.
+inline void separate(const km_search& s, int64_t begin, int64_t end, float* apart, float* between,
+                     float* closest, float* columns) {
+  for (int64_t first = begin; first < end; first += kRowsInLanes) {
+    fill_columns(s.pitch, columns, [&](int r) {
+      return s.coordinates_of_centroids + least_of(first + r, s.places - 1) * s.pitch;
+    });
+    const int64_t some = least_of<int64_t>(kRowsInLanes, s.places - first);
+    float own[kRowsInLanes], least[kRowsInLanes], of_sixteen[kRowsInLanes];
+    for (int r = 0; r < kRowsInLanes; ++r) {
+      own[r] = r < some ? s.offsets[first + r] : -kInfinity;
+      least[r] = of_sixteen[r] = kInfinity;
+    }
+    for (int64_t where = 0; where < s.k; where += kCentroidsInTurn) {
+      Row score[kCentroidsInTurn];
+      score_places(s, [&](int i) { return where + i; }, columns, score);
+      for (int i = 0; i < kCentroidsInTurn && where + i < s.k; ++i) {
+        float lanes[kRowsInLanes];
+        for (int v = 0; v < kRowVectors; ++v) store(lanes + v * kLanes, score[i][v]);
+        for (int r = 0; r < kRowsInLanes; ++r) {
+          // a quarter of the squared distance between the two, but for rounding
+          const float quarter = (-0.5f * (own[r] + lanes[r]) - 2 * kTiny * kTiny) / s.slack;
+          lanes[r] = first + r == where + i ? kInfinity : quarter;
+          of_sixteen[r] = least_of(of_sixteen[r], lanes[r]);
+        }
+        if (between)
+          std::memcpy(between + (where + i) * s.places + first, lanes,
+                      size_t(some) * sizeof(float));
+        if ((where + i + 1) % kLanes && where + i + 1 < s.k) continue;
+        for (int r = 0; r < kRowsInLanes; ++r) {
+          least[r] = least_of(least[r], of_sixteen[r]);
+          if (closest && first + r < s.k)
+            closest[(first + r) * s.blocks + (where + i) / kLanes] = of_sixteen[r];
+          of_sixteen[r] = kInfinity;
+        }
+      }
+    }
+    for (int64_t r = 0; r < some; ++r) apart[first + r] = least_of(least[r], kTooLarge);
+  }
+}
+
+}  // namespace

@@ -123,8 +123,11 @@ def test_features_of_ones_own_become_codes(tmp_path: Path) -> None:
 
 
 def test_deep_clustering_finds_the_digits_better_than_pixels_do(tmp_path: Path) -> None:
-    found = run("deep_clustering", "--epochs", 8, "--folder", tmp_path)
-    assert found["embeddings"] > found["pixels"] + 0.04
+    better = []
+    for seed in range(3):  # one alone scatters by 0.04
+        found = run("deep_clustering", "--epochs", 8, "--seed", seed, "--folder", tmp_path)
+        better.append(found["embeddings"] - found["pixels"])
+    assert sum(better) / 3 > 0.04
 
 
 def test_each_epoch_has_new_targets_and_a_fresh_head() -> None:

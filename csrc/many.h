@@ -226,7 +226,8 @@ struct Block {
       const Sixteen<float> scores = load(score + begin);
       const unsigned near = at_least(scores, load(enough + begin)) & those;
       if (those & ~near) {
-        const Sixteen<float> floor = times_plus(load(norm + begin), 1 - s.margin, filled(-kTiny * kTiny));
+        const Sixteen<float> floor =
+            times_plus(load(norm + begin), 1 - s.margin, filled(-kTiny * kTiny));
         lower_to_steps(bounds + group * kBlock + begin,
                        only(those & ~near, times_plus(scores, -2, floor), kTooLarge), s.per_step,
                        s.moved_least[group], minus(load(base + begin), filled(-kFuzz)));

@@ -140,7 +140,7 @@ void find_nearest(Block<T>& block, const km_result& result, bool exact, const km
   uint64_t open = ~uint64_t{0} >> (kBlock - block.count);  // rows, a bit each
   if (result.warm) open &= ~take_guesses(block, result.labels);
   seen.plain += block.count - __builtin_popcountll(open);
-  if (!open) return;
+  if (!open && !s.settled) return;  // what is to be taken off is taken off all bounds
   if (s.bounded) {
     const int64_t pairs = search_near(block, open, scratch);
     if (pairs >= 0) {
@@ -179,7 +179,7 @@ void search_block(const km_rows& rows, const km_search& s, int64_t first, int co
   for (int i = 0; !all_good && i < count; ++i)
     if (!s.places || !block.good(i)) block.try_all(i);
   int64_t changed = 0;
-  T sum = 0;
+  double sum = 0;
   for (int i = 0; i < count; ++i) {
     const int64_t row = first + i;
     int64_t label = s.index[block.place[i]];
@@ -200,7 +200,7 @@ void search_block(const km_rows& rows, const km_search& s, int64_t first, int co
     sum += distance;
   }
   *result.changed += result.warm ? changed : count;
-  if (!result.distances) *result.inertia += double(sum);
+  if (!result.distances) *result.inertia += sum;
 }
 
 // See km_kernel::search.

@@ -21,6 +21,7 @@ struct Lanes {
   using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   typedef T Vector __attribute__((vector_size(KM_VECTOR_BYTES)));
   typedef Int Mask __attribute__((vector_size(KM_VECTOR_BYTES)));
+  typedef double Doubles __attribute__((vector_size(KM_VECTOR_BYTES / sizeof(T) * 8)));
   static constexpr int kWidth = KM_VECTOR_BYTES / sizeof(T);
   static constexpr int kRows = kWidth * kVectors;
 };
@@ -190,14 +191,19 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
   for (int64_t first = begin; first < end; first += R) {
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     load_block<T, D>(rows, first, count, block);
-    V near[kVectors] = {}, weight[kVectors] = {};
+    V near[kVectors], weight[kVectors];
     M closer_to[kVectors] = {};
-    std::memcpy(near, nearest + first, size_t(count) * sizeof(T));
-    T weights[R];
-    for (int s = 0; s < R; ++s) weights[s] = s < count;
-    for (int s = 0; rows.weights && s < count; ++s)
-      weights[s] = static_cast<T>(rows.weights[first + s]);
-    std::memcpy(weight, weights, sizeof(weight));
+    const bool plain = count == R && !rows.weights;
+    alignas(64) T nearest_of[R] = {}, weights[R] = {};
+    for (int s = 0; !plain && s < count; ++s) {
+      nearest_of[s] = nearest[first + s];
+      weights[s] = rows.weights ? static_cast<T>(rows.weights[first + s]) : T(1);
+    }
+    const T* const near_from = plain ? nearest + first : nearest_of;
+    for (int v = 0; v < kVectors; ++v) {
+      std::memcpy(&near[v], near_from + v * W, sizeof(V));
+      weight[v] = plain ? V{} + T(1) : *reinterpret_cast<const V*>(weights + v * W);
+    }
     for (int64_t c = 0; c < m; c += KM_CENTROIDS) {
       V distance[KM_CENTROIDS][kVectors] = {};
       measure<KM_CENTROIDS, D>(block, candidates + c * rows.d, rows.d, distance);
@@ -208,12 +214,18 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
           sum += weight[v] * (closer ? distance[i][v] : near[v]);
           if (c + i < 16) closer_to[v] |= closer & (M{} + (Int(1) << (c + i)));
         }
-        for (int lane = 0; lane < W; ++lane) potential[c + i] += sum[lane];
+        typename Lanes<T>::Doubles lanes;
+        std::memcpy(&lanes, potential + (c + i) * kLanes, sizeof(lanes));
+        lanes += __builtin_convertvector(sum, typename Lanes<T>::Doubles);
+        std::memcpy(potential + (c + i) * kLanes, &lanes, sizeof(lanes));
       }
     }
     Int bits[R];
     std::memcpy(bits, closer_to, sizeof(bits));
-    for (int s = 0; s < count; ++s) reached[first + s] = static_cast<uint16_t>(bits[s]);
+    if (count == R)  // a loop that compilers make vectors of
+      for (int s = 0; s < R; ++s) reached[first + s] = static_cast<uint16_t>(bits[s]);
+    else
+      for (int s = 0; s < count; ++s) reached[first + s] = static_cast<uint16_t>(bits[s]);
   }
 }
 

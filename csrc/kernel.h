@@ -11,6 +11,10 @@ constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
 constexpr int kBlock = 64;              // rows taken together
 constexpr int kMostRowsInLanes = 32;    // of them, whose scores are computed together
 constexpr int64_t kMostPlaces = 1024;   // of centroids, whose scores are kept together
+// A row's coordinates are whole numbers, of this length together, in units of √norm / kWhole;
+// the norm is taken to be kLeastNorm at least.
+constexpr float kWhole = 32000;
+constexpr float kLeastNorm = 1e-30f;
 
 // Centroids made ready for km_kernel::search. A place holds a centroid, or fills up sixteen.
 struct km_search {
@@ -20,22 +24,25 @@ struct km_search {
   const int32_t* index;     // (places): which centroid
   const int32_t* position;  // (k)
 
-  // Coordinates of rows and centroids: all features, or directions and the norm of the rest.
-  int64_t pitch;            // numbers from one row to the next
+  // Coordinates of rows and centroids: all features, or directions and the norm of the rest;
+  // pairs of whole numbers of 16 bits, in units of norm / kWhole.
+  int64_t pitch;            // pairs from one row to the next, a multiple of 16
   int64_t width;            // how many of them are there, not zeros
   int64_t directions;       // how many directions there are; 0: all features, no rest
   const float* basis;       // (directions / 16 rounded up, d, 16)
   const float* center;      // (stride): the origin
-  const float* coordinates_of_centroids;  // (places, pitch)
+  const int32_t* coordinates_of_centroids;  // (places, pitch)
+  const float* units;       // (places)
   const float* offsets;     // (places): -½‖c‖², rounded up; -infinity where there is no centroid
   // Rounding, relative to the squared norms: of scores, of the rest's square. And slack,
   // relative to a squared distance: more than 1.
   float margin, blur, slack;
 
   // Of the rows, kept from call to call; all may be null.
-  float* coordinates;       // (n, pitch)
+  int32_t* coordinates;     // (n, pitch)
   float* norms;             // (n), squared
-  bool measured;            // coordinates and norms are there
+  int32_t* columns;         // for seeding: (n / lanes rounded up, width, lanes)
+  bool measured;            // coordinates or columns, and norms are there
   // A group is so many places. With bound = bounds[i / kBlock, g, i % kBlock], all centroids
   // of group g but its own are (base[i] + bound - moved_most[g]) step from row i, at least.
   uint8_t* bounds;          // (n / kBlock rounded up, groups, kBlock)
@@ -66,12 +73,13 @@ struct km_near {
 
 // Memory for one thread, aligned to 64 bytes.
 struct km_scratch {
-  void* rows;          // (kBlock, stride)
-  float* coordinates;  // (kBlock, pitch)
-  float* centered;     // (kBlock, stride)
-  float* columns;      // (pitch, kMostRowsInLanes)
-  float* scores;       // (kMostPlaces or, if less, places; kMostRowsInLanes)
-  km_near* near;       // (groups)
+  void* rows;            // (kBlock, stride)
+  int32_t* coordinates;  // (kBlock, pitch)
+  float* centered;       // (kBlock, stride)
+  float* along;          // (kBlock, directions + 1)
+  int32_t* columns;      // (pitch, kMostRowsInLanes)
+  float* scores;         // (kMostPlaces or, if less, places; kMostRowsInLanes)
+  km_near* near;         // (groups)
 };
 
 #define KM_MOST_BEAMS 64
@@ -109,16 +117,16 @@ struct km_kernel {
   // For centroids begin to end what km_search::apart, between and closest say; the last two may
   // be null.
   void (*separate)(const km_search& search, int64_t begin, int64_t end, float* apart,
-                   float* between, float* closest, float* columns);
-  // Coordinates (count, pitch) and squared norms (count) of rows (count, stride).
+                   float* between, float* closest, int32_t* columns);
+  // Coordinates (count, pitch) and squared norms (count) of rows (count, stride), at most kBlock.
   void (*measure)(const km_search& search, bool is_double, const void* rows, int count,
-                  float* centered, float* coordinates, float* norms);
-  // potentials (m, a multiple of centroids_together) are added to. Bit c of reached (n) says
-  // whether candidate c < 16 is nearer to a row than nearest.
+                  const km_scratch& scratch, int32_t* coordinates, float* norms);
+  // potentials (m, 16 to be added up) are added to; m is a multiple of centroids_together. Bit c of
+  // reached (n) says whether candidate c < 16 is nearer to a row than nearest.
   void (*potentials)(const km_rows& rows, const void* nearest, const void* candidates, int64_t m,
                      int64_t begin, int64_t end, double* potentials, uint16_t* reached,
                      void* block);
-  // The same for candidates made ready; begin is a multiple of kBlock.
+  // The same for candidates made ready, potentials (m); begin is a multiple of kBlock.
   void (*potentials_by_bounds)(const km_rows& rows, const km_search& candidates,
                                const void* nearest, int64_t begin, int64_t end,
                                double* potentials, uint16_t* reached, const km_scratch& scratch);

@@ -60,6 +60,89 @@ inline void add_products(Sixteen<float>& sum, const Sixteen<float>& a, const Six
   for (int v = 0; v < Sixteen<float>::kParts; ++v) sum.part[v] += a.part[v] * b.part[v];
 }
 
+// A lane of these holds two numbers of 16 bits: adds both products, lane by lane.
+inline void add_products_of_pairs(Sixteen<int32_t>& sum, const Sixteen<int32_t>& a,
+                                  const Sixteen<int32_t>& b) {
+  for (int v = 0; v < Sixteen<int32_t>::kParts; ++v) {
+    using Vector = Sixteen<int32_t>::Vector;
+#if defined(__AVX512BW__)
+    const __m512i products = _mm512_madd_epi16(__m512i(a.part[v]), __m512i(b.part[v]));
+    sum.part[v] = Vector(_mm512_add_epi32(__m512i(sum.part[v]), products));
+#elif defined(__AVX2__)
+    const __m256i products = _mm256_madd_epi16(__m256i(a.part[v]), __m256i(b.part[v]));
+    sum.part[v] = Vector(_mm256_add_epi32(__m256i(sum.part[v]), products));
+#elif defined(__SSE2__) && KM_VECTOR_BYTES == 16
+    const __m128i products = _mm_madd_epi16(__m128i(a.part[v]), __m128i(b.part[v]));
+    sum.part[v] = Vector(_mm_add_epi32(__m128i(sum.part[v]), products));
+#else
+    using Bits = Sixteen<uint32_t>::Vector;  // whose sums may wrap
+    const Vector low_a = Vector(Bits(a.part[v]) << 16) >> 16, high_a = a.part[v] >> 16;
+    const Vector low_b = Vector(Bits(b.part[v]) << 16) >> 16, high_b = b.part[v] >> 16;
+    sum.part[v] = Vector(Bits(sum.part[v]) + Bits(low_a * low_b) + Bits(high_a * high_b));
+#endif
+  }
+}
+
+// The nearest whole numbers; of numbers below 2^22.
+inline Sixteen<int32_t> rounded(const Sixteen<float>& value) {
+  constexpr float kWholeOnly = 3 << 22;  // where floats have no fractions
+  Sixteen<int32_t> whole;
+  for (int v = 0; v < Sixteen<float>::kParts; ++v) {
+    using Bits = Sixteen<uint32_t>::Vector;
+    const Sixteen<float>::Vector zero = Sixteen<float>::Vector{} + kWholeOnly;
+    const Sixteen<float>::Vector shifted = value.part[v] + kWholeOnly;
+    whole.part[v] = Sixteen<int32_t>::Vector(Bits(shifted) - Bits(zero));
+  }
+  return whole;
+}
+
+inline Sixteen<float> as_floats(const Sixteen<int32_t>& value) {
+  Sixteen<float> same;
+  for (int v = 0; v < Sixteen<float>::kParts; ++v)
+    same.part[v] = __builtin_convertvector(value.part[v], Sixteen<float>::Vector);
+  return same;
+}
+
+// Two numbers of 16 bits in a lane.
+inline Sixteen<int32_t> paired(const Sixteen<int32_t>& low, const Sixteen<int32_t>& high) {
+  Sixteen<int32_t> both;
+  for (int v = 0; v < Sixteen<int32_t>::kParts; ++v)
+    both.part[v] = (low.part[v] & 0xffff) |
+                   Sixteen<int32_t>::Vector(Sixteen<uint32_t>::Vector(high.part[v]) << 16);
+  return both;
+}
+
+inline Sixteen<float> times(Sixteen<float> a, const Sixteen<float>& b) {
+  for (int v = 0; v < Sixteen<float>::kParts; ++v) a.part[v] *= b.part[v];
+  return a;
+}
+
+inline Sixteen<float> square_root(Sixteen<float> value) {
+#if defined(__AVX512F__)
+  value.part[0] = _mm512_sqrt_ps(value.part[0]);
+#elif defined(__AVX2__)
+  for (int v = 0; v < 2; ++v) value.part[v] = _mm256_sqrt_ps(value.part[v]);
+#else
+  for (int v = 0; v < Sixteen<float>::kParts; ++v)
+    for (int i = 0; i < Sixteen<float>::kWidth; ++i) value.part[v][i] = std::sqrt(value.part[v][i]);
+#endif
+  return value;
+}
+
+// At least a number, and that where there is NaN.
+inline Sixteen<float> no_less(Sixteen<float> value, float number) {
+  for (int v = 0; v < Sixteen<float>::kParts; ++v) {
+    const auto least = Sixteen<float>::Vector{} + number;
+    value.part[v] = value.part[v] > least ? value.part[v] : least;
+  }
+  return value;
+}
+
+inline Sixteen<float> times(Sixteen<float> a, float factor) {
+  for (int v = 0; v < Sixteen<float>::kParts; ++v) a.part[v] *= factor;
+  return a;
+}
+
 template <typename T>
 inline void add_square_of_difference(Sixteen<T>& sum, const Sixteen<T>& a, const Sixteen<T>& b) {
   for (int v = 0; v < Sixteen<T>::kParts; ++v) {
@@ -233,10 +316,12 @@ inline Sixteen<float> only(unsigned which, const Sixteen<float>& a, float other)
 }
 
 // Columns of sixteen rows: to[j * step + r] is number j of row r, for sixteen j.
-inline void transpose(const float* const (&rows)[kLanes], float* to, int64_t step) {
+template <typename T>
+inline void transpose(const T* const (&rows)[kLanes], T* to, int64_t step) {
+  static_assert(sizeof(T) == sizeof(float));
 #if defined(__AVX512F__)
   __m512 a[16], b[16];
-  for (int r = 0; r < 16; ++r) a[r] = _mm512_loadu_ps(rows[r]);
+  for (int r = 0; r < 16; ++r) a[r] = _mm512_loadu_ps(reinterpret_cast<const float*>(rows[r]));
   for (int r = 0; r < 16; r += 2) {
     b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
     b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
@@ -246,21 +331,23 @@ inline void transpose(const float* const (&rows)[kLanes], float* to, int64_t ste
       a[r + 2 * half] = _mm512_shuffle_ps(b[r + half], b[r + 2 + half], 0x44);
       a[r + 2 * half + 1] = _mm512_shuffle_ps(b[r + half], b[r + 2 + half], 0xee);
     }
+  float* const columns = reinterpret_cast<float*>(to);
   for (int j = 0; j < 4; ++j) {  // number j of each four, of all rows
     const __m512 low = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x88);
     const __m512 high = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xdd);
     const __m512 more_low = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x88);
     const __m512 more_high = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xdd);
-    _mm512_storeu_ps(to + j * step, _mm512_shuffle_f32x4(low, more_low, 0x88));
-    _mm512_storeu_ps(to + (8 + j) * step, _mm512_shuffle_f32x4(low, more_low, 0xdd));
-    _mm512_storeu_ps(to + (4 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0x88));
-    _mm512_storeu_ps(to + (12 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0xdd));
+    _mm512_storeu_ps(columns + j * step, _mm512_shuffle_f32x4(low, more_low, 0x88));
+    _mm512_storeu_ps(columns + (8 + j) * step, _mm512_shuffle_f32x4(low, more_low, 0xdd));
+    _mm512_storeu_ps(columns + (4 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0x88));
+    _mm512_storeu_ps(columns + (12 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0xdd));
   }
 #elif defined(__AVX2__)
   for (int first = 0; first < kLanes; first += 8)    // eight rows
     for (int begin = 0; begin < kLanes; begin += 8) {  // eight columns
       __m256 a[8], b[8];
-      for (int r = 0; r < 8; ++r) a[r] = _mm256_loadu_ps(rows[first + r] + begin);
+      for (int r = 0; r < 8; ++r)
+        a[r] = _mm256_loadu_ps(reinterpret_cast<const float*>(rows[first + r] + begin));
       for (int r = 0; r < 8; r += 2) {
         b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
         b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);
@@ -270,7 +357,7 @@ inline void transpose(const float* const (&rows)[kLanes], float* to, int64_t ste
           a[r + 2 * half] = _mm256_shuffle_ps(b[r + half], b[r + 2 + half], 0x44);
           a[r + 2 * half + 1] = _mm256_shuffle_ps(b[r + half], b[r + 2 + half], 0xee);
         }
-      float* const block = to + begin * step + first;
+      float* const block = reinterpret_cast<float*>(to) + begin * step + first;
       for (int j = 0; j < 4; ++j) {
         _mm256_storeu_ps(block + j * step, _mm256_permute2f128_ps(a[j], a[4 + j], 0x20));
         _mm256_storeu_ps(block + (4 + j) * step, _mm256_permute2f128_ps(a[j], a[4 + j], 0x31));

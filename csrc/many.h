@@ -11,84 +11,12 @@
 #pragma once
 
 #include "bytes.h"
-#include "kernel.h"
-#include "rows.h"
+#include "coordinates.h"
 
 namespace {
 
-constexpr int kRowsTogether = KM_ROWS_TOGETHER;  // whose products are in registers
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kTiny = 1e-18f;  // squares below may lose all their digits
 constexpr float kFuzz = 1e-3f;  // of a step, for rounding
 constexpr float kTooLarge = 1e36f;  // squared norms above may overflow: all centroids are tried
-
-// Products of a few rows with sixteen others, added to sum.
-template <int R>
-inline void add_products(const float* const (&row)[R], const float* panel, int64_t width,
-                         Sixteen<float> (&score)[R]) {
-  Sixteen<float> sum[R];
-  for (int r = 0; r < R; ++r) sum[r] = score[r];
-  for (int64_t j = 0; j < width; ++j) {
-    const Sixteen<float> column = load(panel + j * kLanes);
-    for (int r = 0; r < R; ++r) add_product(sum[r], column, row[r][j]);
-  }
-  for (int r = 0; r < R; ++r) score[r] = sum[r];
-}
-
-// Of a multiple of sixteen numbers.
-inline float squared_norm(const float* numbers, int64_t count) {
-  Sixteen<float> sum = {};
-  for (int64_t j = 0; j < count; j += kLanes)
-    add_square_of_difference(sum, load(numbers + j), Sixteen<float>{});
-  return total(sum);
-}
-
-// Coordinates (count, pitch) and squared norms (count) of rows.
-template <typename RowAt>
-void measure_rows(const km_search& s, const RowAt& row_at, int count, float* centered,
-                  float* coordinates, float* norms) {
-  float* from_center = s.directions ? centered : coordinates;
-  for (int i = 0; i < count; ++i) {
-    const auto* row = row_at(i);
-    Sixteen<float> squares = {};
-    for (int64_t j = 0; j < s.stride; j += kLanes) {
-      const Sixteen<float> difference = minus(load(row + j), load(s.center + j));
-      store(from_center + i * s.stride + j, difference);
-      add_square_of_difference(squares, difference, Sixteen<float>{});
-    }
-    norms[i] = total(squares);
-  }
-  if (!s.directions) return;
-  constexpr int64_t kPart = 128;  // partial sums keep rounding small
-  const int64_t p = s.directions;
-  for (int first = 0; first < count; first += kRowsTogether) {
-    const int together = least_of(kRowsTogether, count - first);
-    for (int64_t direction = 0; direction < p; direction += kLanes) {
-      Sixteen<float> all[kRowsTogether] = {};
-      for (int64_t begin = 0; begin < s.d; begin += kPart) {
-        const float* row[kRowsTogether];
-        for (int r = 0; r < kRowsTogether; ++r)
-          row[r] = centered + (first + least_of(r, together - 1)) * s.stride + begin;
-        Sixteen<float> sum[kRowsTogether] = {};
-        add_products(row, s.basis + (direction * s.d + begin * kLanes),
-                     least_of(kPart, s.d - begin), sum);
-        for (int r = 0; r < kRowsTogether; ++r) add(all[r], sum[r]);
-      }
-      for (int r = 0; r < together; ++r) {
-        float lanes[kLanes];
-        store(lanes, all[r]);
-        std::memcpy(coordinates + (first + r) * s.pitch + direction, lanes,
-                    size_t(least_of<int64_t>(kLanes, p - direction)) * sizeof(float));
-      }
-    }
-  }
-  for (int i = 0; i < count; ++i) {
-    float* z = coordinates + i * s.pitch;
-    z[p] = 0;
-    const float rest = norms[i] - squared_norm(z, s.pitch);
-    z[p] = std::sqrt((rest > 0 ? rest : 0) + s.blur * norms[i]);
-  }
-}
 
 // Rows that are searched together.
 template <typename T>
@@ -97,6 +25,10 @@ struct Block {
   Block(const km_rows& all, const km_search& search, int64_t begin, int some,
         const km_scratch& scratch)
       : s(search), count(some), first(begin) {
+    for (int i = 0; i < kBlock; i += kLanes) {
+      store(norm + i, filled(0.0f));
+      store(unit + i, filled(0.0f));
+    }
     bounds = s.bounds ? s.bounds + first * s.groups : nullptr;
     base = s.bounds ? s.base + first : nullptr;
     coordinates = s.coordinates ? s.coordinates + first * s.pitch : scratch.coordinates;
@@ -109,7 +41,7 @@ struct Block {
       for (int i = 0; i < count; ++i) load_row(all, first + i, row_pitch, copies + i * row_pitch);
       rows = copies;
     }
-    if (s.directions) find_coordinates(scratch);
+    if (s.directions && !(s.columns && s.measured)) find_coordinates(scratch);
   }
 
   const km_search& s;
@@ -117,16 +49,17 @@ struct Block {
   const int64_t first;       // number of the first row
   const T* rows;
   int64_t row_pitch;
-  float* coordinates;        // (count, pitch)
+  int32_t* coordinates;      // (count, pitch)
   uint8_t* bounds;           // (groups, kBlock) or null
   float* base;               // (kBlock), of bounds, in steps
-  float norm[kBlock] = {};   // squared
+  float norm[kBlock];        // squared
+  float unit[kBlock];        // of the coordinates
   T best[kBlock];            // squared distance of the nearest so far
   int32_t place[kBlock];     // and where it is
   float enough[kBlock];      // a score below cannot win
 
   const T* row(int i) const { return rows + i * row_pitch; }
-  const float* coordinates_of(int i) const { return coordinates + i * s.pitch; }
+  const int32_t* coordinates_of(int i) const { return coordinates + i * s.pitch; }
   const T* centroid(int64_t where) const {
     return static_cast<const T*>(s.centroids) + where * s.stride;
   }
@@ -138,12 +71,13 @@ struct Block {
   void take(int i, int64_t where, T distance) {
     place[i] = static_cast<int32_t>(where);
     best[i] = distance;
-    enough[i] = 0.5f * (norm[i] * (1 - s.margin) - reach(i)) - kTiny * kTiny;
+    enough[i] = enough_for(norm[i], static_cast<float>(best[i]));
   }
 
-  // A centroid is not nearer than the nearest so far if its squared distance, as it is known
-  // without error, is this much.
-  float reach(int i) const { return static_cast<float>(best[i]) * s.slack + kTiny * kTiny; }
+  // A score below which a centroid is not nearer to a row than at a squared distance.
+  float enough_for(float square, float distance) const {
+    return 0.5f * (square * (1 - s.margin) - distance * s.slack) - 1.5f * kTiny * kTiny;
+  }
 
   // Whether bounds hold: nothing overflows.
   bool good(int i) const { return norm[i] < kTooLarge && best[i] < kTooLarge; }
@@ -202,22 +136,25 @@ struct Block {
   template <typename Pairs>
   void sift(uint64_t some, int64_t where, Pairs& pairs) {
     alignas(64) float score[kBlock];
-    const float* centroid = s.coordinates_of_centroids + where * s.pitch;
+    const int32_t* centroid = s.coordinates_of_centroids + where * s.pitch;
     for (uint64_t left = some; left;) {
       int four[4], last = 0;
-      Sixteen<float> sums[4];
+      Sixteen<int32_t> sums[4];
       for (int r = 0; r < 4; ++r) {  // missing ones repeat the last
         if (left) last = __builtin_ctzll(left);
         left &= left - 1;
         four[r] = last;
-        sums[r] = filled(0.0f);
+        sums[r] = filled(0);
       }
       for (int64_t j = 0; j < s.pitch; j += kLanes)
         for (int r = 0; r < 4; ++r)
-          add_products(sums[r], load(coordinates_of(four[r]) + j), load(centroid + j));
+          add_products_of_pairs(sums[r], load(coordinates_of(four[r]) + j), load(centroid + j));
+      const Sixteen<float> parts[4] = {as_floats(sums[0]), as_floats(sums[1]),
+                                       as_floats(sums[2]), as_floats(sums[3])};
       float found[4];
-      totals(sums, found);
-      for (int r = 0; r < 4; ++r) score[four[r]] = found[r] + s.offsets[where];
+      totals(parts, found);
+      for (int r = 0; r < 4; ++r)
+        score[four[r]] = found[r] * (unit[four[r]] * s.units[where]) + s.offsets[where];
     }
     const int64_t group = s.group_of[where];
     for (int begin = 0; begin < kBlock; begin += kLanes) {
@@ -258,10 +195,11 @@ struct Block {
     const size_t bytes = size_t(count) * sizeof(float);
     if (s.measured) {
       std::memcpy(norm, s.norms + first, bytes);
-      return;
+    } else {
+      measure_rows(s, [this](int i) { return row(i); }, count, scratch, coordinates, norm);
+      if (s.norms) std::memcpy(s.norms + first, norm, bytes);
     }
-    measure_rows(s, [this](int i) { return row(i); }, count, scratch.centered, coordinates, norm);
-    if (s.norms) std::memcpy(s.norms + first, norm, bytes);
+    for (int i = 0; i < kBlock; i += kLanes) store(unit + i, unit_of(load(norm + i)));
   }
 };
 

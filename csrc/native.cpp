@@ -14,13 +14,12 @@
 #include <utility>
 #include <vector>
 
-#include "threads.h"
-#include "workspace.h"
+#include "parts.h"
+#include "seeding.h"
+#include "sums.h"
 
 namespace {
 
-// Work (rows × centroids × features) below which a thread more costs more than it saves.
-constexpr double kWorkPerThread = 1 << 18;
 // Rows that are taken at once: while they are in a cache, they are searched and added up.
 constexpr int64_t kAtOnce = 16 * kBlock;
 // Of sums that are kept several times over.
@@ -61,43 +60,15 @@ const km_kernel* best_kernel() {
 
 std::atomic<const km_kernel*> kernel_in_use{nullptr};
 
+}  // namespace
+
 const km_kernel& current_kernel() {
   const km_kernel* chosen = kernel_in_use.load();
   if (!chosen) kernel_in_use.store(chosen = best_kernel());
   return *chosen;
 }
 
-// Centroids filled up to a multiple, with ones that no row is near.
-template <typename T>
-std::vector<T> padded(const void* centroids, int64_t k, int64_t d, int64_t multiple) {
-  const T* begin = static_cast<const T*>(centroids);
-  std::vector<T> all((k + multiple - 1) / multiple * multiple * d,
-                     std::numeric_limits<T>::infinity());
-  std::copy(begin, begin + k * d, all.begin());
-  return all;
-}
-
-// Calls work(part, begin, end) for consecutive ranges of the rows, which begin with a block; how
-// many there are depends on the sizes and on threads only.
-template <typename Work>
-void in_parts(const km_rows& rows, int64_t parts, const Work& work) {
-  const int64_t blocks = (rows.n + kBlock - 1) / kBlock;
-  auto begin = [&](int64_t p) { return std::min(rows.n, blocks * p / parts * kBlock); };
-  in_parallel(parts, [&](int64_t p) { work(p, begin(p), begin(p + 1)); });
-}
-
-int64_t n_parts(const km_rows& rows, int64_t k, int threads) {
-  const double work = double(rows.n) * double(k) * double(rows.d);
-  return std::max<int64_t>(
-      1, std::min<int64_t>({threads, rows.n, static_cast<int64_t>(work / kWorkPerThread) + 1}));
-}
-
-// Memory of each part for blocks of rows, so many bytes.
-std::vector<std::unique_ptr<char[], Free>> blocks(int64_t parts, size_t bytes) {
-  std::vector<std::unique_ptr<char[], Free>> all;
-  for (int64_t p = 0; p < parts; ++p) all.push_back(aligned<char>(bytes));
-  return all;
-}
+namespace {
 
 // Takes rows begin to end, with statistics of its own.
 using Part = std::function<void(int64_t part, int64_t begin, int64_t end, const km_result& own)>;
@@ -154,31 +125,6 @@ void scan(const km_rows& rows, const void* centroids, int64_t k, const km_result
          });
 }
 
-// Memory of each part for a search.
-struct Scratch {
-  Scratch(const km_search& s, size_t element, int64_t parts) : of(parts) {
-    const size_t numbers = kBlock * size_t(s.stride);
-    const size_t places = size_t(std::min(kMostPlaces, s.places));
-    for (km_scratch& own : of) {
-      own.rows = take<char>(numbers * element);
-      own.coordinates = take<float>(kBlock * size_t(s.pitch));
-      own.centered = take<float>(numbers);
-      own.columns = take<float>(size_t(s.pitch) * kMostRowsInLanes);
-      own.scores = take<float>(places * kMostRowsInLanes);
-      own.near = take<km_near>(s.bounds ? size_t(s.groups) + 1 : 0);
-    }
-  }
-  std::vector<km_scratch> of;
-
- private:
-  template <typename T>
-  T* take(size_t count) {
-    memory_.push_back(aligned<char>(count * sizeof(T)));
-    return reinterpret_cast<T*>(memory_.back().get());
-  }
-  std::vector<std::unique_ptr<char[], Free>> memory_;
-};
-
 template <typename T>
 void search(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
             km_workspace* workspace, int threads) {
@@ -217,75 +163,18 @@ void e_step(const km_rows& rows, const void* centroids, int64_t k, const km_resu
     search<T>(rows, centroids, k, result, workspace, threads);
 }
 
-// The bytes of rows (m, d) filled up to (m, stride).
 template <typename T>
-std::vector<char> bytes_of(const void* given, int64_t m, int64_t d) {
-  const std::vector<T> filled = filled_up(static_cast<const T*>(given), m, d);
-  const char* begin = reinterpret_cast<const char*>(filled.data());
-  return std::vector<char>(begin, begin + filled.size() * sizeof(T));
-}
-
-template <typename T>
-void potentials(const km_rows& rows, const void* nearest, const void* given, int64_t m,
+void potentials(const km_rows& rows, const void* nearest, const void* candidates, int64_t m,
                 double* result, km_workspace& workspace, int threads) {
-  const km_kernel& kernel = current_kernel();
-  const int64_t parts = n_parts(rows, m, threads);
-  workspace.candidates = bytes_of<T>(given, m, rows.d);
-  workspace.reached.resize(size_t(rows.n));
-  workspace.nearest = nearest;
-  uint16_t* reached = workspace.reached.data();
-  const int64_t places = (m + 15) / 16 * 16;
-  std::vector<std::vector<double>> own(parts, std::vector<double>(size_t(places), 0.0));
-  km_search s = {};
-  if (workspace.directions)
-    s = workspace.ready_to_seed(kernel, rows, static_cast<const T*>(given), m);
-  if (s.places) {
-    const Scratch scratch(s, sizeof(T), parts);
-    in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-      kernel.potentials_by_bounds(rows, s, nearest, begin, end, own[p].data(), reached,
-                                  scratch.of[p]);
-    });
-    if (s.coordinates) workspace.measured = true;
-  } else {
-    const std::vector<T> candidates = padded<T>(given, m, rows.d, kernel.centroids_together);
-    const int64_t m_padded = static_cast<int64_t>(candidates.size()) / rows.d;
-    const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
-    in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-      kernel.potentials(rows, nearest, candidates.data(), m_padded, begin, end, own[p].data(),
-                        reached, block[p].get());
-    });
-  }
-  for (int64_t c = 0; c < m; ++c) {
-    result[c] = 0;
-    for (int64_t p = 0; p < parts; ++p) result[c] += own[p][c];
-  }
+  workspace.seeding().potentials(rows, static_cast<const T*>(nearest),
+                                 static_cast<const T*>(candidates), m, result, threads);
 }
 
 template <typename T>
-void lower(const km_rows& rows, void* nearest, const void* given, km_workspace& workspace,
+void lower(const km_rows& rows, void* nearest, const void* center, km_workspace& workspace,
            int threads) {
-  const km_kernel& kernel = current_kernel();
-  const int64_t parts = n_parts(rows, 1, threads);
-  // The last candidates are known, with whom they reach, for the first call after that.
-  const std::vector<char> center = bytes_of<T>(given, 1, rows.d);
-  const bool known = std::exchange(workspace.nearest, nullptr) == nearest;
-  const int64_t m = center.empty() ? 0 : int64_t(workspace.candidates.size() / center.size());
-  for (int64_t c = 0; known && c < std::min<int64_t>(m, 16); ++c) {
-    if (std::memcmp(workspace.candidates.data() + size_t(c) * center.size(), center.data(),
-                    center.size()))
-      continue;
-    const int64_t stride = int64_t(center.size() / sizeof(T));
-    const auto row = blocks(parts, center.size());
-    return in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-      kernel.lower_reached(rows, nearest, center.data(), stride, workspace.reached.data(),
-                           static_cast<int>(c), begin, end, row[p].get());
-    });
-  }
-  const std::vector<T> repeated = padded<T>(given, 1, rows.d, kernel.centroids_together);
-  const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
-  in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-    kernel.lower(rows, nearest, repeated.data(), begin, end, block[p].get());
-  });
+  workspace.seeding().lower(rows, static_cast<T*>(nearest), static_cast<const T*>(center),
+                            threads);
 }
 
 template <typename T>
@@ -377,23 +266,17 @@ extern "C" int km_spread(const km_rows* rows, const double* center, double* low,
   });
 }
 
-extern "C" km_workspace* km_open(void) { return new (std::nothrow) km_workspace; }
+extern "C" km_workspace* km_open(int keep) {
+  km_workspace* const opened = new (std::nothrow) km_workspace;
+  if (opened) opened->keep = keep;
+  return opened;
+}
 
 extern "C" void km_close(km_workspace* workspace) { delete workspace; }
 
 extern "C" int km_project(km_workspace* workspace, const float* basis, const float* center,
-                          int64_t p, int64_t d, int keep) {
-  return guarded([&] {
-    workspace->directions = p;
-    workspace->measured = false;
-    workspace->keep_coordinates = keep;
-    workspace->given_center.assign(center, center + (p ? d : 0));
-    // Sixteen directions to a panel; rounding shall not make it longer than orthonormal.
-    workspace->basis.assign(size_t((p + 15) / 16 * 16 * d), 0.0f);
-    for (int64_t i = 0; i < p; ++i)
-      for (int64_t j = 0; j < d; ++j)
-        workspace->basis[size_t((i / 16 * d + j) * 16 + i % 16)] = basis[i * d + j] * (1 - 1e-5f);
-  });
+                          int64_t p, int64_t d) {
+  return guarded([&] { workspace->project(basis, center, p, d); });
 }
 
 extern "C" double km_share_visited(const km_workspace* workspace) {
@@ -415,6 +298,26 @@ extern "C" int km_potentials(const km_rows* rows, const void* nearest, const voi
     auto run = rows->is_double ? potentials<double> : potentials<float>;
     run(*rows, nearest, candidates, m, result, *workspace, threads);
   });
+}
+
+extern "C" int km_block_sums(const void* values, int is_double, int64_t n, int64_t size,
+                             double* sums, int threads) {
+  return guarded([&] {
+    if (is_double)
+      block_sums(static_cast<const double*>(values), n, size, sums, threads);
+    else
+      block_sums(static_cast<const float*>(values), n, size, sums, threads);
+  });
+}
+
+extern "C" void km_search_sums(const void* values, int is_double, int64_t n, int64_t size,
+                               const double* sums, const double* targets, int64_t m,
+                               int64_t* positions) {
+  for (int64_t i = 0; i < m; ++i)
+    positions[i] =
+        is_double
+            ? search_sums(static_cast<const double*>(values), n, size, sums, targets[i])
+            : search_sums(static_cast<const float*>(values), n, size, sums, targets[i]);
 }
 
 extern "C" int km_beam_search(const float* x, int64_t n, int64_t d, const float* codebooks,

@@ -31,14 +31,15 @@ struct km_result {
 
 // What makes repeated calls on the same rows faster; it never changes a result.
 struct km_workspace;
-KM_API km_workspace* km_open(void);  // null where there is no memory
+// keep: coordinates of the rows may be kept in memory, where they pay. Null without memory.
+KM_API km_workspace* km_open(int keep);
 KM_API void km_close(km_workspace* workspace);
 
-// Lets a workspace, before its first call, measure along few directions before it measures all
-// features: basis (p, d) has orthonormal rows, leading ones first, and center (d) is near the
-// data; p + 1 is a multiple of 16. The coordinates of the rows are kept in memory if keep.
+// Lets the calls that follow measure along few directions before they measure all features:
+// basis (p, d) has orthonormal rows, leading ones first, and center (d) is near the data; p + 1 is
+// a multiple of 16, or p is 0 for all features. Seeding keeps to the directions of its first call.
 KM_API int km_project(km_workspace* workspace, const float* basis, const float* center, int64_t p,
-                      int64_t d, int keep);
+                      int64_t d);
 
 // Labels, distances and statistics for centroids (k, d), contiguous and of the type of x.
 // workspace may be null. Returns 0, or 1 where there is no memory.
@@ -55,6 +56,16 @@ KM_API int km_lower(const km_rows* rows, void* nearest, const void* center,
 // the candidates (m, d).
 KM_API int km_potentials(const km_rows* rows, const void* nearest, const void* candidates,
                          int64_t m, double* potentials, km_workspace* workspace, int threads);
+
+// Sums of consecutive blocks of n values, each of so many, the last one short.
+KM_API int km_block_sums(const void* values, int is_double, int64_t n, int64_t size, double* sums,
+                         int threads);
+
+// Positions (m) where the cumulative sum of n values exceeds targets (m). sums are those of blocks;
+// rounding never leads to a value of 0, unless all are.
+KM_API void km_search_sums(const void* values, int is_double, int64_t n, int64_t size,
+                           const double* sums, const double* targets, int64_t m,
+                           int64_t* positions);
 
 // Smallest and largest value (d) of each feature, and the sums (d) of the values or, about a
 // center (d), of squared differences; rows of weight 0 do not count in sums. Cosine is not

@@ -30,73 +30,92 @@ struct Highest {
   }
 };
 
-// Sixteen numbers from each of sixteen rows at a time become columns (pitch, kRowsInLanes).
-template <typename RowAt>
-inline void fill_columns(int64_t pitch, float* columns, const RowAt& row_at) {
-  for (int first = 0; first < kRowsInLanes; first += kLanes)
-    for (int64_t j = 0; j < pitch; j += kLanes) {
-      const float* rows[kLanes];
-      for (int r = 0; r < kLanes; ++r) rows[r] = row_at(first + r) + j;
-      transpose(rows, columns + j * kRowsInLanes + first, kRowsInLanes);
-    }
-}
+// Coordinates of some rows with their units, a row to a lane.
+struct Columns {
+  int32_t* pairs;              // (pitch, kRowsInLanes)
+  float unit[kRowsInLanes];
 
-// Coordinates of some rows of a block as columns; missing rows repeat the last one.
+  // Of rows whose coordinates are known.
+  template <typename RowAt>
+  void fill(int64_t pitch, const RowAt& coordinates_of) {
+    for (int first = 0; first < kRowsInLanes; first += kLanes)
+      for (int64_t j = 0; j < pitch; j += kLanes) {
+        const int32_t* rows[kLanes];
+        for (int r = 0; r < kLanes; ++r) rows[r] = coordinates_of(first + r) + j;
+        transpose(rows, pairs + j * kRowsInLanes + first, kRowsInLanes);
+      }
+  }
+};
+
+// Of some rows of a block, which learns their squared norms; missing rows repeat the last one.
 template <typename T>
-void fill_columns(const Block<T>& block, const uint8_t* which, int some, float* columns) {
+void fill_columns(Block<T>& block, const uint8_t* which, int some, const km_scratch& scratch,
+                  Columns& columns) {
   const km_search& s = block.s;
+  columns.pairs = scratch.columns;
+  auto row_at = [&](int r) { return which[least_of(r, some - 1)]; };
   if (s.directions) {
-    fill_columns(s.pitch, columns, [&](int r) {
-      return block.coordinates_of(which[least_of(r, some - 1)]);
-    });
+    columns.fill(s.pitch, [&](int r) { return block.coordinates_of(row_at(r)); });
+    for (int r = 0; r < kRowsInLanes; ++r) columns.unit[r] = block.unit[row_at(r)];
     return;
   }
-  for (int first = 0; first < kRowsInLanes; first += kLanes)
-    for (int64_t j = 0; j < s.pitch; j += kLanes) {
+  for (int first = 0; first < kRowsInLanes; first += kLanes) {
+    float* const feature = scratch.centered;  // (stride, kLanes)
+    Sixteen<float> squares = {};
+    for (int64_t j = 0; j < s.stride; j += kLanes) {
       alignas(64) float copies[kLanes][kLanes];
       const float* rows[kLanes];
       for (int r = 0; r < kLanes; ++r) {
         rows[r] = copies[r];
-        store(copies[r], minus(load(block.row(which[least_of(first + r, some - 1)]) + j),
-                               load(s.center + j)));
+        store(copies[r], minus(load(block.row(row_at(first + r)) + j), load(s.center + j)));
       }
-      transpose(rows, columns + j * kRowsInLanes + first, kRowsInLanes);
+      transpose(rows, feature + j * kLanes, kLanes);
+      for (int i = 0; i < kLanes; ++i)
+        add_square_of_difference(squares, load(feature + (j + i) * kLanes), Sixteen<float>{});
     }
-}
-
-// Scores of the rows with a few centroids.
-inline void score_in_turn(const float* const (&centroid)[kCentroidsInTurn],
-                          const float (&offset)[kCentroidsInTurn], const float* columns,
-                          int64_t width, Row (&score)[kCentroidsInTurn]) {
-  Row sum[kCentroidsInTurn];
-  for (int i = 0; i < kCentroidsInTurn; ++i)
-    for (int v = 0; v < kRowVectors; ++v) sum[i][v] = filled(offset[i]);
-  for (int64_t j = 0; j < width; ++j)
-    for (int v = 0; v < kRowVectors; ++v) {
-      const Sixteen<float> column = load(columns + (j * kRowVectors + v) * kLanes);
-      for (int i = 0; i < kCentroidsInTurn; ++i) add_product(sum[i][v], column, centroid[i][j]);
+    float norm[kLanes], per_unit[kLanes];
+    store(norm, squares);
+    for (int r = 0; r < kLanes; ++r) {
+      block.norm[row_at(first + r)] = norm[r];
+      columns.unit[first + r] = unit_of(norm[r]);
+      per_unit[r] = 1 / columns.unit[first + r];
     }
-  for (int i = 0; i < kCentroidsInTurn; ++i)
-    for (int v = 0; v < kRowVectors; ++v) score[i][v] = sum[i][v];
-}
-
-// The same with the centroids at some places.
-template <typename Place>
-inline void score_places(const km_search& s, const Place& place, const float* columns,
-                         Row (&score)[kCentroidsInTurn]) {
-  const float* centroid[kCentroidsInTurn];
-  float offset[kCentroidsInTurn];
-  for (int i = 0; i < kCentroidsInTurn; ++i) {
-    centroid[i] = s.coordinates_of_centroids + place(i) * s.pitch;
-    offset[i] = s.offsets[place(i)];
+    const Sixteen<float> scale = load(per_unit);
+    for (int64_t j = 0; j < s.width; ++j)
+      store(columns.pairs + j * kRowsInLanes + first,
+            paired(rounded(times(load(feature + 2 * j * kLanes), scale)),
+                   rounded(times(load(feature + (2 * j + 1) * kLanes), scale))));
   }
-  score_in_turn(centroid, offset, columns, s.width, score);
+}
+
+// Scores of the rows with the centroids at a few places.
+template <typename Place>
+inline void score_places(const km_search& s, const Place& place, const Columns& columns,
+                         Row (&score)[kCentroidsInTurn]) {
+  const int32_t* centroid[kCentroidsInTurn];
+  for (int i = 0; i < kCentroidsInTurn; ++i)
+    centroid[i] = s.coordinates_of_centroids + place(i) * s.pitch;
+  Sixteen<int32_t> sum[kCentroidsInTurn][kRowVectors];
+  for (int i = 0; i < kCentroidsInTurn; ++i)
+    for (int v = 0; v < kRowVectors; ++v) sum[i][v] = filled(0);
+  for (int64_t j = 0; j < s.width; ++j)
+    for (int v = 0; v < kRowVectors; ++v) {
+      const Sixteen<int32_t> column = load(columns.pairs + (j * kRowVectors + v) * kLanes);
+      for (int i = 0; i < kCentroidsInTurn; ++i)
+        add_products_of_pairs(sum[i][v], column, filled(centroid[i][j]));
+    }
+  for (int i = 0; i < kCentroidsInTurn; ++i)
+    for (int v = 0; v < kRowVectors; ++v) {
+      const Sixteen<float> units = times(load(columns.unit + v * kLanes), s.units[place(i)]);
+      score[i][v] = filled(s.offsets[place(i)]);
+      add_products(score[i][v], as_floats(sum[i][v]), units);
+    }
 }
 
 // Scores (end - begin, kRowsInLanes) with the centroids at places begin to end, and some that
 // fill up the last turn; begin is a multiple of a turn.
-KM_BY_ITSELF void score_rows(const km_search& s, const float* columns, int64_t begin, int64_t end,
-                       float* scores, Highest (&highest)[kRowVectors]) {
+KM_BY_ITSELF void score_rows(const km_search& s, const Columns& columns, int64_t begin,
+                             int64_t end, float* scores, Highest (&highest)[kRowVectors]) {
   for (int64_t where = begin; where < end; where += kCentroidsInTurn) {
     Row score[kCentroidsInTurn];
     score_places(s, [&](int i) { return where + i; }, columns, score);

@@ -6,40 +6,122 @@
 
 namespace {
 
-// Adds to the potentials of sixteen candidates, from place begin on, what they change for some
-// rows. Rows are fetched from memory together, and measured when they have come.
+// Pairs of a row of a block and a candidate that may be nearer than the nearest centre so far.
 template <typename T>
-void offer(const Block<T>& block, int tile, int some, int64_t begin, const double* weights,
-           double* potential, uint16_t* reached, const km_scratch& scratch) {
-  const km_search& s = block.s;
-  uint8_t row_of[kRowsInLanes * kLanes], lane_of[kRowsInLanes * kLanes];
-  int pairs = 0;
-  Highest highest[kRowVectors];  // not asked for
-  score_rows(s, scratch.columns, begin, least_of(s.k, begin + kLanes), scratch.scores, highest);
-  Row limit;
-  float enough[kRowsInLanes];
-  for (int r = 0; r < kRowsInLanes; ++r) enough[r] = r < some ? block.enough[tile + r] : kInfinity;
-  for (int v = 0; v < kRowVectors; ++v) limit[v] = load(enough + v * kLanes);
-  for (int lane = 0; lane < kLanes && begin + lane < s.k; ++lane) {
-    uint32_t near = 0;
-    for (int v = 0; v < kRowVectors; ++v)
-      near |= at_least(load(scratch.scores + (lane * kRowVectors + v) * kLanes), limit[v])
-              << (v * kLanes);
-    for (; near; near &= near - 1) {
-      row_of[pairs] = static_cast<uint8_t>(tile + __builtin_ctz(near));
-      lane_of[pairs++] = static_cast<uint8_t>(lane);
-    }
+class Offers {
+ public:
+  Offers(const Block<T>& block, const T* nearest, const double* weights, double* potential,
+         uint16_t* reached)
+      : block_(block),
+        nearest_(nearest),
+        weights_(weights),
+        potential_(potential),
+        reached_(reached) {}
+
+  void add(int i, int64_t where) {
+    fetch(block_.row(i), block_.s.stride);
+    row_[count_] = static_cast<uint8_t>(i);
+    where_[count_++] = static_cast<int32_t>(where);
+    if (count_ == kMost) look();
   }
-  for (int pair = 0; pair < pairs; ++pair) fetch(block.row(row_of[pair]), s.stride);
-  for (int pair = 0; pair < pairs; ++pair) {
-    const int i = row_of[pair];
-    const int64_t where = begin + lane_of[pair];
-    const T distance = block.distance_to(i, where), near = block.best[i];
-    if (!(distance < near)) continue;
-    const double weight = weights ? weights[block.first + i] : 1.0;
+
+  // Adds to potentials what the candidates change. Rows have come from memory meanwhile.
+  void look() {
+    for (int first = 0; first < count_; first += kTogether) {
+      const T *rows[kTogether], *candidates[kTogether];
+      T distance[kTogether];
+      for (int n = 0; n < kTogether; ++n) {  // missing ones repeat the last
+        const int pair = least_of(first + n, count_ - 1);
+        rows[n] = block_.row(row_[pair]);
+        candidates[n] = block_.centroid(where_[pair]);
+      }
+      squared_distances(rows, candidates, block_.s.stride, distance);
+      for (int n = 0; n < least_of(kTogether, count_ - first); ++n)
+        offer(row_[first + n], where_[first + n], distance[n]);
+    }
+    count_ = 0;
+  }
+
+ private:
+  static constexpr int kTogether = 4;
+  static constexpr int kMost = 64;
+
+  void offer(int i, int64_t where, T distance) {
+    const int64_t number = block_.first + i;
+    const T near = nearest_[number];
+    if (!(distance < near)) return;
+    const double weight = weights_ ? weights_[number] : 1.0;
     const bool first_centre = near == std::numeric_limits<T>::infinity();
-    potential[where] += weight * (first_centre ? distance : double(distance) - near);
-    if (where < 16) reached[block.first + i] |= static_cast<uint16_t>(1u << where);
+    potential_[where] += weight * (first_centre ? distance : double(distance) - near);
+    if (where < 16) reached_[number] |= static_cast<uint16_t>(1u << where);
+  }
+
+  const Block<T>& block_;
+  const T* const nearest_;
+  const double* const weights_;
+  double* const potential_;
+  uint16_t* const reached_;
+  int count_ = 0;
+  uint8_t row_[kMost];
+  int32_t where_[kMost];
+};
+
+// Coordinates of a tile of a block, from row number begin on, and squared norms: those that are
+// kept, or else they are measured and kept.
+template <typename T>
+void find_columns(Block<T>& block, int begin, int some, const km_scratch& scratch,
+                  Columns& columns, float* norm) {
+  const km_search& s = block.s;
+  const int64_t numbers = s.width * kRowsInLanes, first = block.first + begin;
+  int32_t* const kept = s.columns ? s.columns + first / kRowsInLanes * numbers : nullptr;
+  if (s.measured) {
+    columns.pairs = kept;
+    for (int r = 0; r < kRowsInLanes; r += kLanes) {
+      const Sixteen<float> norms = load(s.norms + first + r);
+      store(norm + r, norms);
+      store(columns.unit + r, unit_of(norms));
+    }
+    return;
+  }
+  uint8_t which[kRowsInLanes];
+  for (int r = 0; r < some; ++r) which[r] = static_cast<uint8_t>(begin + r);
+  fill_columns(block, which, some, scratch, columns);
+  for (int r = 0; r < some; ++r) norm[r] = block.norm[begin + r];
+  if (!kept) return;
+  std::memcpy(kept, columns.pairs, size_t(numbers) * sizeof(int32_t));
+  for (int r = 0; r < kRowsInLanes; ++r) s.norms[first + r] = norm[r];
+}
+
+// Offers those of the candidates to the rows of a tile that bounds do not keep off.
+template <typename T>
+void offer_near(Block<T>& block, const T* nearest, int begin, int some, const km_scratch& scratch,
+                Offers<T>& offers) {
+  const km_search& s = block.s;
+  Columns columns;
+  alignas(64) float norm[kRowsInLanes] = {}, near[kRowsInLanes] = {}, enough[kRowsInLanes];
+  find_columns(block, begin, some, scratch, columns, norm);
+  if (some == kRowsInLanes)  // a loop that compilers make vectors of
+    for (int r = 0; r < kRowsInLanes; ++r)
+      near[r] = static_cast<float>(nearest[block.first + begin + r]);
+  else
+    for (int r = 0; r < some; ++r) near[r] = static_cast<float>(nearest[block.first + begin + r]);
+  for (int r = 0; r < kRowsInLanes; ++r) enough[r] = block.enough_for(norm[r], near[r]);
+  uint32_t known = 0;  // rows, a bit each, of which bounds tell something
+  for (int r = 0; r < kRowsInLanes; r += kLanes)
+    known |= (at_least(minus(filled(kTooLarge), load(norm + r)), 0) &
+              at_least(minus(filled(kTooLarge), load(near + r)), 0))
+             << r;
+  const uint32_t rows = static_cast<uint32_t>((uint64_t{1} << some) - 1);
+  Row limit;
+  for (int v = 0; v < kRowVectors; ++v) limit[v] = load(enough + v * kLanes);
+  for (int64_t where = 0; where < s.k; where += kCentroidsInTurn) {
+    Row score[kCentroidsInTurn];
+    score_places(s, [&](int i) { return where + i; }, columns, score);
+    for (int i = 0; i < kCentroidsInTurn && where + i < s.k; ++i) {
+      uint32_t open = ~known;
+      for (int v = 0; v < kRowVectors; ++v) open |= at_least(score[i][v], limit[v]) << (v * kLanes);
+      for (open &= rows; open; open &= open - 1) offers.add(begin + __builtin_ctz(open), where + i);
+    }
   }
 }
 
@@ -48,28 +130,33 @@ template <typename T>
 void potentials_by_bounds(const km_rows& rows, const km_search& s, const T* nearest, int64_t begin,
                           int64_t end, double* potential, uint16_t* reached,
                           const km_scratch& scratch) {
-  double total = 0;
+  double total[kLanes] = {};  // that need not wait for each other
   for (int64_t first = begin; first < end; first += kBlock) {
     const int count = static_cast<int>(least_of<int64_t>(kBlock, end - first));
     Block<T> block(rows, s, first, count, scratch);
-    uint8_t which[kBlock];
-    for (int i = 0; i < count; ++i) {
-      block.take(i, 0, nearest[first + i]);
-      if (!block.good(i)) block.enough[i] = -kInfinity;
-      const double weight = rows.weights ? rows.weights[first + i] : 1.0;
-      if (nearest[first + i] < std::numeric_limits<T>::infinity())
-        total += weight * nearest[first + i];
-      reached[first + i] = 0;
-      which[i] = static_cast<uint8_t>(i);
-    }
-    for (int tile = 0; tile < count; tile += kRowsInLanes) {
-      const int some = least_of(kRowsInLanes, count - tile);
-      fill_columns(block, which + tile, some, scratch.columns);
-      for (int64_t place = 0; place < s.places; place += kLanes)
-        offer(block, tile, some, place, rows.weights, potential, reached, scratch);
-    }
+    Offers<T> offers(block, nearest, rows.weights, potential, reached);
+    std::memset(reached + first, 0, size_t(count) * sizeof(*reached));
+    if (!rows.weights && count == kBlock)
+      for (int i = 0; i < kBlock; i += kLanes)
+        for (int lane = 0; lane < kLanes; ++lane) {
+          const T near = nearest[first + i + lane];
+          total[lane] += near < std::numeric_limits<T>::infinity() ? near : T(0);
+        }
+    else
+      for (int i = 0; i < count; ++i) {
+        const T near = nearest[first + i];
+        const double weight = rows.weights ? rows.weights[first + i] : 1.0;
+        total[i % kLanes] += near < std::numeric_limits<T>::infinity() ? weight * near : 0.0;
+      }
+    for (int tile = 0; s.places && tile < count; tile += kRowsInLanes)
+      offer_near(block, nearest, tile, least_of(kRowsInLanes, count - tile), scratch, offers);
+    for (int64_t where = 0; !s.places && where < s.k; ++where)
+      for (int i = 0; i < count; ++i) offers.add(i, where);
+    offers.look();
   }
-  for (int64_t c = 0; c < s.k; ++c) potential[c] += total;
+  double all = 0;
+  for (double part : total) all += part;
+  for (int64_t c = 0; c < s.k; ++c) potential[c] += all;
 }
 
 // See km_kernel::lower_reached.

@@ -8,11 +8,13 @@ namespace {
 
 // See km_kernel::separate.
 inline void separate(const km_search& s, int64_t begin, int64_t end, float* apart, float* between,
-                     float* closest, float* columns) {
+                     float* closest, int32_t* pairs) {
+  Columns columns;
+  columns.pairs = pairs;
   for (int64_t first = begin; first < end; first += kRowsInLanes) {
-    fill_columns(s.pitch, columns, [&](int r) {
-      return s.coordinates_of_centroids + least_of(first + r, s.places - 1) * s.pitch;
-    });
+    auto place = [&](int r) { return least_of(first + r, s.places - 1); };
+    columns.fill(s.pitch, [&](int r) { return s.coordinates_of_centroids + place(r) * s.pitch; });
+    for (int r = 0; r < kRowsInLanes; ++r) columns.unit[r] = s.units[place(r)];
     const int64_t some = least_of<int64_t>(kRowsInLanes, s.places - first);
     float own[kRowsInLanes], least[kRowsInLanes], of_sixteen[kRowsInLanes];
     for (int r = 0; r < kRowsInLanes; ++r) {

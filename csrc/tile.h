@@ -14,10 +14,8 @@ class Tile {
       : block_(block),
         which_(which),
         some_(some),
-        columns_(scratch.columns),
         scores_(scratch.scores) {
-    fill_columns(block, which, some, columns_);
-    if (!block.s.directions) measure();
+    fill_columns(block, which, some, scratch, columns_);
   }
 
   // All centroids. Warm: rows have a guess. Distances are exact where asked for, or needed.
@@ -45,17 +43,6 @@ class Tile {
   }
 
  private:
-  void measure() {
-    Row squares = {};
-    for (int64_t j = 0; j < block_.s.d; ++j)
-      for (int v = 0; v < kRowVectors; ++v)
-        add_square_of_difference(squares[v], load(columns_ + (j * kRowVectors + v) * kLanes),
-                                 Sixteen<float>{});
-    float norm[kRowsInLanes];
-    for (int v = 0; v < kRowVectors; ++v) store(norm + v * kLanes, squares[v]);
-    for (int r = 0; r < some_; ++r) block_.norm[which_[r]] = norm[r];
-  }
-
   // Rows without a guess take where the score is highest.
   void start(bool warm, bool exact) {
     const km_search& s = block_.s;
@@ -142,7 +129,8 @@ class Tile {
   Block<T>& block_;
   const uint8_t* const which_;
   const int some_;
-  float *const columns_, *const scores_;
+  Columns columns_;
+  float* const scores_;
   float first_[kRowsInLanes], second_[kRowsInLanes];  // the highest scores
   int32_t place_[kRowsInLanes], next_[kRowsInLanes];  // and where they are
   float limit_[kRowsInLanes] = {};                    // lower scores are too low

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "seeding.h"
 #include "threads.h"
 
 namespace {
@@ -36,7 +37,7 @@ int64_t filled(int64_t count) { return (count + kPlaces - 1) / kPlaces * kPlaces
 }  // namespace
 
 // Neighbours next to each other: halves along the widest axis, down to a group.
-void km_workspace::arrange(const float* coordinates, int64_t pitch, int64_t axes, int32_t* begin,
+void km_workspace::arrange(const std::vector<float>& coordinates, int64_t axes, int32_t* begin,
                            int32_t* end) {
   const int64_t count = end - begin;
   if (count <= together_) return;
@@ -45,7 +46,7 @@ void km_workspace::arrange(const float* coordinates, int64_t pitch, int64_t axes
   for (int64_t j = 0; j < axes; ++j) {
     double sum = 0, squares = 0;
     for (const int32_t* c = begin; c < end; ++c) {
-      const double value = coordinates[*c * pitch + j];
+      const double value = coordinates[*c * axes + j];
       sum += value;
       squares += value * value;
     }
@@ -57,54 +58,69 @@ void km_workspace::arrange(const float* coordinates, int64_t pitch, int64_t axes
   }
   int32_t* middle = begin + ((count + together_ - 1) / together_ + 1) / 2 * together_;
   std::nth_element(begin, middle, end, [&](int32_t a, int32_t b) {
-    const float x = coordinates[a * pitch + widest], y = coordinates[b * pitch + widest];
+    const float x = coordinates[a * axes + widest], y = coordinates[b * axes + widest];
     return x < y || (x == y && a < b);
   });
-  arrange(coordinates, pitch, axes, begin, middle);
-  arrange(coordinates, pitch, axes, middle, end);
+  arrange(coordinates, axes, begin, middle);
+  arrange(coordinates, axes, middle, end);
 }
 
 // Puts the centroids and their coordinates into places.
 template <typename T>
 void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& s) {
   const std::vector<T> rows = filled_up(centroids, s.k, s.d);
-  auto coordinates = aligned<float>(size_t(s.k * s.pitch));
-  auto centered = aligned<float>(size_t(kBlock * s.stride));
+  auto coordinates = aligned<int32_t>(size_t(s.k * s.pitch));
   auto norms = aligned<float>(size_t(s.k));
+  auto centered = aligned<float>(size_t(kBlock * s.stride));
+  auto along = aligned<float>(size_t(kBlock * (s.directions + 1)));
+  km_scratch scratch = {};
+  scratch.centered = centered.get();
+  scratch.along = along.get();
   for (int64_t first = 0; first < s.k; first += kBlock)
     kernel.measure(s, sizeof(T) == 8, rows.data() + first * s.stride,
-                   static_cast<int>(std::min<int64_t>(kBlock, s.k - first)), centered.get(),
+                   static_cast<int>(std::min<int64_t>(kBlock, s.k - first)), scratch,
                    coordinates.get() + first * s.pitch, norms.get() + first);
   if (!std::all_of(norms.get(), norms.get() + s.k, [](float n) { return n < kTooLarge; })) {
     s.places = 0;  // bounds could overflow
     return;
   }
+  auto unit = [&](int64_t c) { return std::sqrt(std::max(norms[c], kLeastNorm)) * (1 / kWhole); };
   if (!arranged_) {
     std::iota(index_.begin(), index_.end(), 0);
-    if (s.bounds && together_ > 1)
-      arrange(coordinates.get(), s.pitch, std::min<int64_t>(s.width, 64), index_.data(),
-              index_.data() + s.k);
+    if (s.bounds && together_ > 1) {
+      const int64_t axes = std::min<int64_t>(2 * s.width, 64);
+      std::vector<float> leading(size_t(s.k * axes));
+      for (int64_t i = 0; i < s.k * axes; ++i) {
+        const int32_t pair = coordinates[i / axes * s.pitch + i % axes / 2];
+        leading[i] = float(i % 2 ? pair >> 16 : int16_t(pair)) * unit(i / axes);
+      }
+      arrange(leading, axes, index_.data(), index_.data() + s.k);
+    }
     for (int64_t c = 0; c < s.k; ++c) position_[index_[c]] = static_cast<int32_t>(c);
     arranged_ = s.bounds != nullptr;
   }
   centroids_ = aligned<char>(size_t(s.places * s.stride) * sizeof(T));
-  placed_ = aligned<float>(size_t(s.places * s.pitch));
+  placed_ = aligned<int32_t>(size_t(s.places * s.pitch));
+  units_ = aligned<float>(size_t(s.places));
   offsets_ = aligned<float>(size_t(s.places));
   T* placed = reinterpret_cast<T*>(centroids_.get());
   for (int64_t place = 0; place < s.places; ++place) {
-    float* z = placed_.get() + place * s.pitch;
+    int32_t* z = placed_.get() + place * s.pitch;
     if (place >= s.k) {
-      std::fill_n(z, s.pitch, 0.0f);
+      std::fill_n(z, s.pitch, 0);
+      units_[place] = 0;
       offsets_[place] = -std::numeric_limits<float>::infinity();
       continue;
     }
     const int64_t c = index_[place];
     std::copy_n(rows.data() + c * s.stride, s.stride, placed + place * s.stride);
     std::copy_n(coordinates.get() + c * s.pitch, s.pitch, z);
+    units_[place] = unit(c);
     offsets_[place] = -0.5f * norms[c] * (1 - s.margin);
   }
   s.centroids = centroids_.get();
   s.coordinates_of_centroids = placed_.get();
+  s.units = units_.get();
   s.offsets = offsets_.get();
 }
 
@@ -113,7 +129,7 @@ void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& 
 void km_workspace::choose_bounds(const km_rows& rows, size_t element, int threads, km_search& s) {
   int64_t room = rows.d * int64_t(element) / 2 + 64 + kBoundsOfThread * threads / rows.n -
                  int64_t(sizeof(int64_t) + element + sizeof(float));
-  if (s.coordinates) room -= (s.pitch + 1) * int64_t(sizeof(float));
+  if (s.coordinates) room -= s.pitch * int64_t(sizeof(int32_t)) + int64_t(sizeof(float));
   // More take too long to read where all features are few.
   if (!directions) room = std::min(room, 2 * rows.d);
   if (room < 1) return;
@@ -180,14 +196,14 @@ void km_workspace::move(const T* centroids, km_search& s) {
 
 template <typename T>
 void km_workspace::keep_coordinates_of(const km_rows& rows, km_search& s) {
-  if (!directions || !keep_coordinates) return;
-  if (!measured) {
-    coordinates_ = aligned<float>(size_t(rows.n * s.pitch));
+  if (!directions || !keep) return;
+  if (!measured_) {
+    coordinates_ = aligned<int32_t>(size_t(rows.n * s.pitch));
     norms_ = aligned<float>(size_t(rows.n));
   }
   s.coordinates = coordinates_.get();
   s.norms = norms_.get();
-  s.measured = measured;
+  s.measured = measured_;
 }
 
 // Says how far the centroids are from each other, where that can pay.
@@ -206,7 +222,7 @@ void km_workspace::separate(const km_kernel& kernel, const km_rows& rows, int th
   const int64_t blocks = (s.places + kBlock - 1) / kBlock;
   const int64_t parts = std::min<int64_t>(threads, blocks);
   const size_t numbers = size_t(s.pitch) * kMostRowsInLanes;
-  auto columns = aligned<float>(size_t(parts) * numbers);
+  auto columns = aligned<int32_t>(size_t(parts) * numbers);
   in_parallel(parts, [&](int64_t p) {
     kernel.separate(s, blocks * p / parts * kBlock,
                     std::min(s.places, blocks * (p + 1) / parts * kBlock), apart_.get(),
@@ -218,28 +234,34 @@ void km_workspace::separate(const km_kernel& kernel, const km_rows& rows, int th
   s.closest = between ? closest_.get() : nullptr;
 }
 
-template <typename T>
-km_search km_workspace::ready_to_seed(const km_kernel& kernel, const km_rows& rows,
-                                      const T* candidates, int64_t m) {
-  if (!seeding_) seeding_ = std::make_unique<km_workspace>();
-  km_workspace& other = *seeding_;
-  other.few_centroids_ = 0;
-  other.directions = directions;
-  other.basis = basis;
-  other.given_center = given_center;
-  km_search s = other.ready(kernel, rows, candidates, m, nullptr, false, 1);
-  if (s.places) keep_coordinates_of<T>(rows, s);
-  return s;
+km_workspace::km_workspace() = default;
+km_workspace::~km_workspace() = default;
+
+void km_workspace::project(const float* given, const float* center, int64_t p, int64_t d) {
+  directions = p;
+  measured_ = false;
+  given_center.assign(center, center + (p ? d : 0));
+  // Sixteen directions to a panel; rounding shall not make it longer than orthonormal.
+  basis.assign(size_t((p + 15) / 16 * 16 * d), 0.0f);
+  for (int64_t i = 0; i < p; ++i)
+    for (int64_t j = 0; j < d; ++j)
+      basis[size_t((i / 16 * d + j) * 16 + i % 16)] = given[i * d + j] * (1 - 1e-5f);
+}
+
+km_seeding& km_workspace::seeding() {
+  if (!seeding_) seeding_ = std::make_unique<km_seeding>(*this);
+  return *seeding_;
 }
 
 template <typename T>
 km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, const T* centroids,
                               int64_t k, const int64_t* labels, bool keeps, int threads) {
+  seeding_.reset();
   km_search s = {};
   s.k = k;
   s.d = rows.d;
   s.stride = filled(s.d);
-  s.places = k > few_centroids_ ? filled(k) : 0;
+  s.places = k > few_centroids ? filled(k) : 0;
   if (k != k_ || rows.n != n_) {
     arranged_ = bounded_ = false;
     between_pays_ = true;
@@ -254,10 +276,11 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
 
   s.directions = directions;
   s.basis = basis.data();
-  s.width = directions ? directions + 1 : s.d;
-  s.pitch = directions ? directions + 1 : s.stride;
+  const int64_t numbers = directions ? directions + 1 : s.d;
+  s.width = (numbers + 1) / 2;
+  s.pitch = filled(s.width);
   center_.assign(s.stride, 0.0f);
-  if (directions) {
+  if (!given_center.empty()) {
     std::copy(given_center.begin(), given_center.end(), center_.begin());
   } else {
     for (int64_t j = 0; j < s.d; ++j) {
@@ -272,7 +295,9 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   const float from_directions = kUnit * std::sqrt(float(directions)) * measuring;
   s.slack = 1 + 4 * kUnit * (summed + 24);
   s.blur = 2 * from_directions + kUnit * float(s.stride / 16 + 32 + directions);
-  s.margin = 2 * (from_directions + kUnit * float(s.width + s.stride / 16 + 36));
+  const float rounding = 0.503f * std::sqrt(float(numbers)) / kWhole;  // of coordinates
+  s.margin = 2 * (from_directions + kUnit * float(s.stride / 16 + 64)) +
+             2 * rounding * (1 + 2 * rounding);
 
   if (s.places && keeps) keep_coordinates_of<T>(rows, s);
   const bool bounds_pay = pause_ == 0 && typical_ > 0 && (directions ? s.coordinates != nullptr
@@ -305,7 +330,7 @@ void km_workspace::searched(const km_search& s, int64_t n, const T* distances,
                             const km_seen& seen, int64_t changed) {
   const double most = double(n) * double(s.k);
   share_visited = s.places && most > 0 ? double(seen.pairs) / most : 1.0;
-  if (s.coordinates && s.places) measured = true;
+  if (s.coordinates && s.places) measured_ = true;
   if (pause_ > 0) --pause_;
   if (pause_of_apart_ > 0) --pause_of_apart_;
   if (s.bounded && share_visited > kMostVisited) {
@@ -328,10 +353,6 @@ void km_workspace::searched(const km_search& s, int64_t n, const T* distances,
 
 template km_search km_workspace::ready<float>(const km_kernel&, const km_rows&, const float*,
                                               int64_t, const int64_t*, bool, int);
-template km_search km_workspace::ready_to_seed<float>(const km_kernel&, const km_rows&,
-                                                      const float*, int64_t);
-template km_search km_workspace::ready_to_seed<double>(const km_kernel&, const km_rows&,
-                                                       const double*, int64_t);
 template km_search km_workspace::ready<double>(const km_kernel&, const km_rows&, const double*,
                                                int64_t, const int64_t*, bool, int);
 template void km_workspace::searched<float>(const km_search&, int64_t, const float*, const km_seen&,

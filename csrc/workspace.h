@@ -41,31 +41,34 @@ std::vector<T> filled_up(const T* rows, int64_t count, int64_t d) {
   return all;
 }
 
+struct km_seeding;
+
 struct km_workspace {
   // Makes the centroids (k, d) ready for a search; what it says holds until the next call.
   // labels (n) are those of the last call, or null; keeps says that others will follow.
   template <typename T>
   km_search ready(const km_kernel& kernel, const km_rows& rows, const T* centroids, int64_t k,
                   const int64_t* labels, bool keeps, int threads);
-  // The same for candidates (m, d) of seeding, along few directions only.
-  template <typename T>
-  km_search ready_to_seed(const km_kernel& kernel, const km_rows& rows, const T* candidates,
-                          int64_t m);
   // To be called after each search of n rows, with their distances (n) or null, what it saw, and
   // how many labels have changed.
   template <typename T>
   void searched(const km_search& search, int64_t n, const T* distances, const km_seen& seen,
                 int64_t changed);
 
-  int64_t directions = 0;  // how many
-  std::vector<float> basis, given_center;
-  bool keep_coordinates = false;
+  // See km_project.
+  void project(const float* basis, const float* center, int64_t p, int64_t d);
+  // What it knows for seeding, until the next search.
+  km_seeding& seeding();
+
+  km_workspace();
+  ~km_workspace();
+
+  bool keep = false;         // coordinates of rows
+  int64_t directions = 0;    // how many; 0: all features
+  std::vector<float> basis;  // (directions / 16 rounded up, d, 16)
+  std::vector<float> given_center;   // empty: the mean of the centroids
+  int64_t few_centroids = 8;  // not worth bounds: all distances are computed
   double share_visited = 1;
-  bool measured = false;
-  // Of the last candidates: they (m, stride), who they reach (n), and nearest as it was.
-  std::vector<char> candidates;
-  std::vector<uint16_t> reached;
-  const void* nearest = nullptr;
 
  private:
   template <typename T>
@@ -75,14 +78,13 @@ struct km_workspace {
   template <typename T>
   void move(const T* centroids, km_search& s);
   void choose_bounds(const km_rows& rows, size_t element, int threads, km_search& s);
-  void arrange(const float* coordinates, int64_t pitch, int64_t axes, int32_t* begin,
-               int32_t* end);
+  void arrange(const std::vector<float>& coordinates, int64_t axes, int32_t* begin, int32_t* end);
   void separate(const km_kernel& kernel, const km_rows& rows, int threads, km_search& s);
 
   std::vector<int32_t> index_, position_, group_of_;
   std::unique_ptr<char[], Free> centroids_;
-  std::unique_ptr<float[], Free> placed_, offsets_, coordinates_, norms_, base_, apart_, between_,
-      closest_;
+  std::unique_ptr<int32_t[], Free> placed_, coordinates_;
+  std::unique_ptr<float[], Free> units_, offsets_, norms_, base_, apart_, between_, closest_;
   std::unique_ptr<uint8_t[], Free> bounds_;
   std::vector<float> center_, moved_least_;
   std::vector<uint8_t> moved_most_, settled_;
@@ -91,6 +93,6 @@ struct km_workspace {
   double typical_ = 0, step_ = 1;  // distance of a typical row; of bounds
   bool bounded_ = false, arranged_ = false, between_pays_ = true;
   int pause_ = 0, pause_of_apart_ = 0;  // calls that do without
-  std::unique_ptr<km_workspace> seeding_;
-  int64_t few_centroids_ = 8;  // not worth bounds: all distances are computed
+  bool measured_ = false;    // coordinates of rows
+  std::unique_ptr<km_seeding> seeding_;
 };

@@ -20,9 +20,9 @@ from kmeans_module.kernels import (
     prepare,
     unit_rows,
 )
+from kmeans_module.kernels.cumulative import block_sums, just_below, search
 from kmeans_module.kernels.statistics import gather_rows
 
-_BLOCK = 4096
 _NOWHERE = torch.iinfo(torch.int64).max
 
 
@@ -83,8 +83,9 @@ class Rows:
         self.n_samples = int(ends[-1]) if len(ends) else 0
         self._slots = slots
         first = rank(self.group) * slots
-        self._mine = slice(first, first + len(sizes))
-        self.starts = [int(start) for start in starts[self._mine]]
+        mine = slice(first, first + len(sizes))
+        self.starts = [int(start) for start in starts[mine]]
+        self._places = [int(place) for place in self._order.argsort()[mine]]
 
     def weighted(self, i: int) -> bool:
         """Whether rows of batch i weigh anything but 1."""
@@ -126,28 +127,23 @@ class Rows:
         Cumulative sums in float64, of blocks and then within one, and a search in them, have no
         limit on the number of rows.
         """
-        blocks = [_block_sums(mass, self.accumulator) for mass in masses]
+        blocks = [block_sums(mass) for mass in masses]
         shape = (self._slots, self.n_problems)
         totals = torch.zeros(shape, dtype=self.accumulator, device=self.device)
         for i, sums in enumerate(blocks):
             totals[i] = sums.sum(dim=-1)
         totals = all_gather(totals, self.group).view(-1, self.n_problems)
-        ends = totals[self._order].cumsum(0)
-        if otherwise is not None and bool((nothing := ends[-1:].T == 0).any()):
+        ends = totals[self._order].cumsum(0).unsqueeze(-1)
+        total = ends[-1]
+        if otherwise is not None and bool((nothing := total == 0).any()):
             instead = zip(otherwise, masses, strict=True)
             return self.draw([other.to(mass).where(nothing, mass) for other, mass in instead], m)
-        first = torch.zeros_like(ends)
-        last = torch.empty_like(ends)
-        first[self._order[1:]] = ends[:-1]
-        last[self._order] = ends
-        total = ends[-1].unsqueeze(-1)
-        target = (self.uniform(m) * total).minimum(_just_below(total))
+        target = (self.uniform(m) * total).minimum(just_below(total))
         positions = torch.zeros((self.n_problems, m), dtype=torch.int64, device=self.device)
-        for i, mass in enumerate(masses):
-            low = first[self._mine][i].unsqueeze(-1)
-            high = last[self._mine][i].unsqueeze(-1)
-            found = _search(mass, blocks[i], target - low) + self.starts[i]
-            positions += found * ((target >= low) & (target < high))
+        for i, (mass, place) in enumerate(zip(masses, self._places, strict=True)):
+            low = ends[place - 1] if place else torch.zeros_like(total)
+            found = search(mass, blocks[i], target - low) + self.starts[i]
+            positions += found * ((target >= low) & (target < ends[place]))
         return all_sum([positions], self.group)[0]
 
     def take(self, positions: Tensor) -> Tensor:
@@ -189,35 +185,3 @@ class Rows:
             distances = workspace.e_step(centers).distances
             distances = 2 * distances if self.metric == "cosine" else distances
             torch.minimum(near, distances, out=near)
-
-
-def _block_sums(mass: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sums of consecutive blocks of (P, n) numbers, the last one short, (P, n_blocks)."""
-    whole = mass.shape[-1] // _BLOCK * _BLOCK
-    sums = mass[:, :whole].reshape(len(mass), -1, _BLOCK).sum(dim=-1, dtype=dtype)
-    return torch.cat([sums, mass[:, whole:].sum(dim=-1, keepdim=True, dtype=dtype)], dim=-1)
-
-
-def _search(mass: Tensor, blocks: Tensor, target: Tensor) -> Tensor:
-    """Where the cumulative sum of mass (P, n) exceeds the targets (P, m): (P, m) indices."""
-    if 4 * target.shape[-1] * _BLOCK > mass.shape[-1]:  # their blocks would outgrow the rows
-        cumulative = mass.cumsum(dim=-1, dtype=blocks.dtype)
-        target = target.minimum(_just_below(cumulative[:, -1:]))
-        found = torch.searchsorted(cumulative, target, right=True)
-        return found.clamp(max=mass.shape[-1] - 1)
-    ends = blocks.cumsum(dim=-1)
-    target = target.minimum(_just_below(ends[:, -1:]))
-    block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
-    inside = (target - (ends - blocks).gather(-1, block)).clamp(min=0)
-    index = block.unsqueeze(-1) * _BLOCK + torch.arange(_BLOCK, device=mass.device)
-    within = index < mass.shape[-1]
-    index = index.clamp(max=mass.shape[-1] - 1)
-    rows = mass.gather(-1, index.flatten(1)).view_as(index).to(blocks.dtype).where(within, 0.0)
-    cumulative = rows.cumsum(dim=-1)
-    inside = inside.unsqueeze(-1).minimum(_just_below(cumulative[..., -1:]))
-    found = torch.searchsorted(cumulative, inside, right=True)
-    return index.gather(-1, found.clamp(max=_BLOCK - 1)).squeeze(-1)
-
-
-def _just_below(value: Tensor) -> Tensor:
-    return value.nextafter(torch.zeros_like(value))

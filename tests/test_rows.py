@@ -9,7 +9,7 @@ import torch
 
 from kmeans_module.batches import Batch
 from kmeans_module.kernels.reference import ReferenceWorkspace
-from kmeans_module.rows import Rows, _block_sums, _search
+from kmeans_module.rows import Rows
 from tests.conftest import blobs, brute_force, seeded
 
 X = torch.arange(24, dtype=torch.float32).view(12, 2)
@@ -114,15 +114,6 @@ def test_draws_over_many_blocks_are_those_of_one_cumulative_sum(cuts: list[int],
         numbers = torch.rand(1, m, dtype=torch.float64, generator=generator)
         expected = torch.searchsorted(weight.cumsum(0), numbers * weight.sum(), right=True)
         assert torch.equal(drawn, expected)
-
-
-def test_no_rounding_at_the_start_of_a_block_chooses_a_row_without_mass() -> None:
-    for seed in range(20):
-        mass = torch.rand(1, 9 * 4096, generator=seeded(seed), dtype=torch.float64)
-        mass[:, ::4096] = 0
-        blocks = _block_sums(mass, torch.float64)
-        for target in blocks.cumsum(dim=-1)[:, :-2].split(1, dim=-1):
-            assert (mass.gather(-1, _search(mass, blocks, target)) > 0).all()
 
 
 def test_marked_rows_have_no_mass() -> None:

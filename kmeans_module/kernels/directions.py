@@ -15,7 +15,7 @@ from torch import Tensor
 SAMPLE = 1024
 _TRIED = 128
 # With the norm of what they leave out, a multiple of 16 numbers.
-_NUMBERS = (15, 31, 63, 95, 127)
+_NUMBERS = (15, 31, 63, 95, 127, 191, 255)
 # Below so many products of features, finding directions costs more than they save.
 _WORTHWHILE = 1 << 27
 
@@ -57,14 +57,44 @@ def find_directions(
     basis = _principal(rows, min(most, len(rows), d, _NUMBERS[-1]))
     if not basis.isfinite().all():
         return None
-    if not once:
-        centroids = _moved(rows, centroids)
     survivors = _survivors(rows, centroids, basis)
-    best, cheapest = 0, 0.9 * _scores(k, d)
+    if not once:  # at first the centroids are those given, later means
+        later = _survivors(rows, _moved(rows, centroids), basis)
+        survivors = {p: (number + later[p]) / 2 for p, number in survivors.items()}
+    best, cheapest = 0, 0.9 * (_scores(k, d) + _distances(1, d))
     for p, number in survivors.items():
-        cost = _scores(k, p + 1) + number * (0.7 * d + 20) + 0.03 * d * p * (1.0 if once else 0.2)
+        along = 0.03 * d * p * (1.0 if once else 0.2)
+        cost = _scores(k, p + 1) + _distances(number, d) + along
         if cost < cheapest:
             best, cheapest = p, cost
+    return Directions(basis[:best].contiguous(), center) if best else None
+
+
+def find_directions_for_seeding(rows: Tensor, *, n_candidates: int, most: int) -> Directions | None:
+    """The directions with which potentials of candidates cost least; None for all features.
+
+    Args:
+        rows: a sample of the rows, (m, d).
+        n_candidates: how many are measured together, again and again.
+        most: how many directions there may be.
+    """
+    rows = rows.to(torch.float32)
+    center = rows.mean(dim=0)
+    centers, rows = (rows - center).tensor_split([len(rows) // 2])
+    d = rows.shape[1]
+    basis = _principal(rows, min(most, len(rows), d, _NUMBERS[-1]))
+    if not basis.isfinite().all():
+        return None
+
+    def cost(numbers: int, share: float) -> float:
+        read = 0.5 * numbers  # coordinates come from memory every time, as rows do that are near
+        return _scores(n_candidates, numbers) + read + n_candidates * share * (200 + 0.3 * d)
+
+    best, cheapest = 0, 0.9 * cost(d, 1 / len(centers))
+    for p, number in _survivors(rows, centers, basis).items():
+        found = cost(p + 1, number / len(centers))
+        if found < cheapest:
+            best, cheapest = p, found
     return Directions(basis[:best].contiguous(), center) if best else None
 
 
@@ -97,7 +127,12 @@ def _moved(rows: Tensor, centroids: Tensor) -> Tensor:
 
 def _scores(k: int, width: int) -> float:
     """Processor cycles of the scores of a row with all centroids, about."""
-    return k * (0.026 * width + 0.35)
+    return k * (0.028 * width + 1.7)
+
+
+def _distances(number: float, d: int) -> float:
+    """Of distances of a row that are measured along all features."""
+    return number * (0.3 * d + 50)
 
 
 def _principal(rows: Tensor, p: int) -> Tensor:

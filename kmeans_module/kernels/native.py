@@ -20,6 +20,7 @@ from kmeans_module.kernels.directions import (
     SAMPLE,
     Directions,
     find_directions,
+    find_directions_for_seeding,
     worthwhile,
 )
 from kmeans_module.kernels.reference import (
@@ -82,9 +83,10 @@ def library() -> ctypes.CDLL | None:
         return None
     rows, pointer, integer = ctypes.POINTER(_Rows), ctypes.c_void_p, ctypes.c_int64
     result, threads = ctypes.POINTER(_Result), ctypes.c_int
-    found.km_open.restype = pointer
+    found.km_open.argtypes, found.km_open.restype = (threads,), pointer
     found.km_close.argtypes = (pointer,)
-    found.km_project.argtypes = (pointer, pointer, pointer, integer, integer, threads)
+    found.km_project.argtypes = (pointer, pointer, pointer, integer, integer)
+    found.km_block_sums.argtypes = (pointer, threads, integer, integer, pointer, threads)
     found.km_share_visited.argtypes = (pointer,)
     found.km_share_visited.restype = ctypes.c_double
     found.km_e_step.argtypes = (rows, pointer, integer, result, pointer, threads)
@@ -94,6 +96,10 @@ def library() -> ctypes.CDLL | None:
     found.km_beam_search.argtypes = (
         pointer, integer, integer, pointer, integer, integer, integer, pointer, pointer, threads,
     )  # fmt: skip
+    found.km_search_sums.argtypes = (
+        pointer, threads, integer, integer, pointer, pointer, integer, pointer,
+    )  # fmt: skip
+    found.km_search_sums.restype = None
     found.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
     found.km_forked.restype = None
     if os.getpid() != _IMPORTED_BY:
@@ -124,13 +130,13 @@ def obstacle(x: Tensor) -> str:
 class _Memory:
     """What the C++ kernel keeps of the rows of one problem, freed with this object."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool) -> None:
         native = library()
         assert native is not None
-        self.handle = native.km_open()
+        self.handle = native.km_open(keep)
         if not self.handle:
             raise MemoryError("no memory for a workspace")
-        self.tried = False
+        self.tried = self.tried_to_seed = False
         self.directions: Directions | None = None
         weakref.finalize(self, native.km_close, self.handle)
 
@@ -166,7 +172,7 @@ class NativeWorkspace(ReferenceWorkspace):
         inertia = torch.empty(problems, dtype=torch.float64)
         changed = torch.empty(problems, dtype=torch.int64)
         for p in range(problems):
-            memory = _Memory()
+            memory = _Memory(keep=False)
             self._find_directions(memory, p, centroids[p], once=True)
             result = _Result(
                 _address(labels, p), inertia=_address(inertia, p), changed=_address(changed, p)
@@ -212,34 +218,48 @@ class NativeWorkspace(ReferenceWorkspace):
 
     def _memories(self, problems: int) -> list[_Memory]:
         if len(self._memory) != problems:
-            self._memory = [_Memory() for _ in range(problems)]
+            keep = self._keeps(problems) and not self._once
+            self._memory = [_Memory(keep=keep) for _ in range(problems)]
             self._k = 0
         return self._memory
 
     def _find_directions(
-        self, memory: _Memory, p: int, centroids: Tensor | None, *, once: bool = False
+        self, memory: _Memory, p: int, centroids: Tensor, *, once: bool = False
     ) -> None:
-        """Make the search of problem p cheaper, if that can be; it stays exact. None for
-        centroids that are rows, of which more and more will come."""
+        """Make the search of problem p cheaper, if that can be; it stays exact."""
         x = self.x if self.x.ndim == 2 else self.x[p]
-        k, d = _SEEDING if centroids is None else len(centroids), x.shape[1]
-        if memory.tried or not worthwhile(len(x), k, d, once=once):
+        if memory.tried or not worthwhile(len(x), *centroids.shape, once=once):
             return
         memory.tried = True
         # Coordinates that are kept take a quarter of the memory of the rows, and leave bounds some.
-        most = d - 1 if once else d * self.x.element_size() // 16 - 1
+        most = (1 if once else x.element_size() / 8) * x.shape[1] - 1
         # Directions that are not orthonormal, as autocast makes them, would give wrong bounds.
         with full_precision(x.device):
-            sample = self._sample(x)
-            if centroids is None:
-                centroids, sample = sample[:_SEEDING], sample[_SEEDING:]
-            memory.directions = found = find_directions(sample, centroids, most=most, once=once)
-        number = f"{len(found.basis)} directions of" if found else "all"
-        log.debug("bounds from %s %d features", number, d)
-        if found and self._library.km_project(
-            memory.handle, found.basis.data_ptr(), found.center.data_ptr(), *found.basis.shape,
-            not once,
-        ):  # fmt: skip
+            found = find_directions(self._sample(x), centroids, most=int(most), once=once)
+        log.debug("bounds from %s features", _number(found, x))
+        if found:
+            self._project(memory, found)
+
+    def _find_directions_for_seeding(self, memory: _Memory, p: int, n_candidates: int) -> None:
+        """The same for potentials, where the coordinates are read again in each round."""
+        x = self.x if self.x.ndim == 2 else self.x[p]
+        if memory.tried_to_seed or not worthwhile(len(x), _SEEDING, x.shape[1]):
+            return
+        memory.tried, memory.tried_to_seed = False, True
+        most = x.shape[1] * x.element_size() // 4 - 1
+        with full_precision(x.device):
+            found = find_directions_for_seeding(
+                self._sample(x), n_candidates=n_candidates, most=most
+            )
+        log.debug("seeding by bounds from %s features", _number(found, x))
+        self._project(memory, found)
+
+    def _project(self, memory: _Memory, directions: Directions | None) -> None:
+        memory.directions = directions
+        basis, center = directions or (torch.empty(0, self.x.shape[-1]), torch.empty(0))
+        if self._library.km_project(
+            memory.handle, basis.data_ptr(), center.data_ptr(), *basis.shape
+        ):
             raise MemoryError("no memory for directions")
 
     def _sample(self, x: Tensor) -> Tensor:
@@ -258,7 +278,7 @@ class NativeWorkspace(ReferenceWorkspace):
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64)
         for p, memory in enumerate(self._memories(len(candidates))):
             if self._keeps(len(candidates)):
-                self._find_directions(memory, p, None)
+                self._find_directions_for_seeding(memory, p, candidates.shape[1])
             near = nearest[p].contiguous()
             points = candidates[p].to(self.x.dtype).contiguous()
             self._call(
@@ -295,8 +315,42 @@ class NativeWorkspace(ReferenceWorkspace):
             raise MemoryError(f"no memory for the statistics of {tuple(x.shape)} rows")
 
 
+def _number(found: Directions | None, x: Tensor) -> str:
+    return f"{len(found.basis)} directions of {x.shape[1]}" if found else f"all {x.shape[1]}"
+
+
 def _address(tensor: Tensor, p: int) -> int:
     return tensor[p].data_ptr()
+
+
+def block_sums(values: Tensor, size: int) -> Tensor:
+    """Sums of consecutive blocks of contiguous values (P, n), of so many each, the last one short:
+    (P, n_blocks) float64."""
+    problems, n = values.shape
+    sums = torch.empty((problems, -(-n // size)), dtype=torch.float64)
+    native = library()
+    assert native is not None
+    for p in range(problems):
+        native.km_block_sums(
+            _address(values, p), values.dtype == torch.float64, n, size, _address(sums, p),
+            torch.get_num_threads(),
+        )  # fmt: skip
+    return sums
+
+
+def search_sums(values: Tensor, size: int, sums: Tensor, targets: Tensor) -> Tensor:
+    """Where the cumulative sums of contiguous values (P, n), whose block sums these are, exceed
+    the targets (P, m): (P, m) int64."""
+    positions = torch.empty(targets.shape, dtype=torch.int64)
+    sums, targets = sums.contiguous(), targets.to(torch.float64).contiguous()
+    native = library()
+    assert native is not None
+    for p in range(len(values)):
+        native.km_search_sums(
+            _address(values, p), values.dtype == torch.float64, values.shape[1], size,
+            _address(sums, p), _address(targets, p), targets.shape[1], _address(positions, p),
+        )  # fmt: skip
+    return positions
 
 
 def spread(

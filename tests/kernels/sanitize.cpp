@@ -33,17 +33,29 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
   std::vector<double> sums(k * d), counts(k), potentials(k), spread(3 * d);
   double inertia = 0;
   int64_t changed = 0;
-  km_workspace* workspace = km_open();
+  km_workspace* workspace = km_open(columns_first);
   if (d > 31) {  // the first features as directions
     std::vector<float> basis(15 * d), center(d);
     for (int64_t i = 0; i < 15; ++i) basis[i * d + i] = 1;
-    if (km_project(workspace, basis.data(), center.data(), 15, d, columns_first)) return 1;
+    if (km_project(workspace, basis.data(), center.data(), 15, d)) return 1;
   }
   km_result result = {labels.data(), distances.data(), sums.data(), counts.data(),
                       &inertia,      &changed,         0};
-  int failed = km_potentials(&rows, nearest.get(), centroids.get(), k, potentials.data(),
-                             workspace, threads);
-  failed += km_lower(&rows, nearest.get(), centroids.get(), workspace, threads);
+  int failed = 0;
+  for (int call = 0; call < 2; ++call) {  // coordinates are measured, and used again
+    failed += km_potentials(&rows, nearest.get(), centroids.get(), k, potentials.data(), workspace,
+                            threads);
+    failed += km_lower(&rows, nearest.get(), centroids.get(), workspace, threads);
+  }
+  std::vector<double> of_blocks((n + 15) / 16);
+  failed += km_block_sums(distances.data(), sizeof(T) == 8, n, 16, of_blocks.data(), threads);
+  if (n) {
+    const double targets[] = {0, 1, 1e9};
+    int64_t positions[3];
+    km_search_sums(distances.data(), sizeof(T) == 8, n, 16, of_blocks.data(), targets, 3,
+                   positions);
+    for (int64_t position : positions) failed += position < 0 || position >= n;
+  }
   for (int call = 0; call < 4; ++call) {  // bounds are made, used, and used again
     failed += km_e_step(&rows, centroids.get(), k, &result, workspace, threads);
     for (int64_t i = 0; i < n; ++i)
@@ -79,7 +91,7 @@ int main() {
     if (km_use_instruction_set(name)) continue;
     ++instruction_sets;
     for (int64_t n : {0, 1, 15, 64, 65, 1000})
-      for (int64_t d : {1, 8, 9, 64, 65})
+      for (int64_t d : {1, 8, 9, 24, 65})
         for (int64_t k : {1, 5, 33}) {
           for (int64_t beam_size : {1, 5, 64})
             if (n < 1000 || beam_size < 64) failed += check_beams(n, d, k, beam_size, 3);

@@ -187,6 +187,7 @@ def measure_along(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
 
     monkeypatch.setattr(native, "worthwhile", lambda *_, **__: p > 0)
     monkeypatch.setattr(native, "find_directions", find)
+    monkeypatch.setattr(native, "find_directions_for_seeding", find)
 
 
 @needs_native

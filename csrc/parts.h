@@ -1,0 +1,64 @@
+// Rows split over threads, and the memory that each of them works in.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "kernel.h"
+#include "threads.h"
+#include "workspace.h"
+
+// The kernel for this processor, or the one that was chosen.
+const km_kernel& current_kernel();
+
+// Calls work(part, begin, end) for consecutive ranges of the rows, which begin with a block; how
+// many there are depends on the sizes and on threads only.
+template <typename Work>
+void in_parts(const km_rows& rows, int64_t parts, const Work& work) {
+  const int64_t blocks = (rows.n + kBlock - 1) / kBlock;
+  auto begin = [&](int64_t p) { return std::min(rows.n, blocks * p / parts * kBlock); };
+  in_parallel(parts, [&](int64_t p) { work(p, begin(p), begin(p + 1)); });
+}
+
+// Work (rows × centroids × features) below which a thread more costs more than it saves.
+constexpr double kWorkPerThread = 1 << 18;
+
+inline int64_t n_parts(const km_rows& rows, int64_t k, int threads) {
+  const double work = double(rows.n) * double(k) * double(rows.d);
+  return std::max<int64_t>(
+      1, std::min<int64_t>({threads, rows.n, static_cast<int64_t>(work / kWorkPerThread) + 1}));
+}
+
+// Memory of each part for blocks of rows, so many bytes.
+inline std::vector<std::unique_ptr<char[], Free>> blocks(int64_t parts, size_t bytes) {
+  std::vector<std::unique_ptr<char[], Free>> all;
+  for (int64_t p = 0; p < parts; ++p) all.push_back(aligned<char>(bytes));
+  return all;
+}
+
+// Memory of each part for a search.
+struct Scratch {
+  Scratch(const km_search& s, size_t element, int64_t parts) : of(parts) {
+    const size_t numbers = kBlock * size_t(s.stride);
+    const size_t places = size_t(std::min(kMostPlaces, s.places));
+    for (km_scratch& own : of) {
+      own.rows = take<char>(numbers * element);
+      own.coordinates = take<int32_t>(kBlock * size_t(s.pitch));
+      own.centered = take<float>(numbers);
+      own.along = take<float>(kBlock * size_t(s.directions + 1));
+      own.columns = take<int32_t>(size_t(s.pitch) * kMostRowsInLanes);
+      own.scores = take<float>(places * kMostRowsInLanes);
+      own.near = take<km_near>(s.bounds ? size_t(s.groups) + 1 : 0);
+    }
+  }
+  std::vector<km_scratch> of;
+
+ private:
+  template <typename T>
+  T* take(size_t count) {
+    memory_.push_back(aligned<char>(count * sizeof(T)));
+    return reinterpret_cast<T*>(memory_.back().get());
+  }
+  std::vector<std::unique_ptr<char[], Free>> memory_;
+};

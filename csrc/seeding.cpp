@@ -1,0 +1,133 @@
+#include "seeding.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "parts.h"
+
+namespace {
+
+// Up to so many features all distances are measured: bounds cost as much.
+constexpr int64_t kMeasured = 23;
+constexpr int64_t kSums = 16;  // of each candidate, for km_kernel::potentials
+
+// The bytes of rows (m, d) filled up to (m, stride).
+template <typename T>
+std::vector<char> bytes_of(const T* rows, int64_t m, int64_t d) {
+  const std::vector<T> filled = filled_up(rows, m, d);
+  const char* begin = reinterpret_cast<const char*>(filled.data());
+  return std::vector<char>(begin, begin + filled.size() * sizeof(T));
+}
+
+// Points filled up to a multiple, with ones that no row is near.
+template <typename T>
+std::vector<T> padded(const T* points, int64_t m, int64_t d, int64_t multiple) {
+  std::vector<T> all(size_t((m + multiple - 1) / multiple * multiple * d),
+                     std::numeric_limits<T>::infinity());
+  std::copy(points, points + m * d, all.begin());
+  return all;
+}
+
+}  // namespace
+
+km_seeding::km_seeding(const km_workspace& workspace) : keep_(workspace.keep) {
+  candidates_.directions = workspace.directions;
+  candidates_.basis = workspace.basis;
+  candidates_.given_center = workspace.given_center;
+  candidates_.few_centroids = 0;
+}
+
+template <typename T>
+km_search km_seeding::ready(const km_kernel& kernel, const km_rows& rows, const T* candidates,
+                            int64_t m) {
+  std::vector<float>& center = candidates_.given_center;
+  if (center.empty()) {  // it has to stay where it is
+    center.assign(size_t(rows.d), 0.0f);
+    for (int64_t i = 0; i < m * rows.d; ++i)
+      center[i % rows.d] += static_cast<float>(candidates[i] / T(m));
+  }
+  km_search s = candidates_.ready(kernel, rows, candidates, m, nullptr, false, 1);
+  if (!s.places || !keep_) return s;
+  if (rows.n != n_) {
+    const int64_t blocks = (rows.n + kBlock - 1) / kBlock;
+    columns_ = aligned<int32_t>(size_t(blocks * kBlock * s.width));
+    norms_ = aligned<float>(size_t(blocks * kBlock));
+    measured_ = false;
+    n_ = rows.n;
+  }
+  s.columns = columns_.get();
+  s.norms = norms_.get();
+  s.measured = measured_;
+  measured_ = true;
+  return s;
+}
+
+template <typename T>
+void km_seeding::potentials(const km_rows& rows, const T* nearest, const T* candidates, int64_t m,
+                            double* potentials, int threads) {
+  const km_kernel& kernel = current_kernel();
+  const int64_t parts = n_parts(rows, m, threads);
+  last_ = bytes_of(candidates, m, rows.d);
+  reached_.resize(size_t(rows.n));
+  nearest_ = nearest;
+  std::vector<std::vector<double>> own(parts);
+  if (rows.d > kMeasured) {
+    const km_search s = ready(kernel, rows, candidates, m);
+    const Scratch scratch(s, sizeof(T), parts);
+    in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+      own[p].assign(size_t(m), 0.0);
+      kernel.potentials_by_bounds(rows, s, nearest, begin, end, own[p].data(), reached_.data(),
+                                  scratch.of[p]);
+    });
+  } else {
+    const std::vector<T> all = padded(candidates, m, rows.d, kernel.centroids_together);
+    const int64_t m_padded = static_cast<int64_t>(all.size()) / rows.d;
+    const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+    in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+      std::vector<double> lanes(size_t(m_padded * kSums), 0.0);
+      kernel.potentials(rows, nearest, all.data(), m_padded, begin, end, lanes.data(),
+                        reached_.data(), block[p].get());
+      for (int64_t c = 0; c < m; ++c)
+        own[p].push_back(
+            std::accumulate(lanes.begin() + c * kSums, lanes.begin() + (c + 1) * kSums, 0.0));
+    });
+  }
+  for (int64_t c = 0; c < m; ++c) {
+    potentials[c] = 0;
+    for (int64_t p = 0; p < parts; ++p) potentials[c] += own[p].empty() ? 0 : own[p][c];
+  }
+}
+
+template <typename T>
+void km_seeding::lower(const km_rows& rows, T* nearest, const T* center, int threads) {
+  const km_kernel& kernel = current_kernel();
+  const int64_t parts = n_parts(rows, 1, threads);
+  // The last candidates are known, with whom they reach, for the first call after that.
+  const std::vector<char> filled = bytes_of(center, 1, rows.d);
+  const bool known = std::exchange(nearest_, nullptr) == nearest;
+  const int64_t m = filled.empty() ? 0 : int64_t(last_.size() / filled.size());
+  for (int64_t c = 0; known && c < std::min<int64_t>(m, 16); ++c) {
+    if (std::memcmp(last_.data() + size_t(c) * filled.size(), filled.data(), filled.size()))
+      continue;
+    const auto row = blocks(parts, filled.size());
+    return in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+      kernel.lower_reached(rows, nearest, filled.data(), int64_t(filled.size() / sizeof(T)),
+                           reached_.data(), static_cast<int>(c), begin, end, row[p].get());
+    });
+  }
+  const std::vector<T> repeated = padded(center, 1, rows.d, kernel.centroids_together);
+  const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+  in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+    kernel.lower(rows, nearest, repeated.data(), begin, end, block[p].get());
+  });
+}
+
+template void km_seeding::potentials<float>(const km_rows&, const float*, const float*, int64_t,
+                                            double*, int);
+template void km_seeding::potentials<double>(const km_rows&, const double*, const double*, int64_t,
+                                             double*, int);
+template void km_seeding::lower<float>(const km_rows&, float*, const float*, int);
+template void km_seeding::lower<double>(const km_rows&, double*, const double*, int);

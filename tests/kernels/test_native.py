@@ -161,7 +161,9 @@ def test_seeding_measures_what_the_reference_does(
     assert metric == "cosine" or (near[:, 5] == 0).all(), "a row is at distance 0 of itself"
 
 
-KINDS = ("structured", "noise", "ties", "duplicates", "blobs", "offset", "tiny", "huge")
+KINDS = (
+    "structured", "noise", "ties", "duplicates", "blobs", "far groups", "offset", "tiny", "huge",
+)  # fmt: skip
 
 
 def data_of(kind: str, n: int, d: int, dtype: torch.dtype) -> Tensor:
@@ -173,6 +175,8 @@ def data_of(kind: str, n: int, d: int, dtype: torch.dtype) -> Tensor:
         return x[torch.randint(0, n // 3, (n,), generator=generator)]
     if kind == "blobs":
         return x[torch.randint(0, 20, (n,), generator=generator)] * 30 + x
+    if kind == "far groups":  # as far apart as rounding of coordinates blurs what is within
+        return x / 8 + torch.randint(0, 2, (n, 1), generator=generator) * 50
     if kind in ("structured", "offset", "tiny", "huge"):
         x = x * torch.arange(1, d + 1).rsqrt()
     return x * {"tiny": 1e-15, "huge": 1e17}.get(kind, 1.0) + (1e3 if kind == "offset" else 0.0)
@@ -249,6 +253,43 @@ def check_workspace(x: Tensor, k: int, metric: str, *, exact: bool) -> None:
             centroids = centroids.round()
         if metric == "cosine":
             centroids = unit_rows(centroids)
+
+
+@needs_native
+def test_bounds_are_lowered_where_nothing_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str
+) -> None:
+    """What centroids have moved is taken off the bounds of settled rows too."""
+    measure_along(monkeypatch, 15)
+    generator = torch.Generator().manual_seed(0)
+    places = 2 * torch.randn(16, 40, generator=generator)
+    x = places.repeat_interleave(128, 0) + 1e-3 * torch.randn(2_048, 40, generator=generator)
+    axes = torch.eye(40)
+
+    def check(own: Tensor, other: float) -> Tensor:
+        centroids = torch.cat([places + own * axes[0], places + other * axes[1]]).unsqueeze(0)
+        labels = workspace.e_step(centroids).labels
+        assert torch.equal(labels, NativeWorkspace(x).e_step(centroids).labels)
+        return labels
+
+    workspace = NativeWorkspace(x)
+    own = torch.ones(16, 1)
+    for distance in (1.0, 1.0, 1.0, 0.9, 0.7, 0.5, 0.3, 0.1):
+        check(distance * own, 1.5)
+    for tenths in range(15, 4, -1):  # the others come closer; no row looks at them
+        assert (check(0.1 * own, tenths / 10) < 16).all()
+    own[1:] = 0.1
+    assert (check(own, 0.5)[:, :128] == 16).all()
+
+
+@needs_native
+def test_distances_that_only_double_precision_can_add_up_are_assigned() -> None:
+    x = torch.randn(2_000, 40, generator=torch.Generator().manual_seed(0)) * 3e17
+    centroids = x[None, :50].clone()
+    labels, finite = NativeWorkspace(x).assign(centroids)
+    assert finite
+    assert torch.equal(labels, NativeWorkspace(x).e_step(centroids).labels)
+    assert not x.square().sum(1).sum().isfinite(), "in single precision they overflow"
 
 
 @needs_native

@@ -20,8 +20,6 @@
 
 namespace {
 
-// Rows that are taken at once: while they are in a cache, they are searched and added up.
-constexpr int64_t kAtOnce = 16 * kBlock;
 // Of sums that are kept several times over.
 constexpr int64_t kSumBytes = 16 << 10;
 
@@ -70,8 +68,8 @@ const km_kernel& current_kernel() {
 
 namespace {
 
-// Takes rows begin to end, with statistics of its own.
-using Part = std::function<void(int64_t part, int64_t begin, int64_t end, const km_result& own)>;
+// Takes a part of the rows, with statistics of its own.
+using Part = std::function<void(int64_t part, const km_result& own)>;
 
 // Runs all parts, and adds up what they find in their order.
 void merged(const km_rows& rows, int64_t k, const km_result& result, int64_t parts,
@@ -88,13 +86,13 @@ void merged(const km_rows& rows, int64_t k, const km_result& result, int64_t par
   }
   std::fill_n(result.sums, n_sums, 0.0);
   std::fill_n(result.counts, n_counts, 0.0);
-  in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+  in_parallel(parts, [&](int64_t p) {
     km_result own = result;
     own.inertia = &inertia[p];
     own.changed = &changed[p];
     if (p && result.sums) own.sums = sums[p].data();
     if (p && result.sums) own.counts = counts[p].data();
-    part(p, begin, end, own);
+    part(p, own);
   });
   *result.inertia = 0;
   *result.changed = 0;
@@ -118,11 +116,10 @@ void scan(const km_rows& rows, const void* centroids, int64_t k, const km_result
     sums.push_back(aligned<double>(size_t(copies * terms)));
     std::fill_n(sums.back().get(), copies * terms, 0.0);
   }
-  merged(rows, k, result, parts,
-         [&](int64_t p, int64_t begin, int64_t end, const km_result& own) {
-           kernel.scan(rows, centroids, k, begin, end, own, block[p].get(), sums[p].get(),
-                       copies);
-         });
+  merged(rows, k, result, parts, [&](int64_t p, const km_result& own) {
+    kernel.scan(rows, centroids, k, begin_of(rows, parts, p), begin_of(rows, parts, p + 1), own,
+                block[p].get(), sums[p].get(), copies);
+  });
 }
 
 template <typename T>
@@ -138,16 +135,14 @@ void search(const km_rows& rows, const void* centroids, int64_t k, const km_resu
   const Scratch scratch(s, sizeof(T), parts);
   const auto row = blocks(parts, size_t(s.stride) * sizeof(T));
   std::vector<km_seen> seen(parts);
-  merged(rows, k, result, parts,
-         [&](int64_t p, int64_t begin, int64_t end, const km_result& own) {
-           for (; begin < end; begin += kAtOnce) {
-             const int64_t next = std::min(end, begin + kAtOnce);
-             const km_seen found = kernel.search(rows, s, begin, next, own, scratch.of[p]);
-             seen[p].pairs += found.pairs;
-             seen[p].plain += found.plain;
-             if (own.sums) kernel.add_up(rows, s.stride, begin, next, own, row[p].get());
-           }
-         });
+  merged(rows, k, result, parts, [&](int64_t p, const km_result& own) {
+    in_turns(rows, parts, p, [&](int64_t begin, int64_t end) {
+      const km_seen found = kernel.search(rows, s, begin, end, own, scratch.of[p]);
+      seen[p].pairs += found.pairs;
+      seen[p].plain += found.plain;
+      if (own.sums) kernel.add_up(rows, s.stride, begin, end, own, row[p].get());
+    });
+  });
   km_seen all = {};
   for (const km_seen& found : seen) all = {all.pairs + found.pairs, all.plain + found.plain};
   known.searched(s, rows.n, static_cast<const T*>(result.distances), all,

@@ -12,13 +12,31 @@
 // The kernel for this processor, or the one that was chosen.
 const km_kernel& current_kernel();
 
-// Calls work(part, begin, end) for consecutive ranges of the rows, which begin with a block; how
-// many there are depends on the sizes and on threads only.
+// The first row of a part: parts are consecutive, and begin with a block. How many there are
+// depends on the sizes and on threads only.
+inline int64_t begin_of(const km_rows& rows, int64_t parts, int64_t p) {
+  const int64_t blocks = (rows.n + kBlock - 1) / kBlock;
+  return std::min(rows.n, blocks * p / parts * kBlock);
+}
+
+// Calls work(part, begin, end) for each part.
 template <typename Work>
 void in_parts(const km_rows& rows, int64_t parts, const Work& work) {
-  const int64_t blocks = (rows.n + kBlock - 1) / kBlock;
-  auto begin = [&](int64_t p) { return std::min(rows.n, blocks * p / parts * kBlock); };
-  in_parallel(parts, [&](int64_t p) { work(p, begin(p), begin(p + 1)); });
+  in_parallel(parts, [&](int64_t p) {
+    work(p, begin_of(rows, parts, p), begin_of(rows, parts, p + 1));
+  });
+}
+
+// Rows that are taken at once: while they are in a cache, they are searched and added up.
+constexpr int64_t kAtOnce = 16 * kBlock;
+
+// Calls work(begin, end) for the rows of part p where the parts take them by turns: work that
+// depends on the rows is even then, if neighbours are alike.
+template <typename Work>
+void in_turns(const km_rows& rows, int64_t parts, int64_t p, const Work& work) {
+  const int64_t at_once = std::min(kAtOnce, (rows.n / parts + kBlock) / kBlock * kBlock);
+  for (int64_t begin = p * at_once; begin < rows.n; begin += parts * at_once)
+    work(begin, std::min(rows.n, begin + at_once));
 }
 
 // Work (rows × centroids × features) below which a thread more costs more than it saves.

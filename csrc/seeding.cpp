@@ -77,10 +77,12 @@ void km_seeding::potentials(const km_rows& rows, const T* nearest, const T* cand
   if (rows.d > kMeasured) {
     const km_search s = ready(kernel, rows, candidates, m);
     const Scratch scratch(s, sizeof(T), parts);
-    in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+    in_parallel(parts, [&](int64_t p) {
       own[p].assign(size_t(m), 0.0);
-      kernel.potentials_by_bounds(rows, s, nearest, begin, end, own[p].data(), reached_.data(),
-                                  scratch.of[p]);
+      in_turns(rows, parts, p, [&](int64_t begin, int64_t end) {
+        kernel.potentials_by_bounds(rows, s, nearest, begin, end, own[p].data(), reached_.data(),
+                                    scratch.of[p]);
+      });
     });
   } else {
     const std::vector<T> all = padded(candidates, m, rows.d, kernel.centroids_together);

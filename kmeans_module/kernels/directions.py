@@ -63,7 +63,7 @@ def find_directions(
         survivors = {p: (number + later[p]) / 2 for p, number in survivors.items()}
     best, cheapest = 0, 0.9 * (_scores(k, d) + _distances(1, d))
     for p, number in survivors.items():
-        along = 0.03 * d * p * (1.0 if once else 0.2)
+        along = 0.07 * d * p * (1.0 if once else 0.1)
         cost = _scores(k, p + 1) + _distances(number, d) + along
         if cost < cheapest:
             best, cheapest = p, cost
@@ -127,7 +127,7 @@ def _moved(rows: Tensor, centroids: Tensor) -> Tensor:
 
 def _scores(k: int, width: int) -> float:
     """Processor cycles of the scores of a row with all centroids, about."""
-    return k * (0.028 * width + 1.7)
+    return k * (0.026 * width + 1.7)
 
 
 def _distances(number: float, d: int) -> float:

@@ -11,8 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLAGS = {
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512dq", "-mfma"],
+    "avx2": ["-mavx2", "-mfma", "-mbmi", "-mpopcnt"],
+    "avx512": [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mfma",
+        "-mbmi",
+        "-mpopcnt",
+    ],
     "baseline": [],
 }
 

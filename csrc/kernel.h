@@ -25,7 +25,7 @@ struct km_search {
   const int32_t* position;  // (k)
 
   // Coordinates of rows and centroids: all features, or directions and the norm of the rest;
-  // pairs of whole numbers of 16 bits, in units of norm / kWhole.
+  // pairs of whole numbers of 16 bits, in units of √norm / kWhole.
   int64_t pitch;            // pairs from one row to the next, a multiple of 16
   int64_t width;            // how many of them are there, not zeros
   int64_t directions;       // how many directions there are; 0: all features, no rest
@@ -41,7 +41,7 @@ struct km_search {
   // Of the rows, kept from call to call; all may be null.
   int32_t* coordinates;     // (n, pitch)
   float* norms;             // (n), squared
-  int32_t* columns;         // for seeding: (n / lanes rounded up, width, lanes)
+  int32_t* columns;         // for seeding: (n filled up to blocks / lanes, width, lanes)
   bool measured;            // coordinates or columns, and norms are there
   // A group is so many places. With bound = bounds[i / kBlock, g, i % kBlock], all centroids
   // of group g but its own are (base[i] + bound - moved_most[g]) step from row i, at least.
@@ -76,7 +76,7 @@ struct km_scratch {
   void* rows;            // (kBlock, stride)
   int32_t* coordinates;  // (kBlock, pitch)
   float* centered;       // (kBlock, stride)
-  float* along;          // (kBlock, directions + 1)
+  float* along;          // (kBlock, directions + 1), of which few rows are used
   int32_t* columns;      // (pitch, kMostRowsInLanes)
   float* scores;         // (kMostPlaces or, if less, places; kMostRowsInLanes)
   km_near* near;         // (groups)

@@ -4,14 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
 #include <new>
-#include <numeric>
-#include <utility>
 #include <vector>
 
 #include "parts.h"
@@ -166,10 +163,10 @@ void potentials(const km_rows& rows, const void* nearest, const void* candidates
 }
 
 template <typename T>
-void lower(const km_rows& rows, void* nearest, const void* center, km_workspace& workspace,
-           int threads) {
+void lower(const km_rows& rows, void* nearest, const void* center, bool unchanged,
+           km_workspace& workspace, int threads) {
   workspace.seeding().lower(rows, static_cast<T*>(nearest), static_cast<const T*>(center),
-                            threads);
+                            unchanged, threads);
 }
 
 template <typename T>
@@ -248,6 +245,7 @@ int guarded(const Work& work) {
 extern "C" int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
                          const km_result* result, km_workspace* workspace, int threads) {
   return guarded([&] {
+    if (workspace) workspace->end_seeding();
     auto run = rows->is_double ? e_step<double> : e_step<float>;
     run(*rows, centroids, k, *result, workspace, threads);
   });
@@ -278,11 +276,11 @@ extern "C" double km_share_visited(const km_workspace* workspace) {
   return workspace->share_visited;
 }
 
-extern "C" int km_lower(const km_rows* rows, void* nearest, const void* center,
+extern "C" int km_lower(const km_rows* rows, void* nearest, const void* center, int unchanged,
                         km_workspace* workspace, int threads) {
   return guarded([&] {
     auto run = rows->is_double ? lower<double> : lower<float>;
-    run(*rows, nearest, center, *workspace, threads);
+    run(*rows, nearest, center, unchanged, *workspace, threads);
   });
 }
 
@@ -305,14 +303,15 @@ extern "C" int km_block_sums(const void* values, int is_double, int64_t n, int64
   });
 }
 
-extern "C" void km_search_sums(const void* values, int is_double, int64_t n, int64_t size,
-                               const double* sums, const double* targets, int64_t m,
-                               int64_t* positions) {
-  for (int64_t i = 0; i < m; ++i)
-    positions[i] =
-        is_double
-            ? search_sums(static_cast<const double*>(values), n, size, sums, targets[i])
-            : search_sums(static_cast<const float*>(values), n, size, sums, targets[i]);
+extern "C" int km_search_sums(const void* values, int is_double, int64_t n, int64_t size,
+                              const double* sums, const double* targets, int64_t m,
+                              int64_t* positions) {
+  return guarded([&] {
+    if (is_double)
+      search_sums(static_cast<const double*>(values), n, size, sums, targets, m, positions);
+    else
+      search_sums(static_cast<const float*>(values), n, size, sums, targets, m, positions);
+  });
 }
 
 extern "C" int km_beam_search(const float* x, int64_t n, int64_t d, const float* codebooks,

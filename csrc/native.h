@@ -47,9 +47,9 @@ KM_API int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
                      const km_result* result, km_workspace* workspace, int threads);
 
 // For seeding: lowers nearest (n), squared distances to the nearest centre so far, by those to
-// one centre (d); all of the type of x, full ones for cosine too. The first call after
-// km_potentials is fast for one of its candidates; nearest has to be as it was there.
-KM_API int km_lower(const km_rows* rows, void* nearest, const void* center,
+// one centre (d); all of the type of x, full ones for cosine too. It is fast for a candidate of the
+// last km_potentials where nearest is unchanged since.
+KM_API int km_lower(const km_rows* rows, void* nearest, const void* center, int unchanged,
                     km_workspace* workspace, int threads);
 
 // For seeding: potentials (m), the weighted sum of what nearest would be lowered to by each of
@@ -61,11 +61,11 @@ KM_API int km_potentials(const km_rows* rows, const void* nearest, const void* c
 KM_API int km_block_sums(const void* values, int is_double, int64_t n, int64_t size, double* sums,
                          int threads);
 
-// Positions (m) where the cumulative sum of n values exceeds targets (m). sums are those of blocks;
-// rounding never leads to a value of 0, unless all are.
-KM_API void km_search_sums(const void* values, int is_double, int64_t n, int64_t size,
-                           const double* sums, const double* targets, int64_t m,
-                           int64_t* positions);
+// Positions (m) where the cumulative sum of n values, none negative, exceeds targets (m). sums are
+// those of blocks; rounding never leads to a value of 0, unless all are.
+KM_API int km_search_sums(const void* values, int is_double, int64_t n, int64_t size,
+                          const double* sums, const double* targets, int64_t m,
+                          int64_t* positions);
 
 // Smallest and largest value (d) of each feature, and the sums (d) of the values or, about a
 // center (d), of squared differences; rows of weight 0 do not count in sums. Cosine is not
@@ -86,7 +86,7 @@ KM_API double km_share_visited(const km_workspace* workspace);
 // Says that this process is a forked child, where the library was not loaded before the fork.
 KM_API void km_forked(void);
 
-// Chooses an instruction set, "avx512", "avx2" or "baseline", for comparison; by default the
-// best one. Returns 0, or 1 where the processor does not have it.
+// Chooses an instruction set, "avx512", "avx2" or "baseline", for comparison and for new workspaces;
+// by default the best one. Returns 0, or 1 where the processor does not have it.
 KM_API int km_use_instruction_set(const char* name);
 }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <numeric>
-#include <utility>
 
 #include "parts.h"
 
@@ -53,15 +51,14 @@ km_search km_seeding::ready(const km_kernel& kernel, const km_rows& rows, const 
   if (!s.places || !keep_) return s;
   if (rows.n != n_) {
     const int64_t blocks = (rows.n + kBlock - 1) / kBlock;
+    measured_ = false;
     columns_ = aligned<int32_t>(size_t(blocks * kBlock * s.width));
     norms_ = aligned<float>(size_t(blocks * kBlock));
-    measured_ = false;
     n_ = rows.n;
   }
   s.columns = columns_.get();
   s.norms = norms_.get();
   s.measured = measured_;
-  measured_ = true;
   return s;
 }
 
@@ -72,46 +69,45 @@ void km_seeding::potentials(const km_rows& rows, const T* nearest, const T* cand
   const int64_t parts = n_parts(rows, m, threads);
   last_ = bytes_of(candidates, m, rows.d);
   reached_.resize(size_t(rows.n));
-  nearest_ = nearest;
-  std::vector<std::vector<double>> own(parts);
+  std::vector<double> own;  // (parts, m, kSums) or (parts, m): potentials to be added up
+  int64_t sums = 1;
   if (rows.d > kMeasured) {
     const km_search s = ready(kernel, rows, candidates, m);
     const Scratch scratch(s, sizeof(T), parts);
+    own.assign(size_t(parts * m), 0.0);
     in_parallel(parts, [&](int64_t p) {
-      own[p].assign(size_t(m), 0.0);
       in_turns(rows, parts, p, [&](int64_t begin, int64_t end) {
-        kernel.potentials_by_bounds(rows, s, nearest, begin, end, own[p].data(), reached_.data(),
-                                    scratch.of[p]);
+        kernel.potentials_by_bounds(rows, s, nearest, begin, end, own.data() + p * m,
+                                    reached_.data(), scratch.of[p]);
       });
     });
+    measured_ = s.columns != nullptr;
   } else {
     const std::vector<T> all = padded(candidates, m, rows.d, kernel.centroids_together);
     const int64_t m_padded = static_cast<int64_t>(all.size()) / rows.d;
     const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+    sums = kSums;
+    own.assign(size_t(parts * m_padded * sums), 0.0);
     in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-      std::vector<double> lanes(size_t(m_padded * kSums), 0.0);
-      kernel.potentials(rows, nearest, all.data(), m_padded, begin, end, lanes.data(),
-                        reached_.data(), block[p].get());
-      for (int64_t c = 0; c < m; ++c)
-        own[p].push_back(
-            std::accumulate(lanes.begin() + c * kSums, lanes.begin() + (c + 1) * kSums, 0.0));
+      kernel.potentials(rows, nearest, all.data(), m_padded, begin, end,
+                        own.data() + p * m_padded * sums, reached_.data(), block[p].get());
     });
   }
-  for (int64_t c = 0; c < m; ++c) {
-    potentials[c] = 0;
-    for (int64_t p = 0; p < parts; ++p) potentials[c] += own[p].empty() ? 0 : own[p][c];
-  }
+  const int64_t of_part = static_cast<int64_t>(own.size()) / parts;
+  std::fill_n(potentials, m, 0.0);
+  for (int64_t p = 0; p < parts; ++p)
+    for (int64_t i = 0; i < m * sums; ++i) potentials[i / sums] += own[p * of_part + i];
 }
 
 template <typename T>
-void km_seeding::lower(const km_rows& rows, T* nearest, const T* center, int threads) {
+void km_seeding::lower(const km_rows& rows, T* nearest, const T* center, bool unchanged,
+                       int threads) {
   const km_kernel& kernel = current_kernel();
   const int64_t parts = n_parts(rows, 1, threads);
-  // The last candidates are known, with whom they reach, for the first call after that.
+  // The last candidates are known, with whom they reach.
   const std::vector<char> filled = bytes_of(center, 1, rows.d);
-  const bool known = std::exchange(nearest_, nullptr) == nearest;
   const int64_t m = filled.empty() ? 0 : int64_t(last_.size() / filled.size());
-  for (int64_t c = 0; known && c < std::min<int64_t>(m, 16); ++c) {
+  for (int64_t c = 0; unchanged && c < std::min<int64_t>(m, 16); ++c) {
     if (std::memcmp(last_.data() + size_t(c) * filled.size(), filled.data(), filled.size()))
       continue;
     const auto row = blocks(parts, filled.size());
@@ -131,5 +127,5 @@ template void km_seeding::potentials<float>(const km_rows&, const float*, const 
                                             double*, int);
 template void km_seeding::potentials<double>(const km_rows&, const double*, const double*, int64_t,
                                              double*, int);
-template void km_seeding::lower<float>(const km_rows&, float*, const float*, int);
-template void km_seeding::lower<double>(const km_rows&, double*, const double*, int);
+template void km_seeding::lower<float>(const km_rows&, float*, const float*, bool, int);
+template void km_seeding::lower<double>(const km_rows&, double*, const double*, bool, int);

@@ -14,9 +14,9 @@ struct km_seeding {
   template <typename T>
   void potentials(const km_rows& rows, const T* nearest, const T* candidates, int64_t m,
                   double* potentials, int threads);
-  // Lowers nearest by the distances to a centre (d).
+  // Lowers nearest by the distances to a centre (d); unchanged: since potentials were measured.
   template <typename T>
-  void lower(const km_rows& rows, T* nearest, const T* center, int threads);
+  void lower(const km_rows& rows, T* nearest, const T* center, bool unchanged, int threads);
 
  private:
   template <typename T>
@@ -27,8 +27,7 @@ struct km_seeding {
   int64_t n_ = -1;
   std::unique_ptr<int32_t[], Free> columns_;
   std::unique_ptr<float[], Free> norms_;
-  // Of the last candidates: they (m, stride), who they reach (n), and nearest as it was.
+  // Of the last candidates: they (m, stride), and who they reach (n).
   std::vector<char> last_;
   std::vector<uint16_t> reached_;
-  const void* nearest_ = nullptr;
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <vector>
 
 #include "threads.h"
 
@@ -27,26 +28,24 @@ void block_sums(const T* values, int64_t n, int64_t size, double* sums, int thre
   });
 }
 
-// The first of n values with which the cumulative sum exceeds a target; where rounding leaves
-// none, the last value that is not 0.
+// For each target the first of n values, none negative, with which the cumulative sum exceeds it;
+// where rounding leaves none, the last one that is not 0.
 template <typename T>
-int64_t search_sums(const T* values, int64_t n, int64_t size, const double* sums, double target) {
-  const int64_t count = (n + size - 1) / size;
-  int64_t found = 0;
-  double before = 0;
-  for (int64_t block = 0; block < count; ++block) {
-    if (!(sums[block] > 0)) continue;
-    found = block;
-    if (before + sums[block] > target) break;
-    before += sums[block];
+void search_sums(const T* values, int64_t n, int64_t size, const double* sums,
+                 const double* targets, int64_t m, int64_t* positions) {
+  std::vector<double> ends(size_t((n + size - 1) / size));
+  std::partial_sum(sums, sums + ends.size(), ends.begin());
+  for (int64_t t = 0; t < m; ++t) {
+    auto end = std::upper_bound(ends.begin(), ends.end(), targets[t]);
+    if (end == ends.end()) end = std::lower_bound(ends.begin(), ends.end() - 1, ends.back());
+    const int64_t block = end - ends.begin();
+    double sum = block ? ends[size_t(block - 1)] : 0;
+    positions[t] = block * size;
+    for (int64_t i = block * size; i < std::min(n, (block + 1) * size); ++i) {
+      if (!(values[i] > 0)) continue;
+      positions[t] = i;
+      sum += values[i];
+      if (sum > targets[t]) break;
+    }
   }
-  int64_t last = found * size;
-  double sum = before;
-  for (int64_t i = found * size; i < std::min(n, (found + 1) * size); ++i) {
-    if (!(values[i] > 0)) continue;
-    last = i;
-    sum += values[i];
-    if (sum > target) break;
-  }
-  return last;
 }

@@ -45,7 +45,6 @@ class Tile {
  private:
   // Rows without a guess take where the score is highest.
   void start(bool warm, bool exact) {
-    const km_search& s = block_.s;
     for (int r = 0; r < some_; ++r) {
       const int i = which_[r];
       if (warm)
@@ -53,12 +52,21 @@ class Tile {
       else if (exact)
         block_.take(i, place_[r], block_.distance_to(i, place_[r]));
       else
-        block_.take(i, place_[r], T(block_.norm[i] * (1 + s.margin) - 2 * first_[r]));
+        block_.take(i, place_[r], most_distance(i, place_[r], first_[r]));
       if (!block_.bounds || !block_.good(i)) continue;
       block_.set_base(i);
       nearest_[r] = block_.least_norm(i);
       base_[r] = block_.base[i] + kFuzz;
     }
+  }
+
+  // The largest squared distance that a score leaves possible: -2 offset is the centroid's squared
+  // norm, less a margin.
+  T most_distance(int i, int32_t where, float score) const {
+    const float margin = 2 * block_.s.margin;
+    const float norms = block_.norm[i] * (1 + margin) - 2 * margin * (1 + margin) *
+                                                            block_.s.offsets[where];
+    return T(norms - 2 * score);
   }
 
   // Looks at where the score is highest, and says which scores are high enough, and for which

@@ -234,12 +234,15 @@ void km_workspace::separate(const km_kernel& kernel, const km_rows& rows, int th
   s.closest = between ? closest_.get() : nullptr;
 }
 
+void km_workspace::end_seeding() { seeding_.reset(); }
+
 km_workspace::km_workspace() = default;
 km_workspace::~km_workspace() = default;
 
 void km_workspace::project(const float* given, const float* center, int64_t p, int64_t d) {
   directions = p;
   measured_ = false;
+  seeding_.reset();
   given_center.assign(center, center + (p ? d : 0));
   // Sixteen directions to a panel; rounding shall not make it longer than orthonormal.
   basis.assign(size_t((p + 15) / 16 * 16 * d), 0.0f);
@@ -249,14 +252,18 @@ void km_workspace::project(const float* given, const float* center, int64_t p, i
 }
 
 km_seeding& km_workspace::seeding() {
-  if (!seeding_) seeding_ = std::make_unique<km_seeding>(*this);
+  if (!seeding_) {
+    coordinates_.reset();  // its own take as much memory
+    bounds_.reset();
+    measured_ = bounded_ = false;
+    seeding_ = std::make_unique<km_seeding>(*this);
+  }
   return *seeding_;
 }
 
 template <typename T>
 km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, const T* centroids,
                               int64_t k, const int64_t* labels, bool keeps, int threads) {
-  seeding_.reset();
   km_search s = {};
   s.k = k;
   s.d = rows.d;
@@ -298,6 +305,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   const float rounding = 0.503f * std::sqrt(float(numbers)) / kWhole;  // of coordinates
   s.margin = 2 * (from_directions + kUnit * float(s.stride / 16 + 64)) +
              2 * rounding * (1 + 2 * rounding);
+  if (!directions) s.margin += kUnit * float(s.stride);
 
   if (s.places && keeps) keep_coordinates_of<T>(rows, s);
   const bool bounds_pay = pause_ == 0 && typical_ > 0 && (directions ? s.coordinates != nullptr

@@ -57,8 +57,9 @@ struct km_workspace {
 
   // See km_project.
   void project(const float* basis, const float* center, int64_t p, int64_t d);
-  // What it knows for seeding, until the next search.
+  // What it knows for seeding, until that ends with the next E-step.
   km_seeding& seeding();
+  void end_seeding();
 
   km_workspace();
   ~km_workspace();

@@ -80,7 +80,7 @@ def find_directions_for_seeding(rows: Tensor, *, n_candidates: int, most: int) -
     """
     rows = rows.to(torch.float32)
     center = rows.mean(dim=0)
-    centers, rows = (rows - center).tensor_split([len(rows) // 2])
+    centers, rows = (rows - center).tensor_split([len(rows) // 4])  # as in the midst of it
     d = rows.shape[1]
     basis = _principal(rows, min(most, len(rows), d, _NUMBERS[-1]))
     if not basis.isfinite().all():

@@ -90,7 +90,7 @@ def library() -> ctypes.CDLL | None:
     found.km_share_visited.argtypes = (pointer,)
     found.km_share_visited.restype = ctypes.c_double
     found.km_e_step.argtypes = (rows, pointer, integer, result, pointer, threads)
-    found.km_lower.argtypes = (rows, pointer, pointer, pointer, threads)
+    found.km_lower.argtypes = (rows, pointer, pointer, threads, pointer, threads)
     found.km_potentials.argtypes = (rows, pointer, pointer, integer, pointer, pointer, threads)
     found.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
     found.km_beam_search.argtypes = (
@@ -99,7 +99,6 @@ def library() -> ctypes.CDLL | None:
     found.km_search_sums.argtypes = (
         pointer, threads, integer, integer, pointer, pointer, integer, pointer,
     )  # fmt: skip
-    found.km_search_sums.restype = None
     found.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
     found.km_forked.restype = None
     if os.getpid() != _IMPORTED_BY:
@@ -138,6 +137,8 @@ class _Memory:
             raise MemoryError("no memory for a workspace")
         self.tried = self.tried_to_seed = False
         self.directions: Directions | None = None
+        # Distances to the nearest centre, as potentials were last measured with them.
+        self.nearest: weakref.ref[Tensor] | None = None
         weakref.finalize(self, native.km_close, self.handle)
 
     def __reduce__(self) -> str:
@@ -228,16 +229,18 @@ class NativeWorkspace(ReferenceWorkspace):
     ) -> None:
         """Make the search of problem p cheaper, if that can be; it stays exact."""
         x = self.x if self.x.ndim == 2 else self.x[p]
-        if memory.tried or not worthwhile(len(x), *centroids.shape, once=once):
+        pays = worthwhile(len(x), *centroids.shape, once=once)
+        if memory.tried or not (pays or memory.directions):
             return
-        memory.tried = True
+        memory.tried = pays
         # Coordinates that are kept take a quarter of the memory of the rows, and leave bounds some.
         most = (1 if once else x.element_size() / 8) * x.shape[1] - 1
         # Directions that are not orthonormal, as autocast makes them, would give wrong bounds.
         with full_precision(x.device):
-            found = find_directions(self._sample(x), centroids, most=int(most), once=once)
+            sample = self._sample(x)
+            found = (pays and find_directions(sample, centroids, most=int(most), once=once)) or None
         log.debug("bounds from %s features", _number(found, x))
-        if found:
+        if found or memory.directions:  # those of seeding are others
             self._project(memory, found)
 
     def _find_directions_for_seeding(self, memory: _Memory, p: int, n_candidates: int) -> None:
@@ -279,6 +282,7 @@ class NativeWorkspace(ReferenceWorkspace):
         for p, memory in enumerate(self._memories(len(candidates))):
             if self._keeps(len(candidates)):
                 self._find_directions_for_seeding(memory, p, candidates.shape[1])
+            memory.nearest = weakref.ref(nearest)
             near = nearest[p].contiguous()
             points = candidates[p].to(self.x.dtype).contiguous()
             self._call(
@@ -293,7 +297,12 @@ class NativeWorkspace(ReferenceWorkspace):
             return
         for p, memory in enumerate(self._memories(len(nearest))):
             point = center[p].to(self.x.dtype).contiguous()
-            self._call("km_lower", p, None, _address(nearest, p), point.data_ptr(), memory.handle)
+            unchanged = memory.nearest is not None and memory.nearest() is nearest
+            memory.nearest = None
+            self._call(
+                "km_lower", p, None, _address(nearest, p), point.data_ptr(), unchanged,
+                memory.handle,
+            )  # fmt: skip
 
     def _run(self, p: int, centroids: Tensor, result: _Result, memory: _Memory | None) -> None:
         centroids = centroids.to(self.x.dtype).contiguous()
@@ -331,10 +340,11 @@ def block_sums(values: Tensor, size: int) -> Tensor:
     native = library()
     assert native is not None
     for p in range(problems):
-        native.km_block_sums(
+        if native.km_block_sums(
             _address(values, p), values.dtype == torch.float64, n, size, _address(sums, p),
             torch.get_num_threads(),
-        )  # fmt: skip
+        ):  # fmt: skip
+            raise MemoryError(f"no memory for the sums of {n} values")
     return sums
 
 
@@ -346,10 +356,11 @@ def search_sums(values: Tensor, size: int, sums: Tensor, targets: Tensor) -> Ten
     native = library()
     assert native is not None
     for p in range(len(values)):
-        native.km_search_sums(
+        if native.km_search_sums(
             _address(values, p), values.dtype == torch.float64, values.shape[1], size,
             _address(sums, p), _address(targets, p), targets.shape[1], _address(positions, p),
-        )  # fmt: skip
+        ):  # fmt: skip
+            raise MemoryError(f"no memory to search {values.shape[1]} values")
     return positions
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kmeans_module.kernels.directions import find_directions
+from kmeans_module.kernels.directions import find_directions, find_directions_for_seeding
 
 
 def structured(n: int, d: int) -> Tensor:
@@ -49,3 +49,11 @@ def test_rows_that_are_all_the_same_do_no_harm() -> None:
     x = torch.ones(1_024, 64)
     found = find_directions(x, x[:100], most=31)
     assert found is None or found.basis.isfinite().all()
+
+
+def test_seeding_measures_along_directions_where_there_is_structure() -> None:
+    found = find_directions_for_seeding(structured(1_024, 128), n_candidates=8, most=127)
+    assert found is not None
+    assert len(found.basis) < 100
+    noise = torch.randn(1_024, 128, generator=torch.Generator().manual_seed(0))
+    assert find_directions_for_seeding(noise, n_candidates=8, most=127) is None

@@ -256,6 +256,23 @@ def check_workspace(x: Tensor, k: int, metric: str, *, exact: bool) -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_long_centroid_is_not_taken_for_a_nearer_one(
+    instruction_set: str, dtype: torch.dtype
+) -> None:
+    """Scores alone leave a distance open by a share of the norms of both, row and centroid."""
+    x = torch.zeros(1, 40, dtype=dtype)
+    x[0, 0] = 0.5
+    for more in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3):
+        centroids = torch.zeros(1, 16, 40, dtype=dtype)
+        centroids[0, 0, 0], centroids[0, 1, 0] = 2 + more, -1
+        centroids[0, 2:, 0] = -(1 + more) / 14
+        centroids[0, 2::2, 1:8] = 100 * torch.eye(7, dtype=dtype)
+        centroids[0, 3::2, 1:8] = -100 * torch.eye(7, dtype=dtype)
+        assert NativeWorkspace(x).assign(centroids)[0].item() == 1
+
+
+@needs_native
 def test_bounds_are_lowered_where_nothing_is_looked_at(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str
 ) -> None:
@@ -349,6 +366,7 @@ def test_seeding_by_bounds_measures_what_the_reference_does(
     native_one, reference = NativeWorkspace(x, metric=metric), ReferenceWorkspace(x, metric=metric)
     near = torch.full((1, 2_500), torch.inf, dtype=dtype)
     expected_near = near.clone()
+    native_one.lower(torch.empty_like(near), x[None, :1])  # before the directions are known
     for step in range(6):
         candidates = x[torch.arange(m) * 31 + step].unsqueeze(0)
         if metric == "cosine":
@@ -362,6 +380,32 @@ def test_seeding_by_bounds_measures_what_the_reference_does(
         reference.lower(expected_near, center)
         torch.testing.assert_close(near, expected_near, rtol=1e-4, atol=2e-5)
     assert native_one._memory[0].directions is not None, "bounds were used"
+
+
+@needs_native
+@pytest.mark.parametrize("d", [2, 40])
+def test_seeding_that_starts_again_in_the_same_memory_starts_from_nothing(d: int) -> None:
+    x = torch.randn(500, d)
+    workspace = NativeWorkspace(x)
+    near, candidates = torch.rand(1, 500), x[None, :5].clone()
+    workspace.potentials(near, candidates, None)
+    again = near.view_as(near).fill_(torch.inf)
+    workspace.lower(again, candidates[:, :1])
+    torch.testing.assert_close(again.double(), brute_force(x, x[:1]).T, rtol=1e-4, atol=1e-5)
+
+
+@needs_native
+def test_directions_of_seeding_are_not_those_of_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_along(monkeypatch, 15)
+    x = data_of("structured", 2_500, 60, torch.float32)
+    workspace = NativeWorkspace(x)
+    workspace.potentials(torch.ones(1, 2_500), x[None, :5].clone(), None)
+    assert workspace._memory[0].directions is not None
+    monkeypatch.setattr(native, "find_directions", lambda *_, **__: None)
+    centroids = x[None, :40].clone()
+    labels = workspace.e_step(centroids).labels
+    assert workspace._memory[0].directions is None
+    assert torch.equal(labels, NativeWorkspace(x).e_step(centroids).labels)
 
 
 @needs_native

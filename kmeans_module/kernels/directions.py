@@ -80,31 +80,55 @@ def find_directions_for_seeding(rows: Tensor, *, n_candidates: int, most: int) -
     """
     rows = rows.to(torch.float32)
     center = rows.mean(dim=0)
-    centers, rows = (rows - center).tensor_split([len(rows) // 4])  # as in the midst of it
+    rows = rows - center
     d = rows.shape[1]
     basis = _principal(rows, min(most, len(rows), d, _NUMBERS[-1]))
     if not basis.isfinite().all():
         return None
+    # As in the midst of seeding: candidates come by their squared distance to the nearest centre.
+    centers, candidates, rows = rows[::4], rows[1::4], rows[2::4]
+    nearest = torch.cdist(candidates, centers).amin(dim=1).square()
+    weight = nearest / nearest.sum().clamp(min=torch.finfo().tiny)
+    reach = torch.cdist(rows, centers).amin(dim=1, keepdim=True).square()
 
     def cost(numbers: int, share: float) -> float:
         read = 0.5 * numbers  # coordinates come from memory every time, as rows do that are near
         return _scores(n_candidates, numbers) + read + n_candidates * share * (200 + 0.3 * d)
 
     best, cheapest = 0, 0.9 * cost(d, 1 / len(centers))
-    for p, number in _survivors(rows, centers, basis).items():
-        found = cost(p + 1, number / len(centers))
-        if found < cheapest:
+    for p, share in _survivors(rows, candidates, basis, reach=reach, weight=weight).items():
+        if (found := cost(p + 1, share)) < cheapest:
             best, cheapest = p, found
     return Directions(basis[:best].contiguous(), center) if best else None
 
 
-def _survivors(rows: Tensor, centroids: Tensor, basis: Tensor) -> dict[int, float]:
-    """How many centroids the bound of the first directions leaves a row, for numbers of them."""
-    rows = rows[:: max(1, len(rows) // _TRIED)]
+def _survivors(
+    rows: Tensor,
+    centroids: Tensor,
+    basis: Tensor,
+    *,
+    reach: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> dict[int, float]:
+    """How many centroids the bound of the first directions leaves a row, for numbers of them.
+
+    Args:
+        rows: (m, d).
+        centroids: (k, d).
+        basis: orthonormal directions, (p, d).
+        reach: squared distance within which a centroid matters to a row, (m, 1); by default that
+            of the nearest.
+        weight: what a centroid counts for, (k,); by default 1.
+    """
+    every = max(1, len(rows) // _TRIED)
+    rows, reach = rows[::every], None if reach is None else reach[::every]
     row_norms = rows.square().sum(dim=1, keepdim=True)
     norms = centroids.square().sum(dim=1)
-    distances = torch.addmm(row_norms + norms, rows, centroids.T, alpha=-2)
-    reach = distances.amin(dim=1, keepdim=True)
+    if reach is None:
+        distances = torch.addmm(row_norms + norms, rows, centroids.T, alpha=-2)
+        reach = distances.amin(dim=1, keepdim=True)
+    if weight is None:
+        weight = torch.ones_like(norms)
     row_coordinates, coordinates = rows @ basis.T, centroids @ basis.T
     survivors = {}
     for p in _NUMBERS:
@@ -114,7 +138,7 @@ def _survivors(rows: Tensor, centroids: Tensor, basis: Tensor) -> dict[int, floa
         row_rest = (row_norms - part.square().sum(dim=1, keepdim=True)).clamp(min=0).sqrt()
         rest = (norms - parts.square().sum(dim=1)).clamp(min=0).sqrt()
         bounds = row_norms + norms - 2 * (part @ parts.T + row_rest * rest)
-        survivors[p] = float((bounds <= reach).sum(dim=1).float().mean())
+        survivors[p] = float(((bounds <= reach).float() @ weight).mean())
     return survivors
 
 

@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -135,7 +136,8 @@ class _Memory:
         self.handle = native.km_open(keep)
         if not self.handle:
             raise MemoryError("no memory for a workspace")
-        self.tried = self.tried_to_seed = False
+        # Directions by purpose, and those that the handle has.
+        self.found: dict[str, Directions | None] = {}
         self.directions: Directions | None = None
         # Distances to the nearest centre, as potentials were last measured with them.
         self.nearest: weakref.ref[Tensor] | None = None
@@ -228,36 +230,37 @@ class NativeWorkspace(ReferenceWorkspace):
         self, memory: _Memory, p: int, centroids: Tensor, *, once: bool = False
     ) -> None:
         """Make the search of problem p cheaper, if that can be; it stays exact."""
-        x = self.x if self.x.ndim == 2 else self.x[p]
-        pays = worthwhile(len(x), *centroids.shape, once=once)
-        if memory.tried or not (pays or memory.directions):
-            return
-        memory.tried = pays
+        n, d = self.x.shape[-2:]
         # Coordinates that are kept take a quarter of the memory of the rows, and leave bounds some.
-        most = (1 if once else x.element_size() / 8) * x.shape[1] - 1
-        # Directions that are not orthonormal, as autocast makes them, would give wrong bounds.
-        with full_precision(x.device):
-            sample = self._sample(x)
-            found = (pays and find_directions(sample, centroids, most=int(most), once=once)) or None
-        log.debug("bounds from %s features", _number(found, x))
-        if found or memory.directions:  # those of seeding are others
-            self._project(memory, found)
+        most = d - 1 if once else d * self.x.element_size() // 8 - 1
+        self._measure_along(
+            memory, p, "a search", worthwhile(n, *centroids.shape, once=once),
+            lambda rows: find_directions(rows, centroids, most=most, once=once),
+        )  # fmt: skip
 
     def _find_directions_for_seeding(self, memory: _Memory, p: int, n_candidates: int) -> None:
         """The same for potentials, where the coordinates are read again in each round."""
-        x = self.x if self.x.ndim == 2 else self.x[p]
-        if memory.tried_to_seed or not worthwhile(len(x), _SEEDING, x.shape[1]):
-            return
-        memory.tried, memory.tried_to_seed = False, True
-        most = x.shape[1] * x.element_size() // 4 - 1
-        with full_precision(x.device):
-            found = find_directions_for_seeding(
-                self._sample(x), n_candidates=n_candidates, most=most
-            )
-        log.debug("seeding by bounds from %s features", _number(found, x))
-        self._project(memory, found)
+        n, d = self.x.shape[-2:]
+        most = d * self.x.element_size() // 4 - 1
+        self._measure_along(
+            memory, p, "seeding", worthwhile(n, _SEEDING, d),
+            lambda rows: find_directions_for_seeding(rows, n_candidates=n_candidates, most=most),
+        )  # fmt: skip
 
-    def _project(self, memory: _Memory, directions: Directions | None) -> None:
+    def _measure_along(
+        self, memory: _Memory, p: int, purpose: str, pays: bool,
+        find: Callable[[Tensor], Directions | None],
+    ) -> None:  # fmt: skip
+        """Use the directions for a purpose, found on a sample of the rows where that pays."""
+        if pays and purpose not in memory.found:
+            # Directions that are not orthonormal, as autocast makes them, would give wrong bounds.
+            with full_precision(self.x.device):
+                found = memory.found[purpose] = find(self._sample(p))
+            number = f"{len(found.basis)} directions of" if found else "all"
+            log.debug("bounds of %s from %s %d features", purpose, number, self.x.shape[-1])
+        directions = memory.found.get(purpose)
+        if directions is memory.directions:
+            return
         memory.directions = directions
         basis, center = directions or (torch.empty(0, self.x.shape[-1]), torch.empty(0))
         if self._library.km_project(
@@ -265,7 +268,8 @@ class NativeWorkspace(ReferenceWorkspace):
         ):
             raise MemoryError("no memory for directions")
 
-    def _sample(self, x: Tensor) -> Tensor:
+    def _sample(self, p: int) -> Tensor:
+        x = self.x if self.x.ndim == 2 else self.x[p]
         sample = x[:: len(x) // SAMPLE][:SAMPLE]
         return unit_rows(sample) if self.metric == "cosine" else sample
 
@@ -322,10 +326,6 @@ class NativeWorkspace(ReferenceWorkspace):
         )  # fmt: skip
         if getattr(library(), function)(rows, *arguments, torch.get_num_threads()):
             raise MemoryError(f"no memory for the statistics of {tuple(x.shape)} rows")
-
-
-def _number(found: Directions | None, x: Tensor) -> str:
-    return f"{len(found.basis)} directions of {x.shape[1]}" if found else f"all {x.shape[1]}"
 
 
 def _address(tensor: Tensor, p: int) -> int:

@@ -12,6 +12,7 @@
 namespace {
 
 constexpr int kRowsTogether = KM_ROWS_TOGETHER;  // whose products are in registers
+static_assert(kRowsTogether <= kMostRowsTogether);
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kTiny = 1e-14f;  // squares below may lose all their digits
 

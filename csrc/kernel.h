@@ -10,6 +10,7 @@ constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
 
 constexpr int kBlock = 64;              // rows taken together
 constexpr int kMostRowsInLanes = 32;    // of them, whose scores are computed together
+constexpr int kMostRowsTogether = 8;    // whose coordinates are measured together
 constexpr int64_t kMostPlaces = 1024;   // of centroids, whose scores are kept together
 // A row's coordinates are whole numbers, of this length together, in units of √norm / kWhole;
 // the norm is taken to be kLeastNorm at least.
@@ -76,7 +77,7 @@ struct km_scratch {
   void* rows;            // (kBlock, stride)
   int32_t* coordinates;  // (kBlock, pitch)
   float* centered;       // (kBlock, stride)
-  float* along;          // (kBlock, directions + 1), of which few rows are used
+  float* along;          // (kMostRowsTogether, directions + 1)
   int32_t* columns;      // (pitch, kMostRowsInLanes)
   float* scores;         // (kMostPlaces or, if less, places; kMostRowsInLanes)
   km_near* near;         // (groups)
@@ -142,6 +143,9 @@ struct km_kernel {
   int64_t centroids_together;
   int64_t block_bytes;
 };
+
+// The best one for this processor, or the one that km_use_instruction_set chose.
+const km_kernel& current_kernel();
 
 #if defined(__x86_64__)
 extern const km_kernel km_avx512;

@@ -218,7 +218,6 @@ inline float total(const Sixteen<float>& value) { return _mm512_reduce_add_ps(va
 inline double total(const Sixteen<double>& value) {
   return _mm512_reduce_add_pd(value.part[0] + value.part[1]);
 }
-inline float largest(const Sixteen<float>& value) { return _mm512_reduce_max_ps(value.part[0]); }
 inline unsigned at_least(const Sixteen<float>& value, float limit) {
   return _mm512_cmp_ps_mask(value.part[0], _mm512_set1_ps(limit), _CMP_GE_OQ);
 }
@@ -229,26 +228,12 @@ inline float total(const Sixteen<float>& value) {
   const __m128 two = four + _mm_movehl_ps(four, four);
   return two[0] + two[1];
 }
-inline float largest(const Sixteen<float>& value) {
-  const __m256 eight = _mm256_max_ps(value.part[0], value.part[1]);
-  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return two[0] > two[1] ? two[0] : two[1];
-}
 inline unsigned at_least(const Sixteen<float>& value, float limit) {
   const __m256 all = _mm256_set1_ps(limit);
   return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(value.part[0], all, _CMP_GE_OQ))) |
          unsigned(_mm256_movemask_ps(_mm256_cmp_ps(value.part[1], all, _CMP_GE_OQ))) << 8;
 }
 #else
-inline float largest(const Sixteen<float>& value) {
-  float lanes[kLanes];
-  store(lanes, value);
-  for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i)
-      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  return lanes[0];
-}
 inline unsigned at_least(const Sixteen<float>& value, float limit) {
   float lanes[kLanes];
   store(lanes, value);

@@ -9,9 +9,6 @@
 #include "threads.h"
 #include "workspace.h"
 
-// The kernel for this processor, or the one that was chosen.
-const km_kernel& current_kernel();
-
 // The first row of a part: parts are consecutive, and begin with a block. How many there are
 // depends on the sizes and on threads only.
 inline int64_t begin_of(const km_rows& rows, int64_t parts, int64_t p) {
@@ -64,7 +61,7 @@ struct Scratch {
       own.rows = take<char>(numbers * element);
       own.coordinates = take<int32_t>(kBlock * size_t(s.pitch));
       own.centered = take<float>(numbers);
-      own.along = take<float>(kBlock * size_t(s.directions + 1));
+      own.along = take<float>(kMostRowsTogether * size_t(s.directions + 1));
       own.columns = take<int32_t>(size_t(s.pitch) * kMostRowsInLanes);
       own.scores = take<float>(places * kMostRowsInLanes);
       own.near = take<km_near>(s.bounds ? size_t(s.groups) + 1 : 0);

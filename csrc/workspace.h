@@ -31,10 +31,19 @@ std::unique_ptr<T[], Free> aligned(size_t count) {
   return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
 }
 
+// Centroids come by sixteen, as features do.
+constexpr int64_t kPlaces = 16;
+inline int64_t filled(int64_t count) { return (count + kPlaces - 1) / kPlaces * kPlaces; }
+
+constexpr float kTooLargeNorm = 1e36f;  // squared; bounds could overflow
+// Memory for each thread that bounds may take beyond what each row may, or distances between
+// centroids instead of them.
+constexpr int64_t kBoundsOfThread = 40 << 20;
+
 // Rows (count, d) filled up by zeros to a multiple of 16 features.
 template <typename T>
 std::vector<T> filled_up(const T* rows, int64_t count, int64_t d) {
-  const int64_t stride = (d + 15) / 16 * 16;
+  const int64_t stride = filled(d);
   std::vector<T> all(size_t(count * stride));
   for (int64_t i = 0; i < count; ++i)
     std::memcpy(all.data() + i * stride, rows + i * d, size_t(d) * sizeof(T));

@@ -301,7 +301,7 @@ def test_bounds_are_lowered_where_nothing_is_looked_at(
 
 @needs_native
 def test_distances_that_only_double_precision_can_add_up_are_assigned() -> None:
-    x = torch.randn(2_000, 40, generator=torch.Generator().manual_seed(0)) * 3e17
+    x = torch.randn(2_000, 40, generator=torch.Generator().manual_seed(0)) * 6e17
     centroids = x[None, :50].clone()
     labels, finite = NativeWorkspace(x).assign(centroids)
     assert finite

@@ -54,11 +54,11 @@ void load_block(const km_rows& rows, int64_t first, int count, T* block) {
   for (int s = 0; rows.cosine && s < R; ++s) to_unit_length(block + s, d, R);
 }
 
-// Adds the squared distances of the rows of a block to C centroids; D is d, or 0 where it is
-// not known to the compiler.
+// Adds the squared distances of the rows of a block to C centroids, feature j of centroid c at
+// c * of_centroid + j * of_feature; D is d, or 0 where it is not known to the compiler.
 template <int C, int D, typename T>
-inline void measure(const T* block, const T* centroids, int64_t d,
-                    typename Lanes<T>::Vector (&total)[C][kVectors]) {
+inline void measure(const T* block, const T* centroids, int64_t d, int64_t of_centroid,
+                    int64_t of_feature, typename Lanes<T>::Vector (&total)[C][kVectors]) {
   using V = typename Lanes<T>::Vector;
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
   if (D) d = D;
@@ -71,7 +71,7 @@ inline void measure(const T* block, const T* centroids, int64_t d,
         x[v] = *reinterpret_cast<const V*>(block + j * R + v * W);
       for (int c = 0; c < C; ++c)
         for (int v = 0; v < kVectors; ++v) {
-          const V difference = x[v] - centroids[c * d + j];
+          const V difference = x[v] - centroids[c * of_centroid + j * of_feature];
           sums[c][v] += difference * difference;
         }
     }
@@ -85,12 +85,20 @@ struct Nearest {
   typename Lanes<T>::Vector distance[kVectors];
   typename Lanes<T>::Mask label[kVectors];
 
-  // Compares with C centroids from c on.
+  Nearest() {
+    for (int v = 0; v < kVectors; ++v) {
+      distance[v] = typename Lanes<T>::Vector{} + std::numeric_limits<T>::infinity();
+      label[v] = typename Lanes<T>::Mask{};
+    }
+  }
+
+  // Compares with C centroids from c on; see measure.
   template <int C, int D>
-  void compare(const T* block, const T* centroids, int64_t c) {
+  void compare(const T* block, const T* centroids, int64_t c, int64_t of_centroid,
+               int64_t of_feature) {
     using M = typename Lanes<T>::Mask;
     typename Lanes<T>::Vector found[C][kVectors] = {};
-    measure<C, D>(block, centroids + c * D, D, found);
+    measure<C, D>(block, centroids + c * of_centroid, D, of_centroid, of_feature, found);
     for (int i = 0; i < C; ++i)
       for (int v = 0; v < kVectors; ++v) {
         const M closer = found[i][v] < distance[v];
@@ -117,14 +125,10 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     load_block<T, D>(rows, first, count, block);
     Nearest<T> nearest;
-    for (int v = 0; v < kVectors; ++v) {
-      nearest.distance[v] = typename Lanes<T>::Vector{} + std::numeric_limits<T>::infinity();
-      nearest.label[v] = typename Lanes<T>::Mask{};
-    }
     int64_t c = 0;
     for (; c + KM_CENTROIDS <= k; c += KM_CENTROIDS)
-      nearest.template compare<KM_CENTROIDS, D>(block, centroids, c);
-    for (; c < k; ++c) nearest.template compare<1, D>(block, centroids, c);
+      nearest.template compare<KM_CENTROIDS, D>(block, centroids, c, D, 1);
+    for (; c < k; ++c) nearest.template compare<1, D>(block, centroids, c, D, 1);
     std::memcpy(distance, nearest.distance, sizeof(distance));
     std::memcpy(label, nearest.label, sizeof(label));
 
@@ -206,7 +210,7 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
     }
     for (int64_t c = 0; c < m; c += KM_CENTROIDS) {
       V distance[KM_CENTROIDS][kVectors] = {};
-      measure<KM_CENTROIDS, D>(block, candidates + c * rows.d, rows.d, distance);
+      measure<KM_CENTROIDS, D>(block, candidates + c * rows.d, rows.d, rows.d, 1, distance);
       for (int i = 0; i < KM_CENTROIDS; ++i) {
         V sum = {};
         for (int v = 0; v < kVectors; ++v) {
@@ -238,7 +242,7 @@ void lower(const km_rows& rows, T* nearest, const T* center, int64_t begin, int6
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     load_block<T>(rows, first, count, block);
     V distance[KM_CENTROIDS][kVectors] = {};
-    measure<KM_CENTROIDS, 0>(block, center, rows.d, distance);
+    measure<KM_CENTROIDS, 0>(block, center, rows.d, rows.d, 1, distance);
     for (int s = 0; s < count; ++s)
       nearest[first + s] = least_of(nearest[first + s], distance[0][s / W][s % W]);
   }

@@ -66,6 +66,49 @@ struct km_search {
 
 constexpr int kMostSteps = 127;
 
+// Rows of few features, sorted so that neighbours are near each other: leaves hold rows, and nodes
+// kFan leaves, or nodes, that follow each other. Level 0 are the leaves. Each is in a box.
+constexpr int64_t kFan = 8;
+constexpr int64_t kMostTopNodes = 512;
+constexpr int kMostLevels = 16;
+constexpr int kCandidates = 32;  // of seeding, at once
+// What numbers of rows and centroids do not exceed, and where there is nothing.
+template <typename T>
+constexpr T kMostOfTree = sizeof(T) == 4 ? T(1e15) : T(1e140);
+template <typename T>
+constexpr T kFarAway = sizeof(T) == 4 ? T(1e17) : T(1e150);
+
+struct km_tree {
+  int64_t n, d, leaf;           // leaf: rows of each; the last one repeats its last row
+  int levels;
+  int64_t nodes[kMostLevels];   // of each level; of the uppermost at most kMostTopNodes
+  int64_t begin[kMostLevels];   // number of the first of them
+  void* rows;                   // (leaves, d, leaf)
+  double* weights;              // (leaves, leaf), 0 where there is no row; or null for weight 1
+  uint32_t* number;             // (n): which row
+  void* middle;                 // (nodes, d)
+  void* half;                   // (nodes, d): how far the box reaches to either side
+  double* moments;              // (nodes, 2 + d): weight; squared distances to the middle, and
+                                // differences from it, added up by weight
+  int32_t* label;               // (n): as of the last call, or -1
+  int32_t* owner;               // (nodes): label of all rows, or -1
+  // For seeding, or null.
+  void* near;                   // (leaves, leaf): squared distances to the nearest centre
+  void* farthest;               // (nodes): the largest of them
+  double* potential;            // (nodes): added up by weight
+};
+
+// Centroids that may be near, one list for each level, and memory for a number of each centroid.
+// Features are (d, room); room is k filled up.
+struct km_near_lists {
+  int64_t k, room;
+  int32_t* all_index;  // (room): 0 to k - 1
+  void* all;           // features of all centroids, others far away
+  int32_t* index;      // (levels, room)
+  void* features;      // (levels, d, room)
+  void* squares;       // (room)
+};
+
 // Rows of a block, a bit each, that may be near a group.
 struct km_near {
   uint64_t rows;
@@ -107,6 +150,17 @@ struct km_kernel {
   // has block_bytes for each feature, and sums (copies, k, terms_of(d)) is all zero.
   void (*scan)(const km_rows& rows, const void* centroids, int64_t k, int64_t begin, int64_t end,
                const km_result& result, void* block, double* sums, int64_t copies);
+  // The same from boxes of rows down to the rows: nodes part, part + parts, .. of the uppermost.
+  // Returns how many pairs of a row and a centroid were measured.
+  int64_t (*descend)(const km_tree& tree, bool is_double, const km_near_lists& lists, int64_t part,
+                     int64_t parts, const km_result& result, double* sums, int64_t copies);
+  // For seeding, there: lowers nearest (n) and what is near by the distances to a centre.
+  void (*lower_in_tree)(const km_tree& tree, bool is_double, const void* center, int64_t part,
+                        int64_t parts, void* nearest);
+  // Adds to gains (m) by how much the first m of candidates (d, kCandidates) would lower the
+  // potential.
+  void (*gain_in_tree)(const km_tree& tree, bool is_double, const void* candidates, int64_t m,
+                       int64_t part, int64_t parts, double* gains);
   // For many features, begin a multiple of kBlock: labels and distances alone; without distances
   // the result's inertia is added to, by weights of 1. The result's changed is added to.
   km_seen (*search)(const km_rows& rows, const km_search& search, int64_t begin, int64_t end,

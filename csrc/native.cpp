@@ -8,11 +8,13 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <vector>
 
 #include "parts.h"
 #include "seeding.h"
 #include "sums.h"
+#include "tree.h"
 
 namespace {
 
@@ -55,22 +57,47 @@ void merged(const km_rows& rows, int64_t k, const km_result& result, int64_t par
   }
 }
 
+// Sums of each part for few features, all zero: (copies, k, terms_of(d)).
+struct Sums {
+  Sums(int64_t parts, int64_t k, int64_t d) {
+    const int64_t terms = k * terms_of(d);
+    copies = terms * int64_t(4 * sizeof(double)) <= kSumBytes ? 4 : 1;
+    for (int64_t p = 0; p < parts; ++p) {
+      of.push_back(aligned<double>(size_t(copies * terms)));
+      std::fill_n(of.back().get(), copies * terms, 0.0);
+    }
+  }
+  std::vector<std::unique_ptr<double[], Free>> of;
+  int64_t copies;
+};
+
 void scan(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
           int threads) {
   const km_kernel& kernel = current_kernel();
   const int64_t parts = n_parts(rows, k, threads);
   const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
-  const int64_t terms = k * terms_of(rows.d);
-  const int64_t copies = terms * int64_t(4 * sizeof(double)) <= kSumBytes ? 4 : 1;
-  std::vector<std::unique_ptr<double[], Free>> sums;
-  for (int64_t p = 0; p < parts; ++p) {
-    sums.push_back(aligned<double>(size_t(copies * terms)));
-    std::fill_n(sums.back().get(), copies * terms, 0.0);
-  }
+  const Sums sums(parts, k, rows.d);
   merged(rows, k, result, parts, [&](int64_t p, const km_result& own) {
     kernel.scan(rows, centroids, k, begin_of(rows, parts, p), begin_of(rows, parts, p + 1), own,
-                block[p].get(), sums[p].get(), copies);
+                block[p].get(), sums.of[p].get(), sums.copies);
   });
+}
+
+// Returns the share of all pairs of a row and a centroid that were measured.
+template <typename T>
+double descend(Tree& tree, const km_rows& rows, const T* centroids, int64_t k,
+             const km_result& result, int threads) {
+  if (!result.warm) tree.take_labels(nullptr);
+  const km_tree& view = tree.view();
+  const int64_t parts = n_parts(rows, k, threads);
+  const Sums sums(parts, k, rows.d);
+  const NearLists<T> lists(view, centroids, k, parts);
+  std::vector<int64_t> pairs(parts);
+  merged(rows, k, result, parts, [&](int64_t p, const km_result& own) {
+    pairs[p] = current_kernel().descend(view, rows.is_double, lists.of[p], p, parts, own,
+                                        sums.of[p].get(), sums.copies);
+  });
+  return double(std::accumulate(pairs.begin(), pairs.end(), int64_t{0})) / double(k * rows.n);
 }
 
 template <typename T>
@@ -103,24 +130,39 @@ void search(const km_rows& rows, const void* centroids, int64_t k, const km_resu
 template <typename T>
 void e_step(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
             km_workspace* workspace, int threads) {
-  if (rows.d <= kFewFeatures)
-    scan(rows, centroids, k, result, threads);
-  else
-    search<T>(rows, centroids, k, result, workspace, threads);
+  if (rows.d > kFewFeatures)
+    return search<T>(rows, centroids, k, result, workspace, threads);
+  Tree* const tree = workspace ? workspace->tree(rows, threads) : nullptr;
+  const T* const points = static_cast<const T*>(centroids);
+  if (tree && Tree::measures(points, k * rows.d)) {
+    workspace->share_visited = descend(*tree, rows, points, k, result, threads);
+    return;
+  }
+  scan(rows, centroids, k, result, threads);
+  if (tree) tree->take_labels(result.labels);
+  if (workspace) workspace->share_visited = 1;
 }
 
 template <typename T>
 void potentials(const km_rows& rows, const void* nearest, const void* candidates, int64_t m,
-                double* result, km_workspace& workspace, int threads) {
-  workspace.seeding().potentials(rows, static_cast<const T*>(nearest),
-                                 static_cast<const T*>(candidates), m, result, threads);
+                bool unchanged, double* result, km_workspace& workspace, int threads) {
+  const T* const points = static_cast<const T*>(candidates);
+  Tree* const tree = workspace.tree(rows, threads);
+  if (tree && Tree::measures(points, m * rows.d) &&
+      tree->potentials(static_cast<const T*>(nearest), points, m, unchanged, result, threads))
+    return;
+  workspace.seeding().potentials(rows, static_cast<const T*>(nearest), points, m, result, threads);
 }
 
 template <typename T>
 void lower(const km_rows& rows, void* nearest, const void* center, bool unchanged,
            km_workspace& workspace, int threads) {
-  workspace.seeding().lower(rows, static_cast<T*>(nearest), static_cast<const T*>(center),
-                            unchanged, threads);
+  const T* const point = static_cast<const T*>(center);
+  Tree* const tree = workspace.tree(rows, threads);
+  if (tree && Tree::measures(point, rows.d))
+    return tree->lower(static_cast<T*>(nearest), point, unchanged, threads);
+  workspace.seeding().lower(rows, static_cast<T*>(nearest), point, unchanged,
+                            threads);
 }
 
 template <typename T>
@@ -213,9 +255,9 @@ extern "C" int km_spread(const km_rows* rows, const double* center, double* low,
   });
 }
 
-extern "C" km_workspace* km_open(int keep) {
+extern "C" km_workspace* km_open(int keep, int sort) {
   km_workspace* const opened = new (std::nothrow) km_workspace;
-  if (opened) opened->keep = keep;
+  if (opened) opened->keep = keep, opened->sort = sort;
   return opened;
 }
 
@@ -239,11 +281,11 @@ extern "C" int km_lower(const km_rows* rows, void* nearest, const void* center, 
 }
 
 extern "C" int km_potentials(const km_rows* rows, const void* nearest, const void* candidates,
-                             int64_t m, double* result, km_workspace* workspace,
+                             int64_t m, int unchanged, double* result, km_workspace* workspace,
                              int threads) {
   return guarded([&] {
     auto run = rows->is_double ? potentials<double> : potentials<float>;
-    run(*rows, nearest, candidates, m, result, *workspace, threads);
+    run(*rows, nearest, candidates, m, unchanged, result, *workspace, threads);
   });
 }
 

@@ -26,13 +26,14 @@ struct km_result {
   double* counts;    // (k), overwritten
   double* inertia;   // (1), overwritten
   int64_t* changed;  // (1), overwritten: labels that differ from what they were, n if not warm
-  int32_t warm;      // labels hold good guesses, each from 0 to k - 1: those of the last call
+  int32_t warm;      // labels hold good guesses: those of the last call
 };
 
 // What makes repeated calls on the same rows faster; it never changes a result.
 struct km_workspace;
-// keep: coordinates of the rows may be kept in memory, where they pay. Null without memory.
-KM_API km_workspace* km_open(int keep);
+// keep: coordinates of the rows may be kept in memory, where they pay. sort: rows of up to 8
+// features may be, sorted. Null without memory.
+KM_API km_workspace* km_open(int keep, int sort);
 KM_API void km_close(km_workspace* workspace);
 
 // Lets the calls that follow measure along few directions before they measure all features:
@@ -47,15 +48,16 @@ KM_API int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
                      const km_result* result, km_workspace* workspace, int threads);
 
 // For seeding: lowers nearest (n), squared distances to the nearest centre so far, by those to
-// one centre (d); all of the type of x, full ones for cosine too. It is fast for a candidate of the
-// last km_potentials where nearest is unchanged since.
+// one centre (d); all of the type of x, full ones for cosine too. unchanged: nearest is as the last
+// call for seeding left it, and rows.weights are the same; then both functions are faster.
 KM_API int km_lower(const km_rows* rows, void* nearest, const void* center, int unchanged,
                     km_workspace* workspace, int threads);
 
 // For seeding: potentials (m), the weighted sum of what nearest would be lowered to by each of
 // the candidates (m, d).
 KM_API int km_potentials(const km_rows* rows, const void* nearest, const void* candidates,
-                         int64_t m, double* potentials, km_workspace* workspace, int threads);
+                         int64_t m, int unchanged, double* potentials, km_workspace* workspace,
+                         int threads);
 
 // Sums of consecutive blocks of n values, each of so many, the last one short.
 KM_API int km_block_sums(const void* values, int is_double, int64_t n, int64_t size, double* sums,
@@ -80,7 +82,7 @@ KM_API int km_beam_search(const float* x, int64_t n, int64_t d, const float* cod
                           int64_t levels, int64_t k, int64_t beam_size, int64_t* codes,
                           float* left, int threads);
 
-// Share of the pairs of a row and sixteen centroids that the last call looked at, 0 to 1.
+// Share of the pairs of a row and a centroid that the last E-step looked at, 0 to 1.
 KM_API double km_share_visited(const km_workspace* workspace);
 
 // Says that this process is a forked child, where the library was not loaded before the fork.

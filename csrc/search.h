@@ -109,7 +109,10 @@ uint64_t take_guesses(Block<T>& block, const int64_t* labels) {
   constexpr int kTogether = 4;
   const km_search& s = block.s;
   const int last = block.count - 1;
-  for (int i = 0; i <= last; ++i) block.place[i] = s.position[labels[block.first + i]];
+  for (int i = 0; i <= last; ++i) {
+    const int64_t label = labels[block.first + i];  // which others may have written over
+    block.place[i] = s.position[label >= 0 && label < s.k ? label : 0];
+  }
   if (s.stride <= 2 * kLanes) {
     for (int i = 0; i <= last; ++i) block.best[i] = block.distance_to(i, block.place[i]);
   } else {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "parts.h"
 
@@ -105,10 +106,11 @@ void km_seeding::lower(const km_rows& rows, T* nearest, const T* center, bool un
   const km_kernel& kernel = current_kernel();
   const int64_t parts = n_parts(rows, 1, threads);
   // The last candidates are known, with whom they reach.
-  const std::vector<char> filled = bytes_of(center, 1, rows.d);
-  const int64_t m = filled.empty() ? 0 : int64_t(last_.size() / filled.size());
+  const std::vector<char> last = std::move(last_), filled = bytes_of(center, 1, rows.d);
+  last_.clear();
+  const int64_t m = filled.empty() ? 0 : int64_t(last.size() / filled.size());
   for (int64_t c = 0; unchanged && c < std::min<int64_t>(m, 16); ++c) {
-    if (std::memcmp(last_.data() + size_t(c) * filled.size(), filled.data(), filled.size()))
+    if (std::memcmp(last.data() + size_t(c) * filled.size(), filled.data(), filled.size()))
       continue;
     const auto row = blocks(parts, filled.size());
     return in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {

@@ -8,6 +8,7 @@
 
 #include "seeding.h"
 #include "threads.h"
+#include "tree.h"
 
 namespace {
 
@@ -110,7 +111,17 @@ void km_workspace::keep_coordinates_of(const km_rows& rows, km_search& s) {
   s.measured = measured_;
 }
 
-void km_workspace::end_seeding() { seeding_.reset(); }
+void km_workspace::end_seeding() {
+  seeding_.reset();
+  if (tree_) tree_->end_seeding();
+}
+
+Tree* km_workspace::tree(const km_rows& rows, int threads) {
+  if (!sort || rows.d > kFewFeatures) return nullptr;
+  if (!sorted_) tree_ = Tree::of(rows, threads);
+  sorted_ = true;
+  return tree_.get();
+}
 
 km_workspace::km_workspace() = default;
 km_workspace::~km_workspace() = default;

@@ -51,6 +51,7 @@ std::vector<T> filled_up(const T* rows, int64_t count, int64_t d) {
 }
 
 struct km_seeding;
+class Tree;
 
 struct km_workspace {
   // Makes the centroids (k, d) ready for a search; what it says holds until the next call.
@@ -66,6 +67,8 @@ struct km_workspace {
 
   // See km_project.
   void project(const float* basis, const float* center, int64_t p, int64_t d);
+  // The rows, sorted, where they have few features and can be kept so; else null.
+  Tree* tree(const km_rows& rows, int threads);
   // What it knows for seeding, until that ends with the next E-step.
   km_seeding& seeding();
   void end_seeding();
@@ -74,6 +77,7 @@ struct km_workspace {
   ~km_workspace();
 
   bool keep = false;         // coordinates of rows
+  bool sort = false;         // rows, of few features
   int64_t directions = 0;    // how many; 0: all features
   std::vector<float> basis;  // (directions / 16 rounded up, d, 16)
   std::vector<float> given_center;   // empty: the mean of the centroids
@@ -105,4 +109,6 @@ struct km_workspace {
   int pause_ = 0, pause_of_apart_ = 0;  // calls that do without
   bool measured_ = false;    // coordinates of rows
   std::unique_ptr<km_seeding> seeding_;
+  std::unique_ptr<Tree> tree_;
+  bool sorted_ = false;  // or tried to
 };

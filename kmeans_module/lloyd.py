@@ -78,7 +78,7 @@ def lloyd(
     shift = centroids.new_full((problems,), torch.inf, dtype=torch.float32)
 
     for iteration in range(max_iter + 1):
-        step = workspace.e_step(centroids, start=start)
+        step = workspace.e_step(centroids, start=start, distances=False)
         stats, (changed,) = all_sum_stats(step.stats, process_group, also=[workspace.changed])
         empty = (stats.counts == 0).sum(dim=-1)
         # The only wait for the device in an iteration.

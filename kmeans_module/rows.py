@@ -59,7 +59,9 @@ class Rows:
         self.accumulator = accumulator_dtype(like.device)
         self.batches = [batch for batch in batches if batch.x.shape[-2]]
         if workspaces is None or len(self.batches) != len(batches):
-            workspaces = [prepare(batch.x, metric=metric) for batch in self.batches]
+            workspaces = [
+                prepare(batch.x, batch.sample_weight, metric=metric) for batch in self.batches
+            ]
         self.workspaces = workspaces
         self.n_features = batches[0].x.shape[-1]
         self.dtype = compute_dtype(batches[0].x, like)
@@ -171,9 +173,8 @@ class Rows:
     def potentials(self, nearest: Sequence[Tensor], candidates: Tensor) -> Tensor:
         """Weighted inertia if each of the candidates (P, m, d) joined the centres, (P, m)."""
         potential = torch.zeros(candidates.shape[:2], dtype=self.accumulator, device=self.device)
-        for i, workspace in enumerate(self.workspaces):
-            weight = self.weight(i) if self.weighted(i) else None
-            potential += workspace.potentials(nearest[i], candidates, weight)
+        for near, workspace in zip(nearest, self.workspaces, strict=True):
+            potential += workspace.potentials(near, candidates)
         return all_sum([potential], self.group)[0]
 
     def lower(self, nearest: Sequence[Tensor], centers: Tensor) -> None:

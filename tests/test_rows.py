@@ -160,12 +160,12 @@ def test_autocast_and_matmul_precision_change_no_distance() -> None:
     x = blobs(50, 8)
     workspace = ReferenceWorkspace(x)
     nearest = torch.full((1, 50), torch.inf)
-    expected = workspace.potentials(nearest, x[None, :4], None)
+    expected = workspace.potentials(nearest, x[None, :4])
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = workspace.potentials(nearest, x[None, :4], None)
+            found = workspace.potentials(nearest, x[None, :4])
     finally:
         torch.set_float32_matmul_precision(before)
     assert torch.equal(found, expected)

@@ -56,13 +56,13 @@ class Workspace(Protocol):
     changed: Tensor
     together: bool
 
-    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
+    def e_step(self, centroids: Tensor, *, start: int = 0, distances: bool = True) -> EStep:
         """Assign every row to the nearest of the centroids (P, k, d) and sum up the clusters.
 
-        The next E-step may overwrite the labels and distances.
+        The next E-step may overwrite the labels and distances; without distances it may be faster.
         """
 
-    def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
+    def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         """For seeding: what nearest (P, n) would sum up to with each candidate (P, m, d)."""
 
     def lower(self, nearest: Tensor, center: Tensor) -> None:

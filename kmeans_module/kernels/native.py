@@ -11,7 +11,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 _IMPORTED_BY = os.getpid()
 
+# Up to so many features, so many rows or more are sorted, and not all of them measured each time.
+_FEW = 8
+_SORTED = 4096
 # Centres that seeding is taken to end with.
 _SEEDING = 512
 
@@ -84,7 +87,7 @@ def library() -> ctypes.CDLL | None:
         return None
     rows, pointer, integer = ctypes.POINTER(_Rows), ctypes.c_void_p, ctypes.c_int64
     result, threads = ctypes.POINTER(_Result), ctypes.c_int
-    found.km_open.argtypes, found.km_open.restype = (threads,), pointer
+    found.km_open.argtypes, found.km_open.restype = (threads, threads), pointer
     found.km_close.argtypes = (pointer,)
     found.km_project.argtypes = (pointer, pointer, pointer, integer, integer)
     found.km_block_sums.argtypes = (pointer, threads, integer, integer, pointer, threads)
@@ -92,7 +95,9 @@ def library() -> ctypes.CDLL | None:
     found.km_share_visited.restype = ctypes.c_double
     found.km_e_step.argtypes = (rows, pointer, integer, result, pointer, threads)
     found.km_lower.argtypes = (rows, pointer, pointer, threads, pointer, threads)
-    found.km_potentials.argtypes = (rows, pointer, pointer, integer, pointer, pointer, threads)
+    found.km_potentials.argtypes = (
+        rows, pointer, pointer, integer, threads, pointer, pointer, threads,
+    )  # fmt: skip
     found.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
     found.km_beam_search.argtypes = (
         pointer, integer, integer, pointer, integer, integer, integer, pointer, pointer, threads,
@@ -130,18 +135,28 @@ def obstacle(x: Tensor) -> str:
 class _Memory:
     """What the C++ kernel keeps of the rows of one problem, freed with this object."""
 
-    def __init__(self, *, keep: bool) -> None:
+    def __init__(self, *, keep: bool = False, sort: bool = False) -> None:
         native = library()
         assert native is not None
-        self.handle = native.km_open(keep)
+        self.handle = native.km_open(keep, sort)
         if not self.handle:
             raise MemoryError("no memory for a workspace")
         # Directions by purpose, and those that the handle has.
         self.found: dict[str, Directions | None] = {}
         self.directions: Directions | None = None
-        # Distances to the nearest centre, as potentials were last measured with them.
-        self.nearest: weakref.ref[Tensor] | None = None
+        # Distances to the nearest centre as the last call left them, and their version.
+        self.nearest: tuple[weakref.ref[Tensor], int] | None = None
         weakref.finalize(self, native.km_close, self.handle)
+
+    def knows(self, nearest: Tensor) -> bool:
+        """Whether these are the distances of the last call, unchanged since."""
+        if self.nearest is None:
+            return False
+        reference, version = self.nearest
+        return reference() is nearest and version == _version(nearest)
+
+    def note(self, nearest: Tensor) -> None:
+        self.nearest = weakref.ref(nearest), _version(nearest)
 
     def __reduce__(self) -> str:
         raise TypeError("a workspace belongs to its rows in this process; prepare another one")
@@ -164,6 +179,7 @@ class NativeWorkspace(ReferenceWorkspace):
         self._once = once
         self._memory: list[_Memory] = []
         self._labels = torch.empty((0, 0), dtype=torch.int64)
+        self._labels_version = 0
         self._distances = torch.empty((0, 0), dtype=x.dtype)
         self._k = 0
 
@@ -175,7 +191,7 @@ class NativeWorkspace(ReferenceWorkspace):
         inertia = torch.empty(problems, dtype=torch.float64)
         changed = torch.empty(problems, dtype=torch.int64)
         for p in range(problems):
-            memory = _Memory(keep=False)
+            memory = _Memory()
             self._find_directions(memory, p, centroids[p], once=True)
             result = _Result(
                 _address(labels, p), inertia=_address(inertia, p), changed=_address(changed, p)
@@ -183,22 +199,28 @@ class NativeWorkspace(ReferenceWorkspace):
             self._run(p, centroids[p], result, memory)
         return labels, inertia.isfinite().all()
 
-    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
+    def e_step(self, centroids: Tensor, *, start: int = 0, distances: bool = True) -> EStep:
         if compute_dtype(self.x, centroids) != self.x.dtype:
             return super().e_step(centroids, start=start)
         problems, k, d = centroids.shape
         n = self.x.shape[-2]
         warm = len(self._memory) == problems and self._k == k
+        warm = warm and self._labels_version == _version(self._labels)  # nobody wrote into them
         memories = self._memories(problems)
         if not warm:
             self._k = k
             self._labels = torch.empty((problems, n), dtype=torch.int64)
+            self._labels_version = _version(self._labels)
+            self._distances = torch.empty((problems, 0), dtype=self.x.dtype)
+        measures = distances or d > _FEW  # with many features they are known anyway
+        if measures and self._distances.shape[1] != n:
             self._distances = torch.empty((problems, n), dtype=self.x.dtype)
         sums = torch.empty((problems, k, d), dtype=torch.float64)
         counts = torch.empty((problems, k), dtype=torch.float64)
         inertia = torch.empty(problems, dtype=torch.float64)
-        self.changed = torch.empty(problems, dtype=torch.int64)
-        parts = (self._labels, self._distances, sums, counts, inertia, self.changed)
+        changed = torch.empty(problems, dtype=torch.int64)
+        measured = self._distances if measures else self._distances[:, :0]
+        parts = (self._labels, measured, sums, counts, inertia, changed)
         keeps = self._keeps(problems)
         for p, memory in enumerate(memories):
             if keeps:
@@ -208,11 +230,16 @@ class NativeWorkspace(ReferenceWorkspace):
             self._run(p, centroids[p], result, memory if remembers else None)
         farthest = None
         if (counts == 0).any():
+            if not measures:
+                step = self.e_step(centroids, start=start)
+                self.changed = changed
+                return step
             farthest = find_farthest(
                 lambda part: self._rows_and_weights(part, self.x.dtype, problems), self._labels,
                 self._distances, n_features=d, m=min(k, MAX_FARTHEST), start=start,
             )  # fmt: skip
-        return EStep(self._labels, self._distances, ClusterStats(sums, counts, inertia, farthest))
+        self.changed = changed
+        return EStep(self._labels, measured, ClusterStats(sums, counts, inertia, farthest))
 
     def _keeps(self, problems: int) -> bool:
         """Whether coordinates and bounds are kept: together they may take half as much memory as
@@ -222,7 +249,8 @@ class NativeWorkspace(ReferenceWorkspace):
     def _memories(self, problems: int) -> list[_Memory]:
         if len(self._memory) != problems:
             keep = self._keeps(problems) and not self._once
-            self._memory = [_Memory(keep=keep) for _ in range(problems)]
+            sort = keep and self.x.shape[-2] >= _SORTED
+            self._memory = [_Memory(keep=keep, sort=sort) for _ in range(problems)]
             self._k = 0
         return self._memory
 
@@ -273,26 +301,34 @@ class NativeWorkspace(ReferenceWorkspace):
         sample = x[:: len(x) // SAMPLE][:SAMPLE]
         return unit_rows(sample) if self.metric == "cosine" else sample
 
+    @cached_property
+    def _seeding_weight(self) -> Tensor | None:
+        """Weights of the rows, (n,) or (P, n); of zero rows 0 under the cosine metric."""
+        if self.metric != "cosine":
+            return self.sample_weight
+        weighty = (self.x != 0).any(dim=-1)
+        return weighty if self.sample_weight is None else weighty * self.sample_weight
+
     @property
     def _library(self) -> ctypes.CDLL:
         found = library()
         assert found is not None
         return found
 
-    def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
+    def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         if nearest.dtype != self.x.dtype:
-            return super().potentials(nearest, candidates, weight)
+            return super().potentials(nearest, candidates)
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64)
         for p, memory in enumerate(self._memories(len(candidates))):
             if self._keeps(len(candidates)):
                 self._find_directions_for_seeding(memory, p, candidates.shape[1])
-            memory.nearest = weakref.ref(nearest)
             near = nearest[p].contiguous()
             points = candidates[p].to(self.x.dtype).contiguous()
             self._call(
-                "km_potentials", p, weight, near.data_ptr(), points.data_ptr(), len(points),
-                _address(potential, p), memory.handle,
+                "km_potentials", p, self._seeding_weight, near.data_ptr(), points.data_ptr(),
+                len(points), memory.knows(nearest), _address(potential, p), memory.handle,
             )  # fmt: skip
+            memory.note(nearest)
         return potential
 
     def lower(self, nearest: Tensor, center: Tensor) -> None:
@@ -301,12 +337,11 @@ class NativeWorkspace(ReferenceWorkspace):
             return
         for p, memory in enumerate(self._memories(len(nearest))):
             point = center[p].to(self.x.dtype).contiguous()
-            unchanged = memory.nearest is not None and memory.nearest() is nearest
-            memory.nearest = None
             self._call(
-                "km_lower", p, None, _address(nearest, p), point.data_ptr(), unchanged,
-                memory.handle,
+                "km_lower", p, self._seeding_weight, _address(nearest, p), point.data_ptr(),
+                memory.knows(nearest), memory.handle,
             )  # fmt: skip
+            memory.note(nearest)
 
     def _run(self, p: int, centroids: Tensor, result: _Result, memory: _Memory | None) -> None:
         centroids = centroids.to(self.x.dtype).contiguous()
@@ -326,6 +361,10 @@ class NativeWorkspace(ReferenceWorkspace):
         )  # fmt: skip
         if getattr(library(), function)(rows, *arguments, torch.get_num_threads()):
             raise MemoryError(f"no memory for the statistics of {tuple(x.shape)} rows")
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _address(tensor: Tensor, p: int) -> int:

@@ -92,10 +92,10 @@ class OperatorWorkspace(ReferenceWorkspace):
         # Compiled code does not look for NaN.
         return assign(self.x, centroids, self.metric), True
 
-    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
-        labels, distances, sums, counts, inertia, *farthest = e_step(
+    def e_step(self, centroids: Tensor, *, start: int = 0, distances: bool = True) -> EStep:
+        labels, to_nearest, sums, counts, inertia, *farthest = e_step(
             self.x, self.sample_weight, centroids, self.metric, start
         )
         self._count_changed(labels)
         stats = ClusterStats(sums, counts, inertia, Farthest(*farthest))
-        return EStep(labels, distances, stats)
+        return EStep(labels, to_nearest, stats)

@@ -113,12 +113,13 @@ class ReferenceWorkspace:
             finite &= scores.isfinite().all()
         return labels, finite
 
-    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
+    def e_step(self, centroids: Tensor, *, start: int = 0, distances: bool = True) -> EStep:
         """Assign every row and gather the statistics of the clusters.
 
         Args:
             centroids: (P, k, d).
             start: number of the first row in the whole data.
+            distances: whether they are needed; they are known here in any case.
         """
         problems, k, d = centroids.shape
         n = self.x.shape[-2]
@@ -126,7 +127,7 @@ class ReferenceWorkspace:
         accumulator = accumulator_dtype(self.x.device)
         device = self.x.device
         labels = torch.empty((problems, n), dtype=torch.int64, device=device)
-        distances = torch.empty((problems, n), dtype=dtype, device=device)
+        to_nearest = torch.empty((problems, n), dtype=dtype, device=device)
         sums = torch.zeros((problems * k, d), dtype=accumulator, device=device)
         counts = torch.zeros(problems * k, dtype=accumulator, device=device)
         inertia = torch.zeros(problems, dtype=accumulator, device=device)
@@ -144,7 +145,7 @@ class ReferenceWorkspace:
             if self.metric == "cosine":
                 chunk_distances = (chunk_distances / 2).where((rows != 0).any(dim=-1), 1.0)
             labels[:, part] = chunk_labels
-            distances[:, part] = chunk_distances
+            to_nearest[:, part] = chunk_distances
             rows = rows.to(accumulator)
             chunk_distances = chunk_distances.to(accumulator)
             if weights is not None:
@@ -162,12 +163,12 @@ class ReferenceWorkspace:
         # On accelerators a look at the counts would make the host wait.
         if device.type != "cpu" or bool((counts == 0).any()):
             farthest = find_farthest(
-                lambda part: self._rows_and_weights(part, dtype, problems), labels, distances,
+                lambda part: self._rows_and_weights(part, dtype, problems), labels, to_nearest,
                 n_features=d, m=min(k, MAX_FARTHEST), start=start,
             )  # fmt: skip
             stats = replace(stats, farthest=farthest)
         self._count_changed(labels)
-        return EStep(labels, distances, stats)
+        return EStep(labels, to_nearest, stats)
 
     def _count_changed(self, labels: Tensor) -> None:
         """Compare labels (P, n) with those of the previous E-step."""
@@ -178,7 +179,7 @@ class ReferenceWorkspace:
             self.changed = (labels != self._last).sum(dim=-1)
         self._last = labels
 
-    def potentials(self, nearest: Tensor, candidates: Tensor, weight: Tensor | None) -> Tensor:
+    def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         """Weighted sum of the distances to the nearest centre if each candidate were one.
 
         Distances are squared Euclidean, in the space of :meth:`rows`.
@@ -186,7 +187,6 @@ class ReferenceWorkspace:
         Args:
             nearest: distances so far, (P, n).
             candidates: (P, m, d).
-            weight: (P, n) or None.
 
         Returns:
             (P, m) float64.
@@ -196,8 +196,9 @@ class ReferenceWorkspace:
         potential = torch.zeros((problems, m), dtype=accumulator, device=self.x.device)
         for part, distances in self._distances_to(candidates, nearest.dtype):
             lowered = distances.minimum(nearest[:, part].unsqueeze(-1)).to(accumulator)
-            if weight is not None:
-                lowered = lowered * weight[:, part].unsqueeze(-1)
+            _, weights = self._rows_and_weights(part, nearest.dtype, problems)
+            if weights is not None:
+                lowered = lowered * weights.unsqueeze(-1)
             potential += lowered.sum(dim=1)
         return potential
 

@@ -108,7 +108,7 @@ class EStep(NamedTuple):
 
     Attributes:
         labels: nearest centroid of each sample, (P, n) int64; ties go to the lowest index.
-        distances: squared Euclidean distance to it, (P, n).
+        distances: squared Euclidean distance to it, (P, n); (P, 0) where nobody asked for them.
         stats: sums, counts, inertia of the clusters.
     """
 

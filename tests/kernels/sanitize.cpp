@@ -33,7 +33,7 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
   std::vector<double> sums(k * d), counts(k), potentials(k), spread(3 * d);
   double inertia = 0;
   int64_t changed = 0;
-  km_workspace* workspace = km_open(columns_first);
+  km_workspace* workspace = km_open(columns_first, !columns_first);
   if (d > 31) {  // the first features as directions
     std::vector<float> basis(15 * d), center(d);
     for (int64_t i = 0; i < 15; ++i) basis[i * d + i] = 1;
@@ -43,8 +43,8 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
                       &inertia,      &changed,         0};
   int failed = 0;
   for (int call = 0; call < 2; ++call) {  // coordinates are measured, and used again
-    failed += km_potentials(&rows, nearest.get(), centroids.get(), k, potentials.data(), workspace,
-                            threads);
+    failed += km_potentials(&rows, nearest.get(), centroids.get(), k, call, potentials.data(),
+                            workspace, threads);
     failed += km_lower(&rows, nearest.get(), centroids.get(), call, workspace, threads);
   }
   std::vector<double> of_blocks((n + 15) / 16);

@@ -14,7 +14,7 @@ from torch import Tensor
 from kmeans_module.kernels import beam, native
 from kmeans_module.kernels.beam import beam_search
 from tests.conftest import seeded
-from tests.kernels.test_native import INSTRUCTION_SETS, needs_native, use
+from tests.kernels.conftest import INSTRUCTION_SETS, needs_native, use
 
 
 @pytest.fixture

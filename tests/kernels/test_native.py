@@ -7,7 +7,6 @@ import multiprocessing
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,37 +23,7 @@ from kmeans_module.kernels import native
 from kmeans_module.kernels.directions import Directions, _principal
 from kmeans_module.kernels.native import NativeWorkspace
 from kmeans_module.kernels.reference import ReferenceWorkspace, unit_rows
-
-needs_native = pytest.mark.skipif(
-    native.library() is None, reason="the package was installed without a C++ compiler"
-)
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
-
-
-def use(name: str) -> bool:
-    library = native.library()
-    return library is not None and library.km_use_instruction_set(name.encode()) == 0
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    if not use(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    assert any(use(name) for name in reversed(INSTRUCTION_SETS))  # back to the best
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def brute_force(x: Tensor, centroids: Tensor) -> Tensor:
-    """Squared distances in float64, (n, k)."""
-    return (x.double().unsqueeze(1) - centroids.double()).square().sum(-1)
+from tests.kernels.conftest import KINDS, brute_force, data_of, needs_native
 
 
 @needs_native
@@ -139,47 +108,27 @@ def test_a_label_depends_on_neither_batch_nor_threads(
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("weighted", [False, True])
 def test_seeding_measures_what_the_reference_does(
-    instruction_set: str, metric: str, dtype: torch.dtype
+    instruction_set: str, metric: str, dtype: torch.dtype, weighted: bool
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 1003, 7, generator=generator, dtype=dtype)
     candidates = torch.randn(2, 9, 7, generator=generator, dtype=dtype)
     near = torch.full((2, 1003), torch.inf, dtype=dtype)
     expected_near = near.clone()
-    weights = torch.rand(2, 1003, generator=generator, dtype=torch.float64)
-    native_one, reference = NativeWorkspace(x, metric=metric), ReferenceWorkspace(x, metric=metric)
+    weights = torch.rand(2, 1003, generator=generator, dtype=torch.float64) if weighted else None
+    native_one = NativeWorkspace(x, weights, metric=metric)
+    reference = ReferenceWorkspace(x, weights, metric=metric)
     for center in candidates.split(1, dim=1):
         native_one.lower(near, center)
         reference.lower(expected_near, center)
         torch.testing.assert_close(near, expected_near, rtol=1e-4, atol=1e-5)
-    for weight in (None, weights):
-        found = native_one.potentials(near, candidates * 0.9, weight)
-        expected = reference.potentials(expected_near, candidates * 0.9, weight)
+        found = native_one.potentials(near, candidates * 0.9)
+        expected = reference.potentials(expected_near, candidates * 0.9)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     native_one.lower(near, x[:, 5:6] if metric == "euclidean" else candidates[:, :1])
     assert metric == "cosine" or (near[:, 5] == 0).all(), "a row is at distance 0 of itself"
-
-
-KINDS = (
-    "structured", "noise", "ties", "duplicates", "blobs", "far groups", "offset", "tiny", "huge",
-)  # fmt: skip
-
-
-def data_of(kind: str, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    generator = torch.Generator().manual_seed(n + d)
-    x = torch.randn(n, d, generator=generator, dtype=dtype)
-    if kind == "ties":
-        return torch.randint(0, 3, (n, d), generator=generator).to(dtype)
-    if kind == "duplicates":
-        return x[torch.randint(0, n // 3, (n,), generator=generator)]
-    if kind == "blobs":
-        return x[torch.randint(0, 20, (n,), generator=generator)] * 30 + x
-    if kind == "far groups":  # as far apart as rounding of coordinates blurs what is within
-        return x / 8 + torch.randint(0, 2, (n, 1), generator=generator) * 50
-    if kind in ("structured", "offset", "tiny", "huge"):
-        x = x * torch.arange(1, d + 1).rsqrt()
-    return x * {"tiny": 1e-15, "huge": 1e17}.get(kind, 1.0) + (1e3 if kind == "offset" else 0.0)
 
 
 def measure_along(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
@@ -332,7 +281,7 @@ def test_what_is_kept_survives_calls_that_do_not_use_it(monkeypatch: pytest.Monk
 
     workspace = NativeWorkspace(x)
     workspace.e_step(few)  # bounds from all features
-    workspace.potentials(torch.ones(1, len(x)), many[:, :8], None)  # now along few directions
+    workspace.potentials(torch.ones(1, len(x)), many[:, :8])  # now along few directions
     assert workspace._memory[0].directions is not None
     assert torch.equal(workspace.e_step(few).labels, labels[20])
     assert torch.equal(
@@ -356,14 +305,16 @@ def test_bounds_discard_most_centroids_of_structured_data() -> None:
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-@pytest.mark.parametrize("m", [5, 8, 21])
+@pytest.mark.parametrize(("m", "weighted"), [(5, False), (8, True), (21, False)])
 def test_seeding_by_bounds_measures_what_the_reference_does(
-    monkeypatch: pytest.MonkeyPatch, instruction_set: str, metric: str, dtype: torch.dtype, m: int
-) -> None:
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, metric: str, dtype: torch.dtype,
+    m: int, weighted: bool,
+) -> None:  # fmt: skip
     measure_along(monkeypatch, 31)
     x = data_of("structured", 2_500, 60, dtype)
-    weights = torch.rand(1, 2_500, dtype=torch.float64)
-    native_one, reference = NativeWorkspace(x, metric=metric), ReferenceWorkspace(x, metric=metric)
+    weights = torch.rand(1, 2_500, dtype=torch.float64) if weighted else None
+    native_one = NativeWorkspace(x, weights, metric=metric)
+    reference = ReferenceWorkspace(x, weights, metric=metric)
     near = torch.full((1, 2_500), torch.inf, dtype=dtype)
     expected_near = near.clone()
     native_one.lower(torch.empty_like(near), x[None, :1])  # before the directions are known
@@ -371,9 +322,8 @@ def test_seeding_by_bounds_measures_what_the_reference_does(
         candidates = x[torch.arange(m) * 31 + step].unsqueeze(0)
         if metric == "cosine":
             candidates = torch.nn.functional.normalize(candidates, dim=-1)
-        weight = None if step % 2 else weights
-        found = native_one.potentials(near, candidates, weight)
-        expected = reference.potentials(expected_near, candidates, weight)
+        found = native_one.potentials(near, candidates)
+        expected = reference.potentials(expected_near, candidates)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         center = candidates[:, step % m : step % m + 1]
         native_one.lower(near, center)
@@ -388,7 +338,7 @@ def test_seeding_that_starts_again_in_the_same_memory_starts_from_nothing(d: int
     x = torch.randn(500, d)
     workspace = NativeWorkspace(x)
     near, candidates = torch.rand(1, 500), x[None, :5].clone()
-    workspace.potentials(near, candidates, None)
+    workspace.potentials(near, candidates)
     again = near.view_as(near).fill_(torch.inf)
     workspace.lower(again, candidates[:, :1])
     torch.testing.assert_close(again.double(), brute_force(x, x[:1]).T, rtol=1e-4, atol=1e-5)
@@ -399,7 +349,7 @@ def test_directions_of_seeding_are_not_those_of_the_search(monkeypatch: pytest.M
     measure_along(monkeypatch, 15)
     x = data_of("structured", 2_500, 60, torch.float32)
     workspace = NativeWorkspace(x)
-    workspace.potentials(torch.ones(1, 2_500), x[None, :5].clone(), None)
+    workspace.potentials(torch.ones(1, 2_500), x[None, :5].clone())
     assert workspace._memory[0].directions is not None
     monkeypatch.setattr(native, "find_directions", lambda *_, **__: None)
     centroids = x[None, :40].clone()

@@ -1,0 +1,463 @@
+#include "tree.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "parts.h"
+
+namespace {
+
+template <typename T, int D>
+struct Box {
+  T low[D], high[D];
+
+  Box() {
+    std::fill_n(low, D, std::numeric_limits<T>::infinity());
+    std::fill_n(high, D, -std::numeric_limits<T>::infinity());
+  }
+  void add(const T* row) {
+    for (int j = 0; j < D; ++j) {
+      low[j] = row[j] < low[j] ? row[j] : low[j];
+      high[j] = row[j] > high[j] ? row[j] : high[j];
+    }
+  }
+  void add(const Box& other) {
+    add(other.low);
+    add(other.high);
+  }
+};
+
+// A box cut in halves, across its longest side, so many times. Cells are numbered as in a grid;
+// visited in turn, those on one side of an earlier cut come before those on the other.
+template <typename T, int D>
+class Cells {
+ public:
+  static constexpr int kMost = 256;
+  static constexpr T kLeastSide = T(1e6) * std::numeric_limits<T>::min();
+
+  Cells(const Box<T, D>& box, int64_t at_least) {
+    int axis[8], cuts[D] = {}, bits = 0;
+    T side[D];
+    for (int j = 0; j < D; ++j) side[j] = box.high[j] - box.low[j];
+    while (count < kMost && count < at_least) {
+      const int longest = static_cast<int>(std::max_element(side, side + D) - side);
+      if (!(side[longest] > kLeastSide)) break;
+      side[longest] /= 2;
+      ++cuts[longest];
+      axis[bits++] = longest;
+      count *= 2;
+    }
+    int step = 1, bit[8], left[D];
+    for (int j = 0; j < D; ++j) {
+      low_[j] = box.low[j];
+      last_[j] = (1 << cuts[j]) - 1;
+      scale_[j] = cuts[j] ? T(1 << cuts[j]) / (box.high[j] - box.low[j]) : T(0);
+      step_[j] = step;
+      step <<= cuts[j];
+      left[j] = cuts[j];
+    }
+    for (int b = 0; b < bits; ++b) bit[b] = step_[axis[b]] << --left[axis[b]];
+    in_turn_[0] = 0;
+    for (int b = bits, known = 1; b-- > 0; known *= 2)
+      for (int i = 0; i < known; ++i)
+        in_turn_[known + i] = static_cast<uint8_t>(in_turn_[i] + bit[b]);
+  }
+
+  // The cells of rows (some, D).
+  void find(const T* rows, int64_t some, uint8_t* cells) const {
+    T low[D], scale[D];
+    int last[D], step[D];  // bytes may be the same memory as members, not as these
+    std::copy_n(low_, D, low);
+    std::copy_n(scale_, D, scale);
+    std::copy_n(last_, D, last);
+    std::copy_n(step_, D, step);
+    for (int64_t i = 0; i < some; ++i, rows += D) {
+      int cell = 0;
+      for (int j = 0; j < D; ++j) {
+        const int place = static_cast<int>((rows[j] - low[j]) * scale[j]);
+        cell += (place < last[j] ? place : last[j]) * step[j];
+      }
+      cells[i] = static_cast<uint8_t>(cell);
+    }
+  }
+  int in_turn(int i) const { return in_turn_[i]; }
+
+  int count = 1;
+
+ private:
+  T low_[D], scale_[D];
+  int last_[D], step_[D];
+  uint8_t in_turn_[kMost];
+};
+
+// Rows with their numbers, in an order in which neighbours are near each other: those of a cell
+// follow each other, and within it those of its cells, down to as many rows as fill a leaf.
+template <typename T, int D>
+class Sorted {
+ public:
+  Sorted(const km_rows& rows, int64_t leaf, int threads, T* sorted, uint32_t* number)
+      : leaf_(leaf), sorted_(sorted), number_(number) {
+    const int64_t parts = n_parts(rows, Cells<T, D>::kMost, threads);
+    std::vector<Box<T, D>> boxes(parts);
+    std::vector<char> good(parts, true);
+    in_parallel(parts, [&](int64_t p) {
+      Box<T, D> box;
+      bool all = true;
+      for (int64_t i = begin_of(rows, parts, p); i < begin_of(rows, parts, p + 1); ++i) {
+        T row[D];
+        read(rows, i, row);
+        box.add(row);
+        for (T value : row) all &= std::abs(value) <= kMostOfTree<T>;
+      }
+      boxes[p] = box;
+      good[p] = all;
+    });
+    for (char all : good) good_ &= all != 0;
+    if (!good_) return;
+    for (const Box<T, D>& other : boxes) boxes[0].add(other);
+    const Cells<T, D> cells(boxes[0], rows.n / leaf);
+    const auto cell = aligned<uint8_t>(size_t(rows.n));
+    std::vector<int64_t> places(parts * cells.count);
+    in_parallel(parts, [&](int64_t p) {
+      constexpr int64_t kAtOnce = 256;
+      int64_t count[Cells<T, D>::kMost] = {};
+      T copies[kAtOnce * D];
+      const int64_t end = begin_of(rows, parts, p + 1);
+      for (int64_t i = begin_of(rows, parts, p); i < end; i += kAtOnce) {
+        const int64_t some = std::min(kAtOnce, end - i);
+        for (int64_t s = 0; s < some; ++s) read(rows, i + s, copies + s * D);
+        cells.find(copies, some, cell.get() + i);
+        for (int64_t s = 0; s < some; ++s) ++count[cell[i + s]];
+      }
+      for (int c = 0; c < cells.count; ++c) places[c * parts + p] = count[cells.in_turn(c)];
+    });
+    int64_t place = 0;
+    for (int64_t& next : places) {
+      const int64_t count = next;
+      next = place;
+      place += count;
+    }
+    std::vector<int64_t> begin;
+    for (int c = 0; c < cells.count; ++c) begin.push_back(places[c * parts]);
+    begin.push_back(rows.n);
+    in_parallel(parts, [&](int64_t p) {
+      int64_t next[Cells<T, D>::kMost];
+      for (int c = 0; c < cells.count; ++c) next[cells.in_turn(c)] = places[c * parts + p];
+      for (int64_t i = begin_of(rows, parts, p); i < begin_of(rows, parts, p + 1); ++i) {
+        const int64_t to = next[cell[i]]++;
+        read(rows, i, sorted_ + to * D);
+        number_[to] = static_cast<uint32_t>(i);
+      }
+    });
+    std::atomic<int> taken{0};
+    in_parallel(parts, [&](int64_t) {
+      Scratch scratch;
+      for (int c = taken++; c < cells.count; c = taken++)
+        if (cells.count > 1) sort(begin[c], begin[c + 1], scratch, 0);
+    });
+  }
+
+  bool good() const { return good_; }
+
+ private:
+  static constexpr int kDeepest = 64;
+
+  struct Scratch {
+    std::vector<uint8_t> cell;
+    std::vector<T> rows;
+    std::vector<uint32_t> number;
+  };
+
+  static void read(const km_rows& rows, int64_t i, T* to) {
+    const T* const row = static_cast<const T*>(rows.x) + i * rows.row_stride;
+    for (int j = 0; j < D; ++j) to[j] = row[j * rows.column_stride];
+  }
+
+  void sort(int64_t begin, int64_t end, Scratch& scratch, int depth) {
+    const int64_t count = end - begin;
+    if (count <= 2 * leaf_ || depth == kDeepest) return;
+    Box<T, D> box;
+    for (int64_t i = begin; i < end; ++i) box.add(sorted_ + i * D);
+    const Cells<T, D> cells(box, (count + leaf_ - 1) / leaf_);
+    if (cells.count == 1) return;
+    if (int64_t(scratch.cell.size()) < count) {
+      scratch.cell.resize(count);
+      scratch.rows.resize(count * D);
+      scratch.number.resize(count);
+    }
+    uint8_t* const cell = scratch.cell.data();
+    int64_t first[Cells<T, D>::kMost + 1], next[Cells<T, D>::kMost];
+    std::fill_n(next, cells.count, 0);
+    cells.find(sorted_ + begin * D, count, cell);
+    for (int64_t i = 0; i < count; ++i) ++next[cell[i]];
+    first[0] = 0;
+    for (int c = 0; c < cells.count; ++c) {
+      int64_t& of_cell = next[cells.in_turn(c)];
+      first[c + 1] = first[c] + of_cell;
+      of_cell = first[c];
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t to = next[cell[i]]++;
+      std::copy_n(sorted_ + (begin + i) * D, D, scratch.rows.data() + to * D);
+      scratch.number[to] = number_[begin + i];
+    }
+    std::copy_n(scratch.rows.data(), count * D, sorted_ + begin * D);
+    std::copy_n(scratch.number.data(), count, number_ + begin);
+    for (int c = 0; c < cells.count; ++c)
+      sort(begin + first[c], begin + first[c + 1], scratch, depth + 1);
+  }
+
+  const int64_t leaf_;
+  T* const sorted_;
+  uint32_t* const number_;
+  bool good_ = true;
+};
+
+constexpr int64_t kMostInLeaf = 64;
+
+// Boxes of leaves and nodes, and what their rows add up to.
+template <typename T, int D>
+class Boxes {
+ public:
+  Boxes(const km_tree& tree, int threads)
+      : tree_(tree), threads_(threads), boxes_(size_t(tree.begin[tree.levels - 1] +
+                                                      tree.nodes[tree.levels - 1])) {
+    for (int level = 0; level < tree.levels; ++level) {
+      const int64_t nodes = tree.nodes[level];
+      const int64_t parts = std::min<int64_t>(threads, nodes / 64 + 1);
+      in_parallel(parts, [&](int64_t p) {
+        for (int64_t node = nodes * p / parts; node < nodes * (p + 1) / parts; ++node)
+          level ? unite(level, node) : fill(node);
+      });
+    }
+  }
+
+ private:
+  // The rows of a leaf, which are sorted by rows so far, one feature after the other.
+  void fill(int64_t leaf) {
+    const int64_t size = tree_.leaf, first = leaf * size;
+    const int64_t count = std::min(size, tree_.n - first);
+    T* const rows = static_cast<T*>(tree_.rows) + first * D;
+    T copy[kMostInLeaf * D];
+    std::copy_n(rows, count * D, copy);
+    Box<T, D> box;
+    for (int64_t s = 0; s < count; ++s) box.add(copy + s * D);
+    close(leaf, box);
+    double* const moments = tree_.moments + leaf * (2 + D);
+    const T* const middle = static_cast<const T*>(tree_.middle) + leaf * D;
+    for (int64_t s = 0; s < size; ++s)
+      for (int j = 0; j < D; ++j) rows[j * size + s] = copy[std::min(s, count - 1) * D + j];
+    std::fill_n(moments, 2 + D, 0.0);
+    for (int64_t s = 0; s < count; ++s) {
+      const double weight = tree_.weights ? tree_.weights[first + s] : 1.0;
+      moments[0] += weight;
+      for (int j = 0; j < D; ++j) {
+        const double apart = double(copy[s * D + j]) - double(middle[j]);
+        moments[1] += weight * apart * apart;
+        moments[2 + j] += weight * apart;
+      }
+    }
+  }
+
+  void unite(int level, int64_t node) {
+    const int64_t number = tree_.begin[level] + node, below = tree_.begin[level - 1];
+    const int64_t begin = below + node * kFan;
+    const int64_t end = below + std::min(tree_.nodes[level - 1], (node + 1) * kFan);
+    Box<T, D> box;
+    for (int64_t child = begin; child < end; ++child) box.add(boxes_[child]);
+    close(number, box);
+    double* const moments = tree_.moments + number * (2 + D);
+    const T* const middles = static_cast<const T*>(tree_.middle);
+    std::fill_n(moments, 2 + D, 0.0);
+    for (int64_t child = begin; child < end; ++child) {
+      const double* const its = tree_.moments + child * (2 + D);
+      moments[0] += its[0];
+      moments[1] += its[1];
+      for (int j = 0; j < D; ++j) {
+        const double apart = double(middles[child * D + j]) - double(middles[number * D + j]);
+        moments[1] += apart * (2 * its[2 + j] + its[0] * apart);
+        moments[2 + j] += its[2 + j] + its[0] * apart;
+      }
+    }
+  }
+
+  void close(int64_t number, const Box<T, D>& box) {
+    constexpr T kRoundedUp = 1 + 4 * std::numeric_limits<T>::epsilon();
+    boxes_[number] = box;
+    for (int j = 0; j < D; ++j) {
+      const T middle = (box.low[j] + box.high[j]) / 2;
+      static_cast<T*>(tree_.middle)[number * D + j] = middle;
+      static_cast<T*>(tree_.half)[number * D + j] =
+          std::max(box.high[j] - middle, middle - box.low[j]) * kRoundedUp;
+    }
+  }
+
+  const km_tree& tree_;
+  const int threads_;
+  std::vector<Box<T, D>> boxes_;
+};
+
+template <typename T, int D = kFewFeatures>
+bool sort_and_fill(const km_rows& rows, const km_tree& tree, int threads) {
+  if constexpr (D > 1) {
+    if (rows.d < D) return sort_and_fill<T, D - 1>(rows, tree, threads);
+  }
+  const Sorted<T, D> sorted(rows, tree.leaf, threads, static_cast<T*>(tree.rows), tree.number);
+  if (!sorted.good()) return false;
+  if (tree.weights) {
+    std::fill_n(tree.weights, tree.nodes[0] * tree.leaf, 0.0);
+    for (int64_t i = 0; i < rows.n; ++i) tree.weights[i] = rows.weights[tree.number[i]];
+  }
+  Boxes<T, D>(tree, threads);
+  return true;
+}
+
+}  // namespace
+
+std::unique_ptr<Tree> Tree::of(const km_rows& rows, int threads) {
+  if (rows.cosine || rows.n < 1 || rows.n > std::numeric_limits<uint32_t>::max()) return nullptr;
+  auto tree = std::make_unique<Tree>();
+  const bool good = rows.is_double ? tree->build<double>(rows, threads)
+                                   : tree->build<float>(rows, threads);
+  return good ? std::move(tree) : nullptr;
+}
+
+template <typename T>
+bool Tree::build(const km_rows& rows, int threads) {
+  km_tree& t = tree_;
+  t.n = rows.n;
+  t.d = rows.d;
+  t.leaf = current_kernel().block_bytes / int64_t(sizeof(T));
+  int64_t nodes = (t.n + t.leaf - 1) / t.leaf, all = 0;
+  do {
+    if (t.levels) nodes = (nodes + kFan - 1) / kFan;
+    t.begin[t.levels] = all;
+    t.nodes[t.levels++] = nodes;
+    all += nodes;
+  } while (nodes > kMostTopNodes);
+  const size_t in_leaves = size_t(t.nodes[0] * t.leaf), d = size_t(t.d);
+  rows_ = aligned<char>(in_leaves * d * sizeof(T));
+  middle_ = aligned<char>(size_t(all) * d * sizeof(T));
+  half_ = aligned<char>(size_t(all) * d * sizeof(T));
+  moments_ = aligned<double>(size_t(all) * (2 + d));
+  number_ = aligned<uint32_t>(size_t(t.n));
+  owner_ = aligned<int32_t>(size_t(all));
+  label_ = aligned<int32_t>(size_t(t.n));
+  if (rows.weights) weights_ = aligned<double>(in_leaves);
+  t.rows = rows_.get();
+  t.weights = weights_.get();
+  t.number = number_.get();
+  t.middle = middle_.get();
+  t.half = half_.get();
+  t.moments = moments_.get();
+  t.label = label_.get();
+  t.owner = owner_.get();
+  return sort_and_fill<T>(rows, t, threads);
+}
+
+template <typename T>
+bool Tree::measures(const T* points, int64_t count) {
+  return std::all_of(points, points + count,
+                     [](T value) { return std::abs(value) <= kMostOfTree<T>; });
+}
+template bool Tree::measures<float>(const float*, int64_t);
+template bool Tree::measures<double>(const double*, int64_t);
+
+void Tree::take_labels(const int64_t* labels) {
+  for (int64_t i = 0; i < tree_.n; ++i)
+    label_[i] = labels ? static_cast<int32_t>(labels[number_[i]]) : -1;
+  std::fill_n(owner_.get(), all_nodes(), -1);
+}
+
+template <typename T>
+void Tree::read_nearest(const T* nearest, int threads) {
+  km_tree& t = tree_;
+  if (!t.near) {
+    near_ = aligned<char>(size_t(t.nodes[0] * t.leaf) * sizeof(T));
+    farthest_ = aligned<char>(size_t(all_nodes()) * sizeof(T));
+    potential_ = aligned<double>(size_t(all_nodes()));
+    t.near = near_.get();
+    t.farthest = farthest_.get();
+    t.potential = potential_.get();
+  }
+  T *const near = static_cast<T*>(t.near), *const farthest = static_cast<T*>(t.farthest);
+  for (int level = 0; level < t.levels; ++level) {
+    const int64_t parts = std::min<int64_t>(threads, t.nodes[level] / 64 + 1);
+    in_parallel(parts, [&](int64_t p) {
+      const int64_t last = t.nodes[level] * (p + 1) / parts;
+      for (int64_t node = t.nodes[level] * p / parts; node < last; ++node) {
+        T most = 0;
+        double potential = 0;
+        if (level) {
+          const int64_t below = t.begin[level - 1];
+          const int64_t end = below + std::min(t.nodes[level - 1], (node + 1) * kFan);
+          for (int64_t child = below + node * kFan; child < end; ++child) {
+            most = std::max(most, farthest[child]);
+            potential += t.potential[child];
+          }
+        } else {
+          const int64_t end = std::min(t.n, (node + 1) * t.leaf);
+          for (int64_t i = node * t.leaf; i < (node + 1) * t.leaf; ++i) {
+            near[i] = nearest[t.number[std::min(i, end - 1)]];
+            most = std::max(most, near[i]);
+            if (i < end) potential += (t.weights ? t.weights[i] : 1.0) * near[i];
+          }
+        }
+        farthest[t.begin[level] + node] = most;
+        t.potential[t.begin[level] + node] = potential;
+      }
+    });
+  }
+}
+
+template <typename T>
+bool Tree::potentials(const T* nearest, const T* candidates, int64_t m, bool unchanged,
+                      double* potentials, int threads) {
+  if (!unchanged || !tree_.near) read_nearest(nearest, threads);
+  const int top = tree_.levels - 1;
+  const double* const of_top = tree_.potential + tree_.begin[top];
+  const double potential = std::accumulate(of_top, of_top + tree_.nodes[top], 0.0);
+  if (!std::isfinite(potential)) return false;
+  const int64_t parts = std::min<int64_t>(threads, tree_.nodes[0] / 32 + 1);
+  std::vector<double> gains(size_t(parts * m));
+  for (int64_t first = 0; first < m; first += kCandidates) {
+    const int64_t some = std::min<int64_t>(kCandidates, m - first);
+    std::vector<T> columns(size_t(tree_.d * kCandidates), kFarAway<T>);
+    for (int64_t c = 0; c < some; ++c)
+      for (int64_t j = 0; j < tree_.d; ++j)
+        columns[j * kCandidates + c] = candidates[(first + c) * tree_.d + j];
+    in_parallel(parts, [&](int64_t p) {
+      current_kernel().gain_in_tree(tree_, sizeof(T) == 8, columns.data(), some, p, parts,
+                                    gains.data() + p * m + first);
+    });
+  }
+  for (int64_t c = 0; c < m; ++c) {
+    potentials[c] = potential;
+    for (int64_t p = 0; p < parts; ++p) potentials[c] -= gains[p * m + c];
+  }
+  return true;
+}
+template bool Tree::potentials<float>(const float*, const float*, int64_t, bool, double*, int);
+template bool Tree::potentials<double>(const double*, const double*, int64_t, bool, double*, int);
+
+template <typename T>
+void Tree::lower(T* nearest, const T* center, bool unchanged, int threads) {
+  if (!unchanged || !tree_.near) read_nearest(nearest, threads);
+  const int64_t parts = std::min<int64_t>(threads, tree_.nodes[0] / 32 + 1);
+  in_parallel(parts, [&](int64_t p) {
+    current_kernel().lower_in_tree(tree_, sizeof(T) == 8, center, p, parts, nearest);
+  });
+}
+template void Tree::lower<float>(float*, const float*, bool, int);
+template void Tree::lower<double>(double*, const double*, bool, int);
+
+void Tree::end_seeding() {
+  tree_.near = tree_.farthest = tree_.potential = nullptr;
+  near_.reset();
+  farthest_.reset();
+  potential_.reset();
+}

@@ -198,7 +198,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   const bool bounds_pay = pause_ == 0 && typical_ > 0 && (directions ? s.coordinates != nullptr
                                                                      : !between_pays_);
   if (s.places && keeps && bounds_pay) choose_bounds(rows, sizeof(T), threads, s);
-  if (!s.bounds) bounded_ = false;
+  if (!s.bounds || !labels) bounded_ = false;  // bounds are of others than their labels
   if (!bounded_) arranged_ = false;
   if (s.places) pack(kernel, centroids, s);
   if (!s.places) {

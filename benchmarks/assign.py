@@ -17,6 +17,9 @@ from benchmarks.peers import OURS
 from benchmarks.workloads import WORKLOADS, load
 from kmeans_module import KMeansLayer
 
+# Seconds in which the threads of the library before stop waiting busily for more work.
+_REST = 0.3
+
 Assign = Callable[[], np.ndarray]
 
 
@@ -63,6 +66,7 @@ def _measure(
     seconds: dict[str, list[float]] = {name: [] for name in assigns}
     for _ in range(repeats):
         for name, assign in assigns.items():
+            time.sleep(_REST)
             with same_threads():
                 begin = time.perf_counter()
                 assign()

@@ -117,6 +117,7 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
   constexpr int kTerms = terms_of(D);
   const bool plain = !rows.weights && !rows.cosine && rows.column_stride == 1;
   double inertia[8] = {};
+  T finite[8] = {};
   int64_t changed = 0;
   alignas(64) T distance[R];
   alignas(64) typename Lanes<T>::Int label[R];
@@ -148,11 +149,14 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
     for (int s = 0; s < count; ++s) labels[s] = label[s];
     if (result.distances)
       std::memcpy(static_cast<T*>(result.distances) + first, distance, size_t(count) * sizeof(T));
-    for (int s = 0; !result.sums && s < R; ++s) weight[s] = 1;
+    if (!result.sums) {
+      for (int s = 0; s < R; s += 8)
+        for (int l = 0; l < 8; ++l) finite[l] += 0 * distance[s + l];  // or NaN
+      continue;
+    }
     for (int s = count; s < R; ++s) weight[s] = 0, distance[s] = 0;
     for (int s = 0; s < R; s += 8)
       for (int l = 0; l < 8; ++l) inertia[l] += weight[s + l] * distance[s + l];
-    if (!result.sums) continue;
     if (plain) {
       const T* row = static_cast<const T*>(rows.x) + first * rows.row_stride;
       for (int s = 0; s < count; ++s, row += rows.row_stride) {
@@ -173,6 +177,7 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
   }
   *result.inertia = 0;
   for (double part : inertia) *result.inertia += part;
+  for (T part : finite) *result.inertia += double(part);
   *result.changed = changed;
   if (!result.sums) return;
   for (int64_t c = 0; c < k; ++c) {

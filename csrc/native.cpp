@@ -242,6 +242,7 @@ extern "C" int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
                          const km_result* result, km_workspace* workspace, int threads) {
   return guarded([&] {
     if (workspace) workspace->end_seeding();
+    if (!result->warm) in_large_pages(result->labels, size_t(rows->n) * sizeof(int64_t));
     auto run = rows->is_double ? e_step<double> : e_step<float>;
     run(*rows, centroids, k, *result, workspace, threads);
   });

@@ -17,17 +17,24 @@ struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-// Memory that is not filled, aligned to 64 bytes; much of it in large pages, where there are.
+// Large pages for memory, where there are: fewer of them are to be found when it is first used.
+constexpr size_t kLarge = size_t(2) << 20;
+inline void in_large_pages(void* memory, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  const uintptr_t begin = (uintptr_t(memory) + kLarge - 1) / kLarge * kLarge;
+  const uintptr_t end = (uintptr_t(memory) + bytes) / kLarge * kLarge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+// Memory that is not filled, aligned to 64 bytes; much of it in large pages.
 template <typename T>
 std::unique_ptr<T[], Free> aligned(size_t count) {
-  constexpr size_t kLarge = size_t(2) << 20;
   const size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
   const size_t alignment = bytes < 4 * kLarge ? 64 : kLarge;
   void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
   if (!memory) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (alignment == kLarge) madvise(memory, bytes, MADV_HUGEPAGE);
-#endif
+  if (alignment == kLarge) in_large_pages(memory, bytes);
   return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
 }
 

@@ -12,13 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.machine import same_threads, version
+from benchmarks.machine import rest, same_threads, version
 from benchmarks.peers import OURS
 from benchmarks.workloads import WORKLOADS, load
 from kmeans_module import KMeansLayer
-
-# Seconds in which the threads of the library before stop waiting busily for more work.
-_REST = 0.3
 
 Assign = Callable[[], np.ndarray]
 
@@ -66,7 +63,7 @@ def _measure(
     seconds: dict[str, list[float]] = {name: [] for name in assigns}
     for _ in range(repeats):
         for name, assign in assigns.items():
-            time.sleep(_REST)
+            rest()
             with same_threads():
                 begin = time.perf_counter()
                 assign()

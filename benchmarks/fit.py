@@ -11,7 +11,7 @@ import warnings
 import torch
 from sklearn.cluster import KMeans
 
-from benchmarks.machine import same_threads
+from benchmarks.machine import rest, same_threads
 from benchmarks.peers import inertia
 from benchmarks.workloads import WORKLOADS, Workload, load
 from kmeans_module import KMeansLayer
@@ -52,9 +52,11 @@ def _paired(work: Workload, seeds: int) -> tuple[list[float], list[float], list[
         model = KMeans(k, random_state=seed)
         with warnings.catch_warnings(), same_threads():
             warnings.simplefilter("ignore")
+            rest()
             begin = time.perf_counter()
             layer.fit(work.x, generator=generator)
             ours.append(time.perf_counter() - begin)
+            rest()
             begin = time.perf_counter()
             model.fit(rows)
             theirs.append(time.perf_counter() - begin)

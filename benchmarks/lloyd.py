@@ -9,7 +9,7 @@ import statistics
 import torch
 from torch import Tensor
 
-from benchmarks.machine import Roofline
+from benchmarks.machine import Roofline, rest
 from benchmarks.peers import OURS, Peer, Run, choose, inertia
 from benchmarks.workloads import WORKLOADS, Workload, load
 
@@ -85,6 +85,7 @@ def _interleaved(
     for _ in range(options.repeats):
         for name, peer in peers.items():
             if name == OURS or spent[name] + expected[name] <= options.limit:
+                rest()
                 runs[name].append(peer.run(work, options.iterations))
                 expected[name] = runs[name][-1].seconds
                 spent[name] += expected[name]

@@ -48,6 +48,11 @@ def _best_seconds(work: Callable[[], object], repeats: int) -> float:
     return min(seconds)
 
 
+def rest() -> None:
+    """Wait until the threads of the library before have stopped waiting busily for more work."""
+    time.sleep(0.3)
+
+
 def same_threads() -> AbstractContextManager[object]:
     """As many threads as torch has, for every OpenMP and BLAS that is loaded by now."""
     return threadpool_limits(torch.get_num_threads())

@@ -33,9 +33,10 @@ def markdown(figures: dict) -> str:
     lines = [
         f"Milliseconds per iteration, {cores}, {options['dtype']}, at most "
         f"{options['iterations']} iterations from the same initial",
-        f"centroids, median of {options['repeats']}, all in one run (`make bench`); the last "
-        "column compares with the fastest",
-        "of the others, whichever it is:",
+        f"centroids, median of {options['repeats']} runs, fewer where they would take more than "
+        f"{options['limit']:g} seconds, all",
+        "interleaved (`make bench`); the last column compares with the fastest of the others, "
+        "whichever it is:",
         "",
         _row(["data", OURS, *(_head(peer, figures["versions"]) for peer in peers), "× faster"]),
         "|---" * (len(peers) + 3) + "|",

@@ -98,6 +98,8 @@ WORKLOADS: dict[str, _Source] = {
 
 def load(name: str, *, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Workload:
     """A workload; below a scale of 1 every so many rows of it, and no more than n / 8 clusters."""
+    if name not in WORKLOADS:
+        raise SystemExit(f"workloads are {', '.join(WORKLOADS)}; got {name}")
     title, make, k = WORKLOADS[name]
     x = make()[:: round(1 / scale)].to(dtype).contiguous()
     return start(name, title, x, min(k, len(x) // 8))

@@ -26,10 +26,12 @@ class KMeans:
         n_clusters: k.
         init: "k-means++", "k-means||", "random", an array (k, d), or a function
             ``init(x, n_clusters, generator)``.
-        n_init: restarts, of which the best is kept.
+        n_init: restarts, of which the best is kept; "auto" for 10 where init is "random" or a
+            function, else 1.
         max_iter: iterations at most.
         tol: relative to the mean variance of the features.
-        random_state: seed; None draws from torch's default generator.
+        random_state: seed, or a numpy RandomState that gives one; None draws from torch's
+            default generator.
         metric: "euclidean" or "cosine".
         empty_cluster: "relocate", "split", "keep" or "error".
 
@@ -53,10 +55,10 @@ class KMeans:
         n_clusters: int = 8,
         *,
         init: Init | Array = "k-means++",
-        n_init: int = 1,
+        n_init: int | str = 1,
         max_iter: int = 300,
         tol: float = 1e-4,
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
         metric: str = "euclidean",
         empty_cluster: str = "relocate",
     ) -> None:
@@ -88,11 +90,18 @@ class KMeans:
             empty_cluster=self.empty_cluster, device=rows.device, dtype=dtype,
         )  # fmt: skip
         generator = None
-        if self.random_state is not None:
+        if isinstance(self.random_state, np.random.RandomState):
+            generator = torch.Generator().manual_seed(int(self.random_state.randint(2**31)))
+        elif self.random_state is not None:
             generator = torch.Generator().manual_seed(self.random_state)
+        n_init = self.n_init
+        if isinstance(n_init, str):
+            check_choice("n_init", n_init, ("auto",))
+            by_chance = isinstance(self.init, str) and self.init == "random"
+            n_init = 10 if by_chance or callable(self.init) else 1
         result = layer.fit(
             rows, init=_tensor(self.init) if isinstance(self.init, np.ndarray) else self.init,
-            max_iter=self.max_iter, tol=self.tol, n_init=self.n_init,
+            max_iter=self.max_iter, tol=self.tol, n_init=n_init,
             sample_weight=None if sample_weight is None else _tensor(sample_weight),
             generator=generator,
         )  # fmt: skip
@@ -147,6 +156,18 @@ class KMeans:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's pipelines and searches ask for."""
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type="clusterer", target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(), input_tags=InputTags(),
+        )  # fmt: skip
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "layer_")
+
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self)).parameters
         changed = (
@@ -164,7 +185,13 @@ class KMeans:
 
 
 def _tensor(x: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    if isinstance(x, Tensor):
+        return x
+    array = np.asarray(x)
+    if array.dtype == object:
+        what = "sparse; use x.toarray()" if hasattr(x, "toarray") else f"{type(x).__name__}"
+        raise TypeError(f"x should be an array of numbers or a tensor; it is {what}")
+    return torch.as_tensor(array)
 
 
 def _like(x: Array | Tensor, found: Tensor) -> Array | Tensor:

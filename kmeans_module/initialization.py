@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from reprlib import repr as brief
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def _in_metric(centroids: Tensor, metric: str) -> Tensor:
 
 def _check_given(init: object, n_problems: int, k: int, d: int, like: Tensor) -> Tensor:
     if not isinstance(init, Tensor):
-        raise TypeError(f"init should be a name, a tensor or a callable; got {init!r}")
+        raise TypeError(f"init should be a name, a tensor or a callable; got {brief(init)}")
     if init.is_complex():
         raise TypeError(f"init should hold real numbers; got {init.dtype}")
     if (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
+from scipy.sparse import csr_matrix
+from sklearn.base import clone, is_clusterer
 from sklearn.cluster import KMeans as SklearnKMeans
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -57,6 +59,27 @@ def test_clone_and_pipelines_take_it() -> None:
     assert copy.set_params(n_clusters=4).n_clusters == 4
 
 
+def test_a_pipeline_predicts_and_a_search_compares() -> None:
+    pipe = make_pipeline(StandardScaler(), KMeans(3, random_state=0)).fit(X)
+    assert pipe.predict(X[:9]).shape == (9,)
+    assert pipe.transform(X[:9]).shape == (9, 3)
+    assert pipe.score(X) < 0
+    assert "KMeans" in pipe._repr_html_()
+    search = GridSearchCV(pipe, {"kmeans__n_clusters": [2, 5]}, cv=3).fit(X)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_params_ == {"kmeans__n_clusters": 5}
+    assert is_clusterer(KMeans())
+
+
+def test_restarts_and_seeds_as_in_scikit_learn() -> None:
+    auto = KMeans(5, n_init="auto", random_state=0).fit(X)
+    assert auto.inertia_ == KMeans(5, n_init=1, random_state=0).fit(X).inertia_
+    auto = KMeans(5, init="random", n_init="auto", random_state=0).fit(X)
+    assert auto.inertia_ == KMeans(5, init="random", n_init=10, random_state=0).fit(X).inertia_
+    states = (KMeans(5, random_state=np.random.RandomState(7)).fit(X) for _ in range(2))
+    assert next(states).inertia_ == next(states).inertia_
+
+
 def test_bad_calls_say_what_is_wrong() -> None:
     with pytest.raises(NotInitializedError, match="call fit"):
         KMeans().predict(X)
@@ -64,5 +87,11 @@ def test_bad_calls_say_what_is_wrong() -> None:
         KMeans().fit(X[0])
     with pytest.raises(ValueError, match="parameter should be one of n_clusters"):
         KMeans().set_params(clusters=3)
+    with pytest.raises(ValueError, match="n_init should be one of auto"):
+        KMeans(n_init="often").fit(X)
+    with pytest.raises(TypeError, match=r"sparse; use x.toarray\(\)"):
+        KMeans().fit(csr_matrix(X))
+    with pytest.raises(TypeError, match="it is NoneType"):
+        KMeans().fit(None)
     with pytest.raises(ValueError, match="n_samples=600 should be >= n_clusters=601"):
         KMeans(601).fit(X)

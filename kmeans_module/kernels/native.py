@@ -121,8 +121,11 @@ def obstacle(x: Tensor) -> str:
     """Why the native kernel does not take such rows; "" where it does."""
     if x.device.type != "cpu":
         return f"x is on {x.device.type}"
-    if os.environ.get("KMEANS_KERNEL") == "reference":
-        return "KMEANS_KERNEL=reference"
+    if asked := os.environ.get("KMEANS_KERNEL"):
+        if asked not in ("reference", "native"):
+            raise ValueError(f"KMEANS_KERNEL should be reference or native; got {asked}")
+        if asked == "reference":
+            return "KMEANS_KERNEL=reference"
     if x.dtype not in (torch.float32, torch.float64):
         return f"x is {x.dtype}"
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():

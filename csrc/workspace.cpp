@@ -63,13 +63,13 @@ void km_workspace::move(const T* centroids, km_search& s) {
     step_ = typical_ / kSteps;
   }
   std::vector<double> most(groups_, 0.0);
-  before_.resize(s.k * s.d);
+  before_.resize(size_t(s.k * s.d) * sizeof(T));
   for (int64_t c = 0; c < s.k; ++c) {
-    double* before = before_.data() + c * s.d;
+    T* const before = reinterpret_cast<T*>(before_.data()) + c * s.d;
     if (bounded_) {
       double squares = 0;
       for (int64_t j = 0; j < s.d; ++j) {
-        const double difference = centroids[c * s.d + j] - before[j];
+        const double difference = double(centroids[c * s.d + j]) - double(before[j]);
         squares += difference * difference;
       }
       double& far = most[group_of_[position_[c]]];

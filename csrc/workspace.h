@@ -109,7 +109,8 @@ struct km_workspace {
   std::unique_ptr<uint8_t[], Free> bounds_;
   std::vector<float> center_, moved_least_;
   std::vector<uint8_t> moved_most_, settled_;
-  std::vector<double> moved_, before_;
+  std::vector<double> moved_;
+  std::vector<char> before_;  // centroids (k, d) of the last call
   int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1;
   double typical_ = 0, step_ = 1;  // distance of a typical row; of bounds
   bool bounded_ = false, arranged_ = false, between_pays_ = true;

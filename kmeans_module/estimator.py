@@ -158,7 +158,7 @@ class KMeans:
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn's pipelines and searches ask for."""
-        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags  # type: ignore[import-untyped]
 
         return Tags(
             estimator_type="clusterer", target_tags=TargetTags(required=False),

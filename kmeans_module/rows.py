@@ -84,6 +84,7 @@ class Rows:
         starts[self._order] = ends - flat[self._order, 1]
         self.n_samples = int(ends[-1]) if len(ends) else 0
         self._slots = slots
+        self._alone = self.group is None and len(sizes) == 1
         first = rank(self.group) * slots
         mine = slice(first, first + len(sizes))
         self.starts = [int(start) for start in starts[mine]]
@@ -130,6 +131,12 @@ class Rows:
         limit on the number of rows.
         """
         blocks = [block_sums(mass) for mass in masses]
+        if self._alone:
+            total = blocks[0].sum(dim=-1, keepdim=True)
+            if otherwise is not None and bool((nothing := total == 0).any()):
+                return self.draw([otherwise[0].to(masses[0]).where(nothing, masses[0])], m)
+            target = (self.uniform(m) * total).minimum(just_below(total))
+            return search(masses[0], blocks[0], target)
         shape = (self._slots, self.n_problems)
         totals = torch.zeros(shape, dtype=self.accumulator, device=self.device)
         for i, sums in enumerate(blocks):
@@ -150,17 +157,23 @@ class Rows:
 
     def take(self, positions: Tensor) -> Tensor:
         """The rows at positions (P, m), where the metric is Euclidean: (P, m, d)."""
+        if self._alone:
+            return self._at(self.batches[0], positions)
         shape = (*positions.shape, self.n_features)
         taken = torch.zeros(shape, dtype=self.accumulator, device=self.device)
         for i, batch in enumerate(self.batches):
             local = positions - self.starts[i]
             inside = (local >= 0) & (local < batch.x.shape[-2])
             local = local.clamp(0, batch.x.shape[-2] - 1)
-            rows = batch.x[local] if batch.x.ndim == 2 else gather_rows(batch.x, local)
-            rows = rows.to(self.dtype)
-            rows = unit_rows(rows) if self.metric == "cosine" else rows
-            taken += rows.to(self.accumulator).where(inside.unsqueeze(-1), 0)
+            rows = self._at(batch, local).to(self.accumulator)
+            taken += rows.where(inside.unsqueeze(-1), 0)
         return all_sum([taken], self.group)[0].to(self.dtype)
+
+    def _at(self, batch: Batch, positions: Tensor) -> Tensor:
+        """Rows of a batch, where the metric is Euclidean: (P, m, d)."""
+        rows = batch.x[positions] if batch.x.ndim == 2 else gather_rows(batch.x, positions)
+        rows = rows.to(self.dtype)
+        return unit_rows(rows) if self.metric == "cosine" else rows
 
     def mark(self, masses: Sequence[Tensor], positions: Tensor) -> None:
         """Set the masses at positions (P, m) to 0, in place."""
@@ -172,6 +185,8 @@ class Rows:
 
     def potentials(self, nearest: Sequence[Tensor], candidates: Tensor) -> Tensor:
         """Weighted inertia if each of the candidates (P, m, d) joined the centres, (P, m)."""
+        if self._alone:
+            return self.workspaces[0].potentials(nearest[0], candidates)
         potential = torch.zeros(candidates.shape[:2], dtype=self.accumulator, device=self.device)
         for near, workspace in zip(nearest, self.workspaces, strict=True):
             potential += workspace.potentials(near, candidates)

@@ -5,6 +5,8 @@
 
 // Up to so many features, rows are measured against every centroid; above, first by bounds.
 constexpr int64_t kFewFeatures = 8;
+// Up to so many they are sorted for seeding.
+constexpr int64_t kSortedFeatures = 16;
 // Numbers that a row adds to its cluster there: features, its weight, and what fills up fours.
 constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
 
@@ -88,6 +90,7 @@ struct km_tree {
   uint32_t* number;             // (n): which row
   void* middle;                 // (nodes, d)
   void* half;                   // (nodes, d): how far the box reaches to either side
+  // For the E-step, up to kFewFeatures, or null.
   double* moments;              // (nodes, 2 + d): weight; squared distances to the middle, and
                                 // differences from it, added up by weight
   int32_t* label;               // (n): as of the last call, or -1

@@ -31,7 +31,7 @@ struct km_result {
 
 // What makes repeated calls on the same rows faster; it never changes a result.
 struct km_workspace;
-// keep: coordinates of the rows may be kept in memory, where they pay. sort: rows of up to 8
+// keep: coordinates of the rows may be kept in memory, where they pay. sort: rows of up to 16
 // features may be, sorted. Null without memory.
 KM_API km_workspace* km_open(int keep, int sort);
 KM_API void km_close(km_workspace* workspace);

@@ -251,6 +251,7 @@ class Boxes {
     const T* const middle = static_cast<const T*>(tree_.middle) + leaf * D;
     for (int64_t s = 0; s < size; ++s)
       for (int j = 0; j < D; ++j) rows[j * size + s] = copy[std::min(s, count - 1) * D + j];
+    if (!tree_.moments) return;
     std::fill_n(moments, 2 + D, 0.0);
     for (int64_t s = 0; s < count; ++s) {
       const double weight = tree_.weights ? tree_.weights[first + s] : 1.0;
@@ -272,6 +273,7 @@ class Boxes {
     close(number, box);
     double* const moments = tree_.moments + number * (2 + D);
     const T* const middles = static_cast<const T*>(tree_.middle);
+    if (!tree_.moments) return;
     std::fill_n(moments, 2 + D, 0.0);
     for (int64_t child = begin; child < end; ++child) {
       const double* const its = tree_.moments + child * (2 + D);
@@ -301,7 +303,7 @@ class Boxes {
   std::vector<Box<T, D>> boxes_;
 };
 
-template <typename T, int D = kFewFeatures>
+template <typename T, int D = kSortedFeatures>
 bool sort_and_fill(const km_rows& rows, const km_tree& tree, int threads) {
   if constexpr (D > 1) {
     if (rows.d < D) return sort_and_fill<T, D - 1>(rows, tree, threads);
@@ -343,10 +345,12 @@ bool Tree::build(const km_rows& rows, int threads) {
   rows_ = aligned<char>(in_leaves * d * sizeof(T));
   middle_ = aligned<char>(size_t(all) * d * sizeof(T));
   half_ = aligned<char>(size_t(all) * d * sizeof(T));
-  moments_ = aligned<double>(size_t(all) * (2 + d));
   number_ = aligned<uint32_t>(size_t(t.n));
-  owner_ = aligned<int32_t>(size_t(all));
-  label_ = aligned<int32_t>(size_t(t.n));
+  if (t.d <= kFewFeatures) {
+    moments_ = aligned<double>(size_t(all) * (2 + d));
+    owner_ = aligned<int32_t>(size_t(all));
+    label_ = aligned<int32_t>(size_t(t.n));
+  }
   if (rows.weights) weights_ = aligned<double>(in_leaves);
   t.rows = rows_.get();
   t.weights = weights_.get();

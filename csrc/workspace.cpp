@@ -113,11 +113,15 @@ void km_workspace::keep_coordinates_of(const km_rows& rows, km_search& s) {
 
 void km_workspace::end_seeding() {
   seeding_.reset();
-  if (tree_) tree_->end_seeding();
+  if (!tree_) return;
+  tree_->end_seeding();
+  if (tree_->view().moments) return;
+  tree_.reset();  // it does not serve the E-step
+  sorted_ = false;
 }
 
 Tree* km_workspace::tree(const km_rows& rows, int threads) {
-  if (!sort || rows.d > kFewFeatures) return nullptr;
+  if (!sort || rows.d > kSortedFeatures) return nullptr;
   if (!sorted_) tree_ = Tree::of(rows, threads);
   sorted_ = true;
   return tree_.get();

@@ -84,7 +84,7 @@ struct km_workspace {
   ~km_workspace();
 
   bool keep = false;         // coordinates of rows
-  bool sort = false;         // rows, of few features
+  bool sort = false;         // rows, up to kSortedFeatures
   int64_t directions = 0;    // how many; 0: all features
   std::vector<float> basis;  // (directions / 16 rounded up, d, 16)
   std::vector<float> given_center;   // empty: the mean of the centroids

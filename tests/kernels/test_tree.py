@@ -169,11 +169,11 @@ def test_rows_that_are_not_finite_are_seen(bad: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["blobs", "ties", "duplicates", "offset", "tiny"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("d", "weighted"), [(3, False), (3, True), (12, True), (16, False)])
 def test_seeding_of_sorted_rows_measures_what_it_does_of_all(
-    instruction_set: str, kind: str, dtype: torch.dtype, weighted: bool
+    instruction_set: str, kind: str, dtype: torch.dtype, d: int, weighted: bool
 ) -> None:
-    n, d = 5_003, 3
+    n = 5_003
     x = data_of(kind, n, d, dtype)
     weight = torch.rand(n, dtype=torch.float64) if weighted else None
     workspace, measured = NativeWorkspace(x, weight), Measured(x, weight)

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <numeric>
 
 #include "parts.h"
@@ -153,12 +154,19 @@ class Sorted {
         number_[to] = static_cast<uint32_t>(i);
       }
     });
+    if (cells.count == 1) return;
     std::atomic<int> taken{0};
+    std::atomic<bool> failed{false};
     in_parallel(parts, [&](int64_t) {
-      Scratch scratch;
-      for (int c = taken++; c < cells.count; c = taken++)
-        if (cells.count > 1) sort(begin[c], begin[c + 1], scratch, 0);
+      try {  // no thread may end by an exception
+        Scratch scratch;
+        for (int c = taken++; c < cells.count; c = taken++)
+          sort(begin[c], begin[c + 1], scratch, 0);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
     });
+    if (failed) throw std::bad_alloc();
   }
 
   bool good() const { return good_; }

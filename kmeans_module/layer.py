@@ -308,6 +308,7 @@ class KMeansLayer(nn.Module):
         *,
         start: int = 0,
         workspace: Workspace | None = None,
+        distances: bool = True,
     ) -> EStep:
         """Assign samples and sum up the clusters; never changes the layer.
 
@@ -317,10 +318,12 @@ class KMeansLayer(nn.Module):
             start: number of the first row where x is a part of the data.
             workspace: what :meth:`prepare` made of this x and sample_weight; its next E-step
                 overwrites the labels and distances of this one.
+            distances: whether they are needed; without them a workspace may be faster.
 
         Returns:
-            labels (*batch_shape, n), squared distances (*batch_shape, n), and stats for
-            :meth:`m_step`; those of several batches add up.
+            labels (*batch_shape, n), squared distances (*batch_shape, n), of no sample where they
+            are not needed and not known, and stats for :meth:`m_step`; those of several batches
+            add up.
 
         Raises:
             NotInitializedError: the layer has no centroids.
@@ -330,13 +333,13 @@ class KMeansLayer(nn.Module):
         start = check.check_integer("start", start, minimum=0)
         if workspace is None:
             workspace = self._prepare(x, sample_weight, once=True)
-        step = workspace.e_step(self._flat_centroids(), start=start)
+        step = workspace.e_step(self._flat_centroids(), start=start, distances=distances)
         on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
         if on_cpu and not step.stats.inertia.isfinite().all():
             check.raise_nonfinite(x, step.distances.dtype)
         return EStep(
             step.labels.reshape(*self.batch_shape, -1),
-            step.distances.reshape(*self.batch_shape, -1),
+            step.distances.reshape(*self.batch_shape, step.distances.shape[-1]),
             step.stats.reshape(self.batch_shape),
         )
 

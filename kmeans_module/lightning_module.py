@@ -197,7 +197,7 @@ class LitKMeans(LightningModule):
             rows = self._read("train", batch, batch_idx, self.trainer.train_dataloader)
             resident = self._resident.workspace(rows, self.kmeans) if self.rows_stay else None
             step = self.kmeans.e_step(
-                rows.x, rows.sample_weight, start=rows.start, workspace=resident
+                rows.x, rows.sample_weight, start=rows.start, workspace=resident, distances=False
             )
         self._count_changes(rows, step, resident)
         last = self.trainer.is_last_batch

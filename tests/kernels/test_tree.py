@@ -145,6 +145,18 @@ def test_labels_that_were_written_over_are_found_again(d: int) -> None:
     workspace.e_step(centroids, distances=False)
 
 
+def test_a_layer_measures_no_distances_that_nobody_needs() -> None:
+    x = data_of("blobs", 6_000, 3, torch.float32).expand(2, -1, -1).contiguous()
+    layer = KMeansLayer(9, 3, batch_shape=(2,))
+    layer.initialize(x)
+    workspace = layer.prepare(x)
+    step = layer.e_step(x, workspace=workspace, distances=False)
+    expected = layer.e_step(x)
+    assert step.distances.shape == (2, 0)
+    assert expected.distances.shape == (2, 6_000)
+    assert torch.equal(step.labels, expected.labels)
+
+
 def test_centroids_too_far_for_boxes_do_not_spoil_what_is_known() -> None:
     x = data_of("blobs", 6_000, 2, torch.float32)
     near = x[None, :9].clone()

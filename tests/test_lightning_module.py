@@ -635,10 +635,10 @@ def chunks_of(x, **options):
     ids=["whole", "batches", "weights", "foreign"],
 )
 def test_a_resident_batch_is_prepared_once_and_gives_the_same_bits(loader, algorithm, prepared):
-    lit = LitKMeans(30, 3, tol=0, algorithm=algorithm)
+    lit = LitKMeans(30, 3, init="random", tol=0, algorithm=algorithm)
     found = run(loader(), lit=lit, max_epochs=7)
     assert (len(prepared), sum(prepared)) == (len(loader()), len(X))
-    other = LitKMeans(30, 3, tol=0, algorithm=algorithm)
+    other = LitKMeans(30, 3, init="random", tol=0, algorithm=algorithm)
     assert_same_run(found, run(loader(), lit=other, resident=False, max_epochs=7))
     assert sum(prepared) == 8 * len(X)
 

@@ -23,9 +23,9 @@ from kmeans_module.kernels.statistics import (
 
 def _workspace(x: Tensor, sample_weight: Tensor | None, metric: str) -> ReferenceWorkspace:
     # A compiler that folds constants runs operators while it compiles.
-    served = native.serves(x) and native.library() is not None
-    kind = native.NativeWorkspace if served else ReferenceWorkspace
-    return kind(x, sample_weight, metric=metric)
+    if native.serves(x) and native.library() is not None:
+        return native.NativeWorkspace(x, sample_weight, metric=metric, once=True)
+    return ReferenceWorkspace(x, sample_weight, metric=metric)
 
 
 @torch.library.custom_op(

@@ -18,9 +18,6 @@
 
 namespace {
 
-// Of sums that are kept several times over.
-constexpr int64_t kSumBytes = 16 << 10;
-
 // Takes a part of the rows, with statistics of its own.
 using Part = std::function<void(int64_t part, const km_result& own)>;
 
@@ -56,20 +53,6 @@ void merged(const km_rows& rows, int64_t k, const km_result& result, int64_t par
     for (size_t i = 0; p && i < n_counts; ++i) result.counts[i] += counts[p][i];
   }
 }
-
-// Sums of each part for few features, all zero: (copies, k, terms_of(d)).
-struct Sums {
-  Sums(int64_t parts, int64_t k, int64_t d) {
-    const int64_t terms = k * terms_of(d);
-    copies = terms * int64_t(4 * sizeof(double)) <= kSumBytes ? 4 : 1;
-    for (int64_t p = 0; p < parts; ++p) {
-      of.push_back(aligned<double>(size_t(copies * terms)));
-      std::fill_n(of.back().get(), copies * terms, 0.0);
-    }
-  }
-  std::vector<std::unique_ptr<double[], Free>> of;
-  int64_t copies;
-};
 
 void scan(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
           int threads) {

@@ -90,10 +90,6 @@ class Rows:
         self.starts = [int(start) for start in starts[mine]]
         self._places = [int(place) for place in self._order.argsort()[mine]]
 
-    def weighted(self, i: int) -> bool:
-        """Whether rows of batch i weigh anything but 1."""
-        return self.metric == "cosine" or self.batches[i].sample_weight is not None
-
     def weight(self, i: int) -> Tensor:
         """Weights of batch i, (P, n)."""
         x, sample_weight = self.batches[i].x, self.batches[i].sample_weight
@@ -131,29 +127,31 @@ class Rows:
         limit on the number of rows.
         """
         blocks = [block_sums(mass) for mass in masses]
-        if self._alone:
-            total = blocks[0].sum(dim=-1, keepdim=True)
-            if otherwise is not None and bool((nothing := total == 0).any()):
-                return self.draw([otherwise[0].to(masses[0]).where(nothing, masses[0])], m)
-            target = (self.uniform(m) * total).minimum(just_below(total))
-            return search(masses[0], blocks[0], target)
-        shape = (self._slots, self.n_problems)
-        totals = torch.zeros(shape, dtype=self.accumulator, device=self.device)
-        for i, sums in enumerate(blocks):
-            totals[i] = sums.sum(dim=-1)
-        totals = all_gather(totals, self.group).view(-1, self.n_problems)
-        ends = totals[self._order].cumsum(0).unsqueeze(-1)
+        ends = self._ends(blocks)
         total = ends[-1]
         if otherwise is not None and bool((nothing := total == 0).any()):
             instead = zip(otherwise, masses, strict=True)
             return self.draw([other.to(mass).where(nothing, mass) for other, mass in instead], m)
         target = (self.uniform(m) * total).minimum(just_below(total))
+        if self._alone:
+            return search(masses[0], blocks[0], target)
         positions = torch.zeros((self.n_problems, m), dtype=torch.int64, device=self.device)
         for i, (mass, place) in enumerate(zip(masses, self._places, strict=True)):
             low = ends[place - 1] if place else torch.zeros_like(total)
             found = search(mass, blocks[i], target - low) + self.starts[i]
             positions += found * ((target >= low) & (target < ends[place]))
         return all_sum([positions], self.group)[0]
+
+    def _ends(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Cumulative sums over the batches of all ranks in the order of ``start``, (·, P, 1)."""
+        if self._alone:
+            return blocks[0].sum(dim=-1).view(1, -1, 1)
+        shape = (self._slots, self.n_problems)
+        totals = torch.zeros(shape, dtype=self.accumulator, device=self.device)
+        for i, sums in enumerate(blocks):
+            totals[i] = sums.sum(dim=-1)
+        totals = all_gather(totals, self.group).view(-1, self.n_problems)
+        return totals[self._order].cumsum(0).unsqueeze(-1)
 
     def take(self, positions: Tensor) -> Tensor:
         """The rows at positions (P, m), where the metric is Euclidean: (P, m, d)."""

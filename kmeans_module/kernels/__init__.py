@@ -92,7 +92,7 @@ def prepare(
         kind = OperatorWorkspace if served else ReferenceWorkspace
         return kind(x, sample_weight, metric=metric)
     if served:
-        log.debug("E-steps by the native kernel (centroids of another dtype: torch reference)")
+        log.debug("E-steps by the native kernel")
         return native.NativeWorkspace(x, sample_weight, metric=metric, once=once)
     log.debug("E-steps by the torch reference: %s", native.obstacle(x))
     return ReferenceWorkspace(x, sample_weight, metric=metric)

@@ -185,9 +185,21 @@ class NativeWorkspace(ReferenceWorkspace):
         self._labels_version = 0
         self._distances = torch.empty((0, 0), dtype=x.dtype)
         self._k = 0
+        self._said = False
+
+    def _mixes(self, centroids: Tensor) -> bool:
+        """Whether rows and centroids meet in a precision that is not the rows'; said once."""
+        mixes = compute_dtype(self.x, centroids) != self.x.dtype
+        if mixes and not self._said:
+            log.debug(
+                "E-steps by the torch reference after all: x is %s, centroids are %s",
+                self.x.dtype, centroids.dtype,
+            )  # fmt: skip
+            self._said = True
+        return mixes
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
-        if compute_dtype(self.x, centroids) != self.x.dtype:
+        if self._mixes(centroids):
             return super().assign(centroids)
         problems, n = len(centroids), self.x.shape[-2]
         labels = torch.empty((problems, n), dtype=torch.int64)
@@ -203,7 +215,7 @@ class NativeWorkspace(ReferenceWorkspace):
         return labels, inertia.isfinite().all()
 
     def e_step(self, centroids: Tensor, *, start: int = 0, distances: bool = True) -> EStep:
-        if compute_dtype(self.x, centroids) != self.x.dtype:
+        if self._mixes(centroids):
             return super().e_step(centroids, start=start)
         problems, k, d = centroids.shape
         n = self.x.shape[-2]

@@ -523,6 +523,10 @@ def test_a_debug_line_says_which_path_serves_and_why(
     with caplog.at_level(logging.DEBUG, logger="kmeans_module"):
         if native.library() is not None:
             assert "native kernel" in said(x)
+            KMeansLayer(4, 3, dtype=torch.float64).fit(x, init=x[:4].double())
+            reasons = [r.getMessage() for r in caplog.records if "after all" in r.getMessage()]
+            assert len(reasons) == 1
+            assert reasons[0].endswith("x is torch.float32, centroids are torch.float64")
         assert said(x.half()).endswith("torch reference: x is torch.float16")
         monkeypatch.setenv("KMEANS_KERNEL", "reference")
         assert said(x).endswith("torch reference: KMEANS_KERNEL=reference")

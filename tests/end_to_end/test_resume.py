@@ -159,6 +159,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on(tmp_path, monkeyp
         "--trainer.max_epochs=60",
     )  # fmt: skip
     last = tmp_path / "runs" / "blobs" / "version_0" / "checkpoints" / "last.ckpt"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     process = subprocess.Popen(
         script(*slow), cwd=tmp_path, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -153,6 +153,7 @@ def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert 0 <= row["beyond_mb"] < row["limit_mb"]
 
 
+@pytest.mark.slow
 def test_seeding_and_overhead_run(tmp_path: Path) -> None:
     (row,) = figures(tmp_path, "seeding", "blobs-2d-6", "--seeds", "2")["rows"]
     assert abs(row["k-means++"][0]) < 0.5
@@ -182,6 +183,7 @@ def test_inertia_is_that_of_subtracted_distances() -> None:
     assert peers.inertia(x, centroids) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_quantizers_are_compared(tmp_path: Path) -> None:
     """The steps of both libraries run on little data, and every figure is there."""
     rows = figures(tmp_path, "quantize", "vq-64-1024", "--scale", "0.02", "--repeats", "1")["rows"]

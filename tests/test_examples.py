@@ -122,6 +122,7 @@ def test_features_of_ones_own_become_codes(tmp_path: Path) -> None:
 # Deep clustering
 
 
+@pytest.mark.slow
 def test_deep_clustering_finds_the_digits_better_than_pixels_do(tmp_path: Path) -> None:
     better = []
     for seed in range(3):  # one alone scatters by 0.04

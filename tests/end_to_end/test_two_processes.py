@@ -133,6 +133,7 @@ def test_an_error_ends_both_ranks_with_its_message(outcomes, name):
         assert messages[1] == f"rank 1: {messages[2]}"
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_both_processes(tmp_path):
     data = blobs()
     np.save(tmp_path / "x.npy", data.x.numpy())

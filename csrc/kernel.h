@@ -64,6 +64,13 @@ struct km_search {
   const float* between;     // (k, places), or null
   const float* closest;     // (k, blocks): the least of sixteen of between
   int64_t blocks;           // places / 16 filled up to a multiple of 16, by infinity
+
+  // A row is so far from its centroid at most, as of the last call; and how far, at most, the
+  // centroids (places) have moved since. May be null.
+  float* reach;             // (n)
+  const float* drift;
+  bool reached;             // they are there, and rows that they settle need not be measured
+  bool loose;               // drift is large
 };
 
 constexpr int kMostSteps = 127;
@@ -112,6 +119,24 @@ struct km_near_lists {
   void* squares;       // (room)
 };
 
+// A row whose label has changed.
+struct km_move {
+  int64_t row;
+  int32_t from, to;
+};
+
+// Sums of clusters. Adding splitter to a number and taking it off again leaves a multiple of a unit;
+// these and what is left are added up apart, so that both sums are exact, in whatever order.
+struct km_sums {
+  double splitter;       // or 0: plain sums, by weight
+  double* high;          // (k, d): of multiples, or plain ones
+  double* low;           // (k, d): of what is left; or null
+  double* counts;        // (k): of weights
+  const double* center;  // (d)
+  double* squares;       // (d): of differences from center, by weight
+  uint32_t largest, smallest;  // floats that were added, without their signs: bits of these
+};
+
 // Rows of a block, a bit each, that may be near a group.
 struct km_near {
   uint64_t rows;
@@ -127,6 +152,7 @@ struct km_scratch {
   int32_t* columns;      // (pitch, kMostRowsInLanes)
   float* scores;         // (kMostPlaces or, if less, places; kMostRowsInLanes)
   km_near* near;         // (groups)
+  km_move* moves;        // (rows of the thread), or null
 };
 
 #define KM_MOST_BEAMS 64
@@ -146,6 +172,7 @@ struct km_beam {
 struct km_seen {
   int64_t pairs;  // of a row and a centroid that were measured
   int64_t plain;  // rows of which it was plain at once that their centroid stays the nearest
+  int64_t moves;  // that were written down
 };
 
 struct km_kernel {
@@ -164,14 +191,17 @@ struct km_kernel {
   // potential.
   void (*gain_in_tree)(const km_tree& tree, bool is_double, const void* candidates, int64_t m,
                        int64_t part, int64_t parts, double* gains);
-  // For many features, begin a multiple of kBlock: labels and distances alone; without distances
-  // the result's inertia is added to, by weights of 1. The result's changed is added to.
-  km_seen (*search)(const km_rows& rows, const km_search& search, int64_t begin, int64_t end,
-                    const km_result& result, const km_scratch& scratch);
-  // Adds rows begin to end with their labels and distances to the result's statistics; row
-  // (stride) is scratch.
+  // For many features, begin a multiple of kBlock: labels and distances alone. The result's changed
+  // is added to, and its inertia but for rows that are not measured; and so is seen.
+  void (*search)(const km_rows& rows, const km_search& search, int64_t begin, int64_t end,
+                 const km_result& result, const km_scratch& scratch, km_seen& seen);
+  // Adds rows begin to end to the sums of their clusters; row (stride) is scratch.
   void (*add_up)(const km_rows& rows, int64_t stride, int64_t begin, int64_t end,
-                 const km_result& result, void* row);
+                 const int64_t* labels, km_sums& sums, void* row);
+  // Moves rows to other clusters, where sums are exact: those clusters that are part, part + parts,
+  // .. change.
+  void (*move)(const km_rows& rows, int64_t stride, const km_move* moves, int64_t count,
+               int64_t part, int64_t parts, const km_sums& sums, void* row);
   // For centroids begin to end what km_search::apart, between and closest say; the last two may
   // be null.
   void (*separate)(const km_search& search, int64_t begin, int64_t end, float* apart,

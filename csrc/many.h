@@ -18,37 +18,60 @@ namespace {
 constexpr float kFuzz = 1e-3f;  // of a step, for rounding
 constexpr float kTooLarge = 1e36f;  // squared norms above may overflow: all centroids are tried
 
+// The label of the last call, which others may have written over.
+inline int64_t label_before(const km_search& s, const int64_t* labels, int64_t row) {
+  return labels[row] >= 0 && labels[row] < s.k ? labels[row] : 0;
+}
+
 // Rows that are searched together.
 template <typename T>
 struct Block {
-  // Rows begin to begin + some: where they are if they can be read there, else copied.
+  // Rows begin to begin + some; nothing is read yet.
   Block(const km_rows& all, const km_search& search, int64_t begin, int some,
         const km_scratch& scratch)
-      : s(search), count(some), first(begin) {
+      : s(search), count(some), first(begin), all_(all), scratch_(scratch) {
+    bounds = s.bounds ? s.bounds + first * s.groups : nullptr;
+    base = s.bounds ? s.base + first : nullptr;
+    coordinates = s.coordinates ? s.coordinates + first * s.pitch : scratch.coordinates;
     for (int i = 0; i < kBlock; i += kLanes) {
       store(norm + i, filled(0.0f));
       store(unit + i, filled(0.0f));
     }
-    bounds = s.bounds ? s.bounds + first * s.groups : nullptr;
-    base = s.bounds ? s.base + first : nullptr;
-    coordinates = s.coordinates ? s.coordinates + first * s.pitch : scratch.coordinates;
-    if (as_they_are(all, s.stride)) {
-      row_pitch = all.row_stride;
-      rows = static_cast<const T*>(all.x) + first * row_pitch;
+  }
+
+  // Finds the rows: where they are if they can be read there, else copied.
+  void read() {
+    if (rows) return;
+    if (as_they_are(all_, s.stride)) {
+      row_pitch = all_.row_stride;
+      rows = static_cast<const T*>(all_.x) + first * row_pitch;
     } else {
       row_pitch = s.stride;
-      T* copies = static_cast<T*>(scratch.rows);
-      for (int i = 0; i < count; ++i) load_row(all, first + i, row_pitch, copies + i * row_pitch);
+      T* copies = static_cast<T*>(scratch_.rows);
+      for (int i = 0; i < count; ++i) load_row(all_, first + i, row_pitch, copies + i * row_pitch);
       rows = copies;
     }
-    if (s.directions && !(s.columns && s.measured)) find_coordinates(scratch);
+  }
+
+  // Finds coordinates and squared norms, where they are along directions.
+  void find_coordinates() {
+    if (!s.directions) return;
+    const size_t bytes = size_t(count) * sizeof(float);
+    if (s.measured) {
+      std::memcpy(norm, s.norms + first, bytes);
+    } else {
+      read();
+      measure_rows(s, [this](int i) { return row(i); }, count, scratch_, coordinates, norm);
+      if (s.norms) std::memcpy(s.norms + first, norm, bytes);
+    }
+    for (int i = 0; i < kBlock; i += kLanes) store(unit + i, unit_of(load(norm + i)));
   }
 
   const km_search& s;
   const int count;
   const int64_t first;       // number of the first row
-  const T* rows;
-  int64_t row_pitch;
+  const T* rows = nullptr;
+  int64_t row_pitch = 0;
   int32_t* coordinates;      // (count, pitch)
   uint8_t* bounds;           // (groups, kBlock) or null
   float* base;               // (kBlock), of bounds, in steps
@@ -57,6 +80,7 @@ struct Block {
   T best[kBlock];            // squared distance of the nearest so far
   int32_t place[kBlock];     // and where it is
   float enough[kBlock];      // a score below cannot win
+  uint64_t measured = 0;     // rows, a bit each, whose best is what it says
 
   const T* row(int i) const { return rows + i * row_pitch; }
   const int32_t* coordinates_of(int i) const { return coordinates + i * s.pitch; }
@@ -189,18 +213,70 @@ struct Block {
     for (int64_t g = 0; bounds && g < s.groups; ++g) bounds[g * kBlock + i] = 0;
   }
 
- private:
-  // Coordinates and squared norms, measured at the first time.
-  void find_coordinates(const km_scratch& scratch) {
-    const size_t bytes = size_t(count) * sizeof(float);
-    if (s.measured) {
-      std::memcpy(norm, s.norms + first, bytes);
-    } else {
-      measure_rows(s, [this](int i) { return row(i); }, count, scratch, coordinates, norm);
-      if (s.norms) std::memcpy(s.norms + first, norm, bytes);
+  // Takes the centroids of the last call.
+  void take_places(const int64_t* labels) {
+    for (int i = 0; i < count; ++i) {
+      place[i] = s.position[label_before(s, labels, first + i)];
+      best[i] = 0;
     }
-    for (int i = 0; i < kBlock; i += kLanes) store(unit + i, unit_of(load(norm + i)));
   }
+
+  // Takes how far rows are from these at most. Returns rows, a bit each, that can be nearer to
+  // others.
+  uint64_t take_reach() {
+    constexpr float kRoundedUp = 1 + 4 * std::numeric_limits<float>::epsilon();
+    float* const reach = s.reach + first;
+    uint64_t open = 0;
+    for (int i = 0; i < count; ++i) {
+      reach[i] = (reach[i] + s.drift[place[i]]) * kRoundedUp;
+      const float far = farthest(i);
+      open |= uint64_t{!(s.apart && far * far * s.slack <= s.apart[place[i]])} << i;
+    }
+    return open;
+  }
+
+  // How far a row is from its place, at most.
+  float farthest(int i) const {
+    return measured >> i & 1 ? root_above(best[i]) : s.reach[first + i] * s.slack;
+  }
+
+  // Measures some rows, a bit each, against their places. Returns those of which it is plain that
+  // no other centroid is nearer.
+  uint64_t measure_own(uint64_t some) {
+    constexpr int kTogether = 4;
+    read();
+    measured |= some;
+    uint64_t plain = 0;
+    auto take_own = [&](int i, T distance) {
+      take(i, place[i], distance);
+      plain |= uint64_t{s.apart && static_cast<float>(distance) <= s.apart[place[i]]} << i;
+    };
+    if (s.stride <= 2 * kLanes) {
+      for (; some; some &= some - 1) {
+        const int i = __builtin_ctzll(some);
+        take_own(i, distance_to(i, place[i]));
+      }
+      return plain;
+    }
+    while (some) {
+      int which[kTogether], taken = 0;
+      const T *own[kTogether], *centroids[kTogether];
+      T distance[kTogether];
+      for (int n = 0; n < kTogether; ++n) {  // missing ones repeat the last
+        if (some) which[taken++] = __builtin_ctzll(some);
+        some &= some - 1;
+        own[n] = row(which[taken - 1]);
+        centroids[n] = centroid(place[which[taken - 1]]);
+      }
+      squared_distances(own, centroids, s.stride, distance);
+      for (int n = 0; n < taken; ++n) take_own(which[n], distance[n]);
+    }
+    return plain;
+  }
+
+ private:
+  const km_rows& all_;
+  const km_scratch& scratch_;
 };
 
 // Pairs of a row and a centroid that may be its nearest; looked at when there are many.
@@ -218,6 +294,9 @@ class Pairs {
 
   void look() {
     int some = 0, pair[kTogether] = {};
+    uint64_t rows = 0;
+    for (int p = 0; p < count_; ++p) rows |= uint64_t{1} << row_[p];
+    if (rows & ~block_.measured) block_.measure_own(rows & ~block_.measured);
     for (int p = 0; p < count_; ++p) {
       const int i = row_[p];
       if (where_[p] == block_.place[i]) continue;

@@ -3,6 +3,7 @@
 #include "native.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -83,40 +84,86 @@ double descend(Tree& tree, const km_rows& rows, const T* centroids, int64_t k,
   return double(std::accumulate(pairs.begin(), pairs.end(), int64_t{0})) / double(k * rows.n);
 }
 
-template <typename T>
-void search(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
-            km_workspace* workspace, int threads) {
+// What a part of the rows has found, or all.
+struct Found {
+  km_seen seen = {};
+  double inertia = 0;
+  int64_t changed = 0;
+};
+
+// Searches all rows, and adds them to totals or writes down moves.
+Found search(const km_rows& rows, const km_search& s, const km_result& result, Totals& totals,
+             int64_t parts, std::vector<km_move>& moves) {
   const km_kernel& kernel = current_kernel();
-  km_workspace passing;
-  km_workspace& known = workspace ? *workspace : passing;
-  const km_search s = known.ready(kernel, rows, static_cast<const T*>(centroids), k,
-                                  result.warm ? result.labels : nullptr,
-                                  workspace != nullptr && result.sums != nullptr, threads);
-  const int64_t parts = n_parts(rows, k, threads);
-  const Scratch scratch(s, sizeof(T), parts);
-  const auto row = blocks(parts, size_t(s.stride) * sizeof(T));
-  std::vector<km_seen> seen(parts);
-  merged(rows, k, result, parts, [&](int64_t p, const km_result& own) {
+  const bool follows = result.sums && totals.follow(), adds = result.sums && !follows;
+  const size_t element = rows.is_double ? sizeof(double) : sizeof(float);
+  Scratch scratch(s, element, parts);
+  const auto row = blocks(parts, size_t(s.stride) * element);
+  const int64_t most = rows.n / parts + kAtOnce;  // rows of a part
+  const auto moves_of = blocks(follows ? parts : 0, size_t(most) * sizeof(km_move));
+  std::vector<Found> own(parts);
+  in_parallel(parts, [&](int64_t p) {
+    Found& found = own[p];
+    km_result its = result;
+    its.inertia = &found.inertia;
+    its.changed = &found.changed;
+    if (follows) scratch.of[p].moves = reinterpret_cast<km_move*>(moves_of[p].get());
     in_turns(rows, parts, p, [&](int64_t begin, int64_t end) {
-      const km_seen found = kernel.search(rows, s, begin, end, own, scratch.of[p]);
-      seen[p].pairs += found.pairs;
-      seen[p].plain += found.plain;
-      if (own.sums) kernel.add_up(rows, s.stride, begin, end, own, row[p].get());
+      kernel.search(rows, s, begin, end, its, scratch.of[p], found.seen);
+      if (adds)
+        kernel.add_up(rows, s.stride, begin, end, result.labels, totals.of_part(p), row[p].get());
     });
   });
-  km_seen all = {};
-  for (const km_seen& found : seen) all = {all.pairs + found.pairs, all.plain + found.plain};
-  known.searched(s, rows.n, static_cast<const T*>(result.distances), all,
-                 *result.changed);
+  Found all;
+  moves.clear();
+  for (int64_t p = 0; p < parts; ++p) {
+    all.seen.pairs += own[p].seen.pairs;
+    all.seen.plain += own[p].seen.plain;
+    all.inertia += own[p].inertia;
+    all.changed += own[p].changed;
+    const km_move* const first = scratch.of[p].moves;
+    moves.insert(moves.end(), first, first + own[p].seen.moves);
+  }
+  return all;
+}
+
+template <typename T>
+void search(const km_rows& rows, const T* centroids, int64_t k, const km_result& result,
+            km_workspace* workspace, int threads) {
+  km_workspace passing;
+  km_workspace& known = workspace ? *workspace : passing;
+  const int64_t parts = n_parts(rows, k, threads);
+  km_search s = known.ready(current_kernel(), rows, centroids, k,
+                            result.warm ? result.labels : nullptr, workspace && result.sums,
+                            result.distances != nullptr, threads);
+  Totals& totals = known.totals;
+  if (result.sums) totals.start(rows, k, result.warm, parts, s.center);
+  std::vector<km_move> moves;
+  const Found found = search(rows, s, result, totals, parts, moves);
+  known.searched(s, rows.n, found.seen, found.changed);
+  *result.changed = found.changed;
+  *result.inertia = found.inertia;
+  if (!result.sums) return;
+  if (totals.follow())
+    totals.move(rows, s.stride, moves, threads);
+  else
+    totals.add_parts(rows, s.stride, result.labels);
+  totals.write(result.sums, result.counts);
+  const double inertia = totals.inertia(centroids);
+  known.knows_inertia = std::isfinite(inertia);
+  if (!s.reached) return;
+  *result.inertia = rows.cosine ? inertia / 2 : inertia;
+  if (known.knows_inertia) return;
+  s.reached = false;  // all rows are measured after all
+  *result.inertia = search(rows, s, result, totals, parts, moves).inertia;
 }
 
 template <typename T>
 void e_step(const km_rows& rows, const void* centroids, int64_t k, const km_result& result,
             km_workspace* workspace, int threads) {
-  if (rows.d > kFewFeatures)
-    return search<T>(rows, centroids, k, result, workspace, threads);
-  Tree* const tree = workspace ? workspace->tree(rows, threads) : nullptr;
   const T* const points = static_cast<const T*>(centroids);
+  if (rows.d > kFewFeatures) return search(rows, points, k, result, workspace, threads);
+  Tree* const tree = workspace ? workspace->tree(rows, threads) : nullptr;
   if (tree && Tree::measures(points, k * rows.d)) {
     workspace->share_visited = descend(*tree, rows, points, k, result, threads);
     return;

@@ -17,8 +17,8 @@ struct km_rows {
   int32_t cosine;                     // scale rows to unit length; zero rows weigh nothing
 };
 
-// Where the results go. Sums, counts and distances may be null together; then of inertia it only
-// counts whether it is finite.
+// Where the results go. Distances may be null, sums and counts together; without sums of inertia
+// it only counts whether it is finite.
 struct km_result {
   int64_t* labels;   // (n); also read where warm
   void* distances;   // (n), squared, of the type of x

@@ -65,6 +65,7 @@ struct Scratch {
       own.columns = take<int32_t>(size_t(s.pitch) * kMostRowsInLanes);
       own.scores = take<float>(places * kMostRowsInLanes);
       own.near = take<km_near>(s.bounds ? size_t(s.groups) + 1 : 0);
+      own.moves = nullptr;
     }
   }
   std::vector<km_scratch> of;

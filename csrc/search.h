@@ -21,53 +21,90 @@ inline float cost_of_distance(const km_search& s) {
 
 constexpr uint64_t kAllInLanes = (uint64_t{1} << kRowsInLanes) - 1;
 
-// Looks at what bounds of an earlier call do not keep off the open rows, if that is little.
-// Returns how many pairs of a row and a centroid were measured, or -1: too many.
+// Groups of centroids that bounds of an earlier call do not keep off rows of a block.
 template <typename T>
-int64_t search_near(Block<T>& block, uint64_t open, const km_scratch& scratch) {
-  const km_search& s = block.s;
-  alignas(64) uint8_t limit[kBlock] = {};
-  uint64_t known = 0, lost = 0;  // rows, a bit each
-  for (uint64_t left = open; left; left &= left - 1) {
-    const int i = __builtin_ctzll(left);
-    if (!block.good(i)) continue;
-    const float steps = block.root_above(block.best[i]) * s.per_step - block.base[i] + kFuzz;
-    known |= uint64_t{1} << i;
-    if (steps < kMostSteps) {
-      limit[i] = static_cast<uint8_t>(steps > 0 ? steps + 1 : 1);
-    } else {
-      lost |= uint64_t{1} << i;
-      block.set_base(i);
+class Nearby {
+ public:
+  Nearby(Block<T>& block, km_near* near) : block_(block), near_(near) {}
+
+  // Takes a row, as far from its centroid as is known.
+  void limit(int i) {
+    const uint64_t row = uint64_t{1} << i;
+    known_ &= ~row;
+    if (!block_.good(i)) return;
+    const float far = block_.farthest(i);
+    if (!(block_.measured & row)) block_.enough[i] = block_.enough_for(block_.norm[i], far * far);
+    const float steps = far * block_.s.per_step - block_.base[i] + kFuzz;
+    const bool counts = steps < kMostSteps;
+    limit_[i] = counts ? static_cast<uint8_t>(steps > 0 ? steps + 1 : 1) : 0;
+    known_ |= row;
+    lost_ = counts ? lost_ & ~row : lost_ | row;
+  }
+  // Rows that are too far from their centroid for steps.
+  uint64_t lost() const { return lost_; }
+
+  // Finds the groups; returns the rows, a bit each, that are near any.
+  uint64_t find() {
+    const km_search& s = block_.s;
+    uint64_t all = 0;
+    for (int64_t g = 0; g < s.groups; ++g) {
+      if (s.settled) take_off(block_.bounds + g * kBlock, s.settled[g]);
+      all |= add(known_, g);
     }
+    return all;
   }
-  int64_t groups = 0, pairs = 0;
-  for (int64_t g = 0; g < s.groups; ++g) {
-    uint8_t* bounds = block.bounds + g * kBlock;
-    if (s.settled) take_off(bounds, s.settled[g]);
-    const uint64_t rows = known & (lost | below(bounds, limit, s.moved_most[g]));
-    scratch.near[groups] = {rows, g};
-    groups += rows != 0;
-    pairs += __builtin_popcountll(rows) * s.together;
+
+  // The same among those that were found, for these rows alone, whose limits may be lower.
+  void find_again(uint64_t rows) {
+    const int64_t before = count_;
+    count_ = pairs_ = 0;
+    known_ &= rows;
+    for (int64_t n = 0; n < before; ++n) add(near_[n].rows & known_, near_[n].group);
   }
-  const float cost = s.directions ? cost_by_itself(s) : cost_of_distance<T>(s);
-  if (cost * static_cast<float>(pairs) > cost_among_all(s) * static_cast<float>(s.k * block.count))
-    return -1;
-  Pairs<T> list(block);
-  for (int64_t n = 0; n < groups; ++n) {
-    const km_near near = scratch.near[n];
-    fill_up(block.bounds + near.group * kBlock, near.rows);
-    const int64_t end = least_of(s.k, (near.group + 1) * s.together);
-    for (int64_t where = near.group * s.together; where < end; ++where) {
-      if (s.directions)
-        block.sift(near.rows, where, list);
-      else
-        for (uint64_t rows = near.rows; rows; rows &= rows - 1)
-          list.add(__builtin_ctzll(rows), where, kInfinity);
+
+  // Looks at the centroids of these groups, if they are few. Returns how many pairs of a row and a
+  // centroid were measured, or -1: too many.
+  int64_t search() {
+    const km_search& s = block_.s;
+    const float cost = s.directions ? cost_by_itself(s) : cost_of_distance<T>(s);
+    if (cost * static_cast<float>(pairs_) >
+        cost_among_all(s) * static_cast<float>(s.k * block_.count))
+      return -1;
+    for (uint64_t rows = known_ & lost_; rows; rows &= rows - 1)
+      block_.set_base(__builtin_ctzll(rows));
+    Pairs<T> list(block_);
+    for (int64_t n = 0; n < count_; ++n) {
+      const km_near near = near_[n];
+      fill_up(block_.bounds + near.group * kBlock, near.rows);
+      const int64_t end = least_of(s.k, (near.group + 1) * s.together);
+      for (int64_t where = near.group * s.together; where < end; ++where) {
+        if (s.directions)
+          block_.sift(near.rows, where, list);
+        else
+          for (uint64_t rows = near.rows; rows; rows &= rows - 1)
+            list.add(__builtin_ctzll(rows), where, kInfinity);
+      }
     }
+    list.look();
+    return pairs_;
   }
-  list.look();
-  return pairs;
-}
+
+ private:
+  uint64_t add(uint64_t rows, int64_t group) {
+    const km_search& s = block_.s;
+    rows &= lost_ | below(block_.bounds + group * kBlock, limit_, s.moved_most[group]);
+    near_[count_] = {rows, group};
+    count_ += rows != 0;
+    pairs_ += __builtin_popcountll(rows) * s.together;
+    return rows;
+  }
+
+  Block<T>& block_;
+  km_near* const near_;
+  alignas(64) uint8_t limit_[kBlock] = {};  // in steps
+  uint64_t known_ = 0, lost_ = 0;  // rows that have one; that are too far away for it
+  int64_t count_ = 0, pairs_ = 0;
+};
 
 // Looks at the centroids that are not too far from those of the open rows, where they are few.
 // Returns the rows that are left, a bit each; adds to pairs.
@@ -102,57 +139,52 @@ uint64_t search_between(Block<T>& block, uint64_t open, int64_t& pairs) {
   return left;
 }
 
-// Takes the centroids of the last call; returns the rows, a bit each, of which it is plain that
-// these are still the nearest.
-template <typename T>
-uint64_t take_guesses(Block<T>& block, const int64_t* labels) {
-  constexpr int kTogether = 4;
-  const km_search& s = block.s;
-  const int last = block.count - 1;
-  for (int i = 0; i <= last; ++i) {
-    const int64_t label = labels[block.first + i];  // which others may have written over
-    block.place[i] = s.position[label >= 0 && label < s.k ? label : 0];
-  }
-  if (s.stride <= 2 * kLanes) {
-    for (int i = 0; i <= last; ++i) block.best[i] = block.distance_to(i, block.place[i]);
-  } else {
-    for (int first = 0; first <= last; first += kTogether) {
-      const T *rows[kTogether], *centroids[kTogether];
-      T distance[kTogether];
-      for (int n = 0; n < kTogether; ++n) {
-        const int i = least_of(first + n, last);
-        rows[n] = block.row(i);
-        centroids[n] = block.centroid(block.place[i]);
-      }
-      squared_distances(rows, centroids, s.stride, distance);
-      for (int n = 0; n < kTogether; ++n) block.best[least_of(first + n, last)] = distance[n];
-    }
-  }
-  for (int i = 0; i <= last; ++i) block.take(i, block.place[i], block.best[i]);
-  uint64_t plain = 0;
-  for (int i = 0; s.apart && i <= last; ++i)
-    plain |= uint64_t{static_cast<float>(block.best[i]) <= s.apart[block.place[i]]} << i;
-  return plain;
-}
-
-// Finds the nearest centroids of the rows of a block; their squared distances too if exact.
+// Finds the nearest centroids of the rows of a block; their squared distances too if exact. Rows
+// that are not measured keep their labels.
 template <typename T>
 void find_nearest(Block<T>& block, const km_result& result, bool exact, const km_scratch& scratch,
                   km_seen& seen) {
   const km_search& s = block.s;
-  uint64_t open = ~uint64_t{0} >> (kBlock - block.count);  // rows, a bit each
-  if (result.warm) open &= ~take_guesses(block, result.labels);
-  seen.plain += block.count - __builtin_popcountll(open);
-  if (!open && !s.settled) return;  // what is to be taken off is taken off all bounds
+  const uint64_t all = ~uint64_t{0} >> (kBlock - block.count);  // rows, a bit each
+  const bool first_bounds = block.bounds && !s.bounded;
+  Nearby<T> nearby(block, scratch.near);
+  uint64_t open = all;
+  if (result.warm) block.take_places(result.labels);
+  if (s.reached) {
+    open = block.take_reach();
+    seen.plain += block.count - __builtin_popcountll(open);
+  } else if (result.warm) {
+    open &= ~block.measure_own(all);
+    seen.plain += block.count - __builtin_popcountll(open);
+  }
+  // What is to be taken off is taken off all bounds.
+  if (!open && !s.settled && !first_bounds) return;
+  block.find_coordinates();
   if (s.bounded) {
-    const int64_t pairs = search_near(block, open, scratch);
+    for (uint64_t left = open; left; left &= left - 1) nearby.limit(__builtin_ctzll(left));
+    open = nearby.find();
+    const uint64_t few = s.directions && !s.loose ? nearby.lost() : all;
+    const uint64_t at_once = open & ~block.measured & few;
+    if (at_once) {
+      open &= ~block.measure_own(at_once);
+      for (uint64_t left = at_once & open; left; left &= left - 1)
+        nearby.limit(__builtin_ctzll(left));
+      nearby.find_again(open);
+    }
+    const int64_t pairs = nearby.search();
     if (pairs >= 0) {
       seen.pairs += pairs;
       return;
     }
   }
-  if (result.warm && s.between) open = search_between(block, open, seen.pairs);
+  if (result.warm) {
+    open &= ~block.measure_own(open & ~block.measured);
+    if (s.between) open = search_between(block, open, seen.pairs);
+    if (block.bounds) block.measure_own(all & ~block.measured);
+  }
+  if (!result.warm) block.measured = all;
   if (block.bounds) std::memset(block.bounds, 255, size_t(s.groups * kBlock));
+  block.read();
   uint8_t which[kBlock];
   int count = 0;
   for (int first = 0; first < block.count; first += kRowsInLanes) {
@@ -175,18 +207,26 @@ void find_nearest(Block<T>& block, const km_result& result, bool exact, const km
 template <typename T>
 void search_block(const km_rows& rows, const km_search& s, int64_t first, int count,
                   const km_result& result, const km_scratch& scratch, km_seen& seen) {
+  const bool exact = result.distances || result.sums;
   Block<T> block(rows, s, first, count, scratch);
-  if (s.places) find_nearest(block, result, result.distances != nullptr, scratch, seen);
-  bool all_good = s.places;
-  for (int i = 0; i < count; ++i) all_good &= block.good(i);
-  for (int i = 0; !all_good && i < count; ++i)
-    if (!s.places || !block.good(i)) block.try_all(i);
+  if (s.places) {
+    find_nearest(block, result, exact, scratch, seen);
+    if (!block.measured) return;
+  } else {
+    block.measured = ~uint64_t{0} >> (kBlock - count);
+  }
+  block.read();
   int64_t changed = 0;
   double sum = 0;
-  for (int i = 0; i < count; ++i) {
+  for (uint64_t left = block.measured; left; left &= left - 1) {
+    const int i = __builtin_ctzll(left);
     const int64_t row = first + i;
+    const bool good = s.places && block.good(i);
+    if (!good) block.try_all(i);
     int64_t label = s.index[block.place[i]];
     T distance = block.best[i];
+    double weight = rows.weights ? rows.weights[row] : 1.0;
+    if (s.reach) s.reach[row] = good ? block.root_above(distance) : kInfinity;
     if (rows.cosine) {
       const T* features = block.row(i);
       distance /= 2;
@@ -195,52 +235,33 @@ void search_block(const km_rows& rows, const km_search& s, int64_t first, int co
       if (zero) {
         distance = 1;
         label = 0;
+        weight = 0;
+        if (s.reach) s.reach[row] = kInfinity;  // it is as far from all
       }
     }
-    changed += result.labels[row] != label;
+    if (result.warm && result.labels[row] != label) {
+      ++changed;
+      if (scratch.moves)
+        scratch.moves[seen.moves++] = {
+            row, static_cast<int32_t>(label_before(s, result.labels, row)),
+            static_cast<int32_t>(label)};
+    }
     result.labels[row] = label;
     if (result.distances) static_cast<T*>(result.distances)[row] = distance;
-    sum += distance;
+    sum += weight * distance;
   }
   *result.changed += result.warm ? changed : count;
-  if (!result.distances) *result.inertia += sum;
+  *result.inertia += sum;
 }
 
 // See km_kernel::search.
 template <typename T>
-km_seen search_rows(const km_rows& rows, const km_search& s, int64_t begin, int64_t end,
-                    const km_result& result, const km_scratch& scratch) {
-  km_seen seen = {};
+void search_rows(const km_rows& rows, const km_search& s, int64_t begin, int64_t end,
+                 const km_result& result, const km_scratch& scratch, km_seen& seen) {
   for (int64_t first = begin; first < end; first += kBlock) {
     const int count = static_cast<int>(least_of<int64_t>(kBlock, end - first));
     search_block<T>(rows, s, first, count, result, scratch, seen);
   }
-  return seen;
-}
-
-// See km_kernel::add_up.
-template <typename T>
-void add_up(const km_rows& rows, int64_t stride, int64_t begin, int64_t end,
-            const km_result& result, T* copy) {
-  const bool read = as_they_are(rows, rows.d);
-  double inertia = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    const T* row = static_cast<const T*>(rows.x) + i * rows.row_stride;
-    double weight = rows.weights ? rows.weights[i] : 1.0;
-    if (!read) {
-      load_row(rows, i, stride, copy);
-      row = copy;
-      bool zero = rows.cosine;
-      for (int64_t j = 0; j < rows.d && zero; ++j) zero = row[j] == 0;
-      if (zero) weight = 0;
-    }
-    const int64_t label = result.labels[i];
-    inertia += weight * static_cast<const T*>(result.distances)[i];
-    result.counts[label] += weight;
-    double* sum = result.sums + label * rows.d;
-    for (int64_t j = 0; j < rows.d; ++j) sum[j] += weight * row[j];
-  }
-  *result.inertia += inertia;
 }
 
 }  // namespace

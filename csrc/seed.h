@@ -134,6 +134,8 @@ void potentials_by_bounds(const km_rows& rows, const km_search& s, const T* near
   for (int64_t first = begin; first < end; first += kBlock) {
     const int count = static_cast<int>(least_of<int64_t>(kBlock, end - first));
     Block<T> block(rows, s, first, count, scratch);
+    block.read();
+    if (!(s.columns && s.measured)) block.find_coordinates();
     Offers<T> offers(block, nearest, rows.weights, potential, reached);
     std::memset(reached + first, 0, size_t(count) * sizeof(*reached));
     if (!rows.weights && count == kBlock)

@@ -48,7 +48,7 @@ km_search km_seeding::ready(const km_kernel& kernel, const km_rows& rows, const 
     for (int64_t i = 0; i < m * rows.d; ++i)
       center[i % rows.d] += static_cast<float>(candidates[i] / T(m));
   }
-  km_search s = candidates_.ready(kernel, rows, candidates, m, nullptr, false, 1);
+  km_search s = candidates_.ready(kernel, rows, candidates, m, nullptr, false, true, 1);
   if (!s.places || !keep_) return s;
   if (rows.n != n_) {
     const int64_t blocks = (rows.n + kBlock - 1) / kBlock;

@@ -24,6 +24,8 @@ constexpr double kManyBetween = 0.6;
 constexpr double kSomeBetween = 0.1, kFewChanged = 0.05;
 // Steps of bounds to the distance of a typical row.
 constexpr double kSteps = 160;
+// If centroids have moved so many of them, bounds say little before rows are measured.
+constexpr double kFarShift = 4;
 constexpr int64_t kSample = 1000;  // of rows that are asked what is typical
 constexpr float kUnit = 1.0f / (1 << 24);  // the rounding error of one operation
 
@@ -55,29 +57,41 @@ void km_workspace::choose_bounds(const km_rows& rows, size_t element, int thread
   s.base = base_.get();
 }
 
-// Adds how far the centroids have moved since the last call.
+// Finds out how far the centroids have moved since the last call.
 template <typename T>
-void km_workspace::move(const T* centroids, km_search& s) {
+void km_workspace::follow(const T* centroids, km_search& s) {
+  before_.resize(size_t(s.k * s.d) * sizeof(T));
+  shifts_.assign(size_t(s.k), 0.0);
+  T* before = reinterpret_cast<T*>(before_.data());
+  for (int64_t c = 0; followed_ && c < s.k; ++c) {
+    double squares = 0;
+    for (int64_t j = 0; j < s.d; ++j) {
+      const double difference = double(centroids[c * s.d + j]) - double(before[c * s.d + j]);
+      squares += difference * difference;
+    }
+    shifts_[c] = std::sqrt(squares) * (1 + 1e-6);
+  }
+  std::copy_n(centroids, s.k * s.d, before);
+  drift_.assign(size_t(s.places), 0.0f);
+  for (int64_t place = 0; place < s.k; ++place)
+    drift_[place] = static_cast<float>(shifts_[index_[place]]);
+  if (!reach_) reach_ = aligned<float>(size_t(n_));
+  s.reach = reach_.get();
+  s.drift = drift_.data();
+}
+
+// Adds up how far groups have moved since bounds are there.
+void km_workspace::move(km_search& s) {
   if (!bounded_) {
     moved_.assign(groups_, 0.0);
     step_ = typical_ / kSteps;
   }
   std::vector<double> most(groups_, 0.0);
-  before_.resize(size_t(s.k * s.d) * sizeof(T));
-  for (int64_t c = 0; c < s.k; ++c) {
-    T* const before = reinterpret_cast<T*>(before_.data()) + c * s.d;
-    if (bounded_) {
-      double squares = 0;
-      for (int64_t j = 0; j < s.d; ++j) {
-        const double difference = double(centroids[c * s.d + j]) - double(before[j]);
-        squares += difference * difference;
-      }
-      double& far = most[group_of_[position_[c]]];
-      far = std::max(far, std::sqrt(squares));
-    }
-    std::copy_n(centroids + c * s.d, s.d, before);
+  for (int64_t c = 0; bounded_ && c < s.k; ++c) {
+    double& far = most[group_of_[position_[c]]];
+    far = std::max(far, shifts_[c]);
   }
-  for (int64_t g = 0; g < groups_; ++g) moved_[g] += most[g] * (1 + 1e-6) / step_;
+  for (int64_t g = 0; g < groups_; ++g) moved_[g] += most[g] / step_;
   settled_.clear();
   if (*std::max_element(moved_.begin(), moved_.end()) > kMostSteps) {
     for (double& moved : moved_) {
@@ -154,16 +168,17 @@ km_seeding& km_workspace::seeding() {
 
 template <typename T>
 km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, const T* centroids,
-                              int64_t k, const int64_t* labels, bool keeps, int threads) {
+                              int64_t k, const int64_t* labels, bool keeps, bool all, int threads) {
   km_search s = {};
   s.k = k;
   s.d = rows.d;
   s.stride = filled(s.d);
   s.places = k > few_centroids ? filled(k) : 0;
   if (k != k_ || rows.n != n_) {
-    arranged_ = bounded_ = false;
+    arranged_ = bounded_ = followed_ = false;
     between_pays_ = true;
     bounds_.reset();
+    reach_.reset();
     pause_ = pause_of_apart_ = 0;
     typical_ = 0;
     k_ = k;
@@ -202,7 +217,8 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   const bool bounds_pay = pause_ == 0 && typical_ > 0 && (directions ? s.coordinates != nullptr
                                                                      : !between_pays_);
   if (s.places && keeps && bounds_pay) choose_bounds(rows, sizeof(T), threads, s);
-  if (!s.bounds || !labels) bounded_ = false;  // bounds are of others than their labels
+  followed_ &= labels && keeps;
+  if (!s.bounds || !followed_) bounded_ = false;  // bounds are of others than their labels
   if (!bounded_) arranged_ = false;
   if (s.places) pack(kernel, centroids, s);
   if (!s.places) {
@@ -220,13 +236,17 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   s.groups = s.bounds ? groups_ : 0;
   s.together = s.bounds ? together_ : k;
   if (s.places && labels) separate(kernel, rows, threads, s);
-  if (s.bounds) move(centroids, s);
+  if (s.places && keeps) follow(centroids, s);
+  if (s.bounds) move(s);
+  const bool can_tell = s.bounded || (s.apart && !s.bounds);
+  s.reached = followed_ && s.reach && !all && knows_inertia && can_tell;
+  const double shift = std::accumulate(shifts_.begin(), shifts_.end(), 0.0) / double(k);
+  s.loose = s.reached && s.bounded && shift > kFarShift * step_;
+  followed_ = s.reach != nullptr;
   return s;
 }
 
-template <typename T>
-void km_workspace::searched(const km_search& s, int64_t n, const T* distances,
-                            const km_seen& seen, int64_t changed) {
+void km_workspace::searched(const km_search& s, int64_t n, const km_seen& seen, int64_t changed) {
   const double most = double(n) * double(s.k);
   share_visited = s.places && most > 0 ? double(seen.pairs) / most : 1.0;
   if (s.coordinates && s.places) measured_ = true;
@@ -241,20 +261,16 @@ void km_workspace::searched(const km_search& s, int64_t n, const T* distances,
   if (s.apart && !(s.between && between_pays_) && double(seen.plain) < kFewPlain * double(n))
     pause_of_apart_ = kPauseOfApart;
   bounded_ = s.bounds != nullptr && pause_ == 0;
-  if (bounded_ || !distances) return;
+  if (bounded_ || !s.reach) return;
   std::vector<double> some;
-  for (int64_t i = 0; i < n; i += n / kSample + 1) some.push_back(std::sqrt(double(distances[i])));
+  for (int64_t i = 0; i < n; i += n / kSample + 1) some.push_back(double(s.reach[i]));
   if (some.empty()) return;
   std::nth_element(some.begin(), some.begin() + some.size() / 2, some.end());
   typical_ = some[some.size() / 2];
-  if (!(typical_ < kTooLargeNorm)) typical_ = 0;
+  if (!(typical_ * typical_ < kTooLargeNorm)) typical_ = 0;
 }
 
 template km_search km_workspace::ready<float>(const km_kernel&, const km_rows&, const float*,
-                                              int64_t, const int64_t*, bool, int);
+                                              int64_t, const int64_t*, bool, bool, int);
 template km_search km_workspace::ready<double>(const km_kernel&, const km_rows&, const double*,
-                                               int64_t, const int64_t*, bool, int);
-template void km_workspace::searched<float>(const km_search&, int64_t, const float*, const km_seen&,
-                                              int64_t);
-template void km_workspace::searched<double>(const km_search&, int64_t, const double*,
-                                               const km_seen&, int64_t);
+                                               int64_t, const int64_t*, bool, bool, int);

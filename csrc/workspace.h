@@ -12,6 +12,7 @@
 #endif
 
 #include "kernel.h"
+#include "totals.h"
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
@@ -62,15 +63,13 @@ class Tree;
 
 struct km_workspace {
   // Makes the centroids (k, d) ready for a search; what it says holds until the next call.
-  // labels (n) are those of the last call, or null; keeps says that others will follow.
+  // labels (n) are those of the last call, or null; keeps says that others will follow; all, that
+  // every row is to be measured.
   template <typename T>
   km_search ready(const km_kernel& kernel, const km_rows& rows, const T* centroids, int64_t k,
-                  const int64_t* labels, bool keeps, int threads);
-  // To be called after each search of n rows, with their distances (n) or null, what it saw, and
-  // how many labels have changed.
-  template <typename T>
-  void searched(const km_search& search, int64_t n, const T* distances, const km_seen& seen,
-                int64_t changed);
+                  const int64_t* labels, bool keeps, bool all, int threads);
+  // To be called after each search of n rows, with what it saw, and how many labels have changed.
+  void searched(const km_search& search, int64_t n, const km_seen& seen, int64_t changed);
 
   // See km_project.
   void project(const float* basis, const float* center, int64_t p, int64_t d);
@@ -90,6 +89,8 @@ struct km_workspace {
   std::vector<float> given_center;   // empty: the mean of the centroids
   int64_t few_centroids = 8;  // not worth bounds: all distances are computed
   double share_visited = 1;
+  Totals totals;
+  bool knows_inertia = false;  // from totals; distances of rows are not needed for it
 
  private:
   template <typename T>
@@ -97,7 +98,8 @@ struct km_workspace {
   template <typename T>
   void pack(const km_kernel& kernel, const T* centroids, km_search& s);
   template <typename T>
-  void move(const T* centroids, km_search& s);
+  void follow(const T* centroids, km_search& s);
+  void move(km_search& s);
   void choose_bounds(const km_rows& rows, size_t element, int threads, km_search& s);
   void arrange(const std::vector<float>& coordinates, int64_t axes, int32_t* begin, int32_t* end);
   void separate(const km_kernel& kernel, const km_rows& rows, int threads, km_search& s);
@@ -105,15 +107,19 @@ struct km_workspace {
   std::vector<int32_t> index_, position_, group_of_;
   std::unique_ptr<char[], Free> centroids_;
   std::unique_ptr<int32_t[], Free> placed_, coordinates_;
-  std::unique_ptr<float[], Free> units_, offsets_, norms_, base_, apart_, between_, closest_;
+  std::unique_ptr<float[], Free> units_, offsets_, norms_, base_, apart_, between_, closest_,
+      reach_;
   std::unique_ptr<uint8_t[], Free> bounds_;
   std::vector<float> center_, moved_least_;
   std::vector<uint8_t> moved_most_, settled_;
   std::vector<double> moved_;
   std::vector<char> before_;  // centroids (k, d) of the last call
+  std::vector<double> shifts_;  // (k): how far they have moved since
+  std::vector<float> drift_;    // (places)
   int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1;
   double typical_ = 0, step_ = 1;  // distance of a typical row; of bounds
   bool bounded_ = false, arranged_ = false, between_pays_ = true;
+  bool followed_ = false;  // reach is there, and before_
   int pause_ = 0, pause_of_apart_ = 0;  // calls that do without
   bool measured_ = false;    // coordinates of rows
   std::unique_ptr<km_seeding> seeding_;

@@ -41,8 +41,7 @@ log = logging.getLogger(__name__)
 
 _IMPORTED_BY = os.getpid()
 
-# Up to so many features, so many rows or more are sorted, and not all of them measured each time.
-_FEW = 8
+# So many rows or more are sorted, where they have few features.
 _SORTED = 4096
 # Centres that seeding is taken to end with.
 _SEEDING = 512
@@ -227,14 +226,13 @@ class NativeWorkspace(ReferenceWorkspace):
             self._labels = torch.empty((problems, n), dtype=torch.int64)
             self._labels_version = _version(self._labels)
             self._distances = torch.empty((problems, 0), dtype=self.x.dtype)
-        measures = distances or d > _FEW  # with many features they are known anyway
-        if measures and self._distances.shape[1] != n:
+        if distances and self._distances.shape[1] != n:
             self._distances = torch.empty((problems, n), dtype=self.x.dtype)
         sums = torch.empty((problems, k, d), dtype=torch.float64)
         counts = torch.empty((problems, k), dtype=torch.float64)
         inertia = torch.empty(problems, dtype=torch.float64)
         changed = torch.empty(problems, dtype=torch.int64)
-        measured = self._distances if measures else self._distances[:, :0]
+        measured = self._distances if distances else self._distances[:, :0]
         parts = (self._labels, measured, sums, counts, inertia, changed)
         keeps = self._keeps(problems)
         for p, memory in enumerate(memories):
@@ -245,7 +243,7 @@ class NativeWorkspace(ReferenceWorkspace):
             self._run(p, centroids[p], result, memory if remembers else None)
         farthest = None
         if (counts == 0).any():
-            if not measures:
+            if not distances:
                 step = self.e_step(centroids, start=start)
                 self.changed = changed
                 return step

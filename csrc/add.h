@@ -1,0 +1,120 @@
+// What rows of many features add to their clusters.
+// Included by kernel.inc, once per instruction set.
+#pragma once
+
+#include "kernel.h"
+#include "rows.h"
+
+namespace {
+
+// Rows one by one, as they are or copied.
+template <typename T>
+class EachRow {
+ public:
+  EachRow(const km_rows& rows, int64_t stride, T* copy)
+      : rows_(rows), stride_(stride), copy_(copy), read_(as_they_are(rows, rows.d)) {}
+
+  const T* at(int64_t i) const {
+    if (read_) return static_cast<const T*>(rows_.x) + i * rows_.row_stride;
+    load_row(rows_, i, stride_, copy_);
+    return copy_;
+  }
+  void expect(int64_t i) const {
+    if (read_) fetch(at(i), rows_.d);
+  }
+  // A zero row weighs nothing under the cosine metric.
+  double weight(int64_t i, const T* row) const {
+    if (rows_.cosine) {
+      bool zero = true;
+      for (int64_t j = 0; j < rows_.d && zero; ++j) zero = row[j] == 0;
+      if (zero) return 0;
+    }
+    return rows_.weights ? rows_.weights[i] : 1.0;
+  }
+
+ private:
+  const km_rows& rows_;
+  const int64_t stride_;
+  T* const copy_;
+  const bool read_;
+};
+
+// See km_sums; sign is 1 or -1.
+template <int kSign>
+void add_split(const float* row, int64_t d, double splitter, double* __restrict high,
+               double* __restrict low) {
+  for (int64_t j = 0; j < d; ++j) {
+    const double value = row[j];
+    const double multiple = (value + splitter) - splitter;
+    high[j] += kSign * multiple;
+    low[j] += kSign * (value - multiple);
+  }
+}
+
+inline void note_extremes(const float* row, int64_t d, km_sums& sums) {
+  uint32_t largest = sums.largest, below_smallest = sums.smallest - 1;
+  for (int64_t j = 0; j < d; ++j) {
+    uint32_t bits;
+    std::memcpy(&bits, row + j, sizeof(bits));
+    bits &= 0x7fffffff;
+    largest = bits > largest ? bits : largest;
+    below_smallest = bits - 1 < below_smallest ? bits - 1 : below_smallest;  // 0 is no number here
+  }
+  sums.largest = largest;
+  sums.smallest = below_smallest + 1;
+}
+
+// See km_kernel::add_up.
+template <typename T>
+void add_up(const km_rows& rows, int64_t stride, int64_t begin, int64_t end,
+            const int64_t* labels, km_sums& sums, T* copy) {
+  const EachRow<T> each(rows, stride, copy);
+  const int64_t d = rows.d;
+  double* __restrict const squares = sums.squares;
+  for (int64_t i = begin; i < end; ++i) {
+    const T* const row = each.at(i);
+    const double weight = each.weight(i, row);
+    const int64_t label = labels[i];
+    sums.counts[label] += weight;
+    double* __restrict const high = sums.high + label * d;
+    for (int64_t j = 0; j < d; ++j) {
+      const double apart = double(row[j]) - sums.center[j];
+      squares[j] += weight * apart * apart;
+    }
+    if constexpr (sizeof(T) == 4) {
+      if (sums.splitter != 0) {
+        add_split<1>(row, d, sums.splitter, high, sums.low + label * d);
+        note_extremes(row, d, sums);
+        continue;
+      }
+    }
+    for (int64_t j = 0; j < d; ++j) high[j] += weight * row[j];
+  }
+}
+
+// See km_kernel::move.
+inline void move(const km_rows& rows, int64_t stride, const km_move* moves, int64_t count,
+                 int64_t part, int64_t parts, const km_sums& sums, float* copy) {
+  constexpr int64_t kAhead = 8;
+  const EachRow<float> each(rows, stride, copy);
+  auto concerned = [&](const km_move& m) { return m.from % parts == part || m.to % parts == part; };
+  for (int64_t n = 0; n < count; ++n) {
+    if (n + kAhead < count && concerned(moves[n + kAhead])) each.expect(moves[n + kAhead].row);
+    const km_move& m = moves[n];
+    if (!concerned(m)) continue;
+    const float* const row = each.at(m.row);
+    const double weight = each.weight(m.row, row);
+    if (m.from % parts == part) {
+      sums.counts[m.from] -= weight;
+      add_split<-1>(row, rows.d, sums.splitter, sums.high + m.from * rows.d,
+                    sums.low + m.from * rows.d);
+    }
+    if (m.to % parts == part) {
+      sums.counts[m.to] += weight;
+      add_split<1>(row, rows.d, sums.splitter, sums.high + m.to * rows.d,
+                   sums.low + m.to * rows.d);
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,184 @@
+#include "totals.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#include "parts.h"
+
+namespace {
+
+// Memory of exact sums, for each thread.
+constexpr int64_t kMostBytes = 16 << 20;
+constexpr int kDigits = 53;       // of a double
+constexpr int kFloatDigits = 24;
+constexpr int64_t kSample = 256;  // of rows that are asked how large numbers are
+constexpr int kSlack = 3;         // other rows may be 2^kSlack as large
+// Work (rows × features) below which a thread more costs more than it saves.
+constexpr int64_t kMovesPerThread = 1 << 14;
+// An inertia that is a smaller share of the terms that it is the sum of may be off by 1e-9.
+constexpr double kLeastShare = 1e-6;
+
+uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits & 0x7fffffff;
+}
+
+float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// The least e with number < 2^e.
+int exponent_of(double number) {
+  int exponent = 0;
+  std::frexp(number, &exponent);
+  return exponent;
+}
+
+// Of a sample.
+uint32_t largest_of(const km_rows& rows) {
+  if (rows.cosine) return bits_of(1);
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < rows.n; i += rows.n / kSample + 1)
+    for (int64_t j = 0; j < rows.d; ++j)
+      largest = std::max(largest, bits_of(static_cast<const float*>(
+                                      rows.x)[i * rows.row_stride + j * rows.column_stride]));
+  return largest;
+}
+
+}  // namespace
+
+void Totals::start(const km_rows& rows, int64_t k, bool follows, int64_t parts,
+                   const float* center) {
+  if (rows.n != n_ || k != k_ || rows.d != d_) inexact_ = followed_ = false;
+  n_ = rows.n;
+  k_ = k;
+  d_ = rows.d;
+  followed_ &= follows;
+  if (followed_) return;
+  center_.assign(center, center + d_);
+  splits_ = !inexact_ && !rows.is_double && !rows.weights &&
+            k * d_ * int64_t(2 * sizeof(double)) <= kMostBytes;
+  if (splits_) split(largest_of(rows));
+  zero(parts);
+}
+
+void Totals::zero(int64_t parts) {
+  parts_.resize(size_t(parts));
+  for (Part& part : parts_) {
+    part.high.assign(size_t(k_ * d_), 0.0);
+    part.low.assign(splits_ ? size_t(k_ * d_) : 0, 0.0);
+    part.counts.assign(size_t(k_), 0.0);
+    part.squares.assign(size_t(d_), 0.0);
+    part.sums = {splits_ ? std::ldexp(1.5, unit_ + kDigits - 1) : 0,
+                 part.high.data(), part.low.data(), part.counts.data(), center_.data(),
+                 part.squares.data(), 0, 0};
+  }
+}
+
+// Sums of n multiples of a unit, of numbers that are largest or a little more, have no more digits
+// than a double.
+void Totals::split(uint32_t largest) {
+  unit_ = exponent_of(float_of(largest)) + kSlack + exponent_of(double(n_)) - (kDigits - 1);
+}
+
+// Whether sums of both parts of a number have no more digits than a double.
+bool Totals::is_exact(uint32_t largest, uint32_t smallest) const {
+  constexpr uint32_t kInfinite = 0x7f800000;
+  if (largest == 0) return true;
+  if (largest >= kInfinite) return false;
+  const int digits_of_n = exponent_of(double(n_));
+  const int last_digit = std::max(exponent_of(float_of(smallest)), -125) - kFloatDigits;
+  return exponent_of(float_of(largest)) <= unit_ + kDigits - 1 - digits_of_n &&
+         digits_of_n + unit_ - last_digit <= kDigits;
+}
+
+void Totals::add_all(const km_rows& rows, int64_t stride, const int64_t* labels) {
+  const int64_t parts = int64_t(parts_.size());
+  zero(parts);
+  const auto row = blocks(parts, size_t(stride) * (rows.is_double ? 8 : 4));
+  in_parallel(parts, [&](int64_t p) {
+    in_turns(rows, parts, p, [&](int64_t begin, int64_t end) {
+      current_kernel().add_up(rows, stride, begin, end, labels, of_part(p), row[size_t(p)].get());
+    });
+  });
+}
+
+void Totals::add_parts(const km_rows& rows, int64_t stride, const int64_t* labels) {
+  if (splits_) {
+    uint32_t largest = 0, below_smallest = std::numeric_limits<uint32_t>::max();
+    for (const Part& part : parts_) {
+      largest = std::max(largest, part.sums.largest);
+      below_smallest = std::min(below_smallest, part.sums.smallest - 1);
+    }
+    if (!is_exact(largest, below_smallest + 1)) {  // the sample told something else
+      split(largest);
+      splits_ = is_exact(largest, below_smallest + 1);
+      inexact_ = !splits_;
+      add_all(rows, stride, labels);
+    }
+  }
+  Part& all = parts_[0];
+  for (size_t p = 1; p < parts_.size(); ++p) {
+    const Part& part = parts_[p];
+    for (size_t i = 0; i < all.high.size(); ++i) all.high[i] += part.high[i];
+    for (size_t i = 0; i < all.low.size(); ++i) all.low[i] += part.low[i];
+    for (size_t i = 0; i < all.counts.size(); ++i) all.counts[i] += part.counts[i];
+    for (size_t i = 0; i < all.squares.size(); ++i) all.squares[i] += part.squares[i];
+  }
+  parts_.resize(1);
+  followed_ = splits_;
+}
+
+void Totals::move(const km_rows& rows, int64_t stride, const std::vector<km_move>& moves,
+                  int threads) {
+  const int64_t count = int64_t(moves.size());
+  const int64_t parts = std::min<int64_t>(threads, count * d_ / kMovesPerThread + 1);
+  const auto row = blocks(parts, size_t(stride) * sizeof(float));
+  in_parallel(parts, [&](int64_t p) {
+    current_kernel().move(rows, stride, moves.data(), count, p, parts, parts_[0].sums,
+                          row[size_t(p)].get());
+  });
+}
+
+void Totals::write(double* sums, double* counts) const {
+  const Part& all = parts_[0];
+  std::copy(all.counts.begin(), all.counts.end(), counts);
+  for (size_t i = 0; i < all.high.size(); ++i) sums[i] = all.high[i];
+  for (size_t i = 0; i < all.low.size(); ++i) sums[i] += all.low[i];
+}
+
+template <typename T>
+double Totals::inertia(const T* centroids) const {
+  constexpr int kSums = 4;  // that need not wait for each other
+  const Part& all = parts_[0];
+  double sum[kSums] = {}, scale[kSums] = {};
+  for (int64_t c = 0; c < k_; ++c) {
+    const double weight = all.counts[size_t(c)];
+    const double* const high = all.high.data() + c * d_;
+    const double* const low = splits_ ? all.low.data() + c * d_ : nullptr;
+    auto add = [&](int64_t j, int to) {
+      const double center = center_[size_t(j)];
+      const double apart = double(centroids[c * d_ + j]) - center;
+      const double its = (low ? high[j] + low[j] : high[j]) - weight * center;
+      sum[to] += apart * (weight * apart - 2 * its);
+      scale[to] += std::abs(apart) * (weight * (std::abs(apart) + 2 * std::abs(center)) +
+                                      2 * std::abs(its));
+    };
+    int64_t j = 0;
+    for (; j + kSums <= d_; j += kSums)
+      for (int to = 0; to < kSums; ++to) add(j + to, to);
+    for (; j < d_; ++j) add(j, 0);
+  }
+  double inertia = 0, terms = 0;
+  for (double square : all.squares) inertia += square, terms += square;
+  for (int i = 0; i < kSums; ++i) inertia += sum[i], terms += scale[i];
+  return inertia >= kLeastShare * terms ? inertia : std::numeric_limits<double>::quiet_NaN();
+}
+template double Totals::inertia<float>(const float*) const;
+template double Totals::inertia<double>(const double*) const;

@@ -1,0 +1,47 @@
+// What clusters add up to: their weights and sums, and the inertia that follows from these.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernel.h"
+
+// Sums of floats without weights are exact where their sizes allow it: then rows whose labels
+// change are moved from one sum to another, with the same result as if all had been added up again.
+// Others are plain sums in double precision, added up anew each time.
+class Totals {
+ public:
+  // Begins a call for k clusters; follows: labels are those of the last call.
+  void start(const km_rows& rows, int64_t k, bool follows, int64_t parts, const float* center);
+  // Whether moves are enough; else all rows are to be added, each part to its own sums.
+  bool follow() const { return followed_; }
+  km_sums& of_part(int64_t part) { return parts_[part].sums; }
+
+  // After that, what the parts add up to.
+  void add_parts(const km_rows& rows, int64_t stride, const int64_t* labels);
+  void move(const km_rows& rows, int64_t stride, const std::vector<km_move>& moves, int threads);
+
+  void write(double* sums, double* counts) const;
+  // Σ w ‖x - c‖² of the clusters; NaN where rounding could count.
+  template <typename T>
+  double inertia(const T* centroids) const;
+
+ private:
+  struct Part {
+    std::vector<double> high, low, counts, squares;
+    km_sums sums;
+  };
+
+  void zero(int64_t parts);
+  void add_all(const km_rows& rows, int64_t stride, const int64_t* labels);
+  void split(uint32_t largest);
+  bool is_exact(uint32_t largest, uint32_t smallest) const;
+
+  int64_t n_ = 0, k_ = 0, d_ = 0;
+  bool followed_ = false;  // sums are exact, and of the labels of the last call
+  bool inexact_ = false;   // they cannot be
+  bool splits_ = false;
+  int unit_ = 0;           // multiples are of 2^unit_
+  std::vector<double> center_;  // (d)
+  std::vector<Part> parts_;     // once they are added up, of all rows the first one
+};

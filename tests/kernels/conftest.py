@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.kernels import native
+from kmeans_module.kernels.directions import Directions, _principal
 
 needs_native = pytest.mark.skipif(
     native.library() is None, reason="the package was installed without a C++ compiler"
@@ -61,3 +62,15 @@ def data_of(kind: str, n: int, d: int, dtype: torch.dtype) -> Tensor:
     if kind in ("structured", "offset", "tiny", "huge"):
         x = x * torch.arange(1, d + 1).rsqrt()
     return x * {"tiny": 1e-15, "huge": 1e17}.get(kind, 1.0) + (1e3 if kind == "offset" else 0.0)
+
+
+def measure_along(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
+    """Searches measure along so many directions, whether that pays or not."""
+
+    def find(rows: Tensor, *_: object, **__: object) -> Directions:
+        center = rows.float().mean(dim=0)
+        return Directions(_principal(rows.float() - center, p).contiguous(), center)
+
+    monkeypatch.setattr(native, "worthwhile", lambda *_, **__: p > 0)
+    monkeypatch.setattr(native, "find_directions", find)
+    monkeypatch.setattr(native, "find_directions_for_seeding", find)

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from kmeans_module import KMeansLayer, kernels
 from kmeans_module.kernels import native
-from kmeans_module.kernels.directions import Directions, _principal
 from kmeans_module.kernels.native import NativeWorkspace
 from kmeans_module.kernels.reference import ReferenceWorkspace, unit_rows
-from tests.kernels.conftest import KINDS, brute_force, data_of, needs_native
+from tests.kernels.conftest import KINDS, brute_force, data_of, measure_along, needs_native
 
 
 @needs_native
@@ -129,18 +128,6 @@ def test_seeding_measures_what_the_reference_does(
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     native_one.lower(near, x[:, 5:6] if metric == "euclidean" else candidates[:, :1])
     assert metric == "cosine" or (near[:, 5] == 0).all(), "a row is at distance 0 of itself"
-
-
-def measure_along(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
-    """Searches measure along so many directions, whether that pays or not."""
-
-    def find(rows: Tensor, *_: object, **__: object) -> Directions:
-        center = rows.float().mean(dim=0)
-        return Directions(_principal(rows.float() - center, p).contiguous(), center)
-
-    monkeypatch.setattr(native, "worthwhile", lambda *_, **__: p > 0)
-    monkeypatch.setattr(native, "find_directions", find)
-    monkeypatch.setattr(native, "find_directions_for_seeding", find)
 
 
 @needs_native

@@ -56,7 +56,8 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
                    positions);
     for (int64_t position : positions) failed += position < 0 || position >= n;
   }
-  for (int call = 0; call < 4; ++call) {  // bounds are made, used, and used again
+  for (int call = 0; call < 7; ++call) {  // bounds are made, used, and used again
+    result.distances = call < 4 ? distances.data() : nullptr;  // rows that stay are not measured
     failed += km_e_step(&rows, centroids.get(), k, &result, workspace, threads);
     for (int64_t i = 0; i < n; ++i)
       failed += labels[i] < 0 || labels[i] >= k || !(distances[i] >= 0);

@@ -70,7 +70,6 @@ struct km_search {
   float* reach;             // (n)
   const float* drift;
   bool reached;             // they are there, and rows that they settle need not be measured
-  bool loose;               // drift is large
 };
 
 constexpr int kMostSteps = 127;

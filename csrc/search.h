@@ -154,17 +154,17 @@ void find_nearest(Block<T>& block, const km_result& result, bool exact, const km
     open = block.take_reach();
     seen.plain += block.count - __builtin_popcountll(open);
   } else if (result.warm) {
+    block.find_coordinates();
     open &= ~block.measure_own(all);
     seen.plain += block.count - __builtin_popcountll(open);
   }
   // What is to be taken off is taken off all bounds.
   if (!open && !s.settled && !first_bounds) return;
-  block.find_coordinates();
+  if (s.reached || !result.warm) block.find_coordinates();
   if (s.bounded) {
     for (uint64_t left = open; left; left &= left - 1) nearby.limit(__builtin_ctzll(left));
     open = nearby.find();
-    const uint64_t few = s.directions && !s.loose ? nearby.lost() : all;
-    const uint64_t at_once = open & ~block.measured & few;
+    const uint64_t at_once = open & ~block.measured & (s.directions ? nearby.lost() : all);
     if (at_once) {
       open &= ~block.measure_own(at_once);
       for (uint64_t left = at_once & open; left; left &= left - 1)

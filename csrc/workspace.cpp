@@ -24,8 +24,8 @@ constexpr double kManyBetween = 0.6;
 constexpr double kSomeBetween = 0.1, kFewChanged = 0.05;
 // Steps of bounds to the distance of a typical row.
 constexpr double kSteps = 160;
-// If centroids have moved so many of them, bounds say little before rows are measured.
-constexpr double kFarShift = 4;
+// Where centroids have moved so many of them, bounds say little before rows are measured.
+constexpr double kFarShift = 2;
 constexpr int64_t kSample = 1000;  // of rows that are asked what is typical
 constexpr float kUnit = 1.0f / (1 << 24);  // the rounding error of one operation
 
@@ -239,9 +239,9 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   if (s.places && keeps) follow(centroids, s);
   if (s.bounds) move(s);
   const bool can_tell = s.bounded || (s.apart && !s.bounds);
-  s.reached = followed_ && s.reach && !all && knows_inertia && can_tell;
   const double shift = std::accumulate(shifts_.begin(), shifts_.end(), 0.0) / double(k);
-  s.loose = s.reached && s.bounded && shift > kFarShift * step_;
+  const bool loose = s.bounded && directions && shift > kFarShift * step_;
+  s.reached = followed_ && s.reach && !all && knows_inertia && can_tell && !loose;
   followed_ = s.reach != nullptr;
   return s;
 }

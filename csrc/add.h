@@ -22,13 +22,8 @@ class EachRow {
   void expect(int64_t i) const {
     if (read_) fetch(at(i), rows_.d);
   }
-  // A zero row weighs nothing under the cosine metric.
   double weight(int64_t i, const T* row) const {
-    if (rows_.cosine) {
-      bool zero = true;
-      for (int64_t j = 0; j < rows_.d && zero; ++j) zero = row[j] == 0;
-      if (zero) return 0;
-    }
+    if (rows_.cosine && is_zero(row, rows_.d)) return 0;
     return rows_.weights ? rows_.weights[i] : 1.0;
   }
 

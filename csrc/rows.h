@@ -43,6 +43,14 @@ void load_row(const km_rows& rows, int64_t number, int64_t stride, T* to) {
   if (rows.cosine) to_unit_length(to, rows.d, 1);
 }
 
+// Whether a row weighs nothing under the cosine metric.
+template <typename T>
+inline bool is_zero(const T* row, int64_t d) {
+  for (int64_t j = 0; j < d; ++j)
+    if (row[j] != 0) return false;
+  return true;
+}
+
 // Whether rows can be read where they are, as whole vectors.
 inline bool as_they_are(const km_rows& rows, int64_t stride) {
   return rows.column_stride == 1 && !rows.cosine && stride == rows.d;

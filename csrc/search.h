@@ -149,18 +149,15 @@ void find_nearest(Block<T>& block, const km_result& result, bool exact, const km
   const bool first_bounds = block.bounds && !s.bounded;
   Nearby<T> nearby(block, scratch.near);
   uint64_t open = all;
-  if (result.warm) block.take_places(result.labels);
-  if (s.reached) {
-    open = block.take_reach();
-    seen.plain += block.count - __builtin_popcountll(open);
-  } else if (result.warm) {
-    block.find_coordinates();
-    open &= ~block.measure_own(all);
+  if (!s.reached) block.find_coordinates();
+  if (result.warm) {
+    block.take_places(result.labels);
+    open = s.reached ? block.take_reach() : all & ~block.measure_own(all);
     seen.plain += block.count - __builtin_popcountll(open);
   }
   // What is to be taken off is taken off all bounds.
   if (!open && !s.settled && !first_bounds) return;
-  if (s.reached || !result.warm) block.find_coordinates();
+  if (s.reached) block.find_coordinates();
   if (s.bounded) {
     for (uint64_t left = open; left; left &= left - 1) nearby.limit(__builtin_ctzll(left));
     open = nearby.find();
@@ -181,8 +178,9 @@ void find_nearest(Block<T>& block, const km_result& result, bool exact, const km
     open &= ~block.measure_own(open & ~block.measured);
     if (s.between) open = search_between(block, open, seen.pairs);
     if (block.bounds) block.measure_own(all & ~block.measured);
+  } else {
+    block.measured = all;
   }
-  if (!result.warm) block.measured = all;
   if (block.bounds) std::memset(block.bounds, 255, size_t(s.groups * kBlock));
   block.read();
   uint8_t which[kBlock];
@@ -213,9 +211,9 @@ void search_block(const km_rows& rows, const km_search& s, int64_t first, int co
     find_nearest(block, result, exact, scratch, seen);
     if (!block.measured) return;
   } else {
+    block.read();
     block.measured = ~uint64_t{0} >> (kBlock - count);
   }
-  block.read();
   int64_t changed = 0;
   double sum = 0;
   for (uint64_t left = block.measured; left; left &= left - 1) {
@@ -228,11 +226,8 @@ void search_block(const km_rows& rows, const km_search& s, int64_t first, int co
     double weight = rows.weights ? rows.weights[row] : 1.0;
     if (s.reach) s.reach[row] = good ? block.root_above(distance) : kInfinity;
     if (rows.cosine) {
-      const T* features = block.row(i);
       distance /= 2;
-      bool zero = true;
-      for (int64_t j = 0; j < s.d && zero; ++j) zero = features[j] == 0;
-      if (zero) {
+      if (is_zero(block.row(i), s.d)) {
         distance = 1;
         label = 0;
         weight = 0;

@@ -6,46 +6,54 @@
 
 namespace {
 
-// Lowers bytes to √square per_step + moved - base, where that is lower: 0 to 255, rounded down.
-inline void lower_to_steps(uint8_t* kept, const Sixteen<float>& square, float per_step,
-                           float moved, const Sixteen<float>& base) {
+typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+
+// √square per_step + more: 0 to 255, rounded down.
+inline Bytes to_steps(const Sixteen<float>& square, float per_step, const Sixteen<float>& more) {
 #if defined(__AVX512F__)
   const __m512 positive = _mm512_max_ps(square.part[0], _mm512_set1_ps(1e-37f));
   // The root is at most 2^-14 too large, relatively.
   const __m512 root = positive * _mm512_rsqrt14_ps(positive);
-  const __m512 steps = root * (per_step * (1 - 7e-5f)) + (moved - base.part[0]);
+  const __m512 steps = root * (per_step * (1 - 7e-5f)) + more.part[0];
   const __m512i whole = _mm512_cvttps_epi32(
       _mm512_min_ps(_mm512_max_ps(steps, _mm512_setzero_ps()), _mm512_set1_ps(255)));
-  __m128i* const to = reinterpret_cast<__m128i*>(kept);
-  _mm_storeu_si128(to, _mm_min_epu8(_mm_loadu_si128(to), _mm512_cvtepi32_epi8(whole)));
+  return Bytes(_mm512_cvtepi32_epi8(whole));
 #elif defined(__AVX2__)
   __m256i whole[2];
   for (int v = 0; v < 2; ++v) {
     const __m256 positive = _mm256_max_ps(square.part[v], _mm256_set1_ps(1e-37f));
     // The root is at most 1.5 × 2^-12 too large, relatively.
     const __m256 root = positive * _mm256_rsqrt_ps(positive);
-    const __m256 steps = root * (per_step * (1 - 4e-4f)) + (moved - base.part[v]);
+    const __m256 steps = root * (per_step * (1 - 4e-4f)) + more.part[v];
     whole[v] = _mm256_cvttps_epi32(
         _mm256_min_ps(_mm256_max_ps(steps, _mm256_setzero_ps()), _mm256_set1_ps(255)));
   }
   const __m256i words =
       _mm256_permute4x64_epi64(_mm256_packus_epi32(whole[0], whole[1]), 0xd8);
-  const __m128i found =
-      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-  __m128i* const to = reinterpret_cast<__m128i*>(kept);
-  _mm_storeu_si128(to, _mm_min_epu8(_mm_loadu_si128(to), found));
+  return Bytes(
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 #else
-  float squares[kLanes], from[kLanes];
+  float squares[kLanes], terms[kLanes];
   store(squares, square);
-  store(from, base);
+  store(terms, more);
+  Bytes bytes;
   for (int i = 0; i < kLanes; ++i) {
     const float root = std::sqrt(squares[i] > 0 ? squares[i] : 0);
-    const float steps = root * (per_step * (1 - 2e-6f)) + (moved - from[i]);
-    const float value = steps > 0 ? (steps < 255 ? steps : 255) : 0;
-    const uint8_t byte = static_cast<uint8_t>(value);
-    kept[i] = byte < kept[i] ? byte : kept[i];
+    const float steps = root * (per_step * (1 - 2e-6f)) + terms[i];
+    bytes[i] = static_cast<uint8_t>(steps > 0 ? (steps < 255 ? steps : 255) : 0);
   }
+  return bytes;
 #endif
+}
+
+// Lowers sixteen bytes to that, where it is lower.
+inline void lower_to_steps(uint8_t* kept, const Sixteen<float>& square, float per_step,
+                           const Sixteen<float>& more) {
+  const Bytes found = to_steps(square, per_step, more);
+  Bytes before;
+  std::memcpy(&before, kept, sizeof(before));
+  const Bytes lowest = found < before ? found : before;
+  std::memcpy(kept, &lowest, sizeof(lowest));
 }
 
 // Takes a number off 64 bytes, down to 0.

@@ -55,6 +55,7 @@ struct km_search {
   float per_step;           // 1 / step
   const uint8_t* moved_most;   // (groups), in steps, rounded up: at most kMostSteps
   const float* moved_least;    // (groups), in steps, rounded down
+  const float (*terms)[4];     // (places): of units, offsets and moved_least; 0
   const uint8_t* settled;      // (groups): what to take off all bounds first; or null
   bool bounded;             // bounds are there
 
@@ -69,6 +70,7 @@ struct km_search {
   // centroids (places) have moved since. May be null.
   float* reach;             // (n)
   const float* drift;
+  float pairs_before, looked_before;  // of the last call: of each row; rows as a share
   bool reached;             // they are there, and rows that they settle need not be measured
 };
 
@@ -171,6 +173,7 @@ struct km_beam {
 struct km_seen {
   int64_t pairs;  // of a row and a centroid that were measured
   int64_t plain;  // rows of which it was plain at once that their centroid stays the nearest
+  int64_t looked;  // rows that were measured against others than their centroid
   int64_t moves;  // that were written down
 };
 

@@ -187,28 +187,76 @@ inline T total(const Sixteen<T>& value) {
   return lanes[0];
 }
 
-// Totals of four, added up in any order.
-inline void totals(const Sixteen<float> (&values)[4], float* to) {
+// Totals of four.
+inline void totals(const Sixteen<int32_t> (&values)[4], int32_t* to) {
 #if defined(__AVX512F__)
-  __m256 half[4];
-  for (int i = 0; i < 4; ++i)
-    half[i] = _mm512_castps512_ps256(values[i].part[0]) +
-              _mm512_extractf32x8_ps(values[i].part[0], 1);
-  const __m256 two = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]),
-                                    _mm256_hadd_ps(half[2], half[3]));
-  _mm_storeu_ps(to, _mm256_castps256_ps128(two) + _mm256_extractf128_ps(two, 1));
+  const __m512i a = __m512i(values[0].part[0]), b = __m512i(values[1].part[0]);
+  const __m512i c = __m512i(values[2].part[0]), d = __m512i(values[3].part[0]);
+  const __m512i of_ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i of_cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  const __m512i sixteen = _mm512_add_epi32(_mm512_unpacklo_epi64(of_ab, of_cd),
+                                           _mm512_unpackhi_epi64(of_ab, of_cd));
+  const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(sixteen),
+                                         _mm512_extracti64x4_epi64(sixteen, 1));
 #elif defined(__AVX2__)
-  __m256 half[4];
-  for (int i = 0; i < 4; ++i) half[i] = values[i].part[0] + values[i].part[1];
-  const __m256 two = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]),
-                                    _mm256_hadd_ps(half[2], half[3]));
-  _mm_storeu_ps(to, _mm256_castps256_ps128(two) + _mm256_extractf128_ps(two, 1));
+  __m256i of[4];
+  for (int i = 0; i < 4; ++i)
+    of[i] = _mm256_add_epi32(__m256i(values[i].part[0]), __m256i(values[i].part[1]));
+  const __m256i of_ab = _mm256_add_epi32(_mm256_unpacklo_epi32(of[0], of[1]),
+                                         _mm256_unpackhi_epi32(of[0], of[1]));
+  const __m256i of_cd = _mm256_add_epi32(_mm256_unpacklo_epi32(of[2], of[3]),
+                                         _mm256_unpackhi_epi32(of[2], of[3]));
+  const __m256i eight = _mm256_add_epi32(_mm256_unpacklo_epi64(of_ab, of_cd),
+                                         _mm256_unpackhi_epi64(of_ab, of_cd));
+#endif
+#if defined(__AVX512F__) || defined(__AVX2__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)));
 #else
   for (int i = 0; i < 4; ++i) {
-    float lanes[kLanes];
+    int32_t lanes[kLanes];
     store(lanes, values[i]);
     to[i] = 0;
-    for (float lane : lanes) to[i] += lane;
+    for (int32_t lane : lanes) to[i] += lane;
+  }
+#endif
+}
+
+// Columns of those rows of a table (., 4), row by row in the lanes.
+inline void gather(const float (*table)[4], const int32_t* which, Sixteen<float> (&columns)[4]) {
+#if defined(__AVX512F__)
+  auto row = [&](int r) { return _mm_loadu_ps(table[which[r]]); };
+  __m512 rows[4];
+  for (int r = 0; r < 4; ++r) {
+    const __m512 two = _mm512_insertf32x4(_mm512_castps128_ps512(row(r)), row(4 + r), 1);
+    rows[r] = _mm512_insertf32x4(_mm512_insertf32x4(two, row(8 + r), 2), row(12 + r), 3);
+  }
+  const __m512 low[2] = {_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpacklo_ps(rows[2], rows[3])};
+  const __m512 high[2] = {_mm512_unpackhi_ps(rows[0], rows[1]),
+                          _mm512_unpackhi_ps(rows[2], rows[3])};
+  columns[0].part[0] = _mm512_shuffle_ps(low[0], low[1], 0x44);
+  columns[1].part[0] = _mm512_shuffle_ps(low[0], low[1], 0xee);
+  columns[2].part[0] = _mm512_shuffle_ps(high[0], high[1], 0x44);
+  columns[3].part[0] = _mm512_shuffle_ps(high[0], high[1], 0xee);
+#elif defined(__AVX2__)
+  auto row = [&](int r) { return _mm_loadu_ps(table[which[r]]); };
+  for (int v = 0; v < 2; ++v) {
+    __m256 rows[4];
+    for (int r = 0; r < 4; ++r) rows[r] = _mm256_set_m128(row(8 * v + 4 + r), row(8 * v + r));
+    const __m256 low[2] = {_mm256_unpacklo_ps(rows[0], rows[1]),
+                           _mm256_unpacklo_ps(rows[2], rows[3])};
+    const __m256 high[2] = {_mm256_unpackhi_ps(rows[0], rows[1]),
+                            _mm256_unpackhi_ps(rows[2], rows[3])};
+    columns[0].part[v] = _mm256_shuffle_ps(low[0], low[1], 0x44);
+    columns[1].part[v] = _mm256_shuffle_ps(low[0], low[1], 0xee);
+    columns[2].part[v] = _mm256_shuffle_ps(high[0], high[1], 0x44);
+    columns[3].part[v] = _mm256_shuffle_ps(high[0], high[1], 0xee);
+  }
+#else
+  for (int j = 0; j < 4; ++j) {
+    float lanes[kLanes];
+    for (int r = 0; r < kLanes; ++r) lanes[r] = table[which[r]][j];
+    columns[j] = load(lanes);
   }
 #endif
 }

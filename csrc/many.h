@@ -124,7 +124,7 @@ struct Block {
   }
 
   // From where on the bounds of a row are counted: its distance is 64 steps above.
-  void set_base(int i) { base[i] = root_above(best[i]) * s.per_step - 64; }
+  void set_base(int i) { base[i] = root_above(best[i]) * s.per_step - 32; }
 
   // A bound on a distance as it is kept: of no use where 0.
   uint8_t in_steps(int i, int64_t group, float distance) const {
@@ -152,51 +152,6 @@ struct Block {
       take(i, where, distance);
     } else {
       bound(i, where, root_below(distance));
-    }
-  }
-
-  // Scores of some rows, a bit each, with a centroid: adds those that may be nearest to it to
-  // pairs, and bounds the distances of the others.
-  template <typename Pairs>
-  void sift(uint64_t some, int64_t where, Pairs& pairs) {
-    alignas(64) float score[kBlock];
-    const int32_t* centroid = s.coordinates_of_centroids + where * s.pitch;
-    for (uint64_t left = some; left;) {
-      int four[4], last = 0;
-      Sixteen<int32_t> sums[4];
-      for (int r = 0; r < 4; ++r) {  // missing ones repeat the last
-        if (left) last = __builtin_ctzll(left);
-        left &= left - 1;
-        four[r] = last;
-        sums[r] = filled(0);
-      }
-      for (int64_t j = 0; j < s.pitch; j += kLanes)
-        for (int r = 0; r < 4; ++r)
-          add_products_of_pairs(sums[r], load(coordinates_of(four[r]) + j), load(centroid + j));
-      const Sixteen<float> parts[4] = {as_floats(sums[0]), as_floats(sums[1]),
-                                       as_floats(sums[2]), as_floats(sums[3])};
-      float found[4];
-      totals(parts, found);
-      for (int r = 0; r < 4; ++r)
-        score[four[r]] = found[r] * (unit[four[r]] * s.units[where]) + s.offsets[where];
-    }
-    const int64_t group = s.group_of[where];
-    for (int begin = 0; begin < kBlock; begin += kLanes) {
-      const unsigned those = static_cast<unsigned>(some >> begin) & 0xffffu;
-      if (!those) continue;
-      const Sixteen<float> scores = load(score + begin);
-      const unsigned near = at_least(scores, load(enough + begin)) & those;
-      if (those & ~near) {
-        const Sixteen<float> floor =
-            times_plus(load(norm + begin), 1 - s.margin, filled(-kTiny * kTiny));
-        lower_to_steps(bounds + group * kBlock + begin,
-                       only(those & ~near, times_plus(scores, -2, floor), kTooLarge), s.per_step,
-                       s.moved_least[group], minus(load(base + begin), filled(-kFuzz)));
-      }
-      for (unsigned left = near; left; left &= left - 1) {
-        const int i = begin + __builtin_ctz(left);
-        pairs.add(i, where, score[i]);
-      }
     }
   }
 
@@ -233,6 +188,13 @@ struct Block {
       open |= uint64_t{!(s.apart && far * far * s.slack <= s.apart[place[i]])} << i;
     }
     return open;
+  }
+
+  // Rows, a bit each, whose places have moved farther than that.
+  uint64_t drifted(float far) const {
+    uint64_t which = 0;
+    for (int i = 0; i < count; ++i) which |= uint64_t{s.drift[place[i]] > far} << i;
+    return which;
   }
 
   // How far a row is from its place, at most.
@@ -305,11 +267,15 @@ class Pairs {
         continue;
       }
       pair[some++] = p;
+      looked_ |= uint64_t{1} << i;
       if (some == kTogether) compare(pair, some);
     }
     if (some) compare(pair, some);
     count_ = 0;
   }
+
+  // Rows, a bit each, that have been measured.
+  uint64_t rows() const { return looked_; }
 
  private:
   static constexpr int kMost = 512;
@@ -329,6 +295,7 @@ class Pairs {
   }
 
   Block<T>& block_;
+  uint64_t looked_ = 0;
   int count_ = 0;
   uint8_t row_[kMost];
   int32_t where_[kMost];

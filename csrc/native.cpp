@@ -119,6 +119,7 @@ Found search(const km_rows& rows, const km_search& s, const km_result& result, T
   for (int64_t p = 0; p < parts; ++p) {
     all.seen.pairs += own[p].seen.pairs;
     all.seen.plain += own[p].seen.plain;
+    all.seen.looked += own[p].seen.looked;
     all.inertia += own[p].inertia;
     all.changed += own[p].changed;
     const km_move* const first = scratch.of[p].moves;

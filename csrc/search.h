@@ -2,6 +2,7 @@
 // Included by kernel.inc, once per instruction set.
 #pragma once
 
+#include "sift.h"
 #include "tile.h"
 
 namespace {
@@ -12,11 +13,29 @@ inline float cost_among_all(const km_search& s) {
   return 2 + 2.0f / KM_VECTOR_BYTES * static_cast<float>(s.width);
 }
 inline float cost_by_itself(const km_search& s) {
-  return 15 + 5.0f / KM_VECTOR_BYTES * static_cast<float>(s.width);
+  return 10 + 6.0f / KM_VECTOR_BYTES * static_cast<float>(s.width);
 }
 template <typename T>
 inline float cost_of_distance(const km_search& s) {
   return 30 + 3.0f * sizeof(T) / KM_VECTOR_BYTES * static_cast<float>(s.stride);
+}
+
+// To measure a row from memory.
+template <typename T>
+inline float cost_of_row(const km_search& s) {
+  return cost_of_distance<T>(s) + 0.3f * sizeof(T) * static_cast<float>(s.stride);
+}
+// The share of the pairs of a row that are spared where it is measured first, about, for each step
+// that its centroid has moved.
+constexpr float kSparedByStep = 0.25f, kMostSpared = 0.5f;
+
+// How far a centroid has to move that its rows are measured first: pairs and rows are taken to be as
+// many as in the last call.
+template <typename T>
+inline float far_drift(const km_search& s) {
+  const float spared = cost_by_itself(s) * s.pairs_before;
+  const float share = cost_of_row<T>(s) * (1 - s.looked_before) / spared;
+  return share < kMostSpared ? share / (kSparedByStep * s.per_step) : kInfinity;
 }
 
 constexpr uint64_t kAllInLanes = (uint64_t{1} << kRowsInLanes) - 1;
@@ -46,20 +65,22 @@ class Nearby {
   // Finds the groups; returns the rows, a bit each, that are near any.
   uint64_t find() {
     const km_search& s = block_.s;
-    uint64_t all = 0;
-    for (int64_t g = 0; g < s.groups; ++g) {
-      if (s.settled) take_off(block_.bounds + g * kBlock, s.settled[g]);
-      all |= add(known_, g);
-    }
-    return all;
+    if (s.settled)
+      for (int64_t g = 0; g < s.groups; ++g) take_off(block_.bounds + g * kBlock, s.settled[g]);
+    const uint64_t known = known_;
+    return choose(s.groups, [&](int64_t g) { return km_near{near_rows(known, g), g}; });
   }
 
-  // The same among those that were found, for these rows alone, whose limits may be lower.
-  void find_again(uint64_t rows) {
-    const int64_t before = count_;
-    count_ = pairs_ = 0;
-    known_ &= rows;
-    for (int64_t n = 0; n < before; ++n) add(near_[n].rows & known_, near_[n].group);
+  // Keeps, of those that were found, what open rows are near; again: whose limits may be lower.
+  void find_again(uint64_t open, uint64_t again) {
+    again &= known_;
+    open &= known_ & ~again;
+    choose(count_, [&](int64_t n) {
+      const km_near before = near_[n];
+      uint64_t rows = before.rows & open;
+      if (before.rows & again) rows |= near_rows(before.rows & again, before.group);
+      return km_near{rows, before.group};
+    });
   }
 
   // Looks at the centroids of these groups, if they are few. Returns how many pairs of a row and a
@@ -73,36 +94,64 @@ class Nearby {
     for (uint64_t rows = known_ & lost_; rows; rows &= rows - 1)
       block_.set_base(__builtin_ctzll(rows));
     Pairs<T> list(block_);
+    if (s.directions) {
+      Sift<T> sift(block_, list);
+      for_each_centroid([&](uint64_t rows, int64_t where) { sift.add(rows, where); });
+      sift.finish();
+    } else {
+      for_each_centroid([&](uint64_t rows, int64_t where) {
+        for (; rows; rows &= rows - 1) list.add(__builtin_ctzll(rows), where, kInfinity);
+      });
+    }
+    list.look();
+    looked_ = list.rows();
+    return pairs_;
+  }
+  // Rows that were measured against others than their centroid.
+  uint64_t looked() const { return looked_; }
+
+ private:
+  // Those of some rows that are near a group.
+  uint64_t near_rows(uint64_t rows, int64_t group) const {
+    const km_search& s = block_.s;
+    return rows & (lost_ | below(block_.bounds + group * kBlock, limit_, s.moved_most[group]));
+  }
+
+  // Takes those of so many groups that rows are near; returns these rows.
+  template <typename Near>
+  uint64_t choose(int64_t groups, const Near& near) {
+    uint64_t all = 0;
+    int64_t count = 0, pairs = 0;
+    for (int64_t n = 0; n < groups; ++n) {
+      const km_near found = near(n);
+      near_[count] = found;
+      count += found.rows != 0;
+      pairs += __builtin_popcountll(found.rows);
+      all |= found.rows;
+    }
+    count_ = count;
+    pairs_ = pairs * block_.s.together;
+    return all;
+  }
+
+  // Calls something with the rows near a group and with each of its centroids, which all get new
+  // bounds.
+  template <typename Call>
+  void for_each_centroid(const Call& call) {
+    const km_search& s = block_.s;
     for (int64_t n = 0; n < count_; ++n) {
       const km_near near = near_[n];
       fill_up(block_.bounds + near.group * kBlock, near.rows);
       const int64_t end = least_of(s.k, (near.group + 1) * s.together);
-      for (int64_t where = near.group * s.together; where < end; ++where) {
-        if (s.directions)
-          block_.sift(near.rows, where, list);
-        else
-          for (uint64_t rows = near.rows; rows; rows &= rows - 1)
-            list.add(__builtin_ctzll(rows), where, kInfinity);
-      }
+      for (int64_t where = near.group * s.together; where < end; ++where) call(near.rows, where);
     }
-    list.look();
-    return pairs_;
-  }
-
- private:
-  uint64_t add(uint64_t rows, int64_t group) {
-    const km_search& s = block_.s;
-    rows &= lost_ | below(block_.bounds + group * kBlock, limit_, s.moved_most[group]);
-    near_[count_] = {rows, group};
-    count_ += rows != 0;
-    pairs_ += __builtin_popcountll(rows) * s.together;
-    return rows;
   }
 
   Block<T>& block_;
   km_near* const near_;
   alignas(64) uint8_t limit_[kBlock] = {};  // in steps
   uint64_t known_ = 0, lost_ = 0;  // rows that have one; that are too far away for it
+  uint64_t looked_ = 0;
   int64_t count_ = 0, pairs_ = 0;
 };
 
@@ -157,7 +206,11 @@ void find_nearest(Block<T>& block, const km_result& result, bool exact, const km
   }
   // What is to be taken off is taken off all bounds.
   if (!open && !s.settled && !first_bounds) return;
-  if (s.reached) block.find_coordinates();
+  if (s.reached) {
+    block.find_coordinates();
+    if (s.bounded && s.directions)
+      open &= ~block.measure_own(open & block.drifted(far_drift<T>(s)));
+  }
   if (s.bounded) {
     for (uint64_t left = open; left; left &= left - 1) nearby.limit(__builtin_ctzll(left));
     open = nearby.find();
@@ -166,11 +219,12 @@ void find_nearest(Block<T>& block, const km_result& result, bool exact, const km
       open &= ~block.measure_own(at_once);
       for (uint64_t left = at_once & open; left; left &= left - 1)
         nearby.limit(__builtin_ctzll(left));
-      nearby.find_again(open);
+      nearby.find_again(open, at_once);
     }
     const int64_t pairs = nearby.search();
     if (pairs >= 0) {
       seen.pairs += pairs;
+      seen.looked += __builtin_popcountll(nearby.looked());
       return;
     }
   }
@@ -200,6 +254,7 @@ void find_nearest(Block<T>& block, const km_result& result, bool exact, const km
     Tile<T>(block, which + first, least_of(kRowsInLanes, count - first), scratch)
         .search(result.warm, exact, pairs);
   seen.pairs += count * s.k;
+  seen.looked += __builtin_popcountll(pairs.rows());
 }
 
 template <typename T>

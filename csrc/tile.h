@@ -130,7 +130,7 @@ class Tile {
       uint8_t* kept = block_.bounds + group * kBlock + which_[0];
       for (int v = 0; v < kRowVectors; ++v)
         lower_to_steps(kept + v * kLanes, times_plus(top[v], -2, nearest[v]), s.per_step,
-                       s.moved_least[group], base[v]);
+                       minus(filled(s.moved_least[group]), base[v]));
     }
   }
 

@@ -23,9 +23,7 @@ constexpr double kManyBetween = 0.6;
 // And above this one where hardly a label changes any more, so that bounds last.
 constexpr double kSomeBetween = 0.1, kFewChanged = 0.05;
 // Steps of bounds to the distance of a typical row.
-constexpr double kSteps = 160;
-// Where centroids have moved so many of them, bounds say little before rows are measured.
-constexpr double kFarShift = 2;
+constexpr double kSteps = 64;
 constexpr int64_t kSample = 1000;  // of rows that are asked what is typical
 constexpr float kUnit = 1.0f / (1 << 24);  // the rounding error of one operation
 
@@ -105,6 +103,10 @@ void km_workspace::move(km_search& s) {
     moved_most_[g] = static_cast<uint8_t>(std::ceil(moved_[g]));
     moved_least_[g] = static_cast<float>(std::floor(moved_[g]));
   }
+  terms_.resize(size_t(s.places));
+  for (int64_t place = 0; place < s.k; ++place)
+    terms_[place] = {s.units[place], s.offsets[place], moved_least_[group_of_[place]], 0};
+  s.terms = reinterpret_cast<const float(*)[4]>(terms_.data());
   s.group_of = group_of_.data();
   s.per_step = static_cast<float>(1 / step_);
   s.moved_most = moved_most_.data();
@@ -239,9 +241,9 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   if (s.places && keeps) follow(centroids, s);
   if (s.bounds) move(s);
   const bool can_tell = s.bounded || (s.apart && !s.bounds);
-  const double shift = std::accumulate(shifts_.begin(), shifts_.end(), 0.0) / double(k);
-  const bool loose = s.bounded && directions && shift > kFarShift * step_;
-  s.reached = followed_ && s.reach && !all && knows_inertia && can_tell && !loose;
+  s.pairs_before = static_cast<float>(share_visited * double(k));
+  s.looked_before = static_cast<float>(share_looked_);
+  s.reached = followed_ && s.reach && !all && knows_inertia && can_tell;
   followed_ = s.reach != nullptr;
   return s;
 }
@@ -249,6 +251,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
 void km_workspace::searched(const km_search& s, int64_t n, const km_seen& seen, int64_t changed) {
   const double most = double(n) * double(s.k);
   share_visited = s.places && most > 0 ? double(seen.pairs) / most : 1.0;
+  share_looked_ = n ? double(seen.looked) / double(n) : 0;
   if (s.coordinates && s.places) measured_ = true;
   if (pause_ > 0) --pause_;
   if (pause_of_apart_ > 0) --pause_of_apart_;

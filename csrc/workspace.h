@@ -1,6 +1,7 @@
 // What is known of some rows from one call to the next, and the centroids made ready.
 #pragma once
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -111,12 +112,14 @@ struct km_workspace {
       reach_;
   std::unique_ptr<uint8_t[], Free> bounds_;
   std::vector<float> center_, moved_least_;
+  std::vector<std::array<float, 4>> terms_;
   std::vector<uint8_t> moved_most_, settled_;
   std::vector<double> moved_;
   std::vector<char> before_;  // centroids (k, d) of the last call
   std::vector<double> shifts_;  // (k): how far they have moved since
   std::vector<float> drift_;    // (places)
   int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1;
+  double share_looked_ = 0;  // rows measured against others than their centroid
   double typical_ = 0, step_ = 1;  // distance of a typical row; of bounds
   bool bounded_ = false, arranged_ = false, between_pays_ = true;
   bool followed_ = false;  // reach is there, and before_

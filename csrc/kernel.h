@@ -42,6 +42,7 @@ struct km_search {
   float margin, blur, slack;
 
   // Of the rows, kept from call to call; all may be null.
+  int32_t* labels;          // (n)
   int32_t* coordinates;     // (n, pitch)
   float* norms;             // (n), squared
   int32_t* columns;         // for seeding: (n filled up to blocks / lanes, width, lanes)

@@ -18,8 +18,9 @@ namespace {
 constexpr float kFuzz = 1e-3f;  // of a step, for rounding
 constexpr float kTooLarge = 1e36f;  // squared norms above may overflow: all centroids are tried
 
-// The label of the last call, which others may have written over.
+// The label of the last call; those of a result others may have written over.
 inline int64_t label_before(const km_search& s, const int64_t* labels, int64_t row) {
+  if (s.labels) return s.labels[row];
   return labels[row] >= 0 && labels[row] < s.k ? labels[row] : 0;
 }
 
@@ -168,10 +169,12 @@ struct Block {
     for (int64_t g = 0; bounds && g < s.groups; ++g) bounds[g * kBlock + i] = 0;
   }
 
-  // Takes the centroids of the last call.
-  void take_places(const int64_t* labels) {
+  // Takes the centroids of the last call, and says so again.
+  void take_places(int64_t* labels) {
     for (int i = 0; i < count; ++i) {
-      place[i] = s.position[label_before(s, labels, first + i)];
+      const int64_t label = label_before(s, labels, first + i);
+      if (labels[first + i] != label) labels[first + i] = label;
+      place[i] = s.position[label];
       best[i] = 0;
     }
   }

@@ -289,14 +289,15 @@ void search_block(const km_rows& rows, const km_search& s, int64_t first, int co
         if (s.reach) s.reach[row] = kInfinity;  // it is as far from all
       }
     }
-    if (result.warm && result.labels[row] != label) {
+    const int64_t before = result.warm ? label_before(s, result.labels, row) : label;
+    if (before != label) {
       ++changed;
       if (scratch.moves)
-        scratch.moves[seen.moves++] = {
-            row, static_cast<int32_t>(label_before(s, result.labels, row)),
-            static_cast<int32_t>(label)};
+        scratch.moves[seen.moves++] = {row, static_cast<int32_t>(before),
+                                       static_cast<int32_t>(label)};
     }
     result.labels[row] = label;
+    if (s.labels) s.labels[row] = static_cast<int32_t>(label);
     if (result.distances) static_cast<T*>(result.distances)[row] = distance;
     sum += weight * distance;
   }

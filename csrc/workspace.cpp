@@ -33,7 +33,7 @@ constexpr float kUnit = 1.0f / (1 << 24);  // the rounding error of one operatio
 // for each, and something for each thread.
 void km_workspace::choose_bounds(const km_rows& rows, size_t element, int threads, km_search& s) {
   int64_t room = rows.d * int64_t(element) / 2 + 64 + kBoundsOfThread * threads / rows.n -
-                 int64_t(sizeof(int64_t) + element + sizeof(float));
+                 int64_t(sizeof(int64_t) + sizeof(int32_t) + element + sizeof(float));
   if (s.coordinates) room -= s.pitch * int64_t(sizeof(int32_t)) + int64_t(sizeof(float));
   // More take too long to read where all features are few.
   if (!directions) room = std::min(room, 2 * rows.d);
@@ -181,10 +181,18 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
     between_pays_ = true;
     bounds_.reset();
     reach_.reset();
+    labels_.reset();
     pause_ = pause_of_apart_ = 0;
     typical_ = 0;
     k_ = k;
     n_ = rows.n;
+  }
+  if (keeps) {
+    if (!labels_) {
+      labels_ = aligned<int32_t>(size_t(n_));
+      std::fill_n(labels_.get(), n_, 0);
+    }
+    s.labels = labels_.get();
   }
   index_.resize(std::max(s.places, k));
   position_.resize(k);

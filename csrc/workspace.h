@@ -107,7 +107,7 @@ struct km_workspace {
 
   std::vector<int32_t> index_, position_, group_of_;
   std::unique_ptr<char[], Free> centroids_;
-  std::unique_ptr<int32_t[], Free> placed_, coordinates_;
+  std::unique_ptr<int32_t[], Free> placed_, coordinates_, labels_;
   std::unique_ptr<float[], Free> units_, offsets_, norms_, base_, apart_, between_, closest_,
       reach_;
   std::unique_ptr<uint8_t[], Free> bounds_;

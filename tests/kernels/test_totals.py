@@ -65,6 +65,27 @@ def test_a_workspace_changes_nothing(
         last = fresh.labels
 
 
+@pytest.mark.parametrize(
+    ("k", "p"), [(5, 0), (40, 0), (60, 15)], ids=["few", "apart", "directions"]
+)
+def test_labels_that_others_write_into_are_mended(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, k: int, p: int
+) -> None:
+    """Through numpy, of which torch knows nothing."""
+    measure_along(monkeypatch, p)
+    x = data_of("blobs", 1_500, 40, torch.float32)
+    centroids = x[None, :k].clone()
+    workspace = NativeWorkspace(x)
+    for number, share in enumerate(MOVES):
+        centroids = moved(centroids, x, share, number)
+        step = workspace.e_step(centroids, distances=False)
+        fresh = NativeWorkspace(x).e_step(centroids)
+        assert torch.equal(step.labels, fresh.labels)
+        assert torch.equal(step.stats.sums, fresh.stats.sums)
+        assert torch.equal(step.stats.counts, fresh.stats.counts)
+        step.labels.numpy()[0, number::3] = (-1, k - 1, 1 << 40)[number % 3]
+
+
 def test_rows_that_stay_are_not_read(instruction_set: str) -> None:
     """Bounds, sums and the inertia are known: rows could be anything by now."""
     generator = torch.Generator().manual_seed(0)

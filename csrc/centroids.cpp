@@ -5,7 +5,7 @@
 #include <limits>
 #include <numeric>
 
-#include "threads.h"
+#include "parts.h"
 #include "workspace.h"
 
 // Neighbours next to each other: halves along the widest axis, down to a group.
@@ -39,19 +39,21 @@ void km_workspace::arrange(const std::vector<float>& coordinates, int64_t axes, 
 
 // Puts the centroids and their coordinates into places.
 template <typename T>
-void km_workspace::pack(const km_kernel& kernel, const T* centroids, km_search& s) {
+void km_workspace::pack(const km_kernel& kernel, const T* centroids, int threads, km_search& s) {
   const std::vector<T> rows = filled_up(centroids, s.k, s.d);
   auto coordinates = aligned<int32_t>(size_t(s.k * s.pitch));
   auto norms = aligned<float>(size_t(s.k));
-  auto centered = aligned<float>(size_t(kBlock * s.stride));
-  auto along = aligned<float>(size_t(kMostRowsTogether * (s.directions + 1)));
-  km_scratch scratch = {};
-  scratch.centered = centered.get();
-  scratch.along = along.get();
-  for (int64_t first = 0; first < s.k; first += kBlock)
-    kernel.measure(s, sizeof(T) == 8, rows.data() + first * s.stride,
-                   static_cast<int>(std::min<int64_t>(kBlock, s.k - first)), scratch,
-                   coordinates.get() + first * s.pitch, norms.get() + first);
+  in_shares(s.k, s.d, threads, [&](int64_t begin, int64_t end) {
+    const auto centered = aligned<float>(size_t(kBlock * s.stride));
+    const auto along = aligned<float>(size_t(kMostRowsTogether * (s.directions + 1)));
+    km_scratch scratch = {};
+    scratch.centered = centered.get();
+    scratch.along = along.get();
+    for (int64_t first = begin; first < end; first += kBlock)
+      kernel.measure(s, sizeof(T) == 8, rows.data() + first * s.stride,
+                     static_cast<int>(std::min<int64_t>(kBlock, end - first)), scratch,
+                     coordinates.get() + first * s.pitch, norms.get() + first);
+  });
   if (!std::all_of(norms.get(), norms.get() + s.k, [](float n) { return n < kTooLargeNorm; })) {
     s.places = 0;  // bounds could overflow
     return;
@@ -124,5 +126,5 @@ void km_workspace::separate(const km_kernel& kernel, const km_rows& rows, int th
   s.closest = between ? closest_.get() : nullptr;
 }
 
-template void km_workspace::pack<float>(const km_kernel&, const float*, km_search&);
-template void km_workspace::pack<double>(const km_kernel&, const double*, km_search&);
+template void km_workspace::pack<float>(const km_kernel&, const float*, int, km_search&);
+template void km_workspace::pack<double>(const km_kernel&, const double*, int, km_search&);

@@ -149,8 +149,8 @@ void search(const km_rows& rows, const T* centroids, int64_t k, const km_result&
     totals.move(rows, s.stride, moves, threads);
   else
     totals.add_parts(rows, s.stride, result.labels);
-  totals.write(result.sums, result.counts);
-  const double inertia = totals.inertia(centroids);
+  totals.write(result.sums, result.counts, threads);
+  const double inertia = totals.inertia(centroids, threads);
   known.knows_inertia = std::isfinite(inertia);
   if (!s.reached) return;
   *result.inertia = rows.cosine ? inertia / 2 : inertia;
@@ -196,36 +196,74 @@ void lower(const km_rows& rows, void* nearest, const void* center, bool unchange
                             threads);
 }
 
+// Features of some rows: how far they reach, and their sums or those of squares about a center.
+template <typename T>
+struct Spread {
+  explicit Spread(int64_t size)
+      : low(size, std::numeric_limits<T>::infinity()),
+        high(size, -std::numeric_limits<T>::infinity()),
+        sums(size) {}
+
+  // Rows one by one; those of weight 0 do not count in sums.
+  void add(const km_rows& rows, const double* center, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T* row = static_cast<const T*>(rows.x) + i * rows.row_stride;
+      const bool counts = !rows.weights || rows.weights[i] > 0;
+      for (int64_t j = 0; j < rows.d; ++j) {
+        const T value = row[j * rows.column_stride];
+        const double apart = double(value) - (center ? center[j] : 0);
+        low[j] = std::min(low[j], value);
+        high[j] = std::max(high[j], value);
+        // NaN shows all the same
+        sums[j] += counts ? (center ? apart * apart : apart) : 0 * double(value);
+      }
+    }
+  }
+
+  // Of others that repeat these features.
+  void add(const Spread& others) {
+    for (size_t j = 0; j < others.sums.size(); ++j) {
+      const size_t feature = j % sums.size();
+      low[feature] = std::min(low[feature], others.low[j]);
+      high[feature] = std::max(high[feature], others.high[j]);
+      sums[feature] += others.sums[j];
+    }
+  }
+
+  std::vector<T> low, high;
+  std::vector<double> sums;
+};
+
 template <typename T>
 void spread(const km_rows& rows, const double* center, double* low, double* high, double* sums,
             int threads) {
   const int64_t d = rows.d, parts = n_parts(rows, 1, threads);
-  const double infinity = std::numeric_limits<double>::infinity();
-  std::vector<std::vector<double>> own(parts, std::vector<double>(size_t(3 * d)));
+  // Rows without gaps are taken together, as many as fill up some vectors.
+  const int64_t numbers = d < 8 * kPlaces ? 8 * kPlaces : kPlaces;
+  const bool plain = !rows.weights && rows.column_stride == 1 && rows.row_stride == d;
+  const int64_t together = plain && d ? numbers / std::gcd(d, numbers) : 0;
+  std::vector<double> centers;
+  for (int64_t i = 0; center && i < together; ++i)
+    centers.insert(centers.end(), center, center + d);
+  std::vector<Spread<T>> own;
+  own.assign(size_t(parts), Spread<T>(d));
   in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-    double *least = own[p].data(), *most = least + d, *sum = most + d;
-    std::fill(least, most, infinity);
-    std::fill(most, sum, -infinity);
-    for (int64_t i = begin; i < end; ++i) {
-      const T* row = static_cast<const T*>(rows.x) + i * rows.row_stride;
-      const bool counts = !rows.weights || rows.weights[i] > 0;
-      for (int64_t j = 0; j < d; ++j) {
-        const double value = row[j * rows.column_stride];
-        least[j] = value < least[j] ? value : least[j];
-        most[j] = value > most[j] ? value : most[j];
-        const double term = center ? (value - center[j]) * (value - center[j]) : value;
-        sum[j] += counts ? term : 0 * value;  // NaN shows all the same
-      }
+    if (together) {
+      const int64_t count = (end - begin) / together;
+      Spread<T> some(together * d);
+      current_kernel().spread(static_cast<const T*>(rows.x) + begin * d, rows.is_double, count,
+                              together * d, center ? centers.data() : nullptr, some.low.data(),
+                              some.high.data(), some.sums.data());
+      own[size_t(p)].add(some);
+      begin += count * together;
     }
+    own[size_t(p)].add(rows, center, begin, end);
   });
-  for (int64_t j = 0; j < d; ++j) {
-    low[j] = infinity, high[j] = -infinity, sums[j] = 0;
-    for (int64_t p = 0; p < parts; ++p) {
-      low[j] = std::min(low[j], own[p][j]);
-      high[j] = std::max(high[j], own[p][d + j]);
-      sums[j] += own[p][2 * d + j];
-    }
-  }
+  Spread<T> all(d);
+  for (const Spread<T>& part : own) all.add(part);
+  std::copy(all.low.begin(), all.low.end(), low);
+  std::copy(all.high.begin(), all.high.end(), high);
+  std::copy(all.sums.begin(), all.sums.end(), sums);
 }
 
 void beam_search(km_beam b, int64_t n, int threads) {

@@ -45,6 +45,14 @@ inline int64_t n_parts(const km_rows& rows, int64_t k, int threads) {
       1, std::min<int64_t>({threads, rows.n, static_cast<int64_t>(work / kWorkPerThread) + 1}));
 }
 
+// Calls work(begin, end) for shares of so many centroids; each of them has d features.
+template <typename Work>
+void in_shares(int64_t count, int64_t d, int threads, const Work& work) {
+  constexpr int64_t kNumbersPerThread = 1 << 14;
+  const int64_t parts = std::min<int64_t>({threads, count, count * d / kNumbersPerThread + 1});
+  in_parallel(parts, [&](int64_t p) { work(count * p / parts, count * (p + 1) / parts); });
+}
+
 // Memory of each part for blocks of rows, so many bytes.
 inline std::vector<std::unique_ptr<char[], Free>> blocks(int64_t parts, size_t bytes) {
   std::vector<std::unique_ptr<char[], Free>> all;

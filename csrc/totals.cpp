@@ -146,39 +146,48 @@ void Totals::move(const km_rows& rows, int64_t stride, const std::vector<km_move
   });
 }
 
-void Totals::write(double* sums, double* counts) const {
+void Totals::write(double* sums, double* counts, int threads) const {
   const Part& all = parts_[0];
   std::copy(all.counts.begin(), all.counts.end(), counts);
-  for (size_t i = 0; i < all.high.size(); ++i) sums[i] = all.high[i];
-  for (size_t i = 0; i < all.low.size(); ++i) sums[i] += all.low[i];
+  in_shares(k_, d_, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * d_; i < end * d_; ++i)
+      sums[i] = splits_ ? all.high[i] + all.low[i] : all.high[i];
+  });
 }
 
 template <typename T>
-double Totals::inertia(const T* centroids) const {
+double Totals::inertia(const T* centroids, int threads) const {
   constexpr int kSums = 4;  // that need not wait for each other
+  struct Sum {
+    double value = 0, scale = 0;
+  };
   const Part& all = parts_[0];
-  double sum[kSums] = {}, scale[kSums] = {};
-  for (int64_t c = 0; c < k_; ++c) {
-    const double weight = all.counts[size_t(c)];
-    const double* const high = all.high.data() + c * d_;
-    const double* const low = splits_ ? all.low.data() + c * d_ : nullptr;
-    auto add = [&](int64_t j, int to) {
-      const double center = center_[size_t(j)];
-      const double apart = double(centroids[c * d_ + j]) - center;
-      const double its = (low ? high[j] + low[j] : high[j]) - weight * center;
-      sum[to] += apart * (weight * apart - 2 * its);
-      scale[to] += std::abs(apart) * (weight * (std::abs(apart) + 2 * std::abs(center)) +
-                                      2 * std::abs(its));
-    };
-    int64_t j = 0;
-    for (; j + kSums <= d_; j += kSums)
-      for (int to = 0; to < kSums; ++to) add(j + to, to);
-    for (; j < d_; ++j) add(j, 0);
-  }
+  std::vector<Sum> of(size_t(k_) + 1);
+  in_shares(k_, d_, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      const double weight = all.counts[size_t(c)];
+      const double* const high = all.high.data() + c * d_;
+      const double* const low = splits_ ? all.low.data() + c * d_ : nullptr;
+      Sum sums[kSums];
+      auto add = [&](int64_t j, Sum& sum) {
+        const double center = center_[size_t(j)];
+        const double apart = double(centroids[c * d_ + j]) - center;
+        const double its = (low ? high[j] + low[j] : high[j]) - weight * center;
+        sum.value += apart * (weight * apart - 2 * its);
+        sum.scale += std::abs(apart) * (weight * (std::abs(apart) + 2 * std::abs(center)) +
+                                        2 * std::abs(its));
+      };
+      int64_t j = 0;
+      for (; j + kSums <= d_; j += kSums)
+        for (int to = 0; to < kSums; ++to) add(j + to, sums[to]);
+      for (; j < d_; ++j) add(j, sums[0]);
+      for (const Sum& sum : sums) of[c].value += sum.value, of[c].scale += sum.scale;
+    }
+  });
+  for (double square : all.squares) of[k_].value += square, of[k_].scale += square;
   double inertia = 0, terms = 0;
-  for (double square : all.squares) inertia += square, terms += square;
-  for (int i = 0; i < kSums; ++i) inertia += sum[i], terms += scale[i];
+  for (const Sum& sum : of) inertia += sum.value, terms += sum.scale;
   return inertia >= kLeastShare * terms ? inertia : std::numeric_limits<double>::quiet_NaN();
 }
-template double Totals::inertia<float>(const float*) const;
-template double Totals::inertia<double>(const double*) const;
+template double Totals::inertia<float>(const float*, int) const;
+template double Totals::inertia<double>(const double*, int) const;

@@ -21,10 +21,10 @@ class Totals {
   void add_parts(const km_rows& rows, int64_t stride, const int64_t* labels);
   void move(const km_rows& rows, int64_t stride, const std::vector<km_move>& moves, int threads);
 
-  void write(double* sums, double* counts) const;
+  void write(double* sums, double* counts, int threads) const;
   // Σ w ‖x - c‖² of the clusters; NaN where rounding could count.
   template <typename T>
-  double inertia(const T* centroids) const;
+  double inertia(const T* centroids, int threads) const;
 
  private:
   struct Part {

@@ -6,8 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "parts.h"
 #include "seeding.h"
-#include "threads.h"
 #include "tree.h"
 
 namespace {
@@ -57,19 +57,23 @@ void km_workspace::choose_bounds(const km_rows& rows, size_t element, int thread
 
 // Finds out how far the centroids have moved since the last call.
 template <typename T>
-void km_workspace::follow(const T* centroids, km_search& s) {
+void km_workspace::follow(const T* centroids, int threads, km_search& s) {
   before_.resize(size_t(s.k * s.d) * sizeof(T));
   shifts_.assign(size_t(s.k), 0.0);
   T* before = reinterpret_cast<T*>(before_.data());
-  for (int64_t c = 0; followed_ && c < s.k; ++c) {
-    double squares = 0;
-    for (int64_t j = 0; j < s.d; ++j) {
-      const double difference = double(centroids[c * s.d + j]) - double(before[c * s.d + j]);
-      squares += difference * difference;
+  in_shares(s.k, s.d, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; followed_ && c < end; ++c) {
+      const T *const now = centroids + c * s.d, *const then = before + c * s.d;
+      if (std::equal(now, now + s.d, then)) continue;
+      double squares = 0;
+      for (int64_t j = 0; j < s.d; ++j) {
+        const double difference = double(now[j]) - double(then[j]);
+        squares += difference * difference;
+      }
+      shifts_[c] = std::sqrt(squares) * (1 + 1e-6);
     }
-    shifts_[c] = std::sqrt(squares) * (1 + 1e-6);
-  }
-  std::copy_n(centroids, s.k * s.d, before);
+    std::copy(centroids + begin * s.d, centroids + end * s.d, before + begin * s.d);
+  });
   drift_.assign(size_t(s.places), 0.0f);
   for (int64_t place = 0; place < s.k; ++place)
     drift_[place] = static_cast<float>(shifts_[index_[place]]);
@@ -230,7 +234,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   followed_ &= labels && keeps;
   if (!s.bounds || !followed_) bounded_ = false;  // bounds are of others than their labels
   if (!bounded_) arranged_ = false;
-  if (s.places) pack(kernel, centroids, s);
+  if (s.places) pack(kernel, centroids, threads, s);
   if (!s.places) {
     s.bounds = nullptr;
     bounded_ = arranged_ = false;
@@ -246,7 +250,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   s.groups = s.bounds ? groups_ : 0;
   s.together = s.bounds ? together_ : k;
   if (s.places && labels) separate(kernel, rows, threads, s);
-  if (s.places && keeps) follow(centroids, s);
+  if (s.places && keeps) follow(centroids, threads, s);
   if (s.bounds) move(s);
   const bool can_tell = s.bounded || (s.apart && !s.bounds);
   s.pairs_before = static_cast<float>(share_visited * double(k));

@@ -97,9 +97,9 @@ struct km_workspace {
   template <typename T>
   void keep_coordinates_of(const km_rows& rows, km_search& s);
   template <typename T>
-  void pack(const km_kernel& kernel, const T* centroids, km_search& s);
+  void pack(const km_kernel& kernel, const T* centroids, int threads, km_search& s);
   template <typename T>
-  void follow(const T* centroids, km_search& s);
+  void follow(const T* centroids, int threads, km_search& s);
   void move(km_search& s);
   void choose_bounds(const km_rows& rows, size_t element, int threads, km_search& s);
   void arrange(const std::vector<float>& coordinates, int64_t axes, int32_t* begin, int32_t* end);

@@ -349,20 +349,29 @@ def test_directions_of_seeding_are_not_those_of_the_search(monkeypatch: pytest.M
 
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_spread_says_what_torch_says(dtype: torch.dtype) -> None:
-    x = torch.randn(1_000, 7, dtype=dtype) * 3 + 50
-    weight = torch.randint(0, 2, (1_000,)).double()
-    for rows in (x, x.T.contiguous().T):
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n", "d"), [(3, 7), (1_000, 2), (1_000, 7), (1_001, 16), (77, 130)])
+def test_spread_says_what_torch_says(
+    instruction_set: str, dtype: torch.dtype, weighted: bool, n: int, d: int
+) -> None:
+    x = torch.randn(n, d, dtype=dtype) * 3 + 50
+    weight = torch.arange(n).remainder(3).double() if weighted else None
+    counted = x.double() if weight is None else x.double()[weight > 0]
+    for rows in (x, x.T.contiguous().T, torch.cat([x, x], dim=1)[:, :d]):
         low, high, sums = native.spread(rows, weight)
         assert torch.equal(low, x.double().amin(0))
         assert torch.equal(high, x.double().amax(0))
-        counted = x.double()[weight > 0]
         torch.testing.assert_close(sums, counted.sum(0))
         mean = counted.mean(0)
         squares = native.spread(rows, weight, mean)[2]
         torch.testing.assert_close(squares, (counted - mean).square().sum(0))
-    x[3, 2] = torch.nan
-    assert not native.spread(x, weight)[2].isfinite().all()
+    for wrong in (torch.nan, torch.inf):
+        for row in (0, n // 2, n - 1):
+            broken = x.clone()
+            broken[row, d // 2] = wrong
+            finite = native.spread(broken, weight)[2].isfinite()
+            assert finite.sum() == d - 1
+            assert not finite[d // 2]
 
 
 @needs_native

@@ -111,30 +111,51 @@ def update_centroids(
     Raises:
         EmptyClusterError: a cluster is empty and empty_cluster is "error".
     """
-    batch_shape = centroids.shape[:-2]
-    centroids = centroids.reshape(-1, *centroids.shape[-2:])
-    old_counts = counts.reshape(-1, counts.shape[-1]) * decay
-    stats = stats.reshape((-1,))
-    old = centroids.to(stats.sums.dtype)
-
-    new_counts = old_counts + stats.counts
-    sums = stats.sums.addcmul(old, old_counts.unsqueeze(-1)) if decay else stats.sums
-    sums, new_counts = refill(
-        old, sums, new_counts, stats, policy=empty_cluster, dtype=centroids.dtype
+    batch_shape, (k, d) = centroids.shape[:-2], centroids.shape[-2:]
+    old_counts = counts.reshape(-1, k) * decay if decay else None
+    new, new_counts, shift = m_step(
+        centroids.reshape(-1, k, d), stats.reshape((-1,)), old_counts,
+        empty_cluster=empty_cluster, metric=metric,
+    )  # fmt: skip
+    return (
+        new.reshape(*batch_shape, k, d),
+        new_counts.reshape(*batch_shape, k),
+        shift.reshape(batch_shape),
     )
-    weighs = (new_counts > 0).unsqueeze(-1)
-    new = sums / new_counts.unsqueeze(-1).where(weighs, 1.0)
+
+
+def m_step(
+    centroids: Tensor,
+    stats: ClusterStats,
+    old_counts: Tensor | None = None,
+    *,
+    empty_cluster: str,
+    metric: str,
+    some_empty: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`update_centroids` of P problems, (P, k, d); old_counts, (P, k), are decayed already.
+
+    Without some_empty the caller knows that every cluster of stats weighs something.
+    """
+    dtype = centroids.dtype
+    old = centroids.to(stats.sums.dtype)
+    sums, counts = stats.sums, stats.counts
+    if old_counts is not None:
+        sums = sums.addcmul(old, old_counts.unsqueeze(-1))
+        counts = counts + old_counts
+    sums, counts = refill(old, sums, counts, stats, policy=empty_cluster, dtype=dtype)
+    divisor = counts.unsqueeze(-1)
+    weighs = divisor > 0
+    new = sums / (divisor.where(weighs, 1.0) if some_empty else divisor)
     del sums  # k·d numbers, like every tensor here: few of them may live at once
     if metric == "cosine":
         weighs = weighs & (new != 0).any(dim=-1, keepdim=True)
         new = unit_rows(new)
-    new = new.where(weighs, old).to(centroids.dtype)
+    if some_empty or metric == "cosine":
+        new = new.where(weighs, old)
+    new = new.to(dtype)
     shift = (new - old).square_().sum(dim=(-2, -1))
-    return (
-        new.reshape(*batch_shape, *new.shape[-2:]),
-        new_counts.reshape(*batch_shape, -1),
-        shift.reshape(batch_shape),
-    )
+    return new, counts, shift
 
 
 def inertia(

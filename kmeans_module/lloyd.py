@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kmeans_module.distributed import ProcessGroup, all_sum_stats
 from kmeans_module.empty_clusters import raise_if_empty
-from kmeans_module.functional import update_centroids
+from kmeans_module.functional import m_step
 from kmeans_module.kernels import Workspace
 
 
@@ -69,11 +70,11 @@ def lloyd(
         EmptyClusterError: by the policy "error".
     """
     problems = len(centroids)
-    limit = torch.zeros(problems) if threshold is None else threshold.cpu()
-    active = torch.ones(problems, dtype=torch.bool)
-    converged = torch.zeros(problems, dtype=torch.bool)
-    n_iter = torch.zeros(problems, dtype=torch.int64)
-    refilled = torch.ones(problems, dtype=torch.bool)
+    limit = np.zeros(problems) if threshold is None else threshold.cpu().numpy()
+    active = np.ones(problems, dtype=bool)
+    converged = np.zeros(problems, dtype=bool)
+    n_iter = np.zeros(problems, dtype=np.int64)
+    refilled = np.ones(problems, dtype=bool)
     history: list[Tensor] = []
     shift = centroids.new_full((problems,), torch.inf, dtype=torch.float32)
 
@@ -83,12 +84,14 @@ def lloyd(
         empty = (stats.counts == 0).sum(dim=-1)
         # The only wait for the device in an iteration.
         report = torch.stack([v.to(stats.inertia) for v in (stats.inertia, changed, empty, shift)])
-        inertia, n_changed, n_empty, shifts = report.cpu()
-        if not inertia.isfinite().all():
+        report = report.cpu()
+        inertia, n_changed, n_empty, shifts = report.numpy()
+        if not np.isfinite(inertia).all():
             raise NonFiniteInertiaError("the inertia is not finite")
-        if empty_cluster == "error" and n_empty.any():
+        some_empty = bool(n_empty.any())
+        if empty_cluster == "error" and some_empty:
             raise_if_empty(stats.counts)
-        history.append(inertia)
+        history.append(report[0])
         same_labels = active & (n_changed == 0) & ~refilled
         still = active & (shifts <= limit)
         n_iter[active] = iteration
@@ -98,15 +101,17 @@ def lloyd(
         if iteration == max_iter or not active.any():
             break
         refilled = (n_empty > 0) & (empty_cluster in ("relocate", "split"))
-        moved, _, shift = update_centroids(
-            centroids, torch.zeros_like(stats.counts), stats,
-            empty_cluster=empty_cluster, metric=metric,
-        )  # fmt: skip
-        moves = active.to(centroids.device)
-        centroids = moved.where(moves.view(-1, 1, 1), centroids)
+        moved, _, shift = m_step(
+            centroids, stats, empty_cluster=empty_cluster, metric=metric, some_empty=some_empty
+        )
+        if not active.all():
+            moves = torch.from_numpy(active).to(centroids.device)
+            moved = moved.where(moves.view(-1, 1, 1), centroids)
+        centroids = moved
 
     device = centroids.device
     return LloydResult(
         centroids, step.labels, stats.counts, stats.inertia,
-        n_iter.to(device), converged.to(device), torch.stack(history, dim=-1).to(device),
+        torch.from_numpy(n_iter).to(device), torch.from_numpy(converged).to(device),
+        torch.stack(history, dim=-1).to(device),
     )  # fmt: skip

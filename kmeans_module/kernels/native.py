@@ -381,7 +381,9 @@ def _version(tensor: Tensor) -> int:
 
 
 def _address(tensor: Tensor, p: int) -> int:
-    return tensor[p].data_ptr()
+    """Where the numbers of problem p are; 0 where there are none."""
+    first = tensor.data_ptr()
+    return first and first + p * tensor.stride(0) * tensor.element_size()
 
 
 def block_sums(values: Tensor, size: int) -> Tensor:

@@ -20,8 +20,9 @@ constexpr double kFewPlain = 0.02;
 constexpr int kPauseOfApart = 8;
 // Above this share of pairs, bounds of rows serve better than distances between centroids.
 constexpr double kManyBetween = 0.6;
-// And above this one where hardly a label changes any more, so that bounds last.
-constexpr double kSomeBetween = 0.1, kFewChanged = 0.05;
+// And where, while hardly a label changes any more, so that bounds last, they have come to this share
+// in all, less a little each time: by then bounds would have been paid for.
+constexpr double kSumBetween = 0.05, kLittleBetween = 0.004, kFewChanged = 0.05;
 // Steps of bounds to the distance of a typical row.
 constexpr double kSteps = 64;
 constexpr int64_t kSample = 1000;  // of rows that are asked what is typical
@@ -183,6 +184,7 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   if (k != k_ || rows.n != n_) {
     arranged_ = bounded_ = followed_ = false;
     between_pays_ = true;
+    spent_ = 0;
     bounds_.reset();
     reach_.reset();
     labels_.reset();
@@ -270,9 +272,13 @@ void km_workspace::searched(const km_search& s, int64_t n, const km_seen& seen, 
   if (s.bounded && share_visited > kMostVisited) {
     pause_ = kPause;
     between_pays_ = true;
+    spent_ = 0;
   }
-  const bool still = double(changed) < kFewChanged * double(n);
-  if (s.between && share_visited > (still ? kSomeBetween : kManyBetween)) between_pays_ = false;
+  if (s.between) {
+    const bool still = double(changed) < kFewChanged * double(n);
+    spent_ = still ? spent_ + std::max(share_visited - kLittleBetween, 0.0) : 0;
+    between_pays_ = spent_ < kSumBetween && share_visited < kManyBetween;
+  }
   if (s.apart && !(s.between && between_pays_) && double(seen.plain) < kFewPlain * double(n))
     pause_of_apart_ = kPauseOfApart;
   bounded_ = s.bounds != nullptr && pause_ == 0;

@@ -119,6 +119,7 @@ struct km_workspace {
   std::vector<double> shifts_;  // (k): how far they have moved since
   std::vector<float> drift_;    // (places)
   int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1;
+  double spent_ = 0;  // share of pairs visited by distances between centroids, to bring it to rest
   double share_looked_ = 0;  // rows measured against others than their centroid
   double typical_ = 0, step_ = 1;  // distance of a typical row; of bounds
   bool bounded_ = false, arranged_ = false, between_pays_ = true;

@@ -87,28 +87,19 @@ void add_up(const km_rows& rows, int64_t stride, int64_t begin, int64_t end,
   }
 }
 
-// See km_kernel::move.
-inline void move(const km_rows& rows, int64_t stride, const km_move* moves, int64_t count,
-                 int64_t part, int64_t parts, const km_sums& sums, float* copy) {
+// See km_kernel::change.
+inline void change(const km_rows& rows, int64_t stride, const km_change* changes, int64_t count,
+                   const km_sums& sums, float* copy) {
   constexpr int64_t kAhead = 8;
   const EachRow<float> each(rows, stride, copy);
-  auto concerned = [&](const km_move& m) { return m.from % parts == part || m.to % parts == part; };
   for (int64_t n = 0; n < count; ++n) {
-    if (n + kAhead < count && concerned(moves[n + kAhead])) each.expect(moves[n + kAhead].row);
-    const km_move& m = moves[n];
-    if (!concerned(m)) continue;
-    const float* const row = each.at(m.row);
-    const double weight = each.weight(m.row, row);
-    if (m.from % parts == part) {
-      sums.counts[m.from] -= weight;
-      add_split<-1>(row, rows.d, sums.splitter, sums.high + m.from * rows.d,
-                    sums.low + m.from * rows.d);
-    }
-    if (m.to % parts == part) {
-      sums.counts[m.to] += weight;
-      add_split<1>(row, rows.d, sums.splitter, sums.high + m.to * rows.d,
-                   sums.low + m.to * rows.d);
-    }
+    if (n + kAhead < count) each.expect(changes[n + kAhead].row);
+    const float* const row = each.at(changes[n].row);
+    const int64_t cluster = changes[n].cluster;
+    auto add = changes[n].joins ? add_split<1> : add_split<-1>;
+    add(row, rows.d, sums.splitter, sums.high + cluster * rows.d, sums.low + cluster * rows.d);
+    const double weight = each.weight(changes[n].row, row);
+    sums.counts[cluster] += changes[n].joins ? weight : -weight;
   }
 }
 

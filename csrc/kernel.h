@@ -127,6 +127,13 @@ struct km_move {
   int32_t from, to;
 };
 
+// The same for one of the two clusters: a row joins or leaves it.
+struct km_change {
+  int64_t row;
+  int32_t cluster;
+  bool joins;
+};
+
 // Sums of clusters. Adding splitter to a number and taking it off again leaves a multiple of a unit;
 // these and what is left are added up apart, so that both sums are exact, in whatever order.
 struct km_sums {
@@ -201,10 +208,9 @@ struct km_kernel {
   // Adds rows begin to end to the sums of their clusters; row (stride) is scratch.
   void (*add_up)(const km_rows& rows, int64_t stride, int64_t begin, int64_t end,
                  const int64_t* labels, km_sums& sums, void* row);
-  // Moves rows to other clusters, where sums are exact: those clusters that are part, part + parts,
-  // .. change.
-  void (*move)(const km_rows& rows, int64_t stride, const km_move* moves, int64_t count,
-               int64_t part, int64_t parts, const km_sums& sums, void* row);
+  // Changes sums that are exact; row (stride) is scratch.
+  void (*change)(const km_rows& rows, int64_t stride, const km_change* changes, int64_t count,
+                 const km_sums& sums, void* row);
   // For centroids begin to end what km_search::apart, between and closest say; the last two may
   // be null.
   void (*separate)(const km_search& search, int64_t begin, int64_t end, float* apart,

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <utility>
 
 #include "parts.h"
 
@@ -17,7 +18,7 @@ constexpr int kFloatDigits = 24;
 constexpr int64_t kSample = 256;  // of rows that are asked how large numbers are
 constexpr int kSlack = 3;         // other rows may be 2^kSlack as large
 // Work (rows × features) below which a thread more costs more than it saves.
-constexpr int64_t kMovesPerThread = 1 << 14;
+constexpr int64_t kChangesPerThread = 1 << 15;
 // An inertia that is a smaller share of the terms that it is the sum of may be off by 1e-9.
 constexpr double kLeastShare = 1e-6;
 
@@ -135,14 +136,28 @@ void Totals::add_parts(const km_rows& rows, int64_t stride, const int64_t* label
   followed_ = splits_;
 }
 
+// Cluster by cluster, whose sums then stay in a cache.
 void Totals::move(const km_rows& rows, int64_t stride, const std::vector<km_move>& moves,
                   int threads) {
-  const int64_t count = int64_t(moves.size());
-  const int64_t parts = std::min<int64_t>(threads, count * d_ / kMovesPerThread + 1);
+  const int64_t count = 2 * int64_t(moves.size());
+  std::vector<int64_t> end(size_t(k_), 0);  // of a cluster's changes; until they are there, begin
+  for (const km_move& m : moves) ++end[m.from], ++end[m.to];
+  int64_t begin = 0;
+  for (int64_t& next : end) begin += std::exchange(next, begin);
+  std::vector<km_change> changes(static_cast<size_t>(count));
+  for (const km_move& m : moves) {
+    changes[end[m.from]++] = {m.row, m.from, false};
+    changes[end[m.to]++] = {m.row, m.to, true};
+  }
+  const int64_t parts = std::min<int64_t>(threads, count * d_ / kChangesPerThread + 1);
+  auto begin_of_part = [&](int64_t p) {
+    return p ? *std::lower_bound(end.begin(), end.end(), count * p / parts) : 0;
+  };
   const auto row = blocks(parts, size_t(stride) * sizeof(float));
   in_parallel(parts, [&](int64_t p) {
-    current_kernel().move(rows, stride, moves.data(), count, p, parts, parts_[0].sums,
-                          row[size_t(p)].get());
+    const int64_t first = begin_of_part(p);
+    current_kernel().change(rows, stride, changes.data() + first, begin_of_part(p + 1) - first,
+                            parts_[0].sums, row[size_t(p)].get());
   });
 }
 

@@ -23,9 +23,9 @@ constexpr double kManyBetween = 0.6;
 // And where, while hardly a label changes any more, so that bounds last, they have come to this share
 // in all, less a little each time: by then bounds would have been paid for.
 constexpr double kSumBetween = 0.05, kLittleBetween = 0.004, kFewChanged = 0.05;
-// Steps of bounds to the distance of a typical row: more where centroids move by few of them, so that
-// rounding counts, and less where sums of what they have moved would soon reach too far.
-constexpr double kFewSteps = 64, kManySteps = 256, kStepsMoved = 8;
+// Steps of bounds to the distance of a typical row: many where centroids move little, so that rounding
+// counts; few where they move far, so that what they have moved can be added up for some calls.
+constexpr double kFewSteps = 64, kManySteps = 256, kStepsMoved = 16;
 constexpr int64_t kSample = 1000;  // of rows that are asked what is typical
 constexpr float kUnit = 1.0f / (1 << 24);  // the rounding error of one operation
 
@@ -88,8 +88,8 @@ void km_workspace::follow(const T* centroids, int threads, km_search& s) {
 void km_workspace::move(km_search& s) {
   if (!bounded_) {
     moved_.assign(groups_, 0.0);
-    const double shift = std::accumulate(shifts_.begin(), shifts_.end(), 0.0) / double(s.k);
-    step_ = std::clamp(shift / kStepsMoved, typical_ / kManySteps, typical_ / kFewSteps);
+    const double farthest = *std::max_element(shifts_.begin(), shifts_.end());
+    step_ = std::clamp(farthest / kStepsMoved, typical_ / kManySteps, typical_ / kFewSteps);
   }
   std::vector<double> most(groups_, 0.0);
   for (int64_t c = 0; bounded_ && c < s.k; ++c) {

@@ -43,12 +43,14 @@ void km_workspace::pack(const km_kernel& kernel, const T* centroids, int threads
   const std::vector<T> rows = filled_up(centroids, s.k, s.d);
   auto coordinates = aligned<int32_t>(size_t(s.k * s.pitch));
   auto norms = aligned<float>(size_t(s.k));
-  in_shares(s.k, s.d, threads, [&](int64_t begin, int64_t end) {
-    const auto centered = aligned<float>(size_t(kBlock * s.stride));
-    const auto along = aligned<float>(size_t(kMostRowsTogether * (s.directions + 1)));
+  const int64_t shares = n_shares(s.k, s.d, threads);
+  const auto centered = blocks(shares, size_t(kBlock * s.stride) * sizeof(float));
+  const auto along =
+      blocks(shares, size_t(kMostRowsTogether * (s.directions + 1)) * sizeof(float));
+  in_shares(s.k, shares, [&](int64_t p, int64_t begin, int64_t end) {
     km_scratch scratch = {};
-    scratch.centered = centered.get();
-    scratch.along = along.get();
+    scratch.centered = reinterpret_cast<float*>(centered[size_t(p)].get());
+    scratch.along = reinterpret_cast<float*>(along[size_t(p)].get());
     for (int64_t first = begin; first < end; first += kBlock)
       kernel.measure(s, sizeof(T) == 8, rows.data() + first * s.stride,
                      static_cast<int>(std::min<int64_t>(kBlock, end - first)), scratch,

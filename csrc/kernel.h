@@ -234,8 +234,8 @@ struct km_kernel {
   // center is repeated centroids_together times.
   void (*lower)(const km_rows& rows, void* nearest, const void* center, int64_t begin,
                 int64_t end, void* block);
-  // Of x (count, size): lowers low and raises high (size), adds to sums (size) the numbers or, about
-  // a center (size) that is not null, the squares of their differences alone.
+  // Of x (count, size): lowers low and raises high (size), adds to sums (size) the numbers or,
+  // about a center (size) that is not null, the squares of their differences alone.
   void (*spread)(const void* x, bool is_double, int64_t count, int64_t size, const double* center,
                  void* low, void* high, double* sums);
   // Rows begin to end; vectors (2, kBeamRows beam_size, d) and codes (2, ·, levels) are scratch.

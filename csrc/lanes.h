@@ -211,7 +211,8 @@ inline void totals(const Sixteen<int32_t> (&values)[4], int32_t* to) {
 #endif
 #if defined(__AVX512F__) || defined(__AVX2__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                   _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)));
+                   _mm_add_epi32(_mm256_castsi256_si128(eight),
+                                 _mm256_extracti128_si256(eight, 1)));
 #else
   for (int i = 0; i < 4; ++i) {
     int32_t lanes[kLanes];
@@ -231,7 +232,8 @@ inline void gather(const float (*table)[4], const int32_t* which, Sixteen<float>
     const __m512 two = _mm512_insertf32x4(_mm512_castps128_ps512(row(r)), row(4 + r), 1);
     rows[r] = _mm512_insertf32x4(_mm512_insertf32x4(two, row(8 + r), 2), row(12 + r), 3);
   }
-  const __m512 low[2] = {_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpacklo_ps(rows[2], rows[3])};
+  const __m512 low[2] = {_mm512_unpacklo_ps(rows[0], rows[1]),
+                         _mm512_unpacklo_ps(rows[2], rows[3])};
   const __m512 high[2] = {_mm512_unpackhi_ps(rows[0], rows[1]),
                           _mm512_unpackhi_ps(rows[2], rows[3])};
   columns[0].part[0] = _mm512_shuffle_ps(low[0], low[1], 0x44);

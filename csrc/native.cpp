@@ -239,18 +239,19 @@ void spread(const km_rows& rows, const double* center, double* low, double* high
             int threads) {
   const int64_t d = rows.d, parts = n_parts(rows, 1, threads);
   // Rows without gaps are taken together, as many as fill up some vectors.
-  const int64_t numbers = d < 8 * kPlaces ? 8 * kPlaces : kPlaces;
-  const bool plain = !rows.weights && rows.column_stride == 1 && rows.row_stride == d;
-  const int64_t together = plain && d ? numbers / std::gcd(d, numbers) : 0;
+  constexpr int64_t kNumbers = 8 * kPlaces;
+  const bool plain = !rows.weights && rows.column_stride == 1 && rows.row_stride == d && d;
+  const int64_t together = plain ? d < kNumbers ? kNumbers / std::gcd(d, kNumbers) : 1 : 0;
   std::vector<double> centers;
   for (int64_t i = 0; center && i < together; ++i)
     centers.insert(centers.end(), center, center + d);
-  std::vector<Spread<T>> own;
+  std::vector<Spread<T>> own, groups;
   own.assign(size_t(parts), Spread<T>(d));
+  groups.assign(size_t(parts), Spread<T>(together * d));
   in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
     if (together) {
       const int64_t count = (end - begin) / together;
-      Spread<T> some(together * d);
+      Spread<T>& some = groups[size_t(p)];
       current_kernel().spread(static_cast<const T*>(rows.x) + begin * d, rows.is_double, count,
                               together * d, center ? centers.data() : nullptr, some.low.data(),
                               some.high.data(), some.sums.data());

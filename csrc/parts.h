@@ -45,12 +45,16 @@ inline int64_t n_parts(const km_rows& rows, int64_t k, int threads) {
       1, std::min<int64_t>({threads, rows.n, static_cast<int64_t>(work / kWorkPerThread) + 1}));
 }
 
-// Calls work(begin, end) for shares of so many centroids; each of them has d features.
-template <typename Work>
-void in_shares(int64_t count, int64_t d, int threads, const Work& work) {
+// Centroids split over threads, where they have numbers enough.
+inline int64_t n_shares(int64_t k, int64_t d, int threads) {
   constexpr int64_t kNumbersPerThread = 1 << 14;
-  const int64_t parts = std::min<int64_t>({threads, count, count * d / kNumbersPerThread + 1});
-  in_parallel(parts, [&](int64_t p) { work(count * p / parts, count * (p + 1) / parts); });
+  return std::min<int64_t>({threads, k, k * d / kNumbersPerThread + 1});
+}
+
+// Calls work(share, begin, end) for each share.
+template <typename Work>
+void in_shares(int64_t k, int64_t shares, const Work& work) {
+  in_parallel(shares, [&](int64_t p) { work(p, k * p / shares, k * (p + 1) / shares); });
 }
 
 // Memory of each part for blocks of rows, so many bytes.

@@ -29,8 +29,8 @@ inline float cost_of_row(const km_search& s) {
 // that its centroid has moved.
 constexpr float kSparedByStep = 0.25f, kMostSpared = 0.5f;
 
-// How far a centroid has to move that its rows are measured first: pairs and rows are taken to be as
-// many as in the last call.
+// How far a centroid has to move that its rows are measured first: pairs and rows are taken to be
+// as many as in the last call.
 template <typename T>
 inline float far_drift(const km_search& s) {
   const float spared = cost_by_itself(s) * s.pairs_before;

@@ -56,12 +56,13 @@ uint32_t largest_of(const km_rows& rows) {
 
 void Totals::start(const km_rows& rows, int64_t k, bool follows, int64_t parts,
                    const float* center) {
-  if (rows.n != n_ || k != k_ || rows.d != d_) inexact_ = followed_ = false;
+  if (rows.n != n_ || k != k_ || rows.d != d_) inexact_ = current_ = false;
   n_ = rows.n;
   k_ = k;
   d_ = rows.d;
-  followed_ &= follows;
-  if (followed_) return;
+  follows_ = current_ && follows;
+  current_ = false;  // until this call has succeeded
+  if (follows_) return;
   center_.assign(center, center + d_);
   splits_ = !inexact_ && !rows.is_double && !rows.weights &&
             k * d_ * int64_t(2 * sizeof(double)) <= kMostBytes;
@@ -133,7 +134,7 @@ void Totals::add_parts(const km_rows& rows, int64_t stride, const int64_t* label
     for (size_t i = 0; i < all.squares.size(); ++i) all.squares[i] += part.squares[i];
   }
   parts_.resize(1);
-  followed_ = splits_;
+  current_ = splits_;
 }
 
 // Cluster by cluster, whose sums then stay in a cache.
@@ -159,12 +160,13 @@ void Totals::move(const km_rows& rows, int64_t stride, const std::vector<km_move
     current_kernel().change(rows, stride, changes.data() + first, begin_of_part(p + 1) - first,
                             parts_[0].sums, row[size_t(p)].get());
   });
+  current_ = true;
 }
 
 void Totals::write(double* sums, double* counts, int threads) const {
   const Part& all = parts_[0];
   std::copy(all.counts.begin(), all.counts.end(), counts);
-  in_shares(k_, d_, threads, [&](int64_t begin, int64_t end) {
+  in_shares(k_, n_shares(k_, d_, threads), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = begin * d_; i < end * d_; ++i)
       sums[i] = splits_ ? all.high[i] + all.low[i] : all.high[i];
   });
@@ -178,7 +180,7 @@ double Totals::inertia(const T* centroids, int threads) const {
   };
   const Part& all = parts_[0];
   std::vector<Sum> of(size_t(k_) + 1);
-  in_shares(k_, d_, threads, [&](int64_t begin, int64_t end) {
+  in_shares(k_, n_shares(k_, d_, threads), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const double weight = all.counts[size_t(c)];
       const double* const high = all.high.data() + c * d_;

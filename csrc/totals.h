@@ -14,7 +14,7 @@ class Totals {
   // Begins a call for k clusters; follows: labels are those of the last call.
   void start(const km_rows& rows, int64_t k, bool follows, int64_t parts, const float* center);
   // Whether moves are enough; else all rows are to be added, each part to its own sums.
-  bool follow() const { return followed_; }
+  bool follow() const { return follows_; }
   km_sums& of_part(int64_t part) { return parts_[part].sums; }
 
   // After that, what the parts add up to.
@@ -38,7 +38,8 @@ class Totals {
   bool is_exact(uint32_t largest, uint32_t smallest) const;
 
   int64_t n_ = 0, k_ = 0, d_ = 0;
-  bool followed_ = false;  // sums are exact, and of the labels of the last call
+  bool current_ = false;  // sums are exact, and of the labels of the last call
+  bool follows_ = false;  // this call
   bool inexact_ = false;   // they cannot be
   bool splits_ = false;
   int unit_ = 0;           // multiples are of 2^unit_

@@ -20,11 +20,12 @@ constexpr double kFewPlain = 0.02;
 constexpr int kPauseOfApart = 8;
 // Above this share of pairs, bounds of rows serve better than distances between centroids.
 constexpr double kManyBetween = 0.6;
-// And where, while hardly a label changes any more, so that bounds last, they have come to this share
-// in all, less a little each time: by then bounds would have been paid for.
+// And where, while hardly a label changes any more, so that bounds last, they have come to this
+// share in all, less a little each time: by then bounds would have been paid for.
 constexpr double kSumBetween = 0.05, kLittleBetween = 0.004, kFewChanged = 0.05;
-// Steps of bounds to the distance of a typical row: many where centroids move little, so that rounding
-// counts; few where they move far, so that what they have moved can be added up for some calls.
+// Steps of bounds to the distance of a typical row: many where centroids move little, so that
+// rounding counts; few where they move far, so that what they have moved can be added up for some
+// calls.
 constexpr double kFewSteps = 64, kManySteps = 256, kStepsMoved = 16;
 constexpr int64_t kSample = 1000;  // of rows that are asked what is typical
 constexpr float kUnit = 1.0f / (1 << 24);  // the rounding error of one operation
@@ -63,7 +64,7 @@ void km_workspace::follow(const T* centroids, int threads, km_search& s) {
   before_.resize(size_t(s.k * s.d) * sizeof(T));
   shifts_.assign(size_t(s.k), 0.0);
   T* before = reinterpret_cast<T*>(before_.data());
-  in_shares(s.k, s.d, threads, [&](int64_t begin, int64_t end) {
+  in_shares(s.k, n_shares(s.k, s.d, threads), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t c = begin; followed_ && c < end; ++c) {
       const T *const now = centroids + c * s.d, *const then = before + c * s.d;
       if (std::equal(now, now + s.d, then)) continue;
@@ -259,7 +260,8 @@ km_search km_workspace::ready(const km_kernel& kernel, const km_rows& rows, cons
   const bool can_tell = s.bounded || (s.apart && !s.bounds);
   s.pairs_before = static_cast<float>(share_visited * double(k));
   s.looked_before = static_cast<float>(share_looked_);
-  s.reached = followed_ && s.reach && !all && knows_inertia && can_tell;
+  const bool readable = !s.coordinates || s.measured;  // rows that are not measured have theirs
+  s.reached = followed_ && s.reach && !all && knows_inertia && can_tell && readable;
   followed_ = s.reach != nullptr;
   return s;
 }

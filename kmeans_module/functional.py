@@ -119,7 +119,7 @@ def update_centroids(
     )  # fmt: skip
     return (
         new.reshape(*batch_shape, k, d),
-        new_counts.reshape(*batch_shape, k),
+        new_counts.clone().reshape(*batch_shape, k),  # not those of stats
         shift.reshape(batch_shape),
     )
 

@@ -65,6 +65,24 @@ def test_a_workspace_changes_nothing(
         last = fresh.labels
 
 
+@pytest.mark.parametrize("p", [0, 15])
+@pytest.mark.parametrize(("n", "k"), [(4_000, 300), (20_000, 6_000)], ids=["each", "together"])
+def test_bounds_hold_while_centroids_move_on(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, n: int, k: int, p: int
+) -> None:
+    """Bounds of each centroid, and of several together where there is no memory for so many."""
+    measure_along(monkeypatch, p)
+    x = data_of("structured", n, 24, torch.float32)
+    centroids = x[None, :k].clone()
+    workspace = NativeWorkspace(x)
+    for number in range(7):
+        centroids = moved(centroids, x, 0.1, number)
+        step = workspace.e_step(centroids, distances=False)
+        fresh = NativeWorkspace(x, once=True).e_step(centroids)
+        assert torch.equal(step.labels, fresh.labels)
+        assert torch.equal(step.stats.counts, fresh.stats.counts)
+
+
 @pytest.mark.parametrize(
     ("k", "p"), [(5, 0), (40, 0), (60, 15)], ids=["few", "apart", "directions"]
 )

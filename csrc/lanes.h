@@ -143,6 +143,11 @@ inline Sixteen<float> times(Sixteen<float> a, float factor) {
   return a;
 }
 
+inline Sixteen<float> reciprocal(Sixteen<float> value) {
+  for (int v = 0; v < Sixteen<float>::kParts; ++v) value.part[v] = 1 / value.part[v];
+  return value;
+}
+
 template <typename T>
 inline void add_square_of_difference(Sixteen<T>& sum, const Sixteen<T>& a, const Sixteen<T>& b) {
   for (int v = 0; v < Sixteen<T>::kParts; ++v) {

@@ -73,14 +73,11 @@ void fill_columns(Block<T>& block, const uint8_t* which, int some, const km_scra
       for (int i = 0; i < kLanes; ++i)
         add_square_of_difference(squares, load(feature + (j + i) * kLanes), Sixteen<float>{});
     }
-    float norm[kLanes], per_unit[kLanes];
+    float norm[kLanes];
     store(norm, squares);
-    for (int r = 0; r < kLanes; ++r) {
-      block.norm[row_at(first + r)] = norm[r];
-      columns.unit[first + r] = unit_of(norm[r]);
-      per_unit[r] = 1 / columns.unit[first + r];
-    }
-    const Sixteen<float> scale = load(per_unit);
+    for (int r = 0; r < kLanes; ++r) block.norm[row_at(first + r)] = norm[r];
+    const Sixteen<float> units = unit_of(squares), scale = reciprocal(units);
+    store(columns.unit + first, units);
     for (int64_t j = 0; j < s.width; ++j)
       store(columns.pairs + j * kRowsInLanes + first,
             paired(rounded(times(load(feature + 2 * j * kLanes), scale)),

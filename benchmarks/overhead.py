@@ -38,7 +38,7 @@ def _lightning(options: argparse.Namespace) -> dict[str, float]:
 
     from kmeans_module import KMeansLayer
     from kmeans_module.data import BlobDataModule
-    from kmeans_module.lightning_module import LitKMeans
+    from kmeans_module.training.lit_kmeans import LitKMeans
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

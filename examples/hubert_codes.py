@@ -21,7 +21,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from kmeans_module import ArrayDataModule, ClusterUsage, LitKMeans
-from kmeans_module.callbacks import RunFolder
+from kmeans_module.training.callbacks import RunFolder
 
 
 def make_utterances(

@@ -7,17 +7,17 @@ is first asked for, so that ``import kmeans_module`` costs no more than ``import
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kmeans_module.empty_clusters import EmptyClusterError
-from kmeans_module.kernels import ClusterStats, EStep
+from kmeans_module.backends import ClusterStats, EStep
+from kmeans_module.checks import NotInitializedError
+from kmeans_module.core.empty_clusters import EmptyClusterError
 from kmeans_module.layer import FitResult, KMeansLayer
-from kmeans_module.validation import NotInitializedError
 
 if TYPE_CHECKING:
     from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
     from kmeans_module.estimator import KMeans
-    from kmeans_module.lightning_module import LitKMeans
     from kmeans_module.metrics import ClusterUsage, Inertia
     from kmeans_module.quantization import ProductQuantizer, ResidualQuantizer, VectorQuantizer
+    from kmeans_module.training.lit_kmeans import LitKMeans
 
 __all__ = [
     "ArrayDataModule",
@@ -43,7 +43,7 @@ _LAZY = {
     "BlobDataModule": "data",
     "ImageDataModule": "data",
     "KMeans": "estimator",
-    "LitKMeans": "lightning_module",
+    "LitKMeans": "training.lit_kmeans",
     "ClusterUsage": "metrics",
     "Inertia": "metrics",
     "ProductQuantizer": "quantization",

@@ -16,9 +16,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from kmeans_module.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
 from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
-from kmeans_module.lightning_module import LitKMeans
+from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
+from kmeans_module.training.lit_kmeans import LitKMeans
 
 # Imported, so that a configuration may call them by their plain class name.
 DATA_MODULES = (BlobDataModule, ArrayDataModule, ImageDataModule)

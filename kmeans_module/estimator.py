@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kmeans_module.initialization import Init
+from kmeans_module.checks import NotInitializedError, check_choice
+from kmeans_module.core.seeding import Init
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.validation import NotInitializedError, check_choice
 
 Array = NDArray[Any]
 

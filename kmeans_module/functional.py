@@ -15,8 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kmeans_module.empty_clusters import refill
-from kmeans_module.kernels import (
+from kmeans_module.backends import (
     ClusterStats,
     EStep,
     Workspace,
@@ -25,6 +24,7 @@ from kmeans_module.kernels import (
     prepare,
     unit_rows,
 )
+from kmeans_module.core.empty_clusters import refill
 
 METRICS = ("euclidean", "cosine")
 

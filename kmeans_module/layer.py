@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kmeans_module import checks as check
 from kmeans_module import functional as F
-from kmeans_module import io
-from kmeans_module import validation as check
-from kmeans_module.batches import Batch
-from kmeans_module.distributed import ProcessGroup, errors_shared
-from kmeans_module.empty_clusters import POLICIES
-from kmeans_module.fitting import fit, survey, warn_of_surplus
-from kmeans_module.initialization import Init, initialize_centroids
-from kmeans_module.kernels import ClusterStats, EStep, Workspace, accumulator_dtype, compute_dtype
-from kmeans_module.soft import soft_assign
+from kmeans_module.backends import ClusterStats, EStep, Workspace, accumulator_dtype, compute_dtype
+from kmeans_module.core.empty_clusters import POLICIES
+from kmeans_module.core.fit import fit, survey, warn_of_surplus
+from kmeans_module.core.seeding import Init, initialize_centroids
+from kmeans_module.core.soft import soft_assign
+from kmeans_module.files import readers as io
+from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.ranks import ProcessGroup, errors_shared
 
 
 class FitResult(NamedTuple):
@@ -185,7 +185,7 @@ class KMeansLayer(nn.Module):
         self, x: Tensor, *, temperature: float = 1.0, kernel: str = "softmax"
     ) -> Tensor:
         """Shares of the clusters in each sample, differentiable; see
-        :func:`kmeans_module.soft.soft_assign`.
+        :func:`kmeans_module.core.soft.soft_assign`.
 
         Args:
             x: samples, (*, d), or with a batch_shape (*batch_shape, n, d) or (n, d).
@@ -395,7 +395,7 @@ class KMeansLayer(nn.Module):
     ) -> FitResult:
         """Lloyd's algorithm from fresh centroids until it converges.
 
-        A debug line of the logger ``kmeans_module.kernels`` says whether the native kernel or
+        A debug line of the logger ``kmeans_module.backends`` says whether the native kernel or
         the torch reference serves; the environment variable KMEANS_KERNEL=reference forces the
         latter.
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from sklearn.datasets import load_digits
 
 from kmeans_module import KMeansLayer
-from kmeans_module.kernels import native
+from kmeans_module.backends.native import workspace as native
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("tests")
@@ -84,6 +84,6 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.fixture
 def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of a few rows, as if memory were scarce."""
-    from kmeans_module.kernels import reference
+    from kmeans_module.backends import reference
 
     monkeypatch.setattr(reference, "CHUNK_ELEMENTS", {"cpu": 64, "accelerator": 64})

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kmeans_module import ClusterStats, KMeansLayer
-from kmeans_module.initialization import INITS
+from kmeans_module.core.seeding import INITS
 from tests.conftest import blobs, layer_at, seeded
 
 X = blobs(30, 3)

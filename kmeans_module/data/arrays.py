@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kmeans_module import io
+from kmeans_module.checks import locate_nonfinite
 from kmeans_module.data.base import RowsDataModule, Split, check_share
 from kmeans_module.data.folders import read_folder
-from kmeans_module.validation import locate_nonfinite
+from kmeans_module.files import readers as io
 
 _CHUNK = 2**22  # numbers held in float64 at a time
 
@@ -39,7 +39,7 @@ class ArrayDataModule(RowsDataModule):
 
     Raises:
         ValueError: an argument out of range or, when the file is read, a file that cannot be;
-            see :func:`kmeans_module.io.read_array`.
+            see :func:`kmeans_module.files.readers.read_array`.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
-from kmeans_module.batches import BatchLoader
-from kmeans_module.validation import check_integer, check_number
+from kmeans_module.checks import check_integer, check_number
+from kmeans_module.rows.batch import BatchLoader
 
 
 class Split(NamedTuple):

@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kmeans_module.checks import check_integer, check_number
 from kmeans_module.data.base import RowsDataModule, Split, check_share
-from kmeans_module.validation import check_integer, check_number
 
 _VALIDATION_PART = 5
 

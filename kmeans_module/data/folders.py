@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kmeans_module import io
+from kmeans_module.files import readers as io
 
 
 def array_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -36,7 +36,7 @@ def read_folder(
     columns: Sequence[int | str] | None = None,
     key: str | None = None,
 ) -> tuple[io.Table, dict[Path, int]]:
-    """As :func:`kmeans_module.io.read_table` reads one file, all of a folder and its subfolders.
+    """As :func:`kmeans_module.files.readers.read_table` reads one file, all of a folder and its subfolders.
 
     Every file is read twice, its shape first, so that the rows are in memory only once. Those of
     a single file stay as they are, mapped into memory where its format allows it.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from kmeans_module import io
 from kmeans_module.data.base import RowsDataModule, Split
+from kmeans_module.files import readers as io
 
 
 class ImageDataModule(RowsDataModule):

@@ -10,13 +10,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join, Joinable
 
-from kmeans_module import validation as check
-from kmeans_module.distributed import ProcessGroup, all_sum, all_sum_stats
-from kmeans_module.kernels import ClusterStats, accumulator_dtype, prepare
+from kmeans_module import checks as check
+from kmeans_module.backends import ClusterStats, accumulator_dtype, prepare
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning, operators
 from kmeans_module.quantization.joining import QuantizerJoinHook
 from kmeans_module.quantization.learning import CodebookState
+from kmeans_module.rows.ranks import ProcessGroup, all_sum, all_sum_stats
 
 UPDATES = ("ema", "gradient", "frozen")
 NONFINITE = ("error", "skip")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kmeans_module.soft import in_chunks, squared_distances
+from kmeans_module.core.soft import in_chunks, squared_distances
 
 ESTIMATORS = ("straight-through", "rotation", "gumbel")
 

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kmeans_module.batches import Batch
-from kmeans_module.distributed import ProcessGroup, all_gather, rank
-from kmeans_module.initialization import kmeans_plus_plus, random
-from kmeans_module.kernels import prepare, unit_rows
-from kmeans_module.lloyd import lloyd
-from kmeans_module.rows import Rows
+from kmeans_module.backends import prepare, unit_rows
+from kmeans_module.core.lloyd import lloyd
+from kmeans_module.core.seeding import kmeans_plus_plus, random
+from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.ranks import ProcessGroup, all_gather, rank
+from kmeans_module.rows.sharded import Rows
 
 LLOYD_STEPS = 10
 BATCHES_TO_LIVE = 8  # of a revived code, without samples

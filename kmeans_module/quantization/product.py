@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from kmeans_module import validation as check
-from kmeans_module.kernels import compute_dtype, full_precision
-from kmeans_module.quantization.codes import bits_of, pack, unpack
+from kmeans_module import checks as check
+from kmeans_module.backends import compute_dtype, full_precision
+from kmeans_module.quantization.packing import bits_of, pack, unpack
 from kmeans_module.quantization.residual import looked_up
 from kmeans_module.quantization.vector import Quantized, VectorQuantizer
 
@@ -229,7 +229,7 @@ class ProductQuantizer(nn.Module):
         return looked_up(self.tables(queries), codes)
 
     def pack(self, codes: Tensor) -> Tensor:
-        """Codes (..., m) as bytes, see :func:`kmeans_module.quantization.codes.pack`."""
+        """Codes (..., m) as bytes, see :func:`kmeans_module.quantization.packing.pack`."""
         return pack(codes, self.n_clusters)
 
     def unpack(self, packed: Tensor) -> Tensor:

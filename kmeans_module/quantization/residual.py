@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kmeans_module import validation as check
-from kmeans_module.kernels import compute_dtype
-from kmeans_module.kernels.beam import beam_search
-from kmeans_module.quantization.additive import fit_progressively, least_squares
-from kmeans_module.quantization.codes import bits_of, pack, unpack
+from kmeans_module import checks as check
+from kmeans_module.backends import compute_dtype
+from kmeans_module.backends.beam import beam_search
 from kmeans_module.quantization.gradients import rotate, straight_through
+from kmeans_module.quantization.offline import fit_progressively, least_squares
+from kmeans_module.quantization.packing import bits_of, pack, unpack
 from kmeans_module.quantization.vector import Quantized, VectorQuantizer
 
 
@@ -277,7 +277,7 @@ class ResidualQuantizer(nn.Module):
         return distances.clamp(min=0)
 
     def pack(self, codes: Tensor) -> Tensor:
-        """Codes (..., L) as bytes, see :func:`kmeans_module.quantization.codes.pack`."""
+        """Codes (..., L) as bytes, see :func:`kmeans_module.quantization.packing.pack`."""
         return pack(codes, self.n_clusters)
 
     def unpack(self, packed: Tensor) -> Tensor:

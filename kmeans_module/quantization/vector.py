@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kmeans_module import validation as check
-from kmeans_module.distributed import ProcessGroup
-from kmeans_module.kernels import compute_dtype, full_precision, prepare, unit_rows
+from kmeans_module import checks as check
+from kmeans_module.backends import compute_dtype, full_precision, prepare, unit_rows
+from kmeans_module.core.soft import check_soft
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.codebook import LearningCodebook
 from kmeans_module.quantization.gradients import ESTIMATORS, gumbel, rotate, straight_through
-from kmeans_module.soft import check_soft
+from kmeans_module.rows.ranks import ProcessGroup
 
 NO_CODE = -1
 

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from kmeans_module import BlobDataModule, KMeansLayer, LitKMeans
-from kmeans_module.callbacks import Checkpoints
 from kmeans_module.cli import main
+from kmeans_module.training.callbacks import Checkpoints
 from tests.end_to_end.helpers import environment, quiet_trainer, script, train
 
 pytestmark = pytest.mark.filterwarnings(

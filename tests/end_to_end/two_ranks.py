@@ -19,8 +19,8 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
 from kmeans_module import BlobDataModule, ClusterUsage, Inertia, LitKMeans
-from kmeans_module.batches import BatchLoader
 from kmeans_module.cli import main
+from kmeans_module.rows.batch import BatchLoader
 from tests.end_to_end.helpers import MemoryLogger, quiet_trainer
 
 SIZES = [101, 99, 83, 120, 77, 23]

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kmeans_module import VectorQuantizer
+from kmeans_module.core.soft import soft_assign, squared_distances
 from kmeans_module.quantization.gradients import gumbel, rotate, straight_through
-from kmeans_module.soft import soft_assign, squared_distances
 from tests.conftest import brute_force
 from tests.quantization.helpers import (
     Network,

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kmeans_module import NotInitializedError, ResidualQuantizer, VectorQuantizer
-from kmeans_module.quantization.additive import least_squares
 from kmeans_module.quantization.gradients import rotate
+from kmeans_module.quantization.offline import least_squares
 from tests.conftest import brute_force, seeded
 from tests.quantization.helpers import assert_same, normal, quantizer_at, state_of
 

@@ -1,0 +1,99 @@
+"""The iterations of k-means as a self-contained HTML page that plays in a browser."""
+
+import base64
+import html
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+
+import numpy as np
+import torch
+from matplotlib.colors import to_hex
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kmeans_module.figures.clusterings import (
+    cluster_colors,
+    evenly,
+    find_plane,
+    to_numpy,
+    view_limits,
+)
+
+MAX_POSITIONS = 250_000
+
+
+def animation_html(
+    x: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    inertia: Tensor,
+    *,
+    title: str = "k-means",
+    iterations: Sequence[int] | None = None,
+    feature_names: Sequence[str] | None = None,
+    max_points: int = 2_000,
+    max_frames: int = 100,
+) -> str:
+    """A page that shows one frame per iteration: samples by cluster, centroids and their trails.
+
+    Frame ``i`` shows the centroids after ``i`` iterations and the clusters that they make. More
+    than two features are seen in their principal components. The page refers to nothing outside of
+    itself; an even selection of samples and iterations, with the first and the last one, bounds
+    its size.
+
+    Args:
+        x: a sample of the data, of shape ``(n, d)``.
+        labels: cluster of each row of ``x`` for the centroids of each frame, of shape ``(t, n)``.
+        centroids: shape ``(t, k, d)``.
+        inertia: sum of squared distances to these centroids, of shape ``(t,)``.
+        title: heading of the page.
+        iterations: number of each frame; 0, 1, 2, ... by default.
+        feature_names: ``d`` names, for the axes of one or two features.
+        max_points: most samples drawn.
+        max_frames: most frames; fewer if needed for 250,000 positions of centroids in all.
+    """
+    n_frames, k, _ = centroids.shape
+    numbers = range(n_frames) if iterations is None else iterations
+    frames = evenly(n_frames, min(max_frames, max(2, MAX_POSITIONS // k)))
+    kept_frames = torch.from_numpy(frames)
+    kept = torch.from_numpy(evenly(len(x), max_points))
+    rows = to_numpy(x[kept.to(x.device)])
+    plane = find_plane(rows, feature_names)
+    points = plane(rows)
+    steps = plane(to_numpy(centroids[kept_frames.to(centroids.device)]))
+    if x.shape[1] == 1:
+        points[:, 1] = _spread(points)
+    limits = view_limits(points, steps.reshape(-1, 2))
+    clusters = to_numpy(labels[kept_frames.to(labels.device)][:, kept.to(labels.device)])
+    corner, width = limits[:, 0], limits[0, 1] - limits[0, 0]
+    energies = to_numpy(inertia)[frames]
+    payload = {
+        "names": plane.names,
+        "limits": limits.tolist(),
+        "colors": [to_hex(tuple(color)) for color in cluster_colors(k)],
+        "iterations": [int(numbers[frame]) for frame in frames],
+        "inertia": [value if np.isfinite(value) else None for value in energies.tolist()],
+        # Positions are in widths of the view, from its lower left corner.
+        "points": _encode((points - corner) / width, np.dtype("<f4")),
+        "centroids": _encode((steps - corner) / width, np.dtype("<f4")),
+        "labels": _encode(clusters, np.dtype("<u1" if k <= 256 else "<u4")),
+    }
+    fields = {
+        "title": html.escape(title),
+        "payload": json.dumps(payload).replace("<", "\\u003c"),
+    }
+    template = files("kmeans_module.figures").joinpath("animation.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda field: fields[field[1]], template)
+
+
+def _spread(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Heights in a band around zero that keep the samples of one feature apart."""
+    golden_ratio = (np.sqrt(5) - 1) / 2
+    heights = np.arange(1, len(points) + 1) * golden_ratio % 1 - 0.5
+    return np.asarray(heights * 0.3 * np.ptp(view_limits(points, points)[0]))
+
+
+def _encode(array: NDArray[np.float64], dtype: np.dtype[np.generic]) -> str:
+    return base64.b64encode(array.astype(dtype).tobytes()).decode("ascii")

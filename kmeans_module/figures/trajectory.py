@@ -1,0 +1,71 @@
+"""What a fit went through, kept small: a sample of the rows, the centroids of each iteration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kmeans_module.figures.clusterings import evenly
+
+MAX_ELEMENTS = 1 << 23
+
+
+class Trajectory:
+    """Records frames: the centroids after 0, 1, 2, ... iterations.
+
+    When the memory for them is used up every other frame is dropped, but never the first or
+    the latest.
+
+    Args:
+        max_points: rows of the sample at most.
+        max_frames: frames at most.
+
+    Attributes:
+        x: the sample, (m, d), on the CPU.
+        iterations: number of each frame.
+    """
+
+    def __init__(self, *, max_points: int = 2_000, max_frames: int = 200) -> None:
+        self.max_points = max_points
+        self.max_frames = max_frames
+        self.iterations: list[int] = []
+        self._rows: list[Tensor] = []
+        self._centroids: list[Tensor] = []
+        self._inertia: dict[int, float] = {}
+
+    @property
+    def x(self) -> Tensor:
+        rows = torch.cat(self._rows)
+        return rows[torch.from_numpy(evenly(len(rows), self.max_points))]
+
+    @property
+    def centroids(self) -> Tensor:
+        """Of all frames, (T, k, d)."""
+        return torch.stack(self._centroids)
+
+    @property
+    def inertia(self) -> Tensor:
+        """Of the centroids of all frames, (T,) float64; NaN where it was not found."""
+        values = [self._inertia.get(i, torch.nan) for i in self.iterations]
+        return torch.tensor(values, dtype=torch.float64)
+
+    def sample(self, rows: Tensor, *, n_batches: float) -> None:
+        """Take this batch's share of the sample from its rows (n, d); inf: many batches."""
+        share = int(max(1, self.max_points // n_batches))
+        if len(rows):
+            kept = torch.from_numpy(evenly(len(rows), share)).to(rows.device)
+            self._rows.append(rows[kept].detach().cpu())
+
+    def record(self, iteration: int, centroids: Tensor) -> None:
+        """Add the centroids (k, d) after so many iterations."""
+        self.iterations.append(iteration)
+        self._centroids.append(centroids.detach().to("cpu", torch.float32, copy=True))
+        limit = max(3, min(self.max_frames, MAX_ELEMENTS // centroids.numel()))
+        if len(self.iterations) > limit:
+            kept = sorted({*range(0, len(self.iterations), 2), len(self.iterations) - 1})
+            self.iterations = [self.iterations[i] for i in kept]
+            self._centroids = [self._centroids[i] for i in kept]
+
+    def measured(self, iteration: int, inertia: float) -> None:
+        """The inertia of the centroids after so many iterations."""
+        self._inertia[iteration] = inertia

@@ -1,0 +1,113 @@
+"""Merge over a process group, or do nothing: ``group=None`` means this process only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kmeans_module.backends import ClusterStats, Farthest
+
+ProcessGroup = dist.ProcessGroup
+
+
+def rank(group: ProcessGroup | None) -> int:
+    return 0 if group is None else dist.get_rank(group)
+
+
+def world_size(group: ProcessGroup | None) -> int:
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def _wire(tensor: Tensor, group: ProcessGroup) -> Tensor:
+    """The tensor where the group's backend can take it."""
+    on_gpu = "nccl" in str(dist.get_backend(group))
+    device = tensor.device if tensor.is_cuda or not on_gpu else torch.device("cuda")
+    return tensor.to("cpu" if device.type == "mps" else device).contiguous()
+
+
+def all_sum(tensors: Sequence[Tensor], group: ProcessGroup | None) -> list[Tensor]:
+    """Sums over the ranks, in one collective; the tensors share one dtype."""
+    if group is None:
+        return list(tensors)
+    packed = _wire(torch.cat([tensor.reshape(-1) for tensor in tensors]), group)
+    dist.all_reduce(packed, group=group)
+    parts: Sequence[Tensor] = torch.split(
+        packed.to(tensors[0].device), [tensor.numel() for tensor in tensors]
+    )
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def all_gather(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The tensors of all ranks, of one shape, stacked: (world_size, ...)."""
+    if group is None:
+        return tensor.unsqueeze(0)
+    sent = _wire(tensor, group)
+    received = [torch.empty_like(sent) for _ in range(world_size(group))]
+    dist.all_gather(received, sent, group=group)
+    return torch.stack(received).to(tensor.device)
+
+
+def broadcast(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The tensor of the group's first rank."""
+    if group is None:
+        return tensor
+    sent = _wire(tensor, group).clone()
+    dist.broadcast(sent, src=dist.get_global_rank(group, 0), group=group)
+    return sent.to(tensor.device)
+
+
+def all_sum_stats(
+    stats: ClusterStats, group: ProcessGroup | None, *, also: Sequence[Tensor] = ()
+) -> tuple[ClusterStats, list[Tensor]]:
+    """Statistics of the data of all ranks; ``also`` travels in the same collective.
+
+    The farthest samples follow in a second one, only where some cluster is empty.
+    """
+    if group is None:
+        return stats, list(also)
+    sums, counts, inertia, *rest = all_sum(
+        [stats.sums, stats.counts, stats.inertia, *(tensor.to(stats.sums) for tensor in also)],
+        group,
+    )
+    merged = ClusterStats(sums, counts, inertia)
+    if bool((counts == 0).any()) and stats.farthest is not None:
+        gathered = [all_gather(field, group) for field in stats.farthest]
+        ranks = [Farthest(*fields) for fields in zip(*gathered, strict=True)]
+        merged = replace(merged, farthest=sum(ranks[1:], start=ranks[0]))
+    return merged, rest
+
+
+class ErrorElsewhere(ValueError):
+    """Another rank has the cause, and its message."""
+
+
+@contextmanager
+def errors_shared(group: ProcessGroup | None) -> Iterator[None]:
+    """An error of one rank is raised on every rank, with its message.
+
+    A collective: every rank has to enter and leave. Without it the others would wait for
+    the failed rank until the process group times out.
+    """
+    if group is None:
+        yield
+        return
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    failed = torch.tensor([float(error is not None)], dtype=torch.float64)
+    if all_sum([failed], group)[0].item() == 0:
+        return
+    own = None if error is None or isinstance(error, ErrorElsewhere) else error
+    messages: list[str | None] = [None] * world_size(group)
+    dist.all_gather_object(messages, None if own is None else str(own), group=group)
+    if own is not None:
+        raise own
+    first = next(r for r, message in enumerate(messages) if message is not None)
+    raise ValueError(f"rank {first}: {messages[first]}")

@@ -1,0 +1,164 @@
+"""Rows that bounds settle are neither measured nor added up again, and nothing else changes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from kmeans_module.backends.native.workspace import NativeWorkspace
+from kmeans_module.backends.reference import unit_rows
+from tests.backends.conftest import KINDS, brute_force, data_of, measure_along, needs_native
+
+pytestmark = needs_native
+
+# Shares of the spread by which centroids move from call to call.
+MOVES = (0.0, 0.3, 0.1, 0.03, 0.01, 0.01, 0.0, 0.003, 1e-3, 0.0, 0.05, 1e-4)
+
+
+def moved(centroids: Tensor, x: Tensor, share: float, seed: int) -> Tensor:
+    """Some of the centroids, the others stay."""
+    generator = torch.Generator().manual_seed(seed)
+    step = torch.randn(centroids.shape, generator=generator, dtype=centroids.dtype)
+    some = torch.rand(centroids.shape[:2], generator=generator) < 0.7
+    return centroids + step * x.std(dim=0) * share * some.unsqueeze(-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("d", "k", "p"), [(16, 40, 0), (21, 60, 0), (40, 60, 15)], ids=["apart", "all", "directions"]
+)
+@pytest.mark.parametrize(
+    ("metric", "dtype", "weighted"),
+    [
+        ("euclidean", torch.float32, False),
+        ("euclidean", torch.float32, True),
+        ("euclidean", torch.float64, False),
+        ("cosine", torch.float32, False),
+    ],
+)
+def test_a_workspace_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, kind: str, d: int, k: int, p: int,
+    metric: str, dtype: torch.dtype, weighted: bool,
+) -> None:  # fmt: skip
+    measure_along(monkeypatch, p)
+    x = data_of(kind, 1_500, d, dtype)
+    x[7] = 0
+    weight = torch.rand(len(x), generator=torch.Generator().manual_seed(1)) if weighted else None
+    centroids = x[None, :: len(x) // k][:, :k].clone()
+    workspace = NativeWorkspace(x, weight, metric=metric)
+    last = None
+    for number, share in enumerate(MOVES):
+        centroids = moved(centroids, x, share, number)
+        if metric == "cosine":
+            centroids = unit_rows(centroids)
+        step = workspace.e_step(centroids, distances=False)
+        fresh = NativeWorkspace(x, weight, metric=metric).e_step(centroids)
+        assert torch.equal(step.labels, fresh.labels)
+        assert torch.equal(step.stats.sums, fresh.stats.sums)
+        assert torch.equal(step.stats.counts, fresh.stats.counts)
+        torch.testing.assert_close(step.stats.inertia, fresh.stats.inertia, rtol=1e-6, atol=0)
+        changed = len(x) if last is None else int((fresh.labels != last).sum())
+        assert int(workspace.changed) == changed
+        last = fresh.labels
+
+
+@pytest.mark.parametrize("p", [0, 15])
+@pytest.mark.parametrize(("n", "k"), [(4_000, 300), (20_000, 6_000)], ids=["each", "together"])
+def test_bounds_hold_while_centroids_move_on(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, n: int, k: int, p: int
+) -> None:
+    """Bounds of each centroid, and of several together where there is no memory for so many."""
+    measure_along(monkeypatch, p)
+    x = data_of("structured", n, 24, torch.float32)
+    centroids = x[None, :k].clone()
+    workspace = NativeWorkspace(x)
+    for number in range(7):
+        centroids = moved(centroids, x, 0.1, number)
+        step = workspace.e_step(centroids, distances=False)
+        fresh = NativeWorkspace(x, once=True).e_step(centroids)
+        assert torch.equal(step.labels, fresh.labels)
+        assert torch.equal(step.stats.counts, fresh.stats.counts)
+
+
+@pytest.mark.parametrize(
+    ("k", "p"), [(5, 0), (40, 0), (60, 15)], ids=["few", "apart", "directions"]
+)
+def test_labels_that_others_write_into_are_mended(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, k: int, p: int
+) -> None:
+    """Through numpy, of which torch knows nothing."""
+    measure_along(monkeypatch, p)
+    x = data_of("blobs", 1_500, 40, torch.float32)
+    centroids = x[None, :k].clone()
+    workspace = NativeWorkspace(x)
+    for number, share in enumerate(MOVES):
+        centroids = moved(centroids, x, share, number)
+        step = workspace.e_step(centroids, distances=False)
+        fresh = NativeWorkspace(x).e_step(centroids)
+        assert torch.equal(step.labels, fresh.labels)
+        assert torch.equal(step.stats.sums, fresh.stats.sums)
+        assert torch.equal(step.stats.counts, fresh.stats.counts)
+        step.labels.numpy()[0, number::3] = (-1, k - 1, 1 << 40)[number % 3]
+
+
+def test_rows_that_stay_are_not_read(instruction_set: str) -> None:
+    """Bounds, sums and the inertia are known: rows could be anything by now."""
+    generator = torch.Generator().manual_seed(0)
+    places = 100 * torch.randn(20, 24, generator=generator)
+    labels = torch.randint(20, (3_000,), generator=generator)
+    x = places[labels] + torch.randn(3_000, 24, generator=generator)
+    centroids = places.unsqueeze(0)
+    workspace = NativeWorkspace(x)
+    for _ in range(2):
+        step = workspace.e_step(centroids, distances=False)
+    expected = NativeWorkspace(x).e_step(centroids + 0.01)
+    x.fill_(torch.nan)
+    step = workspace.e_step(centroids + 0.01, distances=False)
+    assert int(workspace.changed) == 0
+    assert torch.equal(step.labels, expected.labels)
+    assert torch.equal(step.stats.sums, expected.stats.sums)
+    torch.testing.assert_close(step.stats.inertia, expected.stats.inertia, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_an_inertia_that_is_small_against_the_spread_is_measured(
+    spread: float, offset: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    places = 10 * torch.randn(30, 20, generator=generator) + offset
+    x = places.repeat(100, 1) + spread * torch.randn(3_000, 20, generator=generator)
+    workspace = NativeWorkspace(x)
+    centroids = places.unsqueeze(0).clone()
+    for _ in range(4):
+        step = workspace.e_step(centroids, distances=False)
+        inertia = brute_force(x, centroids[0]).amin(dim=1).sum()
+        torch.testing.assert_close(step.stats.inertia[0], inertia, rtol=1e-5, atol=0)
+        centroids = (step.stats.sums / step.stats.counts.unsqueeze(-1)).float()
+
+
+def exact_sums(x: Tensor, labels: Tensor, k: int) -> Tensor:
+    """(k, d), each rounded once."""
+    groups = [x[labels == c].double().T.tolist() for c in range(k)]
+    sums = [[math.fsum(column) for column in group] for group in groups]
+    return torch.tensor(sums, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("outlier", [1.0, 1e4, 1e12], ids=["none", "large", "too large"])
+def test_sums_are_exact_where_they_can_be(instruction_set: str, outlier: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4_000, 12, generator=generator)
+    x *= 10.0 ** torch.randint(-3, 4, (4_000, 1), generator=generator)
+    x[1, 3] *= outlier  # a sample does not see it
+    workspace = NativeWorkspace(x)
+    for seed in range(4):
+        centroids = x[None, torch.randperm(4_000, generator=generator.manual_seed(seed))[:15]]
+        step = workspace.e_step(centroids.contiguous(), distances=False)
+        sums = exact_sums(x, step.labels[0], 15)
+        if outlier < 1e12:
+            assert torch.equal(step.stats.sums[0], sums)
+        else:
+            torch.testing.assert_close(step.stats.sums[0], sums, rtol=1e-9, atol=1e-3)

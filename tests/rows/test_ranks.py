@@ -1,0 +1,276 @@
+"""Promises over process groups: ranks together equal one process, and fail together."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from kmeans_module import EmptyClusterError, KMeansLayer
+from kmeans_module.backends import ClusterStats, prepare
+from kmeans_module.core.seeding import INITS
+from kmeans_module.rows import ranks as collective
+from kmeans_module.rows.batch import Batch
+from tests.conftest import blobs, seeded, weights_for
+
+GROUPS = {
+    "two": [0.37],
+    "three": [0.2, 0.81],
+    "three, one without rows": [0.55, 0.55],
+    "three, the first without rows": [0.0, 0.4],
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fit that one process and several should do alike."""
+
+    init: Any = "k-means++"
+    policy: str = "relocate"
+    metric: str = "euclidean"
+    weighted: bool = False
+    batch_shape: tuple[int, ...] = ()
+    n_init: int = 1
+    dtype: torch.dtype = torch.float32
+    n_clusters: int = 9
+    max_iter: int = 30
+
+    def data(self) -> torch.Tensor:
+        x = torch.stack([blobs(101, 3, seed=s) for s in range(2)]).to(self.dtype)
+        return x if self.batch_shape else x[0]
+
+    def run(self, part: slice, group: dist.ProcessGroup | None) -> dict[str, torch.Tensor]:
+        x = self.data()
+        weight = weights_for(x[0] if x.ndim == 3 else x) if self.weighted else None
+        layer = KMeansLayer(
+            self.n_clusters, 3, metric=self.metric, empty_cluster=self.policy,
+            batch_shape=self.batch_shape, dtype=self.dtype,
+        )  # fmt: skip
+        found = layer.fit(
+            x[..., part, :],
+            init=self.init,
+            max_iter=self.max_iter,
+            n_init=self.n_init,
+            sample_weight=None if weight is None else weight[part],
+            generator=seeded(3),
+            process_group=group,
+        )
+        assert torch.equal(found.labels, layer(x[..., part, :]))
+        return {**found._asdict(), "centroids": layer.centroids, "counts": layer.counts}
+
+
+def far_away(n_empty: int) -> torch.Tensor:
+    return torch.cat([blobs(101, 3)[:4], torch.full((n_empty, 3), 900.0)])
+
+
+def first_rows(x: torch.Tensor, k: int, generator: torch.Generator | None) -> torch.Tensor:
+    assert len(x) >= k
+    return x[:k]
+
+
+JOBS = {
+    **{f"{init}, {metric}": Job(init, metric=metric)
+       for init in INITS for metric in ("euclidean", "cosine")},
+    **{f"{init}, weighted": Job(init, weighted=True) for init in INITS},
+    **{f"{policy}, {n} empty": Job(far_away(n), policy, n_clusters=4 + n)
+       for policy in ("relocate", "split", "keep") for n in (1, 5, 80)},
+    "relocate, weighted": Job(far_away(5), weighted=True),
+    "batched": Job(batch_shape=(2,)),
+    "restarts": Job("random", n_init=3),
+    "restarts of a batch": Job("random", n_init=2, batch_shape=(2,)),
+    "float64": Job(dtype=torch.float64),
+    "one iteration": Job(max_iter=1),
+}  # fmt: skip
+# an init that is a function sees the rows of the first rank: it has to have some
+CALLABLE = Job(first_rows)
+
+
+def shards(cuts: list[float], n: int) -> list[slice]:
+    edges = [0, *(int(cut * n) for cut in cuts), n]
+    return [slice(low, high) for low, high in itertools.pairwise(edges)]
+
+
+def failing(rank: int, part: slice, group: dist.ProcessGroup) -> dict[str, Callable[[], object]]:
+    """Calls that go wrong on one rank, or on all."""
+    x = blobs(101, 3)
+    spoilt, layer = x.clone(), KMeansLayer(9, 3)
+    spoilt[90, 1] = torch.nan
+    last = rank == dist.get_world_size(group) - 1
+    keep = KMeansLayer(9, 3, empty_cluster="error")
+
+    def own_error(rows: torch.Tensor, k: int, generator: object) -> torch.Tensor:
+        raise ValueError("the init has failed")
+
+    return {
+        "NaN on the last rank": lambda: layer.fit(spoilt[part], process_group=group),
+        "bad shape on the last rank": lambda: layer.fit(
+            x[part, :2] if last else x[part], process_group=group
+        ),
+        "bad weight on the last rank": lambda: layer.initialize(
+            x[part],
+            sample_weight=-torch.ones(len(x[part])) if last else None,
+            process_group=group,
+        ),
+        "bad option on the last rank": lambda: layer.fit(
+            x[part], max_iter=0 if last else 5, process_group=group
+        ),
+        "bad init on the last rank": lambda: layer.fit(
+            x[part], init=x[:3] if last else x[:9], process_group=group
+        ),
+        "the init fails on the first": lambda: layer.fit(
+            x[part], init=own_error, process_group=group
+        ),
+        "too few rows": lambda: layer.fit(x[part][:1], process_group=group),
+        "empty cluster": lambda: keep.fit(x[part], init=far_away(5), process_group=group),
+    }
+
+
+def work(rank: int, cuts: list[float], folder: str) -> None:
+    torch.set_num_threads(1)
+    world = len(cuts) + 1
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world,
+        timeout=timedelta(seconds=90),
+    )  # fmt: skip
+    group = dist.group.WORLD
+    assert group is not None
+    part = shards(cuts, 101)[rank]
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*clusters have no samples")
+        jobs = {**JOBS, **({"callable": CALLABLE} if cuts[0] > 0.1 else {})}
+        for name, job in jobs.items():
+            found[name] = job.run(part, group)
+        for name, call in failing(rank, part, group).items():
+            with pytest.raises(ValueError) as caught:  # noqa: PT011
+                call()
+            found[name] = (caught.type.__name__, str(caught.value))
+    found["stats"] = merged_stats(part, group)
+    found["variance"] = variance(rank, part, group)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier(group)
+    dist.destroy_process_group()
+
+
+def merged_stats(part: slice, group: dist.ProcessGroup | None) -> ClusterStats:
+    x, start = blobs(101, 3), part.start
+    step = prepare(x[part]).e_step(far_away(7).unsqueeze(0), start=start)
+    return collective.all_sum_stats(step.stats, group)[0]
+
+
+def variance(rank: int, part: slice, group: dist.ProcessGroup | None) -> torch.Tensor:
+    """Two batches on every rank, in turn: ``start`` says their order."""
+    x = blobs(101, 3)
+    middle = (part.start + part.stop) // 2
+    batches = [
+        Batch(x[middle : part.stop], start=middle), Batch(x[part.start : middle], start=part.start)
+    ]  # fmt: skip
+    layer = KMeansLayer(9, 3)
+    scale = layer.initialize_from_batches(batches, generator=seeded(3), process_group=group)
+    return torch.cat([scale.view(1, 1).expand(1, 3), layer.centroids.double()])
+
+
+EVERYDAY = ("two", "three, one without rows")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[] if name in EVERYDAY else [pytest.mark.slow]) for name in GROUPS
+    ],
+)
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What each rank found, and the shards. One spawn for all jobs: it costs seconds."""
+    cuts = GROUPS[request.param]
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (cuts, str(folder)), nprocs=len(cuts) + 1)
+    found = [torch.load(Path(folder, f"{r}.pt"), weights_only=False) for r in range(len(cuts) + 1)]
+    return found, shards(cuts, 101)
+
+
+@pytest.mark.filterwarnings("ignore:.*clusters have no samples")
+@pytest.mark.parametrize("name", [*JOBS, "callable"])
+def test_ranks_together_equal_one(name: str, ranks: Any) -> None:
+    found, parts = ranks
+    if name not in found[0]:
+        assert parts[0].stop == 0
+        return
+    if name == "callable":
+        x = blobs(101, 3)
+        alone = Job(x[parts[0]][:9]).run(slice(None), None)
+    else:
+        alone = JOBS[name].run(slice(None), None)
+    results = [result[name] for result in found]
+    assert torch.equal(torch.cat([r["labels"] for r in results], dim=-1), alone["labels"])
+    for result in results:
+        for field in ("centroids", "counts", "inertia", "n_iter", "converged", "history"):
+            assert torch.equal(result[field], results[0][field]), field
+        torch.testing.assert_close(result["inertia"], alone["inertia"], rtol=1e-9, atol=0)
+        torch.testing.assert_close(result["history"], alone["history"], rtol=1e-9, atol=0)
+        torch.testing.assert_close(result["centroids"], alone["centroids"], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(result["counts"], alone["counts"], rtol=1e-9, atol=0)
+        assert torch.equal(result["n_iter"], alone["n_iter"])
+        assert torch.equal(result["converged"], alone["converged"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("NaN on the last rank", "ValueError", "x should be finite; 1 row holds NaN .* row 90"),
+        ("bad shape on the last rank", "ValueError", r"x should have shape \(n_samples, 3\); got"),
+        ("bad weight on the last rank", "ValueError", "sample_weight should be >= 0"),
+        ("bad option on the last rank", "ValueError", "max_iter should be >= 1; got 0"),
+        ("bad init on the last rank", "ValueError", r"init should have shape \(9, 3\)"),
+        ("the init fails on the first", "ValueError", "the init has failed"),
+        ("too few rows", "ValueError", r"n_samples=\d should be >= n_clusters=9"),
+        ("empty cluster", "EmptyClusterError", "5 of 9 clusters have no samples"),
+    ],
+)
+def test_an_error_ends_all_ranks_with_its_message(
+    name: str, kind: str, message: str, ranks: Any
+) -> None:
+    found, _ = ranks
+    for result in found:
+        raised, text = result[name]
+        assert raised == kind
+        assert re.search(message, text)
+
+
+def test_statistics_cross_ranks_unchanged(ranks: Any) -> None:
+    found, _ = ranks
+    alone = merged_stats(slice(0, 101), None)
+    assert alone.farthest is not None
+    for result in found:
+        stats = result["stats"]
+        torch.testing.assert_close(stats.sums, alone.sums, rtol=1e-14, atol=1e-12)
+        assert torch.equal(stats.counts, alone.counts)
+        torch.testing.assert_close(stats.inertia, alone.inertia, rtol=1e-14, atol=0)
+        for ours, theirs in zip(stats.farthest, alone.farthest, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_several_batches_on_several_ranks_start_as_one(ranks: Any) -> None:
+    found, _ = ranks
+    alone = variance(0, slice(0, 101), None)
+    for result in found:
+        torch.testing.assert_close(result["variance"], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_without_a_group_nothing_is_communicated() -> None:
+    tensors = [torch.ones(2), torch.zeros(3)]
+    assert all(a is b for a, b in zip(collective.all_sum(tensors, None), tensors, strict=True))
+    assert collective.broadcast(tensors[0], None) is tensors[0]
+    assert torch.equal(collective.all_gather(tensors[0], None), tensors[0].unsqueeze(0))
+    assert (collective.rank(None), collective.world_size(None)) == (0, 1)
+    with pytest.raises(EmptyClusterError), collective.errors_shared(None):
+        raise EmptyClusterError

@@ -1,0 +1,171 @@
+"""Promises of Rows: any batches together are one sequence, drawn in proportion to weight."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from kmeans_module.backends.reference import ReferenceWorkspace
+from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.sharded import Rows
+from tests.conftest import blobs, brute_force, seeded
+
+X = torch.arange(24, dtype=torch.float32).view(12, 2)
+
+
+def rows_of(
+    x: torch.Tensor,
+    cuts: list[int] | None = None,
+    *,
+    weight: torch.Tensor | None = None,
+    metric: str = "euclidean",
+    n_problems: int = 1,
+    seed: int = 0,
+) -> Rows:
+    """x in the batches between the cuts, in reverse order: ``start`` says where they belong."""
+    n = x.shape[-2]
+    edges = [0, *(cuts or []), n]
+    batches = [
+        Batch(x[..., low:high, :], None if weight is None else weight[..., low:high], start=low)
+        for low, high in itertools.pairwise(edges)
+    ]
+    return Rows(
+        batches[::-1], n_problems=n_problems, metric=metric, like=torch.zeros(0),
+        generator=seeded(seed), group=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cuts", [[], [5], [5, 5, 11]])
+def test_take_finds_rows_by_position(cuts: list[int]) -> None:
+    positions = torch.tensor([[0, 11, 5, 4, 5]])
+    assert torch.equal(rows_of(X, cuts).take(positions)[0], X[positions[0]])
+
+
+def test_take_is_per_problem() -> None:
+    x = torch.stack([X, X + 100])
+    positions = torch.tensor([[0, 3], [11, 2]])
+    taken = rows_of(x, [4], n_problems=2).take(positions)
+    assert torch.equal(taken, torch.stack([X[[0, 3]], X[[11, 2]] + 100]))
+
+
+def test_cosine_rows_are_unit() -> None:
+    rows = rows_of(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), metric="cosine")
+    torch.testing.assert_close(
+        rows.take(torch.tensor([[0, 1]]))[0], torch.tensor([[0.6, 0.8], [0.0, 0.0]])
+    )
+    assert rows.weight(0).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("cuts", [[3], [1, 2, 7], [6, 6]])
+def test_draws_do_not_depend_on_the_batches(cuts: list[int]) -> None:
+    weight = torch.tensor([0, 1, 0, 5, 0.5, 0, 0, 2, 1, 1, 3, 0], dtype=torch.float64)
+    whole = rows_of(X, weight=weight)
+    expected = whole.draw([whole.weight(0)], 500)
+    parts = rows_of(X, cuts, weight=weight)
+    drawn = parts.draw([parts.weight(i) for i in range(len(parts.batches))], 500)
+    assert torch.equal(drawn, expected)
+
+
+def test_draws_follow_the_masses_and_never_choose_zero() -> None:
+    mass = torch.tensor([[0.0, 1.0, 0.0, 2.0, 7.0, 0.0]])
+    rows = rows_of(X[:6])
+    drawn = rows.draw([mass], 20_000)[0]
+    share = torch.bincount(drawn, minlength=6) / 20_000
+    assert share[mass[0] == 0].sum() == 0
+    # 4 standard errors of a share of 0.7
+    torch.testing.assert_close(share, mass[0] / 10, rtol=0, atol=4 * (0.21 / 20_000) ** 0.5)
+
+
+@pytest.mark.parametrize("number", [0.0, 0.4, 1 - 2**-53])
+def test_the_ends_of_the_unit_interval_are_safe(
+    number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mass = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.0, 0.0]])
+    rows = rows_of(X[:6], [3])
+    numbers = torch.tensor([[number]], dtype=torch.float64)
+    monkeypatch.setattr(Rows, "uniform", lambda self, m: numbers)
+    # the batches come in reverse order
+    position = rows.draw([mass[:, 3:], mass[:, :3]], 1).item()
+    assert position == {0.0: 1, 0.4: 2}.get(number, 3)
+
+
+def test_draws_are_uniform_where_float32_could_not_count() -> None:
+    # a float32 cumulative sum of ones stops at 2^24
+    n = 2**24 + 2**20
+    rows = rows_of(torch.zeros(n, 1))
+    drawn = rows.draw([rows.weight(0)], 2000)[0]
+    assert (drawn >= 2**24).sum() > 60
+    assert drawn.max() < n
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 4096, 9000]])
+@pytest.mark.parametrize("m", [2, 3000])
+def test_draws_over_many_blocks_are_those_of_one_cumulative_sum(cuts: list[int], m: int) -> None:
+    n = 10 * 4096 + 100
+    weight = torch.randint(0, 3, (n,), generator=seeded()).double()
+    weight[4000:20_000] = 0
+    weight[-50:] = 0
+    rows = rows_of(torch.zeros(n, 1), cuts, weight=weight, seed=5)
+    generator = seeded(5)
+    for _ in range(100 // m + 1):
+        drawn = rows.draw([rows.weight(i) for i in range(len(rows.batches))], m)
+        numbers = torch.rand(1, m, dtype=torch.float64, generator=generator)
+        expected = torch.searchsorted(weight.cumsum(0), numbers * weight.sum(), right=True)
+        assert torch.equal(drawn, expected)
+
+
+def test_marked_rows_have_no_mass() -> None:
+    rows = rows_of(X, [5])
+    masses = [rows.weight(i).clone() for i in range(2)]
+    rows.mark(masses, torch.tensor([[0, 7, 11]]))
+    together = torch.cat(masses[::-1], dim=-1)[0]
+    assert (together == 0).nonzero().flatten().tolist() == [0, 7, 11]
+
+
+@pytest.mark.parametrize("cuts", [[], [30, 77]])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_potential_is_the_inertia_with_the_candidate(cuts: list[int], weighted: bool) -> None:
+    x = blobs(100, 3) + 1000
+    weight = torch.rand(100, generator=seeded(1)).double() if weighted else None
+    rows = rows_of(x, cuts, weight=weight)
+    centers, candidates = x[None, :2], x[None, 50:55]
+    nearest = [torch.full((1, len(b.x)), torch.inf) for b in rows.batches]
+    rows.lower(nearest, centers)
+    found = rows.potentials(nearest, candidates)
+    for i in range(5):
+        joined = torch.cat([centers[0], candidates[0, i : i + 1]])
+        lowest = brute_force(x, joined).min(-1).values
+        expected = (lowest * (1 if weight is None else weight)).sum()
+        torch.testing.assert_close(found[0, i], expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("n_centers", [1, 3])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_lower_measures_to_the_nearest_centre(n_centers: int, metric: str) -> None:
+    x = blobs(60, 3)
+    rows = rows_of(x, [20], metric=metric)
+    centers = rows.take(torch.arange(n_centers).unsqueeze(0))
+    nearest = [torch.full((1, len(b.x)), torch.inf) for b in rows.batches]
+    rows.lower(nearest, centers)
+    unit = x / x.norm(dim=-1, keepdim=True) if metric == "cosine" else x
+    expected = brute_force(unit, centers[0]).min(-1).values.float()
+    together = torch.cat(nearest[::-1], dim=-1)[0]
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
+    assert (together[:n_centers] <= 1e-6).all()
+
+
+def test_autocast_and_matmul_precision_change_no_distance() -> None:
+    x = blobs(50, 8)
+    workspace = ReferenceWorkspace(x)
+    nearest = torch.full((1, 50), torch.inf)
+    expected = workspace.potentials(nearest, x[None, :4])
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = workspace.potentials(nearest, x[None, :4])
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(found, expected)

@@ -220,7 +220,7 @@ class KMeansLayer(nn.Module):
         Raises:
             ValueError: labels outside 0 .. k-1 (checked on the CPU).
         """
-        self._check_initialized()
+        self.check_initialized()
         labels = check.check_labels(labels, self.n_clusters, self.batch_shape)
         check.check_device("labels", labels, self.centroids.device)
         if not self.batch_shape:
@@ -282,7 +282,7 @@ class KMeansLayer(nn.Module):
             batches, self.n_clusters, init=init, n_problems=self._n_problems, metric=self.metric,
             like=self.centroids, generator=generator, process_group=process_group,
         )  # fmt: skip
-        self._start_at(centroids)
+        self.set_centroids(centroids)
         return variance.reshape(self.batch_shape)
 
     def prepare(self, x: Tensor, sample_weight: Tensor | None = None) -> Workspace:
@@ -294,7 +294,7 @@ class KMeansLayer(nn.Module):
         return self._prepare(x, sample_weight)
 
     def _prepare(self, x: Tensor, sample_weight: Tensor | None, *, once: bool = False) -> Workspace:
-        self._check_initialized()
+        self.check_initialized()
         x = check.check_samples(x, self.n_features, self.batch_shape)
         check.check_device("x", x, self.centroids.device)
         weight = check.check_sample_weight(sample_weight, x, self.batch_shape)
@@ -358,7 +358,7 @@ class KMeansLayer(nn.Module):
         Raises:
             EmptyClusterError: a cluster is empty and the policy is "error".
         """
-        self._check_initialized()
+        self.check_initialized()
         decay = check.check_number("decay", decay, minimum=0, maximum=1)
         if not isinstance(stats, ClusterStats):
             raise TypeError(f"stats should be ClusterStats; got {type(stats).__name__}")
@@ -433,7 +433,7 @@ class KMeansLayer(nn.Module):
             n_problems=self._n_problems, metric=self.metric, empty_cluster=self.empty_cluster,
             like=self.centroids, generator=generator, process_group=process_group,
         )  # fmt: skip
-        self._start_at(best.centroids)
+        self.set_centroids(best.centroids)
         self.counts.copy_(best.counts.view_as(self.counts))
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
         warn_of_surplus(
@@ -450,7 +450,7 @@ class KMeansLayer(nn.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state and the configuration to a .safetensors file, atomically."""
-        self._check_initialized()
+        self.check_initialized()
         config = json.dumps({"metric": self.metric, "empty_cluster": self.empty_cluster})
         io.save_tensors(path, dict(self.state_dict()), {"kmeans_module": config})
 
@@ -501,7 +501,8 @@ class KMeansLayer(nn.Module):
     def _label_shape(self, x: Tensor) -> tuple[int, ...]:
         return (*self.batch_shape, x.shape[-2]) if self.batch_shape else tuple(x.shape[:-1])
 
-    def _check_initialized(self) -> None:
+    def check_initialized(self) -> None:
+        """Raise NotInitializedError where there are no centroids yet (not in compiled code)."""
         # The buffer may be on an accelerator: it is read once, and not by compiled code.
         if torch.compiler.is_compiling() or self._known_initialized:
             return
@@ -512,7 +513,7 @@ class KMeansLayer(nn.Module):
             )
 
     def _check_input(self, x: Tensor) -> Tensor:
-        self._check_initialized()
+        self.check_initialized()
         if self.batch_shape:
             x = check.check_samples(x, self.n_features, self.batch_shape)
         else:
@@ -534,7 +535,7 @@ class KMeansLayer(nn.Module):
     def _flat_init(self, init: Init) -> Init:
         """Checks what the batch_shape and the buffers have to say of an init."""
         if isinstance(init, str) and init == "current":
-            self._check_initialized()
+            self.check_initialized()
             return self._flat_centroids()
         if isinstance(init, Tensor) and init.ndim > 2:
             if init.shape != self.centroids.shape:
@@ -544,12 +545,26 @@ class KMeansLayer(nn.Module):
             return init.flatten(0, -3)
         return init
 
-    def _start_at(self, centroids: Tensor) -> None:
+    @torch.no_grad()
+    def set_centroids(self, centroids: Tensor, counts: Tensor | None = None) -> None:
+        """Take centroids, and what they weigh, as those to start from; n_iter becomes 0.
+
+        Args:
+            centroids: as many numbers as (*batch_shape, k, d).
+            counts: as many as (*batch_shape, k); None for 0.
+        """
         self.centroids.copy_(centroids.view_as(self.centroids))
-        self.counts.zero_()
+        if counts is None:
+            self.counts.zero_()
+        else:
+            self.counts.copy_(counts.view_as(self.counts))
         self.n_iter.zero_()
         self.initialized.fill_(True)
         self._known_initialized = True
+
+    def note_initialized(self, initialized: bool) -> None:
+        """Say what the buffer ``initialized`` was set to from outside, which is read only once."""
+        self._known_initialized = initialized
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KMeansLayer:
         """Move the counts with the module, but keep them exact whatever dtype is asked for."""

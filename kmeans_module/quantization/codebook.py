@@ -176,7 +176,7 @@ class LearningCodebook(nn.Module, Joinable):
             self._apply_recorded(state)
         if self._first_rows or not bool(state.initialized):
             self._initialize(rows, valid, state)
-            self.codebook._known_initialized = bool(state.initialized)
+            self.codebook.note_initialized(bool(state.initialized))
 
     def record(self, rows: Tensor, valid: Tensor | None, codes: Tensor | None) -> Tensor:
         """Learn from a batch, for the next update; its codes, the nearest where none are given."""

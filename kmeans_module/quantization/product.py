@@ -246,7 +246,7 @@ class ProductQuantizer(nn.Module):
         """
         from kmeans_module.quantization.export import product_index
 
-        self.quantizer.codebook._check_initialized()
+        self.quantizer.codebook.check_initialized()
         rotation = None if self.rotation is None else self.rotation.weight
         return product_index(self.codebooks, bits_of(self.n_clusters), rotation)
 

@@ -243,7 +243,7 @@ class ResidualQuantizer(nn.Module):
             level = self._level(number)
             level._forget()
             codebook = level.codebook
-            codebook._start_at(book)
+            codebook.set_centroids(book)
             codebook.counts.copy_(torch.bincount(codes[:, number], minlength=self.n_clusters))
 
     def tables(self, queries: Tensor) -> Tensor:
@@ -305,7 +305,7 @@ class ResidualQuantizer(nn.Module):
 
     def _check_initialized(self) -> None:
         for number in range(self.n_levels):
-            self._level(number).codebook._check_initialized()
+            self._level(number).codebook.check_initialized()
 
 
 def looked_up(tables: Tensor, codes: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ class VectorQuantizer(LearningCodebook):
         if self.learns:
             self.begin(seen, valid)
         elif not torch.compiler.is_compiling():
-            self.codebook._check_initialized()
+            self.codebook.check_initialized()
         if draws:
             # Backward needs these centroids, also after an update.
             centroids = self._centroids().clone()
@@ -204,7 +204,7 @@ class VectorQuantizer(LearningCodebook):
         if self.learns:
             self.begin(first, valids[0])
         elif not torch.compiler.is_compiling():
-            self.codebook._check_initialized()
+            self.codebook.check_initialized()
         for valid in valids:
             if self.training and self.estimator == "gumbel":
                 quantized, codes = gumbel(

@@ -1,0 +1,23 @@
+"""Files in and out: safe readers, atomic writes.
+
+Numbers in, numbers out: nothing is unpickled, and a file that is not what its name says is refused
+in one line that names it. What existed before a write stays whole until its successor is.
+"""
+
+from kmeans_module.files.atomic import load_tensors, save_array, save_tensors, write_atomically
+from kmeans_module.files.images import IMAGE_SUFFIXES, image_files, read_image
+from kmeans_module.files.readers import ARRAY_SUFFIXES, Table, read_array, read_table
+
+__all__ = [
+    "ARRAY_SUFFIXES",
+    "IMAGE_SUFFIXES",
+    "Table",
+    "image_files",
+    "load_tensors",
+    "read_array",
+    "read_image",
+    "read_table",
+    "save_array",
+    "save_tensors",
+    "write_atomically",
+]

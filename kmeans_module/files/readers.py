@@ -1,25 +1,23 @@
-"""Safe readers, atomic writes: numbers in, numbers out, never objects, never half a file."""
+"""Readers of rows: one tensor out of .npy, .npz, .csv, .parquet, .safetensors or .pt."""
 
 from __future__ import annotations
 
 import csv
 import os
 import pickle
-import secrets
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# also the names that callers of this module used before the writers had a module of their own
+from kmeans_module.files.atomic import load_tensors, save_tensors  # noqa: F401
+from kmeans_module.files.refusals import UnsuitableError, enumerated, existing_file, refusing
 
 
 class Table(NamedTuple):
@@ -65,184 +63,64 @@ def read_table(
     key: str | None = None,
 ) -> Table:
     """As :func:`read_array`, with the names of the columns."""
-    path = _existing_file(path)
+    path = existing_file(path)
     suffix = path.suffix.lower()
-    with _naming(path, f"{suffix} file"):
+    with refusing(path, f"{suffix} file"):
         if suffix in _TABLE_READERS:
             if key is not None:
-                raise _UnsuitableError(f"key={key!r} names an array, a {suffix} file has columns")
+                raise UnsuitableError(f"key={key!r} names an array, a {suffix} file has columns")
             x, names = _TABLE_READERS[suffix](path, columns)
             return Table(_matrix(x), names)
         if suffix in _ARRAY_READERS:
             x = _matrix(_ARRAY_READERS[suffix](path, key))
             if columns is not None:
-                x = x[:, _positions(columns, None, x.shape[1])]
+                x = x[:, _column_numbers(columns, None, x.shape[1])]
             return Table(_matrix(x))
-        expected = _listed(ARRAY_SUFFIXES)
-        raise _UnsuitableError(f"unknown suffix {path.suffix!r}, expected one of {expected}")
-
-
-def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """Read a picture as RGB, upright as its EXIF orientation says.
-
-    Returns:
-        (H, W, 3) float32 in [0, 1].
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image, is truncated, has more than 8 bits per channel, or is
-            larger than Pillow's ``Image.MAX_IMAGE_PIXELS``.
-    """
-    from PIL import Image, ImageOps
-
-    path = _existing_file(path)
-    with _naming(path, "image"), warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
-                raise _UnsuitableError(f"expected 8 bits per channel, got mode {image.mode}")
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    return torch.from_numpy(pixels).float().div_(255)
-
-
-def image_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The file itself, or the images of a folder sorted by name (not of its subfolders).
-
-    Raises:
-        FileNotFoundError: there is neither.
-        ValueError: the folder holds no image.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return [_existing_file(path)]
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and file.name[0] != "."
-    )
-    if not files:
-        raise ValueError(f"{path}: no images in this folder, expected {_listed(IMAGE_SUFFIXES)}")
-    return files
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a file that takes the place of ``path`` only when it is complete.
-
-    On any failure, also Ctrl-C, what was at ``path`` stays as it was and nothing is left beside it.
-
-    Raises:
-        OSError: the file cannot be written; names ``path``.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(temporary)):
-            raise
-        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def save_array(path: str | os.PathLike[str], tensor: Tensor) -> None:
-    """Write a tensor of any shape as .npy, atomically (bfloat16 as float32)."""
-    tensor = tensor.detach().cpu()
-    array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
-
-
-def save_tensors(
-    path: str | os.PathLike[str],
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write named tensors of any shapes and a few strings as .safetensors, atomically."""
-    # clones, as safetensors refuses tensors that share memory
-    own = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
-    data = to_safetensors(own, dict(metadata or {}))
-    write_atomically(path, lambda file: file.write(data))
-
-
-def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what :func:`save_tensors` wrote: the tensors by name, and the metadata.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a complete .safetensors file.
-    """
-    path = _existing_file(path)
-    with _naming(path, ".safetensors file"), safe_open(path, framework="pt") as file:
-        names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-
-
-class _UnsuitableError(Exception):
-    """Says what is wrong with a file; :func:`_naming` puts the file's name in front."""
-
-
-@contextmanager
-def _naming(path: Path, kind: str) -> Iterator[None]:
-    # half a dozen parsers meet corrupted bytes with as many kinds of exception
-    try:
-        yield
-    except _UnsuitableError as error:
-        raise ValueError(f"{path}: {error}") from None
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ValueError(f"{path}: not a readable {kind} ({reason[:200]})") from error
-
-
-def _existing_file(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder, expected a file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    return path
-
-
-def _listed(names: Sequence[object] | frozenset[str], limit: int = 10) -> str:
-    shown = sorted(names) if isinstance(names, frozenset) else list(names)
-    more = f", ... ({len(shown)} in all)" if len(shown) > limit else ""
-    return ", ".join(str(name) for name in shown[:limit]) + more
+        expected = enumerated(ARRAY_SUFFIXES)
+        raise UnsuitableError(f"unknown suffix {path.suffix!r}, expected one of {expected}")
 
 
 def _matrix(x: Tensor) -> Tensor:
+    """The rows (n, d) of an array of one or two dimensions; other arrays are refused."""
     if x.layout != torch.strided or x.is_quantized or x.is_complex():
-        raise _UnsuitableError(f"expected dense real numbers, got {x.dtype} in {x.layout}")
+        raise UnsuitableError(f"expected dense real numbers, got {x.dtype} in {x.layout}")
     if x.ndim not in (1, 2) or 0 in x.shape:
-        raise _UnsuitableError(f"expected rows of numbers (n, d), got shape {tuple(x.shape)}")
+        raise UnsuitableError(f"expected rows of numbers (n, d), got shape {tuple(x.shape)}")
     return x.detach() if x.ndim == 2 else x.detach()[:, None]
 
 
-def _positions(columns: Sequence[int | str], names: list[str] | None, count: int) -> list[int]:
-    def position(column: int | str) -> int:
+def _column_numbers(
+    columns: Sequence[int | str], names: list[str] | None, n_columns: int
+) -> list[int]:
+    """The number of each column that is given by its number or its name."""
+
+    def number(column: int | str) -> int:
         if isinstance(column, str) and names is not None and column in names:
             return names.index(column)
-        if isinstance(column, int) and 0 <= column < count:
+        if isinstance(column, int) and 0 <= column < n_columns:
             return column
-        by_name = "" if names is None else f" or one of {_listed(names)}"
-        raise _UnsuitableError(f"no column {column!r}, expected 0 to {count - 1}{by_name}")
+        by_name = "" if names is None else f" or one of {enumerated(names)}"
+        raise UnsuitableError(f"no column {column!r}, expected 0 to {n_columns - 1}{by_name}")
 
-    return [position(column) for column in columns]
+    return [number(column) for column in columns]
 
 
-def _chosen(dimensions: Mapping[str, int], key: str | None) -> str:
+def _array_to_read(dimensions: Mapping[str, int], key: str | None) -> str:
+    """The name of the array: ``key``, or the only one of two dimensions.
+
+    Args:
+        dimensions: number of dimensions of each array of the file, by name.
+        key: what the user asked for.
+    """
     names = list(dimensions)
     if key is not None:
         if key not in dimensions:
-            raise _UnsuitableError(f"no array {key!r}, expected one of: {_listed(names)}")
+            raise UnsuitableError(f"no array {key!r}, expected one of: {enumerated(names)}")
         return key
     matrices = [name for name in names if dimensions[name] == 2] if len(names) > 1 else names
     if len(matrices) != 1:
-        raise _UnsuitableError(
-            f"expected one two-dimensional array, got {len(matrices)} in: {_listed(names)}; "
+        raise UnsuitableError(
+            f"expected one two-dimensional array, got {len(matrices)} in: {enumerated(names)}; "
             "say which with key"
         )
     return matrices[0]
@@ -250,13 +128,13 @@ def _chosen(dimensions: Mapping[str, int], key: str | None) -> str:
 
 def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
     if array.dtype.kind not in "biuf":
-        raise _UnsuitableError(f"expected numbers, got an array of {array.dtype}")
+        raise UnsuitableError(f"expected numbers, got an array of {array.dtype}")
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _read_npy(path: Path, key: str | None) -> Tensor:
     if key is not None:
-        raise _UnsuitableError(f"key={key!r} names an array, a .npy file holds only one")
+        raise UnsuitableError(f"key={key!r} names an array, a .npy file holds only one")
     # copy-on-write, as torch has no read-only memory
     return _tensor(np.lib.format.open_memmap(path, mode="c"))
 
@@ -266,14 +144,15 @@ def _read_npz(path: Path, key: str | None) -> Tensor:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         names = archive.files if key is None or key not in archive else [key]
         arrays = {name: archive[name] for name in names}
-    return _tensor(arrays[_chosen({name: array.ndim for name, array in arrays.items()}, key)])
+    dimensions = {name: array.ndim for name, array in arrays.items()}
+    return _tensor(arrays[_array_to_read(dimensions, key)])
 
 
 def _read_safetensors(path: Path, key: str | None) -> Tensor:
     with safe_open(path, framework="pt") as file:
         names = file.keys()
         dimensions = {name: len(file.get_slice(name).get_shape()) for name in names}
-        x: Tensor = file.get_tensor(_chosen(dimensions, key))
+        x: Tensor = file.get_tensor(_array_to_read(dimensions, key))
     return x
 
 
@@ -282,18 +161,20 @@ def _read_pt(path: Path, key: str | None) -> Tensor:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
-        raise _UnsuitableError("holds pickled objects, expected only tensors") from None
+        raise UnsuitableError("holds pickled objects, expected only tensors") from None
     if isinstance(loaded, Tensor):
         loaded = {key or "": loaded}
     if not isinstance(loaded, Mapping):
-        raise _UnsuitableError(f"expected a tensor or a dict of them, got {type(loaded).__name__}")
+        raise UnsuitableError(f"expected a tensor or a dict of them, got {type(loaded).__name__}")
     tensors = {str(name): x for name, x in loaded.items() if isinstance(x, Tensor)}
-    return tensors[_chosen({name: x.ndim for name, x in tensors.items()}, key)]
+    dimensions = {name: x.ndim for name, x in tensors.items()}
+    return tensors[_array_to_read(dimensions, key)]
 
 
 def _expect_zip(path: Path, writer: str) -> None:
+    # torch.load and np.load would try their older formats
     if not zipfile.is_zipfile(path):
-        raise _UnsuitableError(f"truncated, or not a file that {writer} writes")
+        raise UnsuitableError(f"truncated, or not a file that {writer} writes")
 
 
 def _read_csv(path: Path, columns: Sequence[int | str] | None) -> tuple[Tensor, list[str] | None]:
@@ -305,8 +186,8 @@ def _read_csv(path: Path, columns: Sequence[int | str] | None) -> tuple[Tensor, 
         names = first if by_name or not any(_is_number(cell) for cell in first) else None
         skip = reader.line_num - (names is None)
         if not first or (names is not None and next(lines, None) is None):
-            raise _UnsuitableError("expected rows of numbers, got none")
-    positions = None if columns is None else _positions(columns, names, len(first))
+            raise UnsuitableError("expected rows of numbers, got none")
+    numbers = None if columns is None else _column_numbers(columns, names, len(first))
     with open(path, encoding="utf-8-sig") as file:
         array = np.loadtxt(
             file,
@@ -314,13 +195,13 @@ def _read_csv(path: Path, columns: Sequence[int | str] | None) -> tuple[Tensor, 
             comments=None,
             quotechar='"',
             skiprows=skip,
-            usecols=positions,
+            usecols=numbers,
             ndmin=2,
         )
-    if positions is None and array.shape[1] != len(first):
-        raise _UnsuitableError(f"{len(first)} columns named, {array.shape[1]} in the rows")
-    if names is not None and positions is not None:
-        names = [names[i] for i in positions]
+    if numbers is None and array.shape[1] != len(first):
+        raise UnsuitableError(f"{len(first)} columns named, {array.shape[1]} in the rows")
+    if names is not None and numbers is not None:
+        names = [names[number] for number in numbers]
     return torch.from_numpy(array), names
 
 
@@ -336,18 +217,18 @@ def _read_parquet(path: Path, columns: Sequence[int | str] | None) -> tuple[Tens
     try:
         from pyarrow import parquet
     except ImportError:
-        raise _UnsuitableError(
+        raise UnsuitableError(
             "reading .parquet needs pyarrow: pip install 'kmeans-module[parquet]'"
         ) from None
     with parquet.ParquetFile(path, memory_map=True) as file:
         names: list[str] = file.schema_arrow.names
         if columns is not None:
-            names = [names[i] for i in _positions(columns, names, len(names))]
+            names = [names[number] for number in _column_numbers(columns, names, len(names))]
         table = file.read(columns=names)
     arrays = [table.column(name).to_numpy() for name in names]
     for name, array in zip(names, arrays, strict=True):
         if array.dtype.kind not in "biuf":
-            raise _UnsuitableError(f"expected numbers, got {table.field(name).type} in {name!r}")
+            raise UnsuitableError(f"expected numbers, got {table.field(name).type} in {name!r}")
     return _tensor(np.column_stack(arrays)), names
 
 

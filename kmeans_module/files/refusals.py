@@ -1,0 +1,52 @@
+"""How a file is refused: one line, which starts with the name of the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UnsuitableError(Exception):
+    """Says what is wrong with a file; :func:`refusing` puts the name of the file in front."""
+
+
+@contextmanager
+def refusing(path: Path, kind: str) -> Iterator[None]:
+    """Turn every error of a parser into a ValueError that names the file.
+
+    Args:
+        path: the file that is read in this context.
+        kind: what the file should be, as in "not a readable ``kind``".
+    """
+    # half a dozen parsers meet corrupted bytes with as many kinds of exception
+    try:
+        yield
+    except UnsuitableError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ValueError(f"{path}: not a readable {kind} ({reason[:200]})") from error
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """The path, once it is known to be that of a file.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: there is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, expected a file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path
+
+
+def enumerated(names: Sequence[object] | frozenset[str], limit: int = 10) -> str:
+    """The names for a message, the first ``limit`` of them; a set in alphabetical order."""
+    ordered = sorted(names) if isinstance(names, frozenset) else list(names)
+    more = f", ... ({len(ordered)} in all)" if len(ordered) > limit else ""
+    return ", ".join(str(name) for name in ordered[:limit]) + more

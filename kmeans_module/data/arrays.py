@@ -8,19 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kmeans_module import files
 from kmeans_module.checks import locate_nonfinite
 from kmeans_module.data.base import RowsDataModule, Split, check_share
 from kmeans_module.data.folders import read_folder
-from kmeans_module.files import readers as io
+from kmeans_module.files import Table
 
-_CHUNK = 2**22  # numbers held in float64 at a time
+_CHUNK_ELEMENTS = 2**22  # numbers held in float64 at a time
 
 
 class ArrayDataModule(RowsDataModule):
     """Rows of a .npy, .npz, .csv, .parquet, .safetensors or .pt file, without unpickling.
 
     A .npy or .pt file is mapped into memory and not copied, unless columns are chosen, rows
-    are held out or features are standardised. Training rows keep the order of the file.
+    are held out or features are standardized. Training rows keep the order of the file.
 
     A folder of such files, all of one format, is read like one file with the rows of all, sorted
     by name: features of utterances, one file each. The rows are then copied into memory.
@@ -39,7 +40,7 @@ class ArrayDataModule(RowsDataModule):
 
     Raises:
         ValueError: an argument out of range or, when the file is read, a file that cannot be;
-            see :func:`kmeans_module.files.readers.read_array`.
+            see :func:`kmeans_module.files.read_array`.
     """
 
     def __init__(
@@ -100,13 +101,13 @@ class ArrayDataModule(RowsDataModule):
         return self._moments[1]
 
     @cached_property
-    def _source(self) -> tuple[io.Table, dict[Path, int] | None]:
+    def _source(self) -> tuple[Table, dict[Path, int] | None]:
         if Path(self.path).is_dir():
             return read_folder(self.path, columns=self.columns, key=self.key)
-        return io.read_table(self.path, columns=self.columns, key=self.key), None
+        return files.read_table(self.path, columns=self.columns, key=self.key), None
 
     @property
-    def _table(self) -> io.Table:
+    def _table(self) -> Table:
         return self._source[0]
 
     @cached_property
@@ -133,17 +134,17 @@ class ArrayDataModule(RowsDataModule):
         )
 
     @cached_property
-    def _training(self) -> Split:
+    def training_split(self) -> Split:
         return Split(self._standardized(self._rows(~self._held_out)))
 
     @property
-    def _all(self) -> Split:
+    def prediction_split(self) -> Split:
         if len(self.val_index) == 0:
-            return self._training
+            return self.training_split
         return Split(self._standardized(self._table.x))
 
     @cached_property
-    def _validation(self) -> Split | None:
+    def validation_split(self) -> Split | None:
         if not self._held_out.any():
             return None
         return Split(self._standardized(self._rows(self._held_out)))
@@ -156,13 +157,14 @@ class ArrayDataModule(RowsDataModule):
             return x
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         standardized = torch.empty(x.shape, dtype=dtype)
-        for rows, out in zip(_chunks(x), _chunks(standardized), strict=True):
-            out.copy_((rows.double() - self.mean) / self.scale)
+        for rows, target in zip(_chunks(x), _chunks(standardized), strict=True):
+            target.copy_((rows.double() - self.mean) / self.scale)
         return standardized
 
 
 def _chunks(x: Tensor) -> list[Tensor]:
-    rows = max(1, _CHUNK // x.shape[1])
+    """Views of x (n, d), few rows each, so that float64 copies of them stay small."""
+    rows = max(1, _CHUNK_ELEMENTS // x.shape[1])
     return [x[start : start + rows] for start in range(0, len(x), rows)]
 
 
@@ -174,5 +176,5 @@ def _mean_and_scale(x: Tensor, path: str) -> tuple[Tensor, Tensor]:
     scale = (sum(squares, torch.zeros(())) / len(x)).sqrt()
     if not bool(scale.isfinite().all()):
         reason = locate_nonfinite(x) or "the variance overflows float64"
-        raise ValueError(f"{path}: cannot standardise: {reason}")
+        raise ValueError(f"{path}: cannot standardize: {reason}")
     return origin + mean, torch.where(scale == 0, torch.ones_like(scale), scale)

@@ -1,4 +1,4 @@
-"""Batches of the training and validation rows, whatever they are."""
+"""What the data modules share: batches of training, validation and prediction rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kmeans_module.rows.batch import BatchLoader
 
 
 class Split(NamedTuple):
-    """Rows that belong together, and their true labels where the data know them."""
+    """Rows (n, d), and their true labels (n,) int64 where the data know them."""
 
     x: Tensor
     target: Tensor | None = None
@@ -32,11 +32,20 @@ class _NoBatches(CombinedLoader):
 
 
 class RowsDataModule(LightningDataModule):
-    """Hands out batches of the training and validation rows; a subclass says which rows.
+    """Hands out batches of rows; a subclass says which rows these are.
+
+    A subclass gives ``training_split``, as a cached property; ``validation_split`` where rows are
+    held out, ``prediction_split`` where predictions are for more rows than the training ones;
+    and ``n_features`` where it is known before the rows are.
 
     The rows are made or read once, when they are first asked for, in every process alike, and
-    each process iterates over its own share. Works without a Trainer too:
+    each process iterates over its share of every batch. Works without a Trainer too:
     ``data.setup("fit"); for batch in data.train_dataloader(): ...``.
+
+    Args:
+        batch_size: rows per step over all processes; None for all in one batch.
+        shuffle: train on the rows in a new random order every epoch.
+        seed: of the random orders.
     """
 
     def __init__(self, batch_size: int | None, shuffle: bool, seed: int) -> None:
@@ -48,27 +57,29 @@ class RowsDataModule(LightningDataModule):
         self.seed = check_integer("seed", seed, minimum=0)
 
     @property
-    def _training(self) -> Split:
+    def training_split(self) -> Split:
+        """The rows to train on, in order."""
         raise NotImplementedError
 
     @property
-    def _validation(self) -> Split | None:
+    def validation_split(self) -> Split | None:
+        """The rows that are held out; None for none."""
         return None
 
     @property
-    def _all(self) -> Split:
-        """What predictions are for."""
-        return self._training
+    def prediction_split(self) -> Split:
+        """The rows that predictions are for, held out or not, in the order of the file."""
+        return self.training_split
 
     @property
     def x(self) -> Tensor:
         """Training rows in order, (n_samples, n_features)."""
-        return self._training.x
+        return self.training_split.x
 
     @property
     def target(self) -> Tensor | None:
         """True labels of the training rows, (n_samples,) int64, where the data know them."""
-        return self._training.target
+        return self.training_split.target
 
     @property
     def n_samples(self) -> int:
@@ -87,29 +98,31 @@ class RowsDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Make or read the rows, unless that has been done."""
-        _ = self._training
+        _ = self.training_split
 
     def train_dataloader(self) -> BatchLoader:
-        return self._loader(self._training, shuffle=self.shuffle)
+        """The training rows."""
+        return self._loader(self.training_split, shuffle=self.shuffle)
 
     def val_dataloader(self) -> BatchLoader | CombinedLoader:
         """The validation rows, or no batches at all, and Lightning skips the validation."""
-        return _NoBatches() if self._validation is None else self._loader(self._validation)
+        validation = self.validation_split
+        return _NoBatches() if validation is None else self._loader(validation)
 
     def test_dataloader(self) -> BatchLoader:
         """The validation rows if there are any, else the training rows."""
-        return self._loader(self._validation or self._training)
+        return self._loader(self.validation_split or self.training_split)
 
     def predict_dataloader(self) -> BatchLoader:
         """All rows in order, so that predictions line up with the file."""
-        return self._loader(self._all)
+        return self._loader(self.prediction_split)
 
-    def _loader(self, rows: Split, shuffle: bool = False) -> BatchLoader:
+    def _loader(self, split: Split, shuffle: bool = False) -> BatchLoader:
         trainer = self.trainer
         return BatchLoader(
-            rows.x,
+            split.x,
             batch_size=self.batch_size,
-            target=rows.target,
+            target=split.target,
             shuffle=shuffle,
             seed=self.seed,
             rank=0 if trainer is None else trainer.global_rank,
@@ -118,6 +131,7 @@ class RowsDataModule(LightningDataModule):
 
 
 def check_share(name: str, value: float) -> float:
+    """A share of the rows, in [0, 1): of all rows nothing would be left."""
     if check_number(name, value, minimum=0, maximum=1) == 1:
         raise ValueError(f"{name} should be less than 1; got {value}")
     return value

@@ -11,26 +11,26 @@ from torch import Tensor
 from kmeans_module.checks import check_integer, check_number
 from kmeans_module.data.base import RowsDataModule, Split, check_share
 
-_VALIDATION_PART = 5
+_TRAINING_ROWS_PER_VALIDATION_ROW = 5
 
 
 class BlobDataModule(RowsDataModule):
-    """Normally distributed clusters around random centres: data whose true labels are known.
+    """Normally distributed clusters around random centers: data whose true labels are known.
 
-    Centres are uniform in [-35, 35]^d, samples normal around them with covariance
+    Centers are uniform in [-35, 35]^d, samples normal around them with covariance
     ``variance`` · I, training rows ordered by cluster. Outliers replace their share of the
     samples: they are uniform in [-100, 100]^d and their true label is -1. Validation rows, one for
     five training rows, are further draws from the same mixture.
 
     Args:
-        n_clusters: number of centres k.
+        n_clusters: number of centers k.
         n_features: number of features d.
         samples_per_cluster: training rows of each cluster, one number or a list of k.
         variance: of every feature within a cluster.
         outliers: share of the samples that belong to no cluster, in [0, 1).
         batch_size: rows per step over all processes; default all in one batch.
         shuffle: train on the rows in a new random order every epoch, as mini-batch k-means
-            needs: one cluster after the other is no way to learn.
+            needs: rows ordered by cluster would make every batch a single cluster.
         seed: of the data and of the random orders.
 
     Raises:
@@ -72,15 +72,15 @@ class BlobDataModule(RowsDataModule):
 
     @property
     def centers(self) -> Tensor:
-        """True centres, (n_clusters, n_features)."""
+        """True centers, (n_clusters, n_features)."""
         return self._mixture[0]
 
     @property
-    def _training(self) -> Split:
+    def training_split(self) -> Split:
         return self._mixture[1]
 
     @property
-    def _validation(self) -> Split | None:
+    def validation_split(self) -> Split | None:
         return self._mixture[2]
 
     @cached_property
@@ -91,11 +91,11 @@ class BlobDataModule(RowsDataModule):
             torch.tensor(self.samples_per_cluster)
         )
         training = self._sample(centers, target, generator)
-        n_val = len(target) // _VALIDATION_PART
+        n_val = len(target) // _TRAINING_ROWS_PER_VALIDATION_ROW
         if n_val == 0:
             return centers, training, None
-        every = torch.arange(n_val) * len(target) // n_val  # keeps the clusters' proportions
-        return centers, training, self._sample(centers, target[every], generator)
+        evenly = torch.arange(n_val) * len(target) // n_val  # keeps the clusters' proportions
+        return centers, training, self._sample(centers, target[evenly], generator)
 
     def _sample(self, centers: Tensor, target: Tensor, generator: torch.Generator) -> Split:
         noise = torch.randn(len(target), self.n_features, generator=generator)

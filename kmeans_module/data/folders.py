@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kmeans_module.files import readers as io
+from kmeans_module import files
 
 
 def array_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -20,14 +20,16 @@ def array_files(path: str | os.PathLike[str]) -> list[Path]:
     path = Path(path)
     names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
     visible = (name for name in names if not any(part[0] == "." for part in name.parts))
-    files = [path / name for name in sorted(visible) if name.suffix.lower() in io.ARRAY_SUFFIXES]
-    if not files:
-        expected = ", ".join(io.ARRAY_SUFFIXES)
+    arrays = [
+        path / name for name in sorted(visible) if name.suffix.lower() in files.ARRAY_SUFFIXES
+    ]
+    if not arrays:
+        expected = ", ".join(files.ARRAY_SUFFIXES)
         raise ValueError(f"{path}: no files of rows in this folder, expected {expected}")
-    suffixes = sorted({file.suffix for file in files})
+    suffixes = sorted({array.suffix for array in arrays})
     if len(suffixes) > 1:
         raise ValueError(f"{path}: files of several formats, {', '.join(suffixes)}; expected one")
-    return files
+    return arrays
 
 
 def read_folder(
@@ -35,38 +37,38 @@ def read_folder(
     *,
     columns: Sequence[int | str] | None = None,
     key: str | None = None,
-) -> tuple[io.Table, dict[Path, int]]:
-    """As :func:`kmeans_module.files.readers.read_table` reads one file, all of a folder and its subfolders.
+) -> tuple[files.Table, dict[Path, int]]:
+    """All files of a folder and its subfolders, each as :func:`kmeans_module.files.read_table`.
 
-    Every file is read twice, its shape first, so that the rows are in memory only once. Those of
-    a single file stay as they are, mapped into memory where its format allows it.
+    Every file is read twice, at first for its shape alone, so that the rows are in memory only
+    once. The rows of a single file stay as they are, mapped into memory where its format allows it.
 
     Returns:
-        The rows of all files, those of differing dtypes in one that holds them all; and how many
-        each file has, by its path in the folder, in their order.
+        The rows of all files, in the smallest dtype that holds the dtypes of all; and the number
+        of rows of each file, by its path in the folder, in the order of the rows.
 
     Raises:
         ValueError: there are no files of rows, one cannot be read, or one differs from the
             first in the number of features or in their names.
     """
-    files = array_files(path)
-    first = io.read_table(files[0], columns=columns, key=key)
-    dtype, rows = first.x.dtype, []
-    for file in files:
-        table = io.read_table(file, columns=columns, key=key)
+    paths = array_files(path)
+    first = files.read_table(paths[0], columns=columns, key=key)
+    dtype, n_rows = first.x.dtype, []
+    for file in paths:
+        table = files.read_table(file, columns=columns, key=key)
         if table.x.shape[1] != first.x.shape[1]:
             raise ValueError(
                 f"{file}: rows of {table.x.shape[1]} features, "
-                f"those of {files[0].relative_to(path)} have {first.x.shape[1]}"
+                f"those of {paths[0].relative_to(path)} have {first.x.shape[1]}"
             )
         if table.names != first.names:
-            raise ValueError(f"{file}: other columns than in {files[0].relative_to(path)}")
+            raise ValueError(f"{file}: other columns than in {paths[0].relative_to(path)}")
         dtype = torch.promote_types(dtype, table.x.dtype)
-        rows.append(len(table.x))
-    sizes = {file.relative_to(path): n for file, n in zip(files, rows, strict=True)}
-    if len(files) == 1:
+        n_rows.append(len(table.x))
+    sizes = {file.relative_to(path): n for file, n in zip(paths, n_rows, strict=True)}
+    if len(paths) == 1:
         return first, sizes
-    x = torch.empty(sum(rows), first.x.shape[1], dtype=dtype)
-    for file, part in zip(files, torch.split(x, rows), strict=True):
-        part.copy_(io.read_table(file, columns=columns, key=key).x)
-    return io.Table(x, first.names), sizes
+    x = torch.empty(sum(n_rows), first.x.shape[1], dtype=dtype)
+    for file, rows in zip(paths, torch.split(x, n_rows), strict=True):
+        rows.copy_(files.read_table(file, columns=columns, key=key).x)
+    return files.Table(x, first.names), sizes

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from kmeans_module import files
 from kmeans_module.data.base import RowsDataModule, Split
-from kmeans_module.files import readers as io
 
 
 class ImageDataModule(RowsDataModule):
@@ -23,7 +23,7 @@ class ImageDataModule(RowsDataModule):
         seed: of the random orders.
 
     Raises:
-        ValueError: an argument out of range or, when the pictures are read, one that cannot be.
+        ValueError: an argument out of range; when the pictures are read, one that cannot be.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ImageDataModule(RowsDataModule):
     @cached_property
     def image_files(self) -> list[Path]:
         """The pictures in the order of their rows."""
-        return io.image_files(self.path)
+        return files.image_files(self.path)
 
     @property
     def image_shapes(self) -> list[tuple[int, int]]:
@@ -58,12 +58,12 @@ class ImageDataModule(RowsDataModule):
         return self._pictures[1]
 
     @property
-    def _training(self) -> Split:
+    def training_split(self) -> Split:
         return self._pictures[0]
 
     @cached_property
     def _pictures(self) -> tuple[Split, list[tuple[int, int]]]:
-        images = [io.read_image(file) for file in self.image_files]
+        images = [files.read_image(file) for file in self.image_files]
         pixels = [image.reshape(-1, 3) for image in images]
         x = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
         return Split(x), [(image.shape[0], image.shape[1]) for image in images]

@@ -7,9 +7,10 @@ is first asked for, so that ``import kmeans_module`` costs no more than ``import
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kmeans_module.backends import ClusterStats, EStep
+from kmeans_module.backends import show_backends
 from kmeans_module.checks import NotInitializedError
 from kmeans_module.core.empty_clusters import EmptyClusterError
+from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.layer import FitResult, KMeansLayer
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "ProductQuantizer",
     "ResidualQuantizer",
     "VectorQuantizer",
+    "show_backends",
 ]
 
 _LAZY = {

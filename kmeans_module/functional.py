@@ -1,6 +1,6 @@
 r"""The mathematics of k-means as pure functions.
 
-Lloyd's algorithm minimises the inertia :math:`\sum_i w_i \min_j \|x_i - c_j\|^2` by turns:
+Lloyd's algorithm minimizes the inertia :math:`\sum_i w_i \min_j \|x_i - c_j\|^2` by turns:
 the E-step assigns every sample to its nearest centroid, the M-step moves every centroid to
 the mean of its samples. Neither step can raise the inertia.
 
@@ -15,39 +15,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import (
-    ClusterStats,
-    EStep,
-    Workspace,
-    compute_dtype,
-    full_precision,
-    prepare,
-    unit_rows,
-)
-from kmeans_module.core.empty_clusters import refill
+from kmeans_module.backends import Workspace, workspace
+from kmeans_module.core import distances
+from kmeans_module.core.m_step import m_step
+from kmeans_module.core.metrics import METRICS, in_space
+from kmeans_module.core.soft import soft_shares
+from kmeans_module.core.statistics import ClusterStats, EStep
 
-METRICS = ("euclidean", "cosine")
+__all__ = [
+    "assign",
+    "decode",
+    "e_step",
+    "inertia",
+    "pairwise_distances",
+    "soft_assign",
+    "update_centroids",
+]
 
 
-def workspace(
-    x: Tensor,
-    sample_weight: Tensor | None = None,
-    *,
-    metric: str = "euclidean",
-    n_batch_dims: int,
-    once: bool = False,
-) -> Workspace:
-    """A workspace whose problems are the batch dimensions of x, flattened."""
-    if x.ndim > 2:
-        x = x.flatten(0, n_batch_dims - 1) if n_batch_dims else x.unsqueeze(0)
-    if sample_weight is not None and sample_weight.ndim > 1:
-        sample_weight = sample_weight.flatten(0, -2)
-    return prepare(x, sample_weight, metric=metric, once=once)
+@torch.no_grad()
+def assign(
+    x: Tensor, centroids: Tensor, *, metric: str = "euclidean"
+) -> tuple[Tensor, Tensor | bool]:
+    """Labels of the nearest centroids; ties go to the lowest index.
+
+    Args:
+        x: samples, (*batch_shape, n, d) or (n, d).
+        centroids: (*batch_shape, k, d).
+        metric: "euclidean", or "cosine" with centroids of unit length.
+
+    Returns:
+        labels (*batch_shape, n) int64, and whether every sample had a finite distance, ().
+    """
+    space, flat = _prepared(x, centroids, None, metric)
+    labels, finite = space.assign(flat)
+    return _shaped(labels, centroids), finite
 
 
 @torch.no_grad()
 def e_step(
-    x: Tensor, centroids: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
+    x: Tensor,
+    centroids: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    metric: str = "euclidean",
+    start: int = 0,
 ) -> EStep:
     """Assign every sample to its nearest centroid and sum up the clusters.
 
@@ -56,6 +68,7 @@ def e_step(
         centroids: (*batch_shape, k, d).
         sample_weight: (*batch_shape, n) or (n,); None for weight 1.
         metric: "euclidean", or "cosine" with centroids of unit length.
+        start: number of the first row where x is a part of the data.
 
     Returns:
         labels (*batch_shape, n) int64, squared distances (*batch_shape, n), and the
@@ -67,13 +80,12 @@ def e_step(
         >>> step.labels, step.stats.inertia
         (tensor([0, 0, 1]), tensor(2., dtype=torch.float64))
     """
-    batch_shape = centroids.shape[:-2]
-    space = workspace(x, sample_weight, metric=metric, n_batch_dims=len(batch_shape), once=True)
-    step = space.e_step(centroids.reshape(-1, *centroids.shape[-2:]))
+    space, flat = _prepared(x, centroids, sample_weight, metric)
+    step = space.e_step(flat, start=start)
     return EStep(
-        step.labels.reshape(*batch_shape, -1),
-        step.distances.reshape(*batch_shape, -1),
-        step.stats.reshape(batch_shape),
+        _shaped(step.labels, centroids),
+        _shaped(step.distances, centroids),
+        step.stats.reshape(centroids.shape[:-2]),
     )
 
 
@@ -87,7 +99,7 @@ def update_centroids(
     empty_cluster: str = "relocate",
     metric: str = "euclidean",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The M-step of all kinds of k-means.
+    r"""The M-step of all kinds of k-means; see :mod:`kmeans_module.core.m_step`.
 
     .. math::
         c \leftarrow \frac{\lambda\,n\,c + \sum_i w_i x_i}{\lambda\,n + \sum_i w_i}, \qquad
@@ -115,47 +127,13 @@ def update_centroids(
     old_counts = counts.reshape(-1, k) * decay if decay else None
     new, new_counts, shift = m_step(
         centroids.reshape(-1, k, d), stats.reshape((-1,)), old_counts,
-        empty_cluster=empty_cluster, metric=metric,
+        empty_cluster=empty_cluster, metric=METRICS[metric].kernel,
     )  # fmt: skip
     return (
         new.reshape(*batch_shape, k, d),
         new_counts.clone().reshape(*batch_shape, k),  # not those of stats
         shift.reshape(batch_shape),
     )
-
-
-def m_step(
-    centroids: Tensor,
-    stats: ClusterStats,
-    old_counts: Tensor | None = None,
-    *,
-    empty_cluster: str,
-    metric: str,
-    some_empty: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`update_centroids` of P problems, (P, k, d); old_counts, (P, k), are decayed already.
-
-    Without some_empty the caller knows that every cluster of stats weighs something.
-    """
-    dtype = centroids.dtype
-    old = centroids.to(stats.sums.dtype)
-    sums, counts = stats.sums, stats.counts
-    if old_counts is not None:
-        sums = sums.addcmul(old, old_counts.unsqueeze(-1))
-        counts = counts + old_counts
-    sums, counts = refill(old, sums, counts, stats, policy=empty_cluster, dtype=dtype)
-    divisor = counts.unsqueeze(-1)
-    weighs = divisor > 0
-    new = sums / (divisor.where(weighs, 1.0) if some_empty else divisor)
-    del sums  # k·d numbers, like every tensor here: few of them may live at once
-    if metric == "cosine":
-        weighs = weighs & (new != 0).any(dim=-1, keepdim=True)
-        new = unit_rows(new)
-    if some_empty or metric == "cosine":
-        new = new.where(weighs, old)
-    new = new.to(dtype)
-    shift = (new - old).square_().sum(dim=(-2, -1))
-    return new, counts, shift
 
 
 def inertia(
@@ -182,10 +160,85 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
     Returns:
         (..., m, k).
     """
-    dtype = compute_dtype(x, centroids)
-    x, centroids = x.to(dtype), centroids.to(dtype)
-    with full_precision(x.device):
-        if metric == "cosine":
-            return 1 - unit_rows(x) @ unit_rows(centroids).transpose(-1, -2)
-        exact = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(x, centroids, compute_mode=exact).square()
+    x = in_space(x, metric)
+    return distances.pairwise_distances(x, centroids, metric=METRICS[metric].kernel)
+
+
+def soft_assign(
+    x: Tensor,
+    centroids: Tensor,
+    *,
+    temperature: float = 1.0,
+    kernel: str = "softmax",
+    metric: str = "euclidean",
+) -> Tensor:
+    """Shares of the clusters in each sample; gradients flow to samples and centroids.
+
+    Args:
+        x: (..., m, d).
+        centroids: (..., k, d); leading dimensions broadcast with those of x.
+        temperature: T of "softmax", degrees of freedom of "student-t"; more than 0.
+        kernel: "softmax" of -distance / T, or "student-t"; see :mod:`kmeans_module.core.soft`.
+        metric: "euclidean", or "cosine": distances 1 - cos.
+
+    Returns:
+        (..., m, k); each row sums to 1.
+
+    Raises:
+        ValueError: unknown kernel, temperature not above 0.
+
+    Example:
+        >>> import torch
+        >>> soft_assign(torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [2.0]]))
+        tensor([[0.5000, 0.5000],
+                [0.9820, 0.0180]])
+    """
+    x = in_space(x, metric)
+    return soft_shares(
+        x, centroids, temperature=temperature, kernel=kernel, metric=METRICS[metric].kernel
+    )
+
+
+def decode(labels: Tensor, centroids: Tensor) -> Tensor:
+    """The centroids of labels, differentiable.
+
+    Args:
+        labels: (*batch_shape, n), or of any shape without batch_shape.
+        centroids: (*batch_shape, k, d).
+
+    Returns:
+        labels' shape, then d.
+
+    Example:
+        >>> import torch
+        >>> decode(torch.tensor([1, 1, 0]), torch.tensor([[0.0], [10.0]])).flatten()
+        tensor([10., 10.,  0.])
+    """
+    if centroids.ndim == 2:
+        return centroids[labels]
+    index = labels.unsqueeze(-1).expand(*labels.shape, centroids.shape[-1])
+    return centroids.gather(-2, index)
+
+
+def _prepared(
+    x: Tensor, centroids: Tensor, sample_weight: Tensor | None, metric: str
+) -> tuple[Workspace, Tensor]:
+    """A workspace whose problems are the batch dimensions, flattened, and the centroids so."""
+    x = in_space(x, metric)
+    if centroids.ndim > 3:
+        x = x.flatten(0, -3) if x.ndim > 2 else x
+        if sample_weight is not None and sample_weight.ndim > 1:
+            sample_weight = sample_weight.flatten(0, -2)
+        centroids = centroids.flatten(0, -3)
+    elif centroids.ndim == 2:
+        x = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        centroids = centroids.unsqueeze(0)
+    space = workspace(
+        x, sample_weight, metric=METRICS[metric].kernel, dtype=centroids.dtype, once=True
+    )
+    return space, centroids
+
+
+def _shaped(values: Tensor, centroids: Tensor) -> Tensor:
+    """Values (P, n) with the batch_shape of the centroids in place of P."""
+    return values[0] if centroids.ndim == 2 else values.reshape(*centroids.shape[:-2], -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,36 +13,47 @@ from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module import functional as F
-from kmeans_module.backends import ClusterStats, EStep, Workspace, accumulator_dtype, compute_dtype
+from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.empty_clusters import POLICIES
-from kmeans_module.core.fit import fit, survey, warn_of_surplus
-from kmeans_module.core.seeding import Init, initialize_centroids
-from kmeans_module.core.soft import soft_assign
-from kmeans_module.files import readers as io
-from kmeans_module.rows.batch import Batch
+from kmeans_module.core.fit import fit, warn_of_surplus
+from kmeans_module.core.guard import readable, under_mode
+from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
+from kmeans_module.core.metrics import METRICS
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.seeding import Init, check_init, check_name, initialize
+from kmeans_module.core.statistics import ClusterStats, EStep, accumulator_dtype
+from kmeans_module.rows import HeldRows, StreamRows, rows_of
+from kmeans_module.rows.last import LastSearch
 from kmeans_module.rows.ranks import ProcessGroup, errors_shared
+from kmeans_module.rows.survey import refuse, refuse_nonfinite, refuse_too_few
+from kmeans_module.state import ExactBuffers, size_mismatches
+
+Data = Tensor | HeldRows | StreamRows | Iterable[Any]
 
 
 class FitResult(NamedTuple):
     """What a fit found; the centroids are in the layer.
 
     Attributes:
-        labels: nearest centroid of each sample, (*batch_shape, n) int64.
+        labels: nearest centroid of each sample, (*batch_shape, n) int64; None for a stream, whose
+            labels ``rows.labels(centroids)`` gives batch by batch.
         inertia: weighted sum of squared distances, (*batch_shape) float64.
         n_iter: iterations, (*batch_shape) int64.
-        converged: whether it stopped before max_iter, (*batch_shape) bool.
+        converged: whether the centroids stand still: no label changed in the last E-step, or the
+            shift of the last M-step is within tol, (*batch_shape) bool. A fit may find that out
+            in its last iteration, with n_iter equal to max_iter.
         history: inertia of the centroids before each iteration, and at last of those that
             the layer holds, (*batch_shape, n_iter.max() + 1) float64.
     """
 
-    labels: Tensor
+    labels: Tensor | None
     inertia: Tensor
     n_iter: Tensor
     converged: Tensor
     history: Tensor
 
 
-class KMeansLayer(nn.Module):
+class KMeansLayer(ExactBuffers):
     r"""k-means as a layer: forward assigns, :meth:`fit` learns the centroids.
 
     .. math:: \text{label}(x) = \arg\min_j \|x - c_j\|^2
@@ -69,7 +80,7 @@ class KMeansLayer(nn.Module):
         centroids: (\*batch_shape, k, d).
         counts: weight of the samples of each cluster, (\*batch_shape, k) float64 whatever the
             layer's dtype (float32 on MPS).
-        n_iter: iterations (M-steps) since initialisation, (\*batch_shape) int64.
+        n_iter: iterations (M-steps) since initialization, (\*batch_shape) int64.
         initialized: whether there are centroids, () bool.
 
     Examples:
@@ -84,6 +95,7 @@ class KMeansLayer(nn.Module):
         True
     """
 
+    exact = ("counts",)
     centroids: Tensor
     counts: Tensor
     n_iter: Tensor
@@ -104,7 +116,7 @@ class KMeansLayer(nn.Module):
         super().__init__()
         self.n_clusters = check.check_integer("n_clusters", n_clusters, minimum=1)
         self.n_features = check.check_integer("n_features", n_features, minimum=1)
-        check.check_choice("metric", metric, F.METRICS)
+        check.check_choice("metric", metric, tuple(METRICS))
         check.check_choice("empty_cluster", empty_cluster, POLICIES)
         self.metric = metric
         self.empty_cluster = empty_cluster
@@ -121,6 +133,7 @@ class KMeansLayer(nn.Module):
         self.register_buffer("n_iter", n_iter)
         self.register_buffer("initialized", torch.zeros((), device=device, dtype=torch.bool))
         self._known_initialized = False
+        self._last_search = LastSearch()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -155,10 +168,10 @@ class KMeansLayer(nn.Module):
                 the CPU, not in compiled code).
         """
         x = self._check_input(x)
-        workspace = self._workspace(x)
-        labels, finite = workspace.assign(self._flat_centroids())
-        if x.device.type == "cpu" and not torch.compiler.is_compiling() and not finite:
-            check.raise_nonfinite(x, compute_dtype(x, self.centroids))
+        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
+        labels, finite = F.assign(rows, self.centroids, metric=self.metric)
+        if readable(x) and not finite:
+            refuse_nonfinite(x, compute_dtype(x, self.centroids))
         return labels.reshape(self._label_shape(x))
 
     def transform(self, x: Tensor) -> Tensor:
@@ -176,9 +189,8 @@ class KMeansLayer(nn.Module):
         x = self._check_input(x)
         rows = x if self.batch_shape else x.reshape(-1, self.n_features)
         distances = F.pairwise_distances(rows, self.centroids, metric=self.metric)
-        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        if on_cpu and not distances.isfinite().all():
-            check.raise_nonfinite(x, distances.dtype)
+        if readable(x) and not distances.isfinite().all():
+            refuse_nonfinite(x, distances.dtype)
         return distances.reshape(*self._label_shape(x), self.n_clusters)
 
     def soft_assign(
@@ -200,12 +212,11 @@ class KMeansLayer(nn.Module):
         """
         x = self._check_input(x)
         rows = x if self.batch_shape else x.reshape(-1, self.n_features)
-        shares = soft_assign(
+        shares = F.soft_assign(
             rows, self.centroids, temperature=temperature, kernel=kernel, metric=self.metric
         )
-        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        if on_cpu and not shares.isfinite().all():
-            check.raise_nonfinite(x, shares.dtype)
+        if readable(x) and not shares.isfinite().all():
+            refuse_nonfinite(x, shares.dtype)
         return shares.reshape(*self._label_shape(x), self.n_clusters)
 
     def decode(self, labels: Tensor) -> Tensor:
@@ -223,125 +234,119 @@ class KMeansLayer(nn.Module):
         self.check_initialized()
         labels = check.check_labels(labels, self.n_clusters, self.batch_shape)
         check.check_device("labels", labels, self.centroids.device)
-        if not self.batch_shape:
-            return self.centroids[labels]
-        index = labels.unsqueeze(-1).expand(*labels.shape, self.n_features)
-        return self.centroids.gather(-2, index)
+        return F.decode(labels, self.centroids)
 
     @torch.no_grad()
     def initialize(
         self,
-        x: Tensor,
+        x: Data,
         init: Init = "k-means++",
         *,
         sample_weight: Tensor | None = None,
         generator: torch.Generator | None = None,
         process_group: ProcessGroup | None = None,
+        batch_of: Callable[[Any], Any] | None = None,
     ) -> None:
         """Choose the initial centroids; counts and n_iter start at 0.
 
         Args:
-            x: samples, (*batch_shape, n, d) or (n, d); with a process_group this rank's rows.
+            x: samples, (*batch_shape, n, d) or (n, d), batches or Rows, as in :meth:`fit`.
             init: "k-means++", "k-means||", "random", a tensor (*batch_shape, k, d) or (k, d),
                 or a function ``init(x, n_clusters, generator)`` that returns one.
-            sample_weight: (*batch_shape, n) or (n,).
+            sample_weight: (*batch_shape, n) or (n,), of a tensor.
             generator: None draws from torch's default generator.
             process_group: the ranks that hold the rest of the rows.
+            batch_of: makes a batch of what a loader hands out.
 
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity in x, bad weights or init.
         """
         check.check_process_group(process_group)
         with errors_shared(process_group):
-            batch = self._check_batch(x, sample_weight, generator)
-        self.initialize_from_batches(
-            [batch], init, generator=generator, process_group=process_group
-        )
-
-    @torch.no_grad()
-    def initialize_from_batches(
-        self,
-        batches: list[Batch],
-        init: Init = "k-means++",
-        *,
-        generator: torch.Generator | None = None,
-        process_group: ProcessGroup | None = None,
-    ) -> Tensor:
-        """:meth:`initialize` for data in batches, whose ``start`` says their order.
-
-        Returns:
-            Mean variance of the features, (*batch_shape) float64: what ``tol`` is relative to.
-        """
-        with errors_shared(process_group):
+            check.check_generator(generator)
             init = self._flat_init(init)
-        batches, variance = survey(
-            batches, n_clusters=self.n_clusters, n_problems=self._n_problems,
-            metric=self.metric, like=self.centroids, process_group=process_group,
-        )  # fmt: skip
-        centroids = initialize_centroids(
-            batches, self.n_clusters, init=init, n_problems=self._n_problems, metric=self.metric,
-            like=self.centroids, generator=generator, process_group=process_group,
-        )  # fmt: skip
+        rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
+        centroids = self._survey(rows, init=init)
+        if not isinstance(centroids, Tensor):
+            centroids = initialize(rows, self._problem(), init, generator=generator)
         self.set_centroids(centroids)
-        return variance.reshape(self.batch_shape)
 
-    def prepare(self, x: Tensor, sample_weight: Tensor | None = None) -> Workspace:
-        """Get ready for repeated :meth:`e_step` on the same rows, each faster than the first.
+    def prepare(
+        self,
+        x: Data,
+        sample_weight: Tensor | None = None,
+        *,
+        process_group: ProcessGroup | None = None,
+        resident: bool = False,
+        batch_of: Callable[[Any], Any] | None = None,
+    ) -> HeldRows | StreamRows:
+        """The rows of x, checked once, for :meth:`fit` and repeated :meth:`e_step`.
 
-        The rows and weights must not change meanwhile. Arguments and errors are those of
-        :meth:`e_step`.
+        Needs no centroids yet. The rows and weights must not change meanwhile.
+
+        Args:
+            x, sample_weight, process_group, resident, batch_of: see :meth:`fit`.
+
+        Raises:
+            ValueError: what :meth:`e_step` and :meth:`fit` refuse: bad shapes, NaN, infinity.
         """
-        return self._prepare(x, sample_weight)
-
-    def _prepare(self, x: Tensor, sample_weight: Tensor | None, *, once: bool = False) -> Workspace:
-        self.check_initialized()
-        x = check.check_samples(x, self.n_features, self.batch_shape)
-        check.check_device("x", x, self.centroids.device)
-        weight = check.check_sample_weight(sample_weight, x, self.batch_shape)
-        return self._workspace(x, weight, once=once)
+        check.check_process_group(process_group)
+        rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
+        with errors_shared(process_group):
+            refuse(rows.moments(self._kernel), rows.example, self._problem())
+        return rows
 
     @torch.no_grad()
     def e_step(
         self,
-        x: Tensor,
+        x: Tensor | HeldRows | StreamRows,
         sample_weight: Tensor | None = None,
         *,
         start: int = 0,
-        workspace: Workspace | None = None,
-        distances: bool = True,
     ) -> EStep:
         """Assign samples and sum up the clusters; never changes the layer.
 
         Args:
-            x: samples, (*batch_shape, n, d) or (n, d).
-            sample_weight: (*batch_shape, n) or (n,).
-            start: number of the first row where x is a part of the data.
-            workspace: what :meth:`prepare` made of this x and sample_weight; its next E-step
-                overwrites the labels and distances of this one.
-            distances: whether they are needed; without them a workspace may be faster.
+            x: samples, (*batch_shape, n, d) or (n, d); or what :meth:`prepare` made of them: each
+                E-step of the same rows is then faster than the first.
+            sample_weight: (*batch_shape, n) or (n,), of a tensor; rows have theirs already.
+            start: number of the first row where a tensor is a part of the data.
 
         Returns:
-            labels (*batch_shape, n), squared distances (*batch_shape, n), of no sample where they
-            are not needed and not known, and stats for :meth:`m_step`; those of several batches
-            add up.
+            labels (*batch_shape, n), squared distances (*batch_shape, n), both None for a stream,
+            and stats for :meth:`m_step`; those of several batches add up. For rows over ranks
+            the stats are those of all ranks.
 
         Raises:
             NotInitializedError: the layer has no centroids.
             ValueError: bad shapes; NaN or infinity in x, bad weights (on the CPU, not in
                 compiled code).
         """
+        self.check_initialized()
         start = check.check_integer("start", start, minimum=0)
-        if workspace is None:
-            workspace = self._prepare(x, sample_weight, once=True)
-        step = workspace.e_step(self._flat_centroids(), start=start, distances=distances)
-        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        if on_cpu and not step.stats.inertia.isfinite().all():
-            check.raise_nonfinite(x, step.distances.dtype)
-        return EStep(
-            step.labels.reshape(*self.batch_shape, -1),
-            step.distances.reshape(*self.batch_shape, step.distances.shape[-1]),
-            step.stats.reshape(self.batch_shape),
-        )
+        if isinstance(x, HeldRows | StreamRows):
+            if sample_weight is not None or start:
+                raise ValueError("rows have their sample_weight and start already; got them again")
+            return self._e_step_of_rows(x)
+        x = check.check_samples(x, self.n_features, self.batch_shape)
+        check.check_device("x", x, self.centroids.device)
+        weight = check.check_sample_weight(sample_weight, x, self.batch_shape)
+        step = F.e_step(x, self.centroids, weight, metric=self.metric, start=start)
+        if readable(x) and not step.stats.inertia.isfinite().all():
+            refuse_nonfinite(x, step.distances.dtype)
+        return step
+
+    def _e_step_of_rows(self, rows: HeldRows | StreamRows) -> EStep:
+        self._check_fits(rows)
+        search = self._last_search.of(rows, self._problem())
+        labels, distances, stats = search.e_step(rows, self._flat_centroids())
+        if readable(stats.inertia) and not stats.inertia.isfinite().all():
+            raise ValueError(f"squared distances overflow {self.centroids.dtype}")
+        if labels is not None:
+            labels = labels.reshape(*self.batch_shape, -1)
+            distances = distances.reshape(*self.batch_shape, -1)
+        stats, _ = rows.merge(stats, [])
+        return EStep(labels, distances, stats.reshape(self.batch_shape))
 
     @torch.no_grad()
     def m_step(self, stats: ClusterStats, *, decay: float = 0.0) -> Tensor:
@@ -372,8 +377,7 @@ class KMeansLayer(nn.Module):
             self.centroids, self.counts, stats,
             decay=decay, empty_cluster=self.empty_cluster, metric=self.metric,
         )  # fmt: skip
-        on_cpu = shift.device.type == "cpu"
-        if on_cpu and not (shift.isfinite().all() and counts.isfinite().all()):
+        if readable(shift) and not (shift.isfinite().all() and counts.isfinite().all()):
             raise ValueError("stats should be finite; they move centroids to NaN or infinity")
         self.centroids.copy_(centroids)
         self.counts.copy_(counts)
@@ -383,7 +387,7 @@ class KMeansLayer(nn.Module):
     @torch.no_grad()
     def fit(
         self,
-        x: Tensor,
+        x: Data,
         *,
         init: Init = "k-means++",
         max_iter: int = 300,
@@ -392,33 +396,48 @@ class KMeansLayer(nn.Module):
         sample_weight: Tensor | None = None,
         generator: torch.Generator | None = None,
         process_group: ProcessGroup | None = None,
+        callback: Callable[[Iteration], object] | None = None,
+        resident: bool = False,
+        batch_of: Callable[[Any], Any] | None = None,
     ) -> FitResult:
         """Lloyd's algorithm from fresh centroids until it converges.
 
-        A debug line of the logger ``kmeans_module.backends`` says whether the native kernel or
-        the torch reference serves; the environment variable KMEANS_KERNEL=reference forces the
-        latter.
+        A debug line of the logger ``kmeans_module.backends`` says which backend serves, see also
+        :func:`kmeans_module.show_backends`; the environment variable KMEANS_KERNEL=reference
+        forces the torch reference.
 
         Args:
-            x: samples, (*batch_shape, n, d) or (n, d); with a process_group this rank's rows.
-            init: see :meth:`initialize`; "current" continues from the layer's centroids.
+            x: samples, (*batch_shape, n, d) or (n, d); what :meth:`prepare` made of them; or
+                batches that can be gone through again and again: a list, a DataLoader, any
+                class whose ``__iter__`` starts again. A batch is a tensor (n, d), (tensor,
+                labels), a :class:`~kmeans_module.rows.batch.Batch`, or a dictionary with "x" and
+                perhaps "target" and "sample_weight"; it is moved to the layer's device. Batches
+                of a loader are not held. With a process_group x is this rank's part.
+            init: see :meth:`initialize`; "current" continues from the layer's centroids. Of
+                loaders whose batches do not stay in memory, "k-means++" draws from a uniform
+                sample.
             max_iter: iterations at most.
             tol: stop when the shift Σ‖c_new - c_old‖² is at most tol × the mean variance of
                 the features, as in scikit-learn, or when no label changes.
             n_init: restarts, of which the one of lowest inertia is kept (one is enough for an
                 init that is a tensor or "current").
-            sample_weight: (*batch_shape, n) or (n,).
+            sample_weight: (*batch_shape, n) or (n,), of a tensor; batches bring their own.
             generator: None draws from torch's default generator.
             process_group: the ranks that hold the rest of the rows: inertia and centroids are
                 then those of the whole, labels those of this rank.
+            callback: called with an :class:`~kmeans_module.core.lloyd.Iteration` after each
+                iteration.
+            resident: whether all batches of a loader are kept in memory, on the layer's device.
+            batch_of: makes a batch of what a loader hands out, where that is anything else.
 
         Returns:
-            labels, inertia, n_iter, converged, history; ``labels == layer(x)`` and the
-            inertia is that of the layer's centroids.
+            labels (None for a stream), inertia, n_iter, converged, history; ``labels ==
+            layer(x)`` and the inertia is that of the layer's centroids.
 
         Raises:
-            ValueError: n_samples < n_clusters, NaN or infinity, bad arguments. The layer is
-                then as it was.
+            ValueError: n_samples < n_clusters, NaN or infinity, bad arguments, an iterator
+                which can be gone through only once, a pass that brings other rows than the one
+                before. The layer is then as it was.
             EmptyClusterError: a cluster is empty and the policy is "error".
         """
         check.check_process_group(process_group)
@@ -426,22 +445,37 @@ class KMeansLayer(nn.Module):
             check.check_integer("max_iter", max_iter, minimum=1)
             check.check_integer("n_init", n_init, minimum=1)
             tol = check.check_number("tol", tol, minimum=0)
-            batch = self._check_batch(x, sample_weight, generator)
+            check.check_generator(generator)
             init = self._flat_init(init)
-        best = fit(
-            batch, self.n_clusters, init=init, max_iter=max_iter, tol=tol, n_init=n_init,
-            n_problems=self._n_problems, metric=self.metric, empty_cluster=self.empty_cluster,
-            like=self.centroids, generator=generator, process_group=process_group,
-        )  # fmt: skip
-        self.set_centroids(best.centroids)
-        self.counts.copy_(best.counts.view_as(self.counts))
+        rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
+        problem = self._problem()
+        start = self._survey(rows, init=init)
+        variance = rows.moments(self._kernel).variance.expand(problem.n_problems)
+        report = None
+        if callback is not None:
+            told = callback
+
+            def report(iteration: Iteration) -> None:
+                told(iteration.reshape(self.batch_shape))
+
+        try:
+            best = fit(
+                rows, problem, init=init if start is None else start, max_iter=max_iter,
+                threshold=tol * variance, n_init=n_init, generator=generator, callback=report,
+            )  # fmt: skip
+        except NonFiniteInertiaError as error:
+            raise ValueError(
+                f"squared distances overflow {compute_dtype(rows.example, problem.dtype)}: "
+                "scale x down or use float64"
+            ) from error
+        self.set_centroids(best.centroids, best.counts)
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
         warn_of_surplus(
             best.centroids, best.counts, best.inertia,
             empty_cluster=self.empty_cluster, stacklevel=3,
         )  # fmt: skip
         return FitResult(
-            best.labels.reshape(*self.batch_shape, -1),
+            None if best.labels is None else best.labels.reshape(*self.batch_shape, -1),
             best.inertia.reshape(self.batch_shape),
             best.n_iter.reshape(self.batch_shape),
             best.converged.reshape(self.batch_shape),
@@ -450,9 +484,11 @@ class KMeansLayer(nn.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state and the configuration to a .safetensors file, atomically."""
+        from kmeans_module.files import save_tensors
+
         self.check_initialized()
         config = json.dumps({"metric": self.metric, "empty_cluster": self.empty_cluster})
-        io.save_tensors(path, dict(self.state_dict()), {"kmeans_module": config})
+        save_tensors(path, dict(self.state_dict()), {"kmeans_module": config})
 
     @classmethod
     def from_file(
@@ -463,7 +499,9 @@ class KMeansLayer(nn.Module):
         Raises:
             ValueError: the file is not one, or is damaged; it is named.
         """
-        tensors, metadata = io.load_tensors(path)
+        from kmeans_module.files import load_tensors
+
+        tensors, metadata = load_tensors(path)
         centroids = tensors.get("centroids")
         if centroids is None or centroids.ndim < 2 or not centroids.is_floating_point():
             raise ValueError(f"{path}: holds no centroids (n_clusters, n_features)")
@@ -484,27 +522,27 @@ class KMeansLayer(nn.Module):
         return layer.to(device) if device is not None else layer
 
     @property
-    def _n_problems(self) -> int:
-        return math.prod(self.batch_shape)
+    def _kernel(self) -> str:
+        """What the backends compute."""
+        return METRICS[self.metric].kernel
+
+    def _problem(self) -> Problem:
+        return Problem(
+            self.n_clusters, self.n_features, math.prod(self.batch_shape), metric=self._kernel,
+            empty_cluster=self.empty_cluster, dtype=self.centroids.dtype,
+            device=self.centroids.device,
+        )  # fmt: skip
 
     def _flat_centroids(self) -> Tensor:
-        return self.centroids.reshape(-1, self.n_clusters, self.n_features)
-
-    def _workspace(
-        self, x: Tensor, sample_weight: Tensor | None = None, *, once: bool = False
-    ) -> Workspace:
-        if not self.batch_shape:
-            x = x.reshape(-1, self.n_features)
-        dims = len(self.batch_shape)
-        return F.workspace(x, sample_weight, metric=self.metric, n_batch_dims=dims, once=once)
+        return self.centroids.detach().reshape(-1, self.n_clusters, self.n_features)
 
     def _label_shape(self, x: Tensor) -> tuple[int, ...]:
         return (*self.batch_shape, x.shape[-2]) if self.batch_shape else tuple(x.shape[:-1])
 
     def check_initialized(self) -> None:
-        """Raise NotInitializedError where there are no centroids yet (not in compiled code)."""
-        # The buffer may be on an accelerator: it is read once, and not by compiled code.
-        if torch.compiler.is_compiling() or self._known_initialized:
+        """Raise NotInitializedError where there are no centroids yet (not in recorded code)."""
+        # The buffer may be on an accelerator: it is read once.
+        if self._known_initialized or under_mode():
             return
         self._known_initialized = bool(self.initialized)
         if not self._known_initialized:
@@ -521,16 +559,47 @@ class KMeansLayer(nn.Module):
         check.check_device("x", x, self.centroids.device)
         return x
 
-    def _check_batch(self, x: object, sample_weight: object, generator: object) -> Batch:
-        check.check_generator(generator)
-        samples = check.check_samples(x, self.n_features, self.batch_shape)
-        check.check_device("x", samples, self.centroids.device)
-        weight = check.check_sample_weight(sample_weight, samples, self.batch_shape)
-        if samples.ndim > 2:
-            samples = samples.flatten(0, -3)
-        if weight is not None and weight.ndim > 1:
-            weight = weight.flatten(0, -2)
-        return Batch(samples, weight)
+    def _rows(
+        self,
+        x: Data,
+        sample_weight: Tensor | None,
+        group: ProcessGroup | None,
+        *,
+        resident: bool = False,
+        batch_of: Callable[[Any], Any] | None = None,
+    ) -> HeldRows | StreamRows:
+        """Rows of whatever was handed in, in the space of the metric."""
+        if isinstance(x, HeldRows | StreamRows):
+            if sample_weight is not None or group is not None:
+                raise ValueError(
+                    "rows have their sample_weight and process_group already; got them again"
+                )
+            self._check_fits(x)
+            return x
+        rows = rows_of(
+            x, sample_weight, n_features=self.n_features, device=self.centroids.device,
+            batch_shape=self.batch_shape, group=group, resident=resident, batch_of=batch_of,
+        )  # fmt: skip
+        to_space = METRICS[self.metric].map
+        return rows if to_space is None else rows.map(to_space)
+
+    def _check_fits(self, rows: HeldRows | StreamRows) -> None:
+        problems = math.prod(self.batch_shape)
+        if rows.n_features != self.n_features or rows.n_problems not in (1, problems):
+            raise ValueError(
+                f"rows should be of n_features={self.n_features} and batch_shape="
+                f"{self.batch_shape}; they are of {rows.n_features} features and "
+                f"{rows.n_problems} problems"
+            )
+        check.check_device("x", rows.example, self.centroids.device)
+
+    def _survey(self, rows: HeldRows | StreamRows, *, init: Init) -> Tensor | None:
+        """Refuse data that cannot be clustered; an init that is a tensor, checked."""
+        with errors_shared(rows.group):
+            problem, moments = self._problem(), rows.moments(self._kernel)
+            refuse_too_few(moments, self.n_clusters)
+            refuse(moments, rows.example, problem)
+            return None if isinstance(init, str) or callable(init) else check_init(init, problem)
 
     def _flat_init(self, init: Init) -> Init:
         """Checks what the batch_shape and the buffers have to say of an init."""
@@ -543,6 +612,7 @@ class KMeansLayer(nn.Module):
                     f"init should have shape {tuple(self.centroids.shape)}; got {tuple(init.shape)}"
                 )
             return init.flatten(0, -3)
+        check_name(init)
         return init
 
     @torch.no_grad()
@@ -567,14 +637,8 @@ class KMeansLayer(nn.Module):
         self._known_initialized = initialized
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KMeansLayer:
-        """Move the counts with the module, but keep them exact whatever dtype is asked for."""
-        counts = self.counts
-        self.counts = counts.float()  # no float64 goes to MPS
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._known_initialized = False
-        device = self.counts.device
-        counts = self.counts if counts.is_meta else counts
-        self.counts = counts.to(dtype=accumulator_dtype(device)).to(device)
         return self
 
     def _load_from_state_dict(
@@ -582,15 +646,7 @@ class KMeansLayer(nn.Module):
     ) -> None:
         # Centroids of another shape are refused before anything is copied.
         state = dict(self._parameters) | dict(self._buffers)
-        mismatched = [
-            f"size mismatch for {prefix}{name}: copying a tensor of shape "
-            f"{tuple(state_dict[prefix + name].shape)} from the checkpoint, the layer's has shape "
-            f"{tuple(own.shape)}"
-            for name, own in state.items()
-            if own is not None
-            and isinstance(state_dict.get(prefix + name), Tensor)
-            and state_dict[prefix + name].shape != own.shape
-        ]
+        mismatched = size_mismatches(state.items(), state_dict, prefix)
         if mismatched:
             *_, errors = args
             errors.extend(mismatched)

@@ -1,82 +1,155 @@
-"""How the E-step is computed fast.
+"""How an E-step is computed fast, and the one door to those who compute it.
 
-``prepare(x, sample_weight)`` gives a :class:`Workspace` that runs E-steps on the same rows
-again and again. Whatever speeds them up lives there; it never changes a result.
+:func:`backend_for` decides by the rows, the dtype of the centroids and the operation which
+backend serves. A further backend is a folder here and a line in BACKENDS.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native import workspace as native
-from kmeans_module.backends.operators import OperatorWorkspace
-from kmeans_module.backends.reference import (
-    ReferenceWorkspace,
-    compute_dtype,
-    full_precision,
-    unit_rows,
-)
-from kmeans_module.core.statistics import (
-    MAX_FARTHEST,
-    ClusterStats,
-    EStep,
-    Farthest,
-    accumulator_dtype,
-)
+from kmeans_module.backends import native, operators, reference
+from kmeans_module.core.guard import no_memory
+from kmeans_module.core.statistics import ClusterStats, EStep
 
 __all__ = [
-    "MAX_FARTHEST",
-    "ClusterStats",
-    "EStep",
-    "Farthest",
+    "BACKENDS",
+    "Backend",
     "Workspace",
-    "accumulator_dtype",
-    "compute_dtype",
-    "full_precision",
-    "prepare",
-    "unit_rows",
+    "backend_for",
+    "beam_search",
+    "show_backends",
+    "workspace",
 ]
 
 log = logging.getLogger(__name__)
+
+# Whose tensors a backend serves, by the names that the environment variable KMEANS_KERNEL takes.
+DEVICES = {"native": "cpu", "triton": "cuda", "reference": "any device"}
 
 
 class Workspace(Protocol):
     """E-steps, and seeding, on fixed rows; P independent problems in one call.
 
     Attributes:
-        changed: labels that differ from those of the previous E-step, (P,); n after the first.
+        labels: of the last E-step, (P, n) int64; the next one may overwrite them.
+        changed: labels that differ from those of the E-step before, (P,); n after the first.
         together: whether problems on the same rows take less time, or less memory for each, in
             one call than one after the other.
     """
 
+    labels: Tensor
     changed: Tensor
     together: bool
 
-    def e_step(self, centroids: Tensor, *, start: int = 0, distances: bool = True) -> EStep:
+    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
+        """Labels (P, n) alone, and whether every row had a finite distance, ()."""
+
+    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         """Assign every row to the nearest of the centroids (P, k, d) and sum up the clusters.
 
-        The next E-step may overwrite the labels and distances; without distances it may be faster.
+        The next call may overwrite labels and distances.
         """
+
+    def statistics(self, centroids: Tensor, *, start: int = 0) -> ClusterStats:
+        """:meth:`e_step` for a loop that needs no distances: it may be faster."""
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         """For seeding: what nearest (P, n) would sum up to with each candidate (P, m, d)."""
 
     def lower(self, nearest: Tensor, center: Tensor) -> None:
-        """For seeding: lower the distances nearest (P, n) by those to a centre (P, 1, d)."""
-
-    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
-        """Labels (P, n) alone, and whether every row had a finite distance, ()."""
+        """For seeding: lower the distances nearest (P, n) by those to a center (P, 1, d)."""
 
 
-def prepare(
+class Backend(Protocol):
+    """One way to compute; what it cannot serve it says in words.
+
+    Attributes:
+        name: as in KMEANS_KERNEL.
+    """
+
+    name: str
+
+    def missing(self) -> str | None:
+        """Why it can serve nothing on this machine; None where it can."""
+
+    def obstacle(
+        self, x: Tensor, dtype: torch.dtype | None = None, operation: str = "e_step"
+    ) -> str | None:
+        """Why it does not take such rows; None where it does.
+
+        Args:
+            x: rows (n, d) or (P, n, d); numbers (P, n) for "sums".
+            dtype: of the centroids; None for that of the rows.
+            operation: "e_step" (and seeding), "beam", "sums" or "moments".
+        """
+
+    def workspace(
+        self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
+    ) -> Workspace:
+        """See :func:`workspace`."""
+
+    def beam_search(
+        self, x: Tensor, codebooks: Tensor, *, beam_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """See :func:`beam_search`."""
+
+    def block_sums(self, mass: Tensor, size: int) -> Tensor:
+        """Sums of consecutive blocks, each of ``size``, of (P, n) numbers: (P, n_blocks)."""
+
+    def search_sums(self, mass: Tensor, size: int, blocks: Tensor, target: Tensor) -> Tensor:
+        """Where the cumulative sum of mass (P, n) exceeds the targets (P, m): (P, m) indices."""
+
+    def moments(
+        self, x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Extent and sums of the features of rows (n, d) or (P, n, d), all float64.
+
+        Args:
+            x: rows.
+            sample_weight: (n,) or (P, n), or None; rows of weight 0 do not count in sums.
+            center: (P, d) or (1, d), or None.
+            metric: "cosine" for sums of rows scaled to length 1.
+
+        Returns:
+            smallest and largest value of each feature (d,), without a center; and the sums
+            (P, d) or (1, d) of the values or, about a center, of squared differences, which are
+            not finite where a value is not.
+        """
+
+
+BACKENDS: tuple[Backend, ...] = (native.BACKEND, reference.BACKEND)
+
+
+def backend_for(x: Tensor, dtype: torch.dtype | None = None, operation: str = "e_step") -> Backend:
+    """The first backend without an obstacle; arguments are those of :meth:`Backend.obstacle`.
+
+    Raises:
+        RuntimeError: the environment variable KMEANS_KERNEL names a backend for the device of x
+            that does not take such rows; says why.
+    """
+    asked = os.environ.get("KMEANS_KERNEL")
+    if asked:
+        return _asked(asked, x, dtype, operation)
+    for backend in BACKENDS:
+        obstacle = backend.obstacle(x, dtype, operation)
+        if obstacle is None:
+            return _eager_or_operators(backend, x, operation)
+        log.debug("%s by another backend than %s: %s", operation, backend.name, obstacle)
+    raise AssertionError("the reference takes whatever there is")
+
+
+def workspace(
     x: Tensor,
     sample_weight: Tensor | None = None,
     *,
     metric: str = "euclidean",
+    dtype: torch.dtype | None = None,
     once: bool = False,
 ) -> Workspace:
     """Get ready for repeated E-steps on the rows x.
@@ -85,14 +158,71 @@ def prepare(
         x: samples, (n, d) shared by all problems or (P, n, d).
         sample_weight: (n,) or (P, n); None for weight 1.
         metric: "euclidean" or "cosine".
+        dtype: of the centroids; None for that of x.
         once: whether one E-step is all, so that keeping anything for the next does not pay.
     """
-    served = native.serves(x)
-    if torch.compiler.is_compiling():
-        kind = OperatorWorkspace if served else ReferenceWorkspace
-        return kind(x, sample_weight, metric=metric)
-    if served:
-        log.debug("E-steps by the native kernel")
-        return native.NativeWorkspace(x, sample_weight, metric=metric, once=once)
-    log.debug("E-steps by the torch reference: %s", native.obstacle(x))
-    return ReferenceWorkspace(x, sample_weight, metric=metric)
+    backend = backend_for(x, dtype)
+    log.debug("E-steps by the %s backend", backend.name)
+    return backend.workspace(x, sample_weight, metric=metric, once=once)
+
+
+def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
+    """The codes whose centroids add up nearest to each sample, as a beam search finds them.
+
+    Levels are chosen one after the other; a beam keeps the best few choices so far (Babenko &
+    Lempitsky, Additive quantization, CVPR 2014, section 3; Liu et al., Improved residual vector
+    quantization, arXiv:1509.05195).
+
+    Args:
+        x: (n, d).
+        codebooks: (L, k, d), L levels, of the dtype of x.
+        beam_size: choices kept at each level, at least 1.
+
+    Returns:
+        codes (n, L) int64, and what they leave of the samples, (n, d).
+    """
+    backend = backend_for(x, codebooks.dtype, "beam")
+    return backend.beam_search(x, codebooks, beam_size=beam_size)
+
+
+def show_backends() -> str:
+    """Which backends there are, for which tensors, and why others are not: some lines of text.
+
+    Example:
+        >>> print(show_backends().splitlines()[-1])
+        reference: for any device; there
+    """
+    present = {backend.name: backend for backend in BACKENDS}
+    lines = []
+    for name, device in DEVICES.items():
+        missing = present[name].missing() if name in present else "this version has none"
+        lines.append(f"{name}: for {device}; {missing or 'there'}")
+    asked = os.environ.get("KMEANS_KERNEL")
+    if asked:
+        lines.insert(0, f"KMEANS_KERNEL={asked} is set")
+    return "\n".join(lines)
+
+
+def _eager_or_operators(backend: Backend, x: Tensor, operation: str) -> Backend:
+    """The backend itself, or torch's operators where it must not take a pointer."""
+    if backend is reference.BACKEND or no_memory(x) is None:
+        return backend
+    return operators.BACKEND if operation == "e_step" else reference.BACKEND
+
+
+def _asked(asked: str, x: Tensor, dtype: torch.dtype | None, operation: str) -> Backend:
+    """The backend that KMEANS_KERNEL names, for tensors of its device; else the usual one."""
+    if asked not in DEVICES:
+        raise ValueError(f"KMEANS_KERNEL should be one of {', '.join(DEVICES)}; got {asked}")
+    if asked == "reference":
+        return reference.BACKEND
+    usual = (reference.BACKEND,) if x.device.type == DEVICES[asked] else BACKENDS
+    for backend in BACKENDS:
+        if backend.name == asked and x.device.type == DEVICES[asked]:
+            obstacle = backend.obstacle(x, dtype, operation)
+            if obstacle is not None:
+                raise RuntimeError(f"KMEANS_KERNEL={asked}, but {obstacle}")
+            return _eager_or_operators(backend, x, operation)
+    if x.device.type == DEVICES[asked]:
+        raise RuntimeError(f"KMEANS_KERNEL={asked}, but this version has no such backend")
+    return next(b for b in usual if b.obstacle(x, dtype, operation) is None)

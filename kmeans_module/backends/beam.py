@@ -1,56 +1,24 @@
-"""Codes of several levels whose centroids add up to a vector.
-
-Levels are chosen one after the other; a beam keeps the best few choices so far (Babenko &
-Lempitsky, Additive quantization, CVPR 2014, section 3; Liu et al., Improved residual vector
-quantization, arXiv:1509.05195).
-"""
+"""Beam search in plain torch, see :func:`kmeans_module.backends.beam_search`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native import workspace as native
-from kmeans_module.backends.reference import full_precision
+from kmeans_module.core.distances import full_precision
 
 _CHUNK = 1 << 21  # numbers in the scores of a chunk
-_MOST_BEAMS = 64  # that the native kernel keeps
 
 
-def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
-    """The codes whose centroids add up nearest to each sample, as a beam search finds them.
-
-    Args:
-        x: (n, d).
-        codebooks: (L, k, d), L levels, of the dtype of x.
-        beam_size: choices kept at each level, at least 1.
-
-    Returns:
-        codes (n, L) int64, and what they leave of the samples, (n, d).
-    """
-    if native.serves(x) and x.dtype == torch.float32 and beam_size <= _MOST_BEAMS:
-        return _native(x.contiguous(), codebooks.contiguous(), beam_size)
+def torch_beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
+    """See :func:`kmeans_module.backends.beam_search`."""
     size = max(1, _CHUNK // (beam_size * codebooks.shape[1]))
-    chunks = [_reference(rows, codebooks, beam_size) for rows in torch.split(x, size)]
+    chunks = [_search(rows, codebooks, beam_size) for rows in torch.split(x, size)]
     codes = torch.cat([codes for codes, _ in chunks])
     return codes, torch.cat([left for _, left in chunks])
 
 
-def _native(x: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
-    levels, k, _ = codebooks.shape
-    codes = torch.empty((len(x), levels), dtype=torch.int64)
-    left = torch.empty_like(x)
-    library = native.library()
-    assert library is not None
-    if library.km_beam_search(
-        x.data_ptr(), *x.shape, codebooks.data_ptr(), levels, k, beam_size, codes.data_ptr(),
-        left.data_ptr(), torch.get_num_threads(),
-    ):  # fmt: skip
-        raise MemoryError(f"no memory for a beam search of {tuple(x.shape)} rows")
-    return codes, left
-
-
-def _reference(rows: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
+def _search(rows: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
     n, d = rows.shape
     k = codebooks.shape[1]
     left = rows.unsqueeze(1)  # (n, beams, d)

@@ -1,7 +1,10 @@
-"""The E-step as operators of torch: compiled and exported code holds one opaque node.
+"""The E-step as operators of torch: what compiled, exported, traced and fake code holds.
+
+Code that must not see a pointer sees one opaque node instead; when it runs on real tensors, the
+native kernel serves where it takes the rows, and the torch reference elsewhere.
 
 Shapes: x is (n, d) shared by all problems or (P, n, d), centroids (P, k, d), weights (n,) or
-(P, n). The native kernel runs where it takes the rows, the torch reference elsewhere.
+(P, n).
 """
 
 from __future__ import annotations
@@ -9,8 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native import workspace as native
-from kmeans_module.backends.reference import ReferenceWorkspace, compute_dtype
+from kmeans_module.backends import native
+from kmeans_module.backends.reference import ReferenceBackend, ReferenceWorkspace
+from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -21,9 +25,11 @@ from kmeans_module.core.statistics import (
 )
 
 
-def _workspace(x: Tensor, sample_weight: Tensor | None, metric: str) -> ReferenceWorkspace:
-    # A compiler that folds constants runs operators while it compiles.
-    if native.serves(x) and native.library() is not None:
+def _workspace(
+    x: Tensor, sample_weight: Tensor | None, centroids: Tensor, metric: str
+) -> native.NativeWorkspace | ReferenceWorkspace:
+    # A compiler that folds constants runs operators while it compiles: both questions are asked.
+    if native.BACKEND.obstacle(x, centroids.dtype) is None and native.library() is not None:
         return native.NativeWorkspace(x, sample_weight, metric=metric, once=True)
     return ReferenceWorkspace(x, sample_weight, metric=metric)
 
@@ -35,7 +41,7 @@ def _workspace(x: Tensor, sample_weight: Tensor | None, metric: str) -> Referenc
 )
 def assign(x: Tensor, centroids: Tensor, metric: str) -> Tensor:
     """Labels of the nearest centroids, (P, n) int64."""
-    return _workspace(x, None, metric).assign(centroids)[0]
+    return _workspace(x, None, centroids, metric).assign(centroids)[0]
 
 
 @assign.register_fake
@@ -56,7 +62,7 @@ def e_step(
 ) -> tuple[Tensor, ...]:
     """labels, distances, sums, counts, inertia, and the fields of Farthest, which say that
     there are no samples where no cluster is empty."""
-    step = _workspace(x, sample_weight, metric).e_step(centroids, start=start)
+    step = _workspace(x, sample_weight, centroids, metric).e_step(centroids, start=start)
     stats, d = step.stats, x.shape[-1]
     farthest = stats.farthest
     if farthest is None:
@@ -86,16 +92,30 @@ def _(
 
 
 class OperatorWorkspace(ReferenceWorkspace):
-    """What a workspace is in code that is being compiled: every step starts afresh."""
+    """A workspace whose steps are operators, each of which starts afresh."""
 
-    def assign(self, centroids: Tensor) -> tuple[Tensor, bool]:
-        # Compiled code does not look for NaN.
+    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
+        # What is recorded does not look for NaN.
         return assign(self.x, centroids, self.metric), True
 
-    def e_step(self, centroids: Tensor, *, start: int = 0, distances: bool = True) -> EStep:
+    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         labels, to_nearest, sums, counts, inertia, *farthest = e_step(
             self.x, self.sample_weight, centroids, self.metric, start
         )
         self._count_changed(labels)
         stats = ClusterStats(sums, counts, inertia, Farthest(*farthest))
         return EStep(labels, to_nearest, stats)
+
+
+class OperatorBackend(ReferenceBackend):
+    """What stands in for a backend of pointers where no pointer may be taken."""
+
+    name = "operators"
+
+    def workspace(
+        self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
+    ) -> OperatorWorkspace:
+        return OperatorWorkspace(x, sample_weight, metric=metric)
+
+
+BACKEND = OperatorBackend()

@@ -1,93 +1,47 @@
-"""The E-step in plain torch: for every device, and the measure of every faster kernel."""
+"""The E-step in plain torch: for every device, and the measure of every faster backend.
+
+Labels are those of the nearest centroid within the rounding of the squared norms: products
+decide, as in scikit-learn and faiss. Distances are Σ(x - c)².
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from kmeans_module.backends.beam import torch_beam_search
+from kmeans_module.core.distances import (
+    chunk_rows,
+    compute_dtype,
+    few_distances,
+    full_precision,
+    nearest,
+    unit_rows,
+)
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
     EStep,
     accumulator_dtype,
     find_farthest,
+    row_weights,
+    rows_and_weights,
+    space_rows,
 )
 
-# Elements of one chunk's temporaries: a few L2 caches on the CPU, 64 MB on accelerators.
-CHUNK_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute products as asked: no autocast, no TF32, no bfloat16 passes."""
-    with torch.autocast(device.type, enabled=False):
-        if torch.compiler.is_compiling():
-            yield
-            return
-        precision = torch.get_float32_matmul_precision()
-        if precision != "highest":
-            torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            if precision != "highest":
-                torch.set_float32_matmul_precision(precision)
-
-
-def compute_dtype(x: Tensor, centroids: Tensor) -> torch.dtype:
-    """Precision of distances: that of the wider input, at least float32."""
-    wider = torch.promote_types(x.dtype, centroids.dtype)
-    return torch.promote_types(wider, torch.float32)
-
-
-def chunk_rows(n: int, k: int, d: int, problems: int, device: torch.device) -> int:
-    """Rows per chunk such that the temporaries stay within the budget."""
-    budget = CHUNK_ELEMENTS["cpu" if device.type == "cpu" else "accelerator"]
-    rows = min(n, budget // max(1, problems * (k + 4 * d)))
-    return max(1, min(rows, 1 << 14) if device.type == "cpu" else rows)
-
-
-def nearest(
-    rows: Tensor, centroids: Tensor, offset: Tensor, half_norms: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Labels, and the smallest score, of the rows of one chunk.
-
-    The score ½‖c - o‖² - (x - o)·(c - o) differs from ½‖x - c‖² by a constant of the row,
-    so both have the same argmin; the common offset o keeps it from cancelling.
-
-    Args:
-        rows: (m, d) or (P, m, d).
-        centroids: centroids less the offset, transposed, (P, d, k).
-        offset: (P, 1, d).
-        half_norms: (P, 1, k).
-
-    Returns:
-        labels (P, m) and scores (P, m).
-    """
-    with full_precision(rows.device):
-        scores = torch.baddbmm(half_norms, rows - offset, centroids, alpha=-1)
-    smallest, labels = scores.min(dim=-1)
-    return labels, smallest
-
-
-def unit_rows(rows: Tensor) -> Tensor:
-    """Rows scaled to length 1; zero rows stay zero. Overflows for no finite row."""
-    largest = rows.abs().amax(dim=-1, keepdim=True)
-    rows = rows / largest.where(largest > 0, 1.0)
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    return rows / norms.where(norms > 0, 1.0)
+_MOMENT_ELEMENTS = 1 << 21
 
 
 class ReferenceWorkspace:
-    """Repeated E-steps on the same rows; see :func:`kmeans_module.backends.prepare`."""
+    """See :class:`kmeans_module.backends.Workspace`."""
 
     together = True
 
     changed: Tensor
+    labels: Tensor
 
     def __init__(
         self, x: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
@@ -96,11 +50,7 @@ class ReferenceWorkspace:
         self.sample_weight = sample_weight
         self.metric = metric
         self._last: Tensor | None = None
-
-    def rows(self, part: slice, dtype: torch.dtype) -> Tensor:
-        """Rows in the space where the metric is Euclidean, (m, d) or (P, m, d)."""
-        rows = self.x[..., part, :].to(dtype)
-        return unit_rows(rows) if self.metric == "cosine" else rows
+        self._k = 0
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         """Labels (P, n), and whether every row had a finite score, ()."""
@@ -113,14 +63,10 @@ class ReferenceWorkspace:
             finite &= scores.isfinite().all()
         return labels, finite
 
-    def e_step(self, centroids: Tensor, *, start: int = 0, distances: bool = True) -> EStep:
-        """Assign every row and gather the statistics of the clusters.
+    def statistics(self, centroids: Tensor, *, start: int = 0) -> ClusterStats:
+        return self.e_step(centroids, start=start).stats
 
-        Args:
-            centroids: (P, k, d).
-            start: number of the first row in the whole data.
-            distances: whether they are needed; they are known here in any case.
-        """
+    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         problems, k, d = centroids.shape
         n = self.x.shape[-2]
         dtype = compute_dtype(self.x, centroids)
@@ -136,7 +82,7 @@ class ReferenceWorkspace:
 
         for part, rows, chunk_labels, _ in self._chunks(centroids):
             rows = rows.expand(problems, -1, -1)
-            weights = self._weights(part, rows)
+            weights = row_weights(self.sample_weight, part, rows, metric=self.metric)
             clusters = (chunk_labels + first_cluster).flatten()
             nearest_centroids = flat_centroids.index_select(0, clusters).view_as(rows)
             difference = rows - nearest_centroids
@@ -177,20 +123,9 @@ class ReferenceWorkspace:
             self.changed = torch.full((problems,), n, device=labels.device)
         else:
             self.changed = (labels != self._last).sum(dim=-1)
-        self._last = labels
+        self._last = self.labels = labels
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
-        """Weighted sum of the distances to the nearest centre if each candidate were one.
-
-        Distances are squared Euclidean, in the space of :meth:`rows`.
-
-        Args:
-            nearest: distances so far, (P, n).
-            candidates: (P, m, d).
-
-        Returns:
-            (P, m) float64.
-        """
         problems, m = candidates.shape[:2]
         accumulator = accumulator_dtype(self.x.device)
         potential = torch.zeros((problems, m), dtype=accumulator, device=self.x.device)
@@ -203,24 +138,18 @@ class ReferenceWorkspace:
         return potential
 
     def lower(self, nearest: Tensor, center: Tensor) -> None:
-        """Lower the distances to the nearest centre (P, n), in place, by one more (P, 1, d)."""
         for part, distances in self._distances_to(center, nearest.dtype):
             nearest[:, part] = nearest[:, part].minimum(distances.squeeze(-1))
 
     def _distances_to(self, points: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """Slices of rows with their distances to a few points (P, m, d); exact for m = 1."""
+        """Slices of rows with their distances to a few points (P, m, d)."""
         problems, m, d = points.shape
         n = self.x.shape[-2]
-        offset = points.mean(dim=1, keepdim=True)
-        points = points - offset
-        norms = points.square().sum(-1).unsqueeze(1)
         size = chunk_rows(n, 4 * m, d, problems, self.x.device)
         for first in range(0, n, size):
             part = slice(first, min(first + size, n))
-            rows = (self.rows(part, dtype) - offset).expand(problems, -1, -1)
-            with full_precision(rows.device):
-                products = torch.baddbmm(norms, rows, points.transpose(1, 2), alpha=-2)
-            yield part, (products + rows.square().sum(-1, keepdim=True)).clamp_(min=0)
+            rows = space_rows(self.x, part, metric=self.metric, dtype=dtype)
+            yield part, few_distances(rows, points)
 
     def _chunks(self, centroids: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Slices of rows with the rows, their labels and smallest scores."""
@@ -238,25 +167,102 @@ class ReferenceWorkspace:
             size = chunk_rows(n, k, d, problems, centroids.device)
             parts = [slice(first, min(first + size, n)) for first in range(0, n, size)]
         for part in parts:
-            rows = self.rows(part, dtype)
+            rows = space_rows(self.x, part, metric=self.metric, dtype=dtype)
             labels, scores = nearest(rows, transposed, offset, half_norms)
             if self.metric == "cosine":
                 labels = labels * (rows != 0).any(dim=-1)
             yield part, rows, labels, scores
 
-    def _weights(self, part: slice, rows: Tensor) -> Tensor | None:
-        """Weights of a chunk, (P, m); a zero row weighs nothing under the cosine metric."""
-        accumulator = accumulator_dtype(rows.device)
-        weights = None
-        if self.sample_weight is not None:
-            weights = self.sample_weight[..., part].to(accumulator).expand(rows.shape[:-1])
-        if self.metric == "cosine":
-            nonzero = (rows != 0).any(dim=-1)
-            weights = nonzero.to(accumulator) if weights is None else weights * nonzero
-        return weights
-
     def _rows_and_weights(
         self, part: slice, dtype: torch.dtype, problems: int
     ) -> tuple[Tensor, Tensor | None]:
-        rows = self.rows(part, dtype).expand(problems, -1, -1)
-        return rows, self._weights(part, rows)
+        return rows_and_weights(
+            self.x, self.sample_weight, part, metric=self.metric, dtype=dtype, problems=problems
+        )
+
+
+class ReferenceBackend:
+    """See :class:`kmeans_module.backends.Backend`."""
+
+    name = "reference"
+
+    def missing(self) -> str | None:
+        return None
+
+    def obstacle(
+        self, x: Tensor, dtype: torch.dtype | None = None, operation: str = "e_step"
+    ) -> str | None:
+        return None
+
+    def workspace(
+        self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
+    ) -> ReferenceWorkspace:
+        return ReferenceWorkspace(x, sample_weight, metric=metric)
+
+    beam_search = staticmethod(torch_beam_search)
+
+    def block_sums(self, mass: Tensor, size: int) -> Tensor:
+        dtype = accumulator_dtype(mass.device)
+        whole = mass.shape[-1] // size * size
+        sums = mass[:, :whole].reshape(len(mass), -1, size).sum(dim=-1, dtype=dtype)
+        rest = mass[:, whole:].sum(dim=-1, keepdim=True, dtype=dtype)
+        return torch.cat([sums, rest], dim=-1) if mass.shape[-1] > whole else sums
+
+    def search_sums(self, mass: Tensor, size: int, blocks: Tensor, target: Tensor) -> Tensor:
+        n = mass.shape[-1]
+        if 4 * target.shape[-1] * size > n:  # the blocks of the targets would outgrow the rows
+            cumulative = mass.cumsum(dim=-1, dtype=blocks.dtype)
+            target = target.minimum(just_below(cumulative[:, -1:]))
+            return torch.searchsorted(cumulative, target, right=True).clamp(max=n - 1)
+        ends = blocks.cumsum(dim=-1)
+        target = target.minimum(just_below(ends[:, -1:]))
+        block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
+        inside = (target - (ends - blocks).gather(-1, block)).clamp(min=0)
+        index = block.unsqueeze(-1) * size + torch.arange(size, device=mass.device)
+        within = index < n
+        index = index.clamp(max=n - 1)
+        numbers = mass.gather(-1, index.flatten(1)).view_as(index).to(blocks.dtype)
+        cumulative = numbers.where(within, 0.0).cumsum(dim=-1)
+        inside = inside.unsqueeze(-1).minimum(just_below(cumulative[..., -1:]))
+        place = torch.searchsorted(cumulative, inside, right=True)
+        return index.gather(-1, place.clamp(max=size - 1)).squeeze(-1)
+
+    def moments(
+        self, x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return torch_moments(x, sample_weight, center, metric=metric)
+
+
+def torch_moments(
+    x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :meth:`kmeans_module.backends.Backend.moments`."""
+    accumulator = accumulator_dtype(x.device)
+    n, d = x.shape[-2:]
+    low = torch.full((d,), torch.inf, dtype=accumulator, device=x.device)
+    high = -low
+    sums = torch.zeros((1, d), dtype=accumulator, device=x.device)
+    size = max(1, _MOMENT_ELEMENTS // max(1, x.numel() // max(1, n)))
+    for start in range(0, n, size):
+        rows = x[..., start : start + size, :]
+        rows = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
+        if center is None:
+            bounds = rows.flatten(0, -2).aminmax(dim=0)
+            low = torch.minimum(low, bounds.min.to(accumulator))
+            high = torch.maximum(high, bounds.max.to(accumulator))
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        rows = (unit_rows(rows) if metric == "cosine" else rows).to(accumulator)
+        rows = rows if center is None else (rows - center.unsqueeze(-2)).square_()
+        if sample_weight is not None:
+            weighs = sample_weight[..., start : start + rows.shape[-2]] > 0
+            rows = rows * weighs.to(accumulator).unsqueeze(-1)
+        sums = sums + rows.sum(dim=-2)
+    return low, high, sums
+
+
+def just_below(value: Tensor) -> Tensor:
+    """The largest number below a positive one."""
+    return value.nextafter(torch.zeros_like(value))
+
+
+BACKEND = ReferenceBackend()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import ClusterStats
-from kmeans_module.core.statistics import gather_rows
+from kmeans_module.core.statistics import ClusterStats, gather_rows
 
 POLICIES = ("relocate", "split", "keep", "error")
 

@@ -1,161 +1,186 @@
-"""From samples to centroids: survey the data, initialise, iterate, keep the best restart."""
+"""From rows to centroids: initialize, iterate, keep the best restart."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import compute_dtype, prepare
-from kmeans_module.checks import raise_nonfinite, scan
 from kmeans_module.core.empty_clusters import rounding
-from kmeans_module.core.lloyd import LloydResult, NonFiniteInertiaError, lloyd
-from kmeans_module.core.seeding import Init, initialize_centroids
-from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.ranks import (
-    ProcessGroup,
-    all_gather,
-    all_sum_stats,
-    errors_shared,
-    rank,
-)
+from kmeans_module.core.lloyd import Iteration, Lloyd
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.rows import Rows, Search
+from kmeans_module.core.seeding import Init, initialize
 
 # Labels of the restarts that run together: more of them cost memory, fewer cost calls.
 _RESTARTS_ELEMENTS = 1 << 20
 
 
-def survey(
-    batches: Sequence[Batch],
+class Fit(NamedTuple):
+    """Outcome for P problems; labels and inertia are those of the centroids.
+
+    Attributes:
+        centroids: (P, k, d).
+        labels: of this rank's rows, (P, n) int64; None for a stream.
+        counts: weight of each cluster, (P, k) float64.
+        inertia: (P,) float64.
+        n_iter: iterations, (P,) int64.
+        converged: (P,) bool.
+        history: inertia of the centroids before each iteration, and at last of those
+            returned, (P, T) float64; a problem that ended earlier repeats its last.
+    """
+
+    centroids: Tensor
+    labels: Tensor | None
+    counts: Tensor
+    inertia: Tensor
+    n_iter: Tensor
+    converged: Tensor
+    history: Tensor
+
+
+@torch.no_grad()
+def run(
+    rows: Rows,
+    search: Search,
+    problem: Problem,
+    centroids: Tensor,
     *,
-    n_clusters: int,
-    n_problems: int,
-    metric: str,
-    like: Tensor,
-    process_group: ProcessGroup | None = None,
-) -> tuple[list[Batch], Tensor]:
-    """Refuse data that cannot be clustered; number the rows of ranks that hold one batch each.
+    max_iter: int,
+    threshold: Tensor | None = None,
+    callback: Callable[[Iteration], object] | None = None,
+) -> Fit:
+    """Lloyd's algorithm until no label changes, the shift is within the threshold, or max_iter.
 
     Args:
-        batches: of this rank; x is (n, d), shared by the problems, or (P, n, d).
-        n_clusters: k.
-        n_problems: P.
-        metric: "euclidean" or "cosine".
-        like: a tensor of the layer's dtype and device.
-        process_group: the ranks that hold the rest of the rows.
-
-    Returns:
-        The batches, and the mean variance of the features (P,), what ``tol`` is relative to.
+        rows: of this rank.
+        search: of the rows.
+        problem: what is asked for.
+        centroids: to start from, (P, k, d).
+        max_iter: iterations at most.
+        threshold: shift Σ‖c_new - c_old‖² that counts as standing still, (P,); None for 0.
+        callback: called after each iteration.
 
     Raises:
-        ValueError: fewer samples (of positive weight) than clusters, NaN, infinity, overflow.
+        NonFiniteInertiaError: distances are NaN or infinite.
+        EmptyClusterError: by the policy "error".
     """
-    n_samples, n_weighty = 0, 0
-    for batch in batches:
-        n_samples += batch.x.shape[-2]
-        if batch.sample_weight is None:
-            n_weighty += batch.x.shape[-2]
-        elif batch.sample_weight.numel():
-            n_weighty += int((batch.sample_weight > 0).sum(dim=-1).min())
-    sizes = all_gather(torch.tensor([n_samples, n_weighty], device=like.device), process_group)
-    n_samples, n_weighty = (int(total) for total in sizes.sum(dim=0))
-    if len(batches) == 1:
-        before = int(sizes[: rank(process_group), 0].sum())
-        batches = [batches[0]._replace(start=before)]
-    with errors_shared(process_group):
-        if n_samples < n_clusters:
-            raise ValueError(f"n_samples={n_samples} should be >= n_clusters={n_clusters}")
-        if n_weighty < n_clusters:
-            raise ValueError(
-                f"sample_weight should be positive for n_clusters={n_clusters} samples at least; "
-                f"it is for {n_weighty}"
-            )
-        variance = scan(
-            batches, n_problems=n_problems, metric=metric, like=like, group=process_group
-        )
-    return list(batches), variance
+    lloyd = Lloyd(problem, centroids, threshold=threshold, merge=rows.merge)
+    history, iterations = [], 0
+    for number in range(max_iter + 1):
+        lloyd.begin_pass()
+        search.begin_pass()
+        for batch in rows:
+            lloyd.add(*search.step(batch, lloyd.centroids))
+        search.end_pass()
+        iteration = lloyd.end_pass(move=number < max_iter)
+        history.append(iteration.inertia)
+        if callback is not None and iteration.number > iterations:
+            iterations = iteration.number
+            callback(iteration)
+        if lloyd.finished:
+            break
+    device = centroids.device
+    return Fit(
+        lloyd.centroids, search.labels(), lloyd.stats.counts, lloyd.stats.inertia,
+        torch.from_numpy(lloyd.n_iter).to(device), torch.from_numpy(lloyd.converged).to(device),
+        torch.stack(history, dim=-1),
+    )  # fmt: skip
 
 
+@torch.no_grad()
 def fit(
-    batch: Batch,
-    n_clusters: int,
+    rows: Rows,
+    problem: Problem,
     *,
     init: Init,
     max_iter: int,
-    tol: float,
+    threshold: Tensor,
     n_init: int,
-    n_problems: int,
-    metric: str,
-    empty_cluster: str,
-    like: Tensor,
     generator: torch.Generator | None = None,
-    process_group: ProcessGroup | None = None,
-) -> LloydResult:
-    """The best of ``n_init`` runs of Lloyd's algorithm on this rank's rows.
+    callback: Callable[[Iteration], object] | None = None,
+) -> Fit:
+    """The best of ``n_init`` runs.
 
-    ``batch`` holds x as (n, d), shared by the problems, or (P, n, d); an ``init`` that is a
-    tensor (k, d) or (P, k, d) needs one run only.
-    See :meth:`kmeans_module.KMeansLayer.fit` for the other arguments.
+    Args:
+        rows: of this rank.
+        problem: what is asked for.
+        init: see :func:`kmeans_module.core.seeding.initialize`; one that is a tensor needs one
+            run only.
+        max_iter, threshold, callback: see :func:`run`.
+        n_init: restarts.
+        generator: what the draws come from; None for torch's default.
     """
-    (batch,), variance = survey(
-        [batch], n_clusters=n_clusters, n_problems=n_problems, metric=metric, like=like,
-        process_group=process_group,
-    )  # fmt: skip
-    workspace = prepare(batch.x, batch.sample_weight, metric=metric)
+    search = rows.search(problem)
     n_init = 1 if isinstance(init, Tensor) else n_init
-    together = 1
-    shared = batch.x.ndim == 2 and (batch.sample_weight is None or batch.sample_weight.ndim == 1)
-    if workspace.together and n_init > 1 and shared and not callable(init):
-        n_samples = int(all_gather(variance.new_tensor([batch.x.shape[-2]]), process_group).sum())
-        together = min(n_init, max(1, _RESTARTS_ELEMENTS // (n_problems * max(1, n_samples))))
-    best: LloydResult | None = None
+    together = _restarts_together(rows, search, problem, init, n_init)
+    best: Fit | None = None
     for first in range(0, n_init, together):
         restarts = min(together, n_init - first)
-        centroids = initialize_centroids(
-            [batch], n_clusters, init=init, n_problems=restarts * n_problems, metric=metric,
-            like=like, generator=generator, process_group=process_group,
-            workspaces=[workspace],
+        repeated = problem.repeated(restarts) if restarts > 1 else problem
+        centroids = initialize(rows, repeated, init, generator=generator, search=search)
+        outcome = run(
+            rows, search, repeated, centroids, max_iter=max_iter,
+            threshold=threshold.repeat(restarts), callback=callback,
         )  # fmt: skip
-        try:
-            found = lloyd(
-                workspace, centroids, max_iter=max_iter,
-                threshold=(tol * variance).repeat(restarts), empty_cluster=empty_cluster,
-                metric=metric, process_group=process_group, start=batch.start,
-            )  # fmt: skip
-        except NonFiniteInertiaError:
-            raise_nonfinite(batch.x, compute_dtype(batch.x, centroids))
-            raise
         if restarts > 1:
-            found = _best_restart(found, n_problems)
-        if n_init > together:  # the workspace's next E-step would overwrite the labels
-            found = found._replace(labels=found.labels.clone())
-        best = found if best is None else _better(best, found)
-    best = cast("LloydResult", best)
+            outcome = _best_restart(outcome, problem.n_problems)
+        if n_init > together and outcome.labels is not None:
+            # The next run would overwrite the labels.
+            outcome = outcome._replace(labels=outcome.labels.clone())
+        best = outcome if best is None else _better(best, outcome)
+    assert best is not None
     if together > 1:
-        # Ties within rounding fall as they do in a call on these problems alone.
-        step = workspace.e_step(best.centroids, start=batch.start)
-        stats, _ = all_sum_stats(step.stats, process_group)
-        best.history[:, -1] = stats.inertia
-        best = best._replace(labels=step.labels, counts=stats.counts, inertia=stats.inertia)
+        best = _measured_alone(rows, search, best)
     return best._replace(history=_resize(best.history, int(best.n_iter.max()) + 1))
 
 
-def _best_restart(found: LloydResult, n_problems: int) -> LloydResult:
+def _restarts_together(
+    rows: Rows, search: Search, problem: Problem, init: Init, n_init: int
+) -> int:
+    """How many restarts run as problems of one call."""
+    if n_init == 1 or not rows.shared or not search.together or callable(init):
+        return 1
+    n_labels = problem.n_problems * max(1, rows.moments(problem.metric).n_samples)
+    return min(n_init, max(1, _RESTARTS_ELEMENTS // n_labels)) if search.holds else n_init
+
+
+def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
+    """Labels and inertia of the best centroids alone: ties within rounding fall as they do in a
+    call on these problems alone."""
+    lloyd = Lloyd(search.problem, best.centroids, merge=rows.merge)
+    lloyd.begin_pass()
+    search.begin_pass()
+    for batch in rows:
+        lloyd.add(*search.step(batch, best.centroids))
+    search.end_pass()
+    iteration = lloyd.end_pass(move=False)
+    best.history[:, -1] = iteration.inertia
+    return best._replace(
+        labels=search.labels(), counts=iteration.counts, inertia=iteration.inertia
+    )
+
+
+def _best_restart(outcome: Fit, n_problems: int) -> Fit:
     """For each problem the restart of lowest inertia, the first of equals."""
-    restart = found.inertia.view(-1, n_problems).argmin(dim=0)
+    restart = outcome.inertia.view(-1, n_problems).argmin(dim=0)
     index = restart * n_problems + torch.arange(n_problems, device=restart.device)
-    return LloydResult(*(field[index] for field in found))
+    return Fit(*(None if field is None else field[index] for field in outcome))
 
 
-def _better(old: LloydResult, new: LloydResult) -> LloydResult:
+def _better(old: Fit, new: Fit) -> Fit:
     """For each problem the result of lower inertia; histories are drawn out to one length."""
     length = max(old.history.shape[1], new.history.shape[1])
     old, new = (result._replace(history=_resize(result.history, length)) for result in (old, new))
     better = new.inertia < old.inertia
-    return LloydResult(
-        *(b.where(better.view(-1, *[1] * (a.ndim - 1)), a) for a, b in zip(old, new, strict=True))
+    return Fit(
+        *(
+            None if a is None or b is None else b.where(better.view(-1, *[1] * (a.ndim - 1)), a)
+            for a, b in zip(old, new, strict=True)
+        )
     )
 
 

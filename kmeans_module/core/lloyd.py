@@ -1,117 +1,311 @@
-"""Lloyd's algorithm: E-step and M-step by turns, until nothing moves."""
+"""Lloyd's algorithm as a state machine: passes over the data come in, centroids move.
+
+A driver opens a pass, hands in the statistics of each batch, and closes the pass:
+:func:`kmeans_module.core.fit.fit` pulls the batches, Lightning pushes them. All that a run knows
+between two batches is the state of the machine.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import Workspace
 from kmeans_module.core.empty_clusters import raise_if_empty
-from kmeans_module.functional import m_step
-from kmeans_module.rows.ranks import ProcessGroup, all_sum_stats
+from kmeans_module.core.m_step import m_step
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.statistics import ClusterStats, Farthest, to_host
+
+Merge = Callable[[ClusterStats, Sequence[Tensor]], tuple[ClusterStats, list[Tensor]]]
 
 
-class LloydResult(NamedTuple):
-    """Outcome for P problems; labels and inertia are those of the centroids.
+class Iteration(NamedTuple):
+    """One E-step over all the data and the M-step that followed.
 
     Attributes:
-        centroids: (P, k, d).
-        labels: of this rank's rows, (P, n) int64.
-        counts: weight of each cluster, (P, k) float64.
-        inertia: (P,) float64.
-        n_iter: iterations, (P,) int64.
-        converged: (P,) bool.
-        history: inertia of the centroids before each iteration, and at last of those
-            returned, (P, T) float64; a problem that ended earlier repeats its last.
+        number: iterations so far, this one included.
+        inertia: of the centroids before the M-step, (*batch_shape) float64.
+        shift: Σ‖c_new - c_old‖² of the M-step, (*batch_shape) float64.
+        moved: labels that differ from those of the iteration before, (*batch_shape) float64;
+            NaN where the number is not known, as in the first iteration and for streams.
+        seconds: from the start of the pass to the end of the M-step.
+        counts: weight of each cluster in the E-step, (*batch_shape, k) float64.
     """
 
-    centroids: Tensor
-    labels: Tensor
-    counts: Tensor
+    number: int
     inertia: Tensor
-    n_iter: Tensor
-    converged: Tensor
-    history: Tensor
+    shift: Tensor
+    moved: Tensor
+    seconds: float
+    counts: Tensor
+
+    def reshape(self, batch_shape: tuple[int, ...]) -> Iteration:
+        """The same with other leading dimensions in place of the axis of problems."""
+        values = (value.reshape(batch_shape) for value in (self.inertia, self.shift, self.moved))
+        counts = self.counts.reshape(*batch_shape, self.counts.shape[-1])
+        return Iteration(self.number, *values, self.seconds, counts)
 
 
 class NonFiniteInertiaError(ValueError):
-    """Distances came out NaN or infinite: the caller knows the data and says why."""
+    """Distances are NaN or infinite: the caller knows the data and says why."""
 
 
-@torch.no_grad()
-def lloyd(
-    workspace: Workspace,
-    centroids: Tensor,
-    *,
-    max_iter: int = 300,
-    threshold: Tensor | None = None,
-    empty_cluster: str = "relocate",
-    metric: str = "euclidean",
-    process_group: ProcessGroup | None = None,
-    start: int = 0,
-) -> LloydResult:
-    """Iterate until no label changes, the shift is within the threshold, or max_iter.
+def alone(stats: ClusterStats, also: Sequence[Tensor]) -> tuple[ClusterStats, list[Tensor]]:
+    """The merge of a single process."""
+    return stats, list(also)
+
+
+class Lloyd:
+    """P problems, each of which freezes when it has converged.
+
+    A problem converges when no label changes, unless its last M-step filled an empty cluster, or
+    when the shift of its last M-step is within the threshold.
 
     Args:
-        workspace: of this rank's rows.
-        centroids: initial, (P, k, d).
-        max_iter: iterations at most.
-        threshold: shift Σ‖c_new - c_old‖² that counts as standing still, (P,); None for 0.
-        empty_cluster: policy, see :func:`kmeans_module.functional.update_centroids`.
-        metric: "euclidean" or "cosine".
-        process_group: the ranks that hold the rest of the rows.
-        start: number of this rank's first row in the whole data.
+        problem: what is asked for.
+        centroids: to start from, (P, k, d).
+        threshold: shift that counts as standing still, (P,); None for 0.
+        merge: of statistics over the ranks that hold other parts of the rows.
 
-    Raises:
-        NonFiniteInertiaError: distances are NaN or infinite.
-        EmptyClusterError: by the policy "error".
+    Attributes:
+        centroids: (P, k, d).
+        stats: of the last pass, over all ranks; the next pass replaces them.
+        passes: passes so far.
+        n_iter: iterations of each problem, (P,) int64 array.
+        active: which problems have not converged, (P,) bool array.
+        converged: which problems have, (P,) bool array.
     """
-    problems = len(centroids)
-    limit = np.zeros(problems) if threshold is None else threshold.cpu().numpy()
-    active = np.ones(problems, dtype=bool)
-    converged = np.zeros(problems, dtype=bool)
-    n_iter = np.zeros(problems, dtype=np.int64)
-    refilled = np.ones(problems, dtype=bool)
-    history: list[Tensor] = []
-    shift = centroids.new_full((problems,), torch.inf, dtype=torch.float32)
 
-    for iteration in range(max_iter + 1):
-        step = workspace.e_step(centroids, start=start, distances=False)
-        stats, (changed,) = all_sum_stats(step.stats, process_group, also=[workspace.changed])
-        empty = (stats.counts == 0).sum(dim=-1)
-        # The only wait for the device in an iteration.
-        report = torch.stack([v.to(stats.inertia) for v in (stats.inertia, changed, empty, shift)])
-        report = report.cpu()
-        inertia, n_changed, n_empty, shifts = report.numpy()
-        if not np.isfinite(inertia).all():
+    stats: ClusterStats
+
+    def __init__(
+        self,
+        problem: Problem,
+        centroids: Tensor,
+        *,
+        threshold: Tensor | None = None,
+        merge: Merge = alone,
+    ) -> None:
+        n_problems = len(centroids)
+        self.problem = problem
+        self.centroids = centroids
+        self.merge = merge
+        self.limit = np.zeros(n_problems) if threshold is None else threshold.cpu().numpy()
+        self.passes = 0
+        self.n_iter = np.zeros(n_problems, dtype=np.int64)
+        self.active = np.ones(n_problems, dtype=bool)
+        self.converged = np.zeros(n_problems, dtype=bool)
+        # A cluster that was filled takes samples at the next E-step: labels may come back equal.
+        self._filled = np.ones(n_problems, dtype=bool)
+        self._unknown = torch.full((n_problems,), torch.nan, dtype=torch.float64)
+        self._shift: Tensor | None = None
+        self._partial: ClusterStats | None = None
+        self._moved: Tensor | None = None
+        self._began = perf_counter()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every problem has converged."""
+        return not self.active.any()
+
+    def begin_pass(self) -> None:
+        """Open a pass over the data; what an unfinished one has brought is dropped."""
+        self._partial = self._moved = None
+        self._began = perf_counter()
+
+    def add(self, stats: ClusterStats, moved: Tensor) -> None:
+        """Take one batch of the pass.
+
+        Args:
+            stats: of an E-step of the batch with the present centroids.
+            moved: labels of the batch that differ from those of the last pass, (P,); NaN where
+                that is not known.
+        """
+        if self._partial is None or self._moved is None:
+            self._partial, self._moved = stats, moved
+        else:
+            self._partial, self._moved = self._partial + stats, self._moved + moved
+
+    def end_pass(self, *, move: bool = True) -> Iteration:
+        """Close the pass: see which problems have converged, and move the others' centroids.
+
+        Waits for the device once. The shift of this M-step is read in the next pass, or by
+        :meth:`look`.
+
+        Args:
+            move: False for a pass that only measures: no M-step follows, and it is no iteration.
+
+        Raises:
+            NonFiniteInertiaError: distances are NaN or infinite.
+            EmptyClusterError: a cluster is empty and the policy is "error".
+        """
+        stats, moved = self._close()
+        inertia, empty = stats.inertia, self._count_empty(stats)
+        values = [inertia, moved, *([] if empty is None else [empty])]
+        if self._shift is not None:
+            values.append(self._shift)
+        inertias, moves, *others = to_host(values)
+        if not np.isfinite(inertias).all():
             raise NonFiniteInertiaError("the inertia is not finite")
-        some_empty = bool(n_empty.any())
-        if empty_cluster == "error" and some_empty:
+        n_empty = np.zeros(len(inertias)) if empty is None else others[0]
+        if self.problem.empty_cluster == "error" and n_empty.any():
             raise_if_empty(stats.counts)
-        history.append(report[0])
-        same_labels = active & (n_changed == 0) & ~refilled
-        still = active & (shifts <= limit)
-        n_iter[active] = iteration
-        n_iter[same_labels & ~still] = min(iteration + 1, max_iter)
-        converged |= same_labels | still
-        active &= ~converged
-        if iteration == max_iter or not active.any():
-            break
-        refilled = (n_empty > 0) & (empty_cluster in ("relocate", "split"))
-        moved, _, shift = m_step(
-            centroids, stats, empty_cluster=empty_cluster, metric=metric, some_empty=some_empty
-        )
-        if not active.all():
-            moves = torch.from_numpy(active).to(centroids.device)
-            moved = moved.where(moves.view(-1, 1, 1), centroids)
-        centroids = moved
+        before = self.passes
+        shifts = others[-1] if self._shift is not None else None
+        still = np.zeros_like(self.active) if shifts is None else shifts <= self.limit
+        self.n_iter[self.active] = before
+        self.passes += move
+        same_labels = (moves == 0) & ~self._filled
+        self.n_iter[self.active & same_labels & ~still] = self.passes
+        self._finish(self.active & (same_labels | still))
+        self._shift = None
+        if move and not self.finished:
+            self._filled = (n_empty > 0) & (self.problem.empty_cluster in ("relocate", "split"))
+            self._move(stats, some_empty=bool(n_empty.any()))
+        shift = torch.zeros_like(inertia) if self._shift is None else self._shift
+        seconds = perf_counter() - self._began
+        number = int(self.n_iter.max()) if self.finished else self.passes
+        return Iteration(number, inertia, shift, moved, seconds, stats.counts)
 
-    device = centroids.device
-    return LloydResult(
-        centroids, step.labels, stats.counts, stats.inertia,
-        torch.from_numpy(n_iter).to(device), torch.from_numpy(converged).to(device),
-        torch.stack(history, dim=-1).to(device),
-    )  # fmt: skip
+    def look(self) -> None:
+        """Read the shift of the last M-step now: the problems within the threshold converge."""
+        if self._shift is None:
+            return
+        (shifts,) = to_host([self._shift])
+        still = self.active & (shifts <= self.limit)
+        self.n_iter[still] = self.passes
+        self._finish(still)
+
+    def _close(self) -> tuple[ClusterStats, Tensor]:
+        """Statistics and moved labels of the pass, over all ranks."""
+        partial, moved = self._partial, self._moved
+        if partial is None or moved is None:  # a rank without rows
+            device = self.centroids.device
+            partial = ClusterStats.nothing(*self.centroids.shape, device=device)
+            moved = torch.zeros(len(self.centroids), device=device)
+        self._partial = self._moved = None
+        stats, (moved,) = self.merge(partial, [moved])
+        self.stats = stats
+        return stats, moved if self.passes else self._unknown.to(stats.inertia)
+
+    def _count_empty(self, stats: ClusterStats) -> Tensor | None:
+        # Backends give the farthest samples wherever a cluster may be empty.
+        return None if stats.farthest is None else (stats.counts == 0).sum(dim=-1)
+
+    def _move(self, stats: ClusterStats, *, some_empty: bool) -> None:
+        moved, _, self._shift = m_step(
+            self.centroids, stats, empty_cluster=self.problem.empty_cluster,
+            metric=self.problem.metric, some_empty=some_empty,
+        )  # fmt: skip
+        if not self.active.all():
+            moves = torch.from_numpy(self.active).to(moved.device)
+            moved = moved.where(moves.view(-1, 1, 1), self.centroids)
+        self.centroids = moved
+
+    def _finish(self, problems: np.ndarray[Any, Any]) -> None:
+        self.converged |= problems
+        self.active &= ~problems
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run knows, also in the middle of a pass: tensors and plain values."""
+        partial = self._partial
+        return {
+            "centroids": self.centroids,
+            "passes": self.passes,
+            "n_iter": torch.from_numpy(self.n_iter.copy()),
+            "active": torch.from_numpy(self.active.copy()),
+            "converged": torch.from_numpy(self.converged.copy()),
+            "filled": torch.from_numpy(self._filled.copy()),
+            "shift": self._shift,
+            "moved": self._moved,
+            "partial": None if partial is None else _fields(partial),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave; ``add`` continues an open pass."""
+        device = self.centroids.device
+        self.centroids = state["centroids"].to(device)
+        self.passes = state["passes"]
+        self.n_iter = state["n_iter"].cpu().numpy().copy()
+        self.active = state["active"].cpu().numpy().copy()
+        self.converged = state["converged"].cpu().numpy().copy()
+        self._filled = state["filled"].cpu().numpy().copy()
+        self._shift = None if state["shift"] is None else state["shift"].to(device)
+        self._moved = None if state["moved"] is None else state["moved"].to(device)
+        self._partial = None if state["partial"] is None else _stats(state["partial"], device)
+
+
+class MiniBatch(Lloyd):
+    """One M-step for each batch, with a learning rate for each cluster.
+
+    A pass is an iteration of the machine: the shift is that of the whole pass.
+
+    Source: Sculley, Web-scale k-means clustering, WWW 2010.
+
+    Args:
+        counts: what the centroids weigh at the start, (P, k).
+
+    Attributes:
+        counts: what the centroids weigh, (P, k).
+    """
+
+    def __init__(self, problem: Problem, centroids: Tensor, counts: Tensor, **options: Any) -> None:
+        super().__init__(problem, centroids, **options)
+        self.counts = counts
+        self._first = centroids
+
+    def begin_pass(self) -> None:
+        super().begin_pass()
+        self._first = self.centroids
+
+    def add(self, stats: ClusterStats, moved: Tensor) -> None:
+        stats, (moved,) = self.merge(stats, [moved])
+        if not bool(stats.inertia.isfinite().all()):
+            raise NonFiniteInertiaError("the inertia is not finite")
+        self.centroids, self.counts, _ = m_step(
+            self.centroids, stats, self.counts, empty_cluster=self.problem.empty_cluster,
+            metric=self.problem.metric,
+        )  # fmt: skip
+        super().add(replace(stats, farthest=None), torch.full_like(stats.inertia, torch.nan))
+
+    def _close(self) -> tuple[ClusterStats, Tensor]:
+        merge, self.merge = self.merge, alone  # the batches were merged one by one
+        try:
+            return super()._close()
+        finally:
+            self.merge = merge
+
+    def _count_empty(self, stats: ClusterStats) -> Tensor:
+        return (stats.counts == 0).sum(dim=-1)
+
+    def _move(self, stats: ClusterStats, *, some_empty: bool) -> None:
+        difference = self.centroids.to(stats.sums) - self._first
+        self._shift = difference.square().sum(dim=(-2, -1))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "counts": self.counts, "first": self._first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        device = self.centroids.device
+        self.counts, self._first = state["counts"].to(device), state["first"].to(device)
+
+
+def _fields(stats: ClusterStats) -> dict[str, Any]:
+    farthest = None if stats.farthest is None else list(stats.farthest)
+    return {
+        "sums": stats.sums, "counts": stats.counts, "inertia": stats.inertia, "farthest": farthest
+    }  # fmt: skip
+
+
+def _stats(fields: dict[str, Any], device: torch.device) -> ClusterStats:
+    farthest = fields["farthest"]
+    if farthest is not None:
+        farthest = Farthest(*(field.to(device) for field in farthest))
+    sums, counts, inertia = (fields[name].to(device) for name in ("sums", "counts", "inertia"))
+    return ClusterStats(sums, counts, inertia, farthest)

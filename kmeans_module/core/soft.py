@@ -19,41 +19,20 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kmeans_module.backends import compute_dtype, full_precision, unit_rows
-from kmeans_module.backends.reference import chunk_rows
+from kmeans_module.core.distances import chunk_rows, squared_distances
 
 KERNELS = ("softmax", "student-t")
 
 
-def soft_assign(
+def soft_shares(
     x: Tensor,
     centroids: Tensor,
     *,
-    temperature: float = 1.0,
-    kernel: str = "softmax",
-    metric: str = "euclidean",
+    temperature: float,
+    kernel: str,
+    metric: str,
 ) -> Tensor:
-    """Shares of the clusters in each sample; gradients flow to samples and centroids.
-
-    Args:
-        x: (..., m, d).
-        centroids: (..., k, d); leading dimensions broadcast with those of x.
-        temperature: T of "softmax", degrees of freedom of "student-t"; more than 0.
-        kernel: one of KERNELS.
-        metric: "euclidean", or "cosine": distances 1 - cos.
-
-    Returns:
-        (..., m, k); each row sums to 1.
-
-    Raises:
-        ValueError: unknown kernel, temperature not above 0.
-
-    Example:
-        >>> import torch
-        >>> soft_assign(torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [2.0]]))
-        tensor([[0.5000, 0.5000],
-                [0.9820, 0.0180]])
-    """
+    """See :func:`kmeans_module.functional.soft_assign`."""
     check_soft(temperature, kernel)
 
     def shares(rows: Tensor, centroids: Tensor) -> Tensor:
@@ -72,23 +51,6 @@ def check_soft(temperature: float, kernel: str = "softmax") -> None:
         raise ValueError(f"kernel should be one of {', '.join(KERNELS)}; got {kernel!r}")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature should be more than 0 and finite; got {temperature!r}")
-
-
-def squared_distances(rows: Tensor, centroids: Tensor, *, metric: str = "euclidean") -> Tensor:
-    """Distances (..., m, k) by one product of rows (..., m, d) and centroids (..., k, d).
-
-    An offset that both lose keeps large common parts from cancelling; distances near 0 have
-    an error of rounding, relative to the squared norms.
-    """
-    dtype = compute_dtype(rows, centroids)
-    rows, centroids = rows.to(dtype), centroids.to(dtype)
-    with full_precision(rows.device):
-        if metric == "cosine":
-            return 1 - unit_rows(rows) @ unit_rows(centroids).transpose(-1, -2)
-        offset = centroids.detach().mean(dim=-2, keepdim=True)
-        rows, centroids = rows - offset, centroids - offset
-        norms = rows.square().sum(-1, keepdim=True) + centroids.square().sum(-1).unsqueeze(-2)
-        return (norms - 2 * rows @ centroids.transpose(-1, -2)).clamp(min=0)
 
 
 def in_chunks(

@@ -1,17 +1,22 @@
 """What an E-step yields, and what of it travels: over chunks, batches and ranks.
 
-Inside the package every tensor has a leading axis of P independent problems
-(P = 1 for plain k-means); rows are (n, d) when all problems share them, else (P, n, d).
+Inside the package every tensor has a leading axis of P independent problems (P = 1 for plain
+k-means), where the public functions have batch_shape; rows are (n, d) when all problems share
+them, else (P, n, d).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from kmeans_module.core.distances import unit_rows
 
 MAX_FARTHEST = 64
 
@@ -21,9 +26,54 @@ def accumulator_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
+    """Tensors of one shape as arrays, with a single wait for the device."""
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return [tensor.numpy() for tensor in tensors]
+    together = torch.stack([tensor.to(tensors[0]) for tensor in tensors]).cpu()
+    return list(np.asarray(together))
+
+
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
     """Rows (..., n, d) at index (..., m): (..., m, d)."""
     return rows.gather(-2, index.unsqueeze(-1).expand(*index.shape, rows.shape[-1]))
+
+
+def space_rows(x: Tensor, part: slice, *, metric: str, dtype: torch.dtype) -> Tensor:
+    """A slice of the rows in the space where the metric is Euclidean, (m, d) or (P, m, d)."""
+    rows = x[..., part, :].to(dtype)
+    return unit_rows(rows) if metric == "cosine" else rows
+
+
+def row_weights(
+    sample_weight: Tensor | None, part: slice, rows: Tensor, *, metric: str
+) -> Tensor | None:
+    """Weights (P, m) of a slice of the rows, (P, m, d); None for weight 1.
+
+    A zero row weighs nothing under the cosine metric.
+    """
+    accumulator = accumulator_dtype(rows.device)
+    weights = None
+    if sample_weight is not None:
+        weights = sample_weight[..., part].to(accumulator).expand(rows.shape[:-1])
+    if metric == "cosine":
+        nonzero = (rows != 0).any(dim=-1)
+        weights = nonzero.to(accumulator) if weights is None else weights * nonzero
+    return weights
+
+
+def rows_and_weights(
+    x: Tensor,
+    sample_weight: Tensor | None,
+    part: slice,
+    *,
+    metric: str,
+    dtype: torch.dtype,
+    problems: int,
+) -> tuple[Tensor, Tensor | None]:
+    """A slice of the rows (P, m, d), in the space of the metric, and their weights (P, m)."""
+    rows = space_rows(x, part, metric=metric, dtype=dtype).expand(problems, -1, -1)
+    return rows, row_weights(sample_weight, part, rows, metric=metric)
 
 
 class Farthest(NamedTuple):
@@ -92,6 +142,27 @@ class ClusterStats:
             farthest,
         )
 
+    @classmethod
+    def nothing(
+        cls, problems: int, k: int, d: int, *, device: torch.device
+    ) -> ClusterStats:
+        """Statistics of no samples.
+
+        Args:
+            problems, k, d: sizes of the centroids (P, k, d).
+            device: of the statistics.
+        """
+        options = {"dtype": accumulator_dtype(device), "device": device}
+        labels = torch.zeros((problems, 0), dtype=torch.int64, device=device)
+        return cls(
+            torch.zeros((problems, k, d), **options),
+            torch.zeros((problems, k), **options),
+            torch.zeros(problems, **options),
+            no_farthest(
+                labels, labels.to(options["dtype"]), n_features=d, m=min(k, MAX_FARTHEST)
+            ),
+        )
+
     def reshape(self, batch_shape: tuple[int, ...]) -> ClusterStats:
         """The same with other leading dimensions; (-1,) gives the axis of problems."""
         problem_dims = self.inertia.ndim
@@ -108,7 +179,7 @@ class EStep(NamedTuple):
 
     Attributes:
         labels: nearest centroid of each sample, (P, n) int64; ties go to the lowest index.
-        distances: squared Euclidean distance to it, (P, n); (P, 0) where nobody asked for them.
+        distances: squared Euclidean distance to that centroid, (P, n).
         stats: sums, counts, inertia of the clusters.
     """
 

@@ -1,0 +1,174 @@
+"""Where the rows of a job are: in a tensor, in batches over ranks, behind a loader.
+
+:func:`rows_of` makes :class:`~kmeans_module.core.rows.Rows` of whatever a user hands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+
+from kmeans_module import checks as check
+from kmeans_module.core.rows import Rows
+from kmeans_module.rows.batch import Batch, as_batch
+from kmeans_module.rows.held import HeldRows
+from kmeans_module.rows.loader import BatchLoader
+from kmeans_module.rows.ranks import ProcessGroup, errors_shared
+from kmeans_module.rows.stream import StreamRows
+
+__all__ = ["Batch", "BatchLoader", "HeldRows", "Rows", "StreamRows", "as_batch", "rows_of"]
+
+
+def rows_of(
+    x: Any,
+    sample_weight: Tensor | None = None,
+    *,
+    n_features: int,
+    device: torch.device,
+    batch_shape: tuple[int, ...] = (),
+    group: ProcessGroup | None = None,
+    resident: bool = False,
+    batch_of: Callable[[Any], Any] | None = None,
+) -> HeldRows | StreamRows:
+    """The rows of a tensor, or of batches that can be gone through again and again.
+
+    Args:
+        x: samples (*batch_shape, n, d) or (n, d); or a list, a loader or any other re-iterable
+            of batches, see :func:`kmeans_module.rows.batch.as_batch`.
+        sample_weight: (*batch_shape, n) or (n,), of a tensor; batches bring their own.
+        n_features: d.
+        device: of the centroids; batches are moved there.
+        batch_shape: of independent problems.
+        group: the ranks that hold the rest.
+        resident: whether all batches are kept in memory, on the device.
+        batch_of: makes a batch of what the loader hands out.
+
+    Raises:
+        ValueError, TypeError: wrong shapes, devices, weights; an iterator, which can be gone
+            through only once.
+    """
+    with errors_shared(group):
+        if isinstance(x, Tensor):
+            batch = _tensor_batch(x, sample_weight, n_features, device, batch_shape)
+            batches: list[Batch] | None = [batch]
+        else:
+            if sample_weight is not None:
+                raise ValueError("sample_weight goes with a tensor; batches bring their own")
+            loader = CheckedLoader(x, n_features=n_features, device=device, batch_of=batch_of)
+            batches = loader.staying(resident=resident)
+            if batches is not None and not batches:
+                raise ValueError("x holds no batch")
+    if batches is None:
+        return StreamRows(
+            loader, n_features=n_features, device=device, stable=stable_order(x), group=group
+        )
+    weights = [batch.sample_weight for batch in batches if batch.sample_weight is not None]
+    several = [len(batch.x) for batch in batches if batch.x.ndim == 3]
+    several += [len(weight) for weight in weights if weight.ndim == 2]
+    return HeldRows(batches, n_problems=several[0] if several else 1, group=group)
+
+
+def _tensor_batch(
+    x: Tensor,
+    sample_weight: Tensor | None,
+    n_features: int,
+    device: torch.device,
+    batch_shape: tuple[int, ...],
+) -> Batch:
+    x = check.check_samples(x, n_features, batch_shape)
+    check.check_device("x", x, device)
+    weight = check.check_sample_weight(sample_weight, x, batch_shape)
+    if x.ndim > 2:
+        x = x.flatten(0, -3)
+    if weight is not None and weight.ndim > 1:
+        weight = weight.flatten(0, -2)
+    return Batch(x, weight)
+
+
+class CheckedLoader:
+    """The batches of a loader: checked, and on a device.
+
+    Args:
+        loader: a list, a loader or any other re-iterable of batches.
+        n_features: d.
+        device: to which the batches are moved.
+        batch_of: makes a batch of what the loader hands out.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        *,
+        n_features: int,
+        device: torch.device,
+        batch_of: Callable[[Any], Any] | None = None,
+    ) -> None:
+        if not isinstance(loader, Iterable):
+            raise TypeError(
+                f"x should be a torch.Tensor, or batches that can be gone through again and "
+                f"again; got {type(loader).__name__}"
+            )
+        if iter(loader) is loader:
+            raise ValueError(
+                f"x is an iterator ({type(loader).__name__}), which can be gone through only "
+                "once: hand in a list, a loader, or a class whose __iter__ starts again"
+            )
+        self.loader = loader
+        self.n_features = n_features
+        self.device = device
+        self.batch_of = batch_of
+
+    def __iter__(self) -> Iterator[Batch]:
+        for data in self.loader:
+            yield self._checked(as_batch(data, self.batch_of))
+
+    def _checked(self, batch: Batch) -> Batch:
+        x = check.check_samples(batch.x, self.n_features).to(self.device)
+        weight = batch.sample_weight
+        if isinstance(weight, Tensor):
+            weight = weight.to(self.device)
+        return batch._replace(x=x, sample_weight=check.check_sample_weight(weight, x))
+
+    def staying(self, *, resident: bool) -> list[Batch] | None:
+        """All batches where they are in memory anyway, or shall be; None for a stream.
+
+        Those of a list of tensors, and those that have a handle, are, unless they would have to
+        be copied to another device.
+        """
+        if resident:
+            return [batch._replace(handle=i) for i, batch in enumerate(self)]
+        if isinstance(self.loader, list | tuple) and all(map(self._is_here, self.loader)):
+            return [batch._replace(handle=i) for i, batch in enumerate(self)]
+        first = next(iter(self), None) if isinstance(self.loader, BatchLoader) else None
+        if first is None or first.handle is None or not self._is_here(self.loader.x):
+            return None
+        return list(self)
+
+    def _is_here(self, data: Any) -> bool:
+        x = data.x if isinstance(data, Batch) else data[0] if isinstance(data, tuple) else data
+        x = x.get("x") if isinstance(x, dict) else x
+        return isinstance(x, Tensor) and x.device == self.device
+
+
+def sampler_of(loader: Any) -> Any:
+    """The sampler of a DataLoader; None for other loaders."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    return getattr(loader.batch_sampler, "sampler", None) or loader.sampler
+
+
+def stable_order(loader: Any) -> bool:
+    """Whether every pass brings the same batches in the same order, as far as that is declared:
+    by lists, by samplers, or by an attribute ``stable`` of the loader."""
+    if isinstance(loader, list | tuple):
+        return True
+    if isinstance(loader, BatchLoader):
+        return not loader.shuffle
+    sampler = sampler_of(loader)
+    if isinstance(sampler, DistributedSampler):
+        return not sampler.shuffle
+    return isinstance(sampler, SequentialSampler) or bool(getattr(loader, "stable", False))

@@ -1,12 +1,17 @@
-"""How data arrive: batches that are slices of one tensor, split alike over ranks."""
+"""How data arrive: what a loader hands out, as a Batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
+
+_FORMS = (
+    "a batch should be a tensor (n, n_features), (tensor, labels), a Batch, or a dict with 'x' "
+    "and perhaps 'target' and 'sample_weight'"
+)
+_WEIGHT_NAMES = ("weight", "weights")
 
 
 class Batch(NamedTuple):
@@ -16,111 +21,66 @@ class Batch(NamedTuple):
         x: samples, (n, d).
         sample_weight: weights, (n,), or None for weight 1.
         target: true labels where the data know them, (n,) int64.
-        start: position of the first row in the epoch's order over all ranks;
-            the rows of a batch are consecutive in that order.
+        start: position of the first row in the order over all ranks, in which the rows of a
+            batch are consecutive; None for rows in the order of their arrival, rank by rank.
         index: row numbers in the data set, (n,) int64; None where they are
             ``start, start + 1, ...`` (nothing was shuffled).
+        handle: what names the batch in every pass: a loader that gives one promises that the
+            tensors stay as they are, and what was learned about their rows is found again.
     """
 
     x: Tensor
     sample_weight: Tensor | None = None
     target: Tensor | None = None
-    start: int = 0
+    start: int | None = None
     index: Tensor | None = None  # type: ignore[assignment]  # nobody searches a batch: tuple.index
+    handle: Hashable | None = None
 
 
-class BatchLoader:
-    """Iterates over one tensor, batch by batch; each rank gets its share of every batch.
-
-    With B = ``batch_size``, batch b covers positions bB to (b+1)B of the epoch's order, and
-    rank r of R takes the contiguous part from ⌊len·r/R⌋ to ⌊len·(r+1)/R⌋ of it. So every row
-    is seen once per epoch, all ranks have equally many batches (a share may hold no row), and
-    in batch b the ranks together see exactly what one process would see.
+def as_batch(data: Any, batch_of: Callable[[Any], Any] | None = None) -> Batch:
+    """The rows, weights and true labels of what a loader hands out.
 
     Args:
-        x: samples, (n, d). Without ``shuffle`` the batches are views of it.
-        batch_size: rows per batch over all ranks together; None for one batch with everything.
-        target: true labels, (n,) int64.
-        sample_weight: weights, (n,).
-        shuffle: take the rows in a new random order every epoch, the same one on all ranks;
-            see :meth:`set_epoch`.
-        seed: of the random orders.
-        rank: this process, 0 <= rank < world_size.
-        world_size: number of processes R.
+        data: a tensor (n, d), (tensor, labels), a :class:`Batch`, or a dictionary with "x" and
+            perhaps "target" and "sample_weight".
+        batch_of: makes one of these of anything else.
 
     Raises:
-        ValueError: an argument has the wrong shape or range.
+        ValueError: data of another form; in particular a tuple whose second element is of
+            floats, which could be weights.
     """
+    if batch_of is not None:
+        data = batch_of(data)
+    if isinstance(data, Batch):
+        return data
+    target = weight = None
+    if isinstance(data, Mapping):
+        odd = [name for name in _WEIGHT_NAMES if name in data]
+        if odd:
+            raise ValueError(f"{_FORMS}; got {odd[0]!r}: weights are named 'sample_weight'")
+        x, target, weight = (data.get(name) for name in ("x", "target", "sample_weight"))
+    elif isinstance(data, tuple | list) and data:
+        x, target = data[0], _labels(data)
+    else:
+        x = data
+    if not isinstance(x, Tensor) or x.ndim != 2:
+        shape = f" of shape {tuple(x.shape)}" if isinstance(x, Tensor) else ""
+        raise ValueError(f"{_FORMS}; got a {type(x).__name__}{shape}; batch_of= can make one")
+    return Batch(x, weight, target)
 
-    # What Lightning looks for: `loader.sampler.set_epoch(epoch)`, and `batch_sampler` beside it.
-    batch_sampler = None
 
-    def __init__(
-        self,
-        x: Tensor,
-        *,
-        batch_size: int | None = None,
-        target: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if x.ndim != 2 or len(x) == 0:
-            raise ValueError(f"x should be (n, d) with n >= 1, got shape {tuple(x.shape)}")
-        for name, values in (("target", target), ("sample_weight", sample_weight)):
-            if values is not None and values.shape != x.shape[:1]:
-                raise ValueError(
-                    f"{name} should be ({len(x)},), one per row of x, got {tuple(values.shape)}"
-                )
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size should be >= 1 or None, got {batch_size}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank should be in [0, world_size={world_size}), got {rank}")
-        self.x = x
-        self.batch_size = len(x) if batch_size is None else batch_size
-        self.target = target
-        self.sample_weight = sample_weight
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-
-    @property
-    def sampler(self) -> BatchLoader:
-        """Itself: it decides the order, as a DataLoader's sampler does."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random order of the next iteration; Lightning calls it every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self.x) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        order = self._order()
-        for low in range(0, len(self.x), self.batch_size):
-            size = min(self.batch_size, len(self.x) - low)
-            start = low + size * self.rank // self.world_size
-            stop = low + size * (self.rank + 1) // self.world_size
-            yield self._batch(start, stop, None if order is None else order[start:stop])
-
-    def _order(self) -> Tensor | None:
-        if not self.shuffle:
-            return None
-        # torch's generator keeps 32 bits: spread the epochs, so that seeds share no orders
-        seed = (self.seed + 0x9E3779B1 * self.epoch) % 2**32
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
-        return order.to(self.x.device)
-
-    def _batch(self, start: int, stop: int, index: Tensor | None) -> Batch:
-        def rows(values: Tensor | None) -> Tensor | None:
-            if values is None or index is None:
-                return None if values is None else values[start:stop]
-            return values.index_select(0, index)
-
-        x = self.x[start:stop] if index is None else self.x.index_select(0, index)
-        return Batch(x, rows(self.sample_weight), rows(self.target), start, index)
+def _labels(data: tuple[Any, ...] | list[Any]) -> Tensor | None:
+    """The second element of a batch, which has to be labels."""
+    if len(data) == 1:
+        return None
+    if len(data) > 2:
+        raise ValueError(f"{_FORMS}; got {len(data)} elements; batch_of= can choose among them")
+    labels = data[1]
+    if not isinstance(labels, Tensor):
+        return None
+    if labels.is_floating_point():
+        raise ValueError(
+            f"{_FORMS}; got (tensor, {labels.dtype}), whose second element could be weights: "
+            "hand in a dict, or say with batch_of="
+        )
+    return labels if labels.ndim == 1 else None

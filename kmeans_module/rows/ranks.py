@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kmeans_module.backends import ClusterStats, Farthest
+from kmeans_module.core.statistics import ClusterStats, Farthest
 
 ProcessGroup = dist.ProcessGroup
 
@@ -80,6 +81,18 @@ def all_sum_stats(
         ranks = [Farthest(*fields) for fields in zip(*gathered, strict=True)]
         merged = replace(merged, farthest=sum(ranks[1:], start=ranks[0]))
     return merged, rest
+
+
+def from_first(make: Callable[[], Any], group: ProcessGroup | None, device: torch.device) -> Any:
+    """What the group's first rank makes, on all ranks; an error there is one on every rank."""
+    if group is None:
+        return make()
+    made: list[Any] = [None]
+    with errors_shared(group):
+        if rank(group) == 0:
+            made = [make()]
+    dist.broadcast_object_list(made, src=dist.get_global_rank(group, 0), group=group)
+    return made[0].to(device) if isinstance(made[0], Tensor) else made[0]
 
 
 class ErrorElsewhere(ValueError):

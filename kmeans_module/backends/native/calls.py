@@ -1,0 +1,91 @@
+"""Calls of the compiled library that keep nothing from one to the next."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kmeans_module.backends.beam import torch_beam_search
+from kmeans_module.backends.native.library import RowsStruct, address, loaded
+from kmeans_module.backends.reference import torch_moments
+
+MAX_BEAMS = 64  # choices that the kernel keeps
+
+
+def rows_struct(x: Tensor, weight: Tensor | None, metric: str) -> RowsStruct:
+    """The C view of rows (n, d) and weights (n,), contiguous and of float64."""
+    return RowsStruct(
+        x.data_ptr(),
+        *x.shape,
+        *x.stride(),
+        None if weight is None else weight.data_ptr(),
+        x.dtype == torch.float64,
+        metric == "cosine",
+    )
+
+
+def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
+    """See :func:`kmeans_module.backends.beam_search`; many beams are left to torch."""
+    if beam_size > MAX_BEAMS:
+        return torch_beam_search(x, codebooks, beam_size=beam_size)
+    x, codebooks = x.contiguous(), codebooks.contiguous()
+    levels, k, _ = codebooks.shape
+    codes = torch.empty((len(x), levels), dtype=torch.int64, device="cpu")
+    left = torch.empty_like(x)
+    if loaded().km_beam_search(
+        x.data_ptr(), *x.shape, codebooks.data_ptr(), levels, k, beam_size, codes.data_ptr(),
+        left.data_ptr(), torch.get_num_threads(),
+    ):  # fmt: skip
+        raise MemoryError(f"no memory for a beam search of {tuple(x.shape)} rows")
+    return codes, left
+
+
+def block_sums(mass: Tensor, size: int) -> Tensor:
+    """Sums of consecutive blocks of numbers (P, n): (P, n_blocks) float64."""
+    mass = mass.contiguous()
+    problems, n = mass.shape
+    sums = torch.empty((problems, -(-n // size)), dtype=torch.float64, device="cpu")
+    library = loaded()
+    for p in range(problems):
+        if library.km_block_sums(
+            address(mass, p), mass.dtype == torch.float64, n, size, address(sums, p),
+            torch.get_num_threads(),
+        ):  # fmt: skip
+            raise MemoryError(f"no memory for the sums of {n} numbers")
+    return sums
+
+
+def search_sums(mass: Tensor, size: int, blocks: Tensor, target: Tensor) -> Tensor:
+    """Where the cumulative sums of numbers (P, n) exceed the targets (P, m)."""
+    mass = mass.contiguous()
+    positions = torch.empty(target.shape, dtype=torch.int64, device="cpu")
+    blocks, target = blocks.contiguous(), target.to(torch.float64).contiguous()
+    library = loaded()
+    for p in range(len(mass)):
+        if library.km_search_sums(
+            address(mass, p), mass.dtype == torch.float64, mass.shape[1], size,
+            address(blocks, p), address(target, p), target.shape[1], address(positions, p),
+        ):  # fmt: skip
+            raise MemoryError(f"no memory to search {mass.shape[1]} numbers")
+    return positions
+
+
+def moments(
+    x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :meth:`kmeans_module.backends.Backend.moments`; several problems are left to torch."""
+    several = x.ndim > 2 or (sample_weight is not None and sample_weight.ndim > 1)
+    if several or metric != "euclidean" or (center is not None and len(center) > 1):
+        return torch_moments(x, sample_weight, center, metric=metric)
+    low, high, sums = torch.empty((3, x.shape[1]), dtype=torch.float64, device="cpu")
+    if sample_weight is not None:
+        sample_weight = sample_weight.to(torch.float64).contiguous()
+    origin = None if center is None else center.contiguous()
+    if loaded().km_spread(
+        rows_struct(x, sample_weight, metric), None if origin is None else origin.data_ptr(),
+        low.data_ptr(), high.data_ptr(), sums.data_ptr(), torch.get_num_threads(),
+    ):  # fmt: skip
+        raise MemoryError(f"no memory to survey {tuple(x.shape)} rows")
+    if not bool(sums.isfinite().all()):  # only torch says where NaN and infinity are
+        return torch_moments(x, sample_weight, center, metric=metric)
+    return low, high, sums.unsqueeze(0)

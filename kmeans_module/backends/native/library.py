@@ -1,0 +1,96 @@
+"""The compiled library, and the structs of its C interface (csrc/native.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from functools import cache
+from pathlib import Path
+
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+_IMPORTED_BY = os.getpid()
+
+LIBRARY = Path(__file__).with_name("kmeans_native.so")
+# A tracing compiler cannot load the library: it has to know beforehand.
+INSTALLED = LIBRARY.is_file()
+
+
+class RowsStruct(ctypes.Structure):
+    """km_rows."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("d", ctypes.c_int64),
+        ("row_stride", ctypes.c_int64),
+        ("column_stride", ctypes.c_int64),
+        ("weights", ctypes.c_void_p),
+        ("is_double", ctypes.c_int32),
+        ("cosine", ctypes.c_int32),
+    )
+
+
+class ResultStruct(ctypes.Structure):
+    """km_result."""
+
+    _fields_ = (
+        ("labels", ctypes.c_void_p),
+        ("distances", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("inertia", ctypes.c_void_p),
+        ("changed", ctypes.c_void_p),
+        ("warm", ctypes.c_int32),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None, said once in the log, where there are none."""
+    try:
+        opened = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        log.warning("no native kernel, the slower torch path serves: %s", error)
+        return None
+    rows, pointer, integer = ctypes.POINTER(RowsStruct), ctypes.c_void_p, ctypes.c_int64
+    result, threads = ctypes.POINTER(ResultStruct), ctypes.c_int
+    opened.km_open.argtypes, opened.km_open.restype = (threads, threads), pointer
+    opened.km_close.argtypes = (pointer,)
+    opened.km_project.argtypes = (pointer, pointer, pointer, integer, integer)
+    opened.km_block_sums.argtypes = (pointer, threads, integer, integer, pointer, threads)
+    opened.km_share_visited.argtypes = (pointer,)
+    opened.km_share_visited.restype = ctypes.c_double
+    opened.km_e_step.argtypes = (rows, pointer, integer, result, pointer, threads)
+    opened.km_lower.argtypes = (rows, pointer, pointer, threads, pointer, threads)
+    opened.km_potentials.argtypes = (
+        rows, pointer, pointer, integer, threads, pointer, pointer, threads,
+    )  # fmt: skip
+    opened.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
+    opened.km_beam_search.argtypes = (
+        pointer, integer, integer, pointer, integer, integer, integer, pointer, pointer, threads,
+    )  # fmt: skip
+    opened.km_search_sums.argtypes = (
+        pointer, threads, integer, integer, pointer, pointer, integer, pointer,
+    )  # fmt: skip
+    opened.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
+    opened.km_forked.restype = None
+    if os.getpid() != _IMPORTED_BY:
+        opened.km_forked()
+    return opened
+
+
+def loaded() -> ctypes.CDLL:
+    """The library where a caller knows that there is one."""
+    present = library()
+    assert present is not None
+    return present
+
+
+def address(tensor: Tensor, p: int) -> int:
+    """Where the numbers of problem p are; 0 where there are none."""
+    first = tensor.data_ptr()
+    return first and first + p * tensor.stride(0) * tensor.element_size()

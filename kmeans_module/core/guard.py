@@ -1,0 +1,45 @@
+"""Whether a tensor has memory that a kernel may read: the one guard in front of every pointer.
+
+Traced, exported, compiled, fake, functionalized and vmapped code shows tensors without numbers
+behind them, or records what is done with them. A kernel that takes a pointer there crashes, or
+bakes the labels of one input into a program for all: such calls go through the operators that
+are registered with torch, and only plain calls go direct.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def under_mode() -> str | None:
+    """What is being recorded or transformed at the moment; None in plain eager code."""
+    if torch.compiler.is_compiling():
+        return "code is being compiled or exported"
+    # No public functions tell these: they are what torch's own dispatch asks.
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit traces"
+    if torch._C._len_torch_dispatch_stack():
+        return "a torch dispatch mode is active"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a functorch transform is active"
+    return None
+
+
+def no_memory(x: Tensor) -> str | None:
+    """Why a pointer to the numbers of x must not be taken; None where it may."""
+    mode = under_mode()
+    if mode is not None:
+        return mode
+    if type(x) not in _PLAIN and type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f"x is a {type(x).__name__}"
+    if x.layout != torch.strided or x.is_meta or x.is_neg() or x.is_conj():
+        return f"x is no plain dense tensor in memory ({x.layout}, {x.device})"
+    return None
+
+
+def readable(x: Tensor) -> bool:
+    """Whether a look at the values costs no wait: on the CPU, in plain eager code."""
+    return x.device.type == "cpu" and no_memory(x) is None

@@ -1,0 +1,165 @@
+"""Rows: all rows of a job, wherever they are. What k-means needs of its data, in one protocol.
+
+Seeding, Lloyd's algorithm and the survey of the data are written over these operations once; a
+tensor, batches over ranks and a loader are implementations, in :mod:`kmeans_module.rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.statistics import ClusterStats, EStep
+
+
+class Moments(NamedTuple):
+    """What one pass tells of the rows, over all ranks.
+
+    Attributes:
+        n_samples: rows.
+        n_weighty: rows of positive weight, of the problem that has fewest.
+        low, high: smallest and largest value of each feature, (d,) float64.
+        mean: of each feature over the rows of positive weight, (P, d) float64.
+        variance: mean over the features of their variance, (P,) float64.
+        nonfinite: says how many rows hold NaN or infinity, and the first; "" if none does.
+    """
+
+    n_samples: int
+    n_weighty: int
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    variance: Tensor
+    nonfinite: str
+
+
+class Search(Protocol):
+    """What one run learns about its rows: bounds, last labels. It never changes a result.
+
+    Attributes:
+        problem: what is asked for.
+        together: whether problems on the same rows take less time in one call than in turns.
+        holds: whether labels are held, so that problems together cost memory.
+    """
+
+    problem: Problem
+    together: bool
+    holds: bool
+
+    def begin_pass(self) -> None:
+        """Before the batches of a pass are handed to :meth:`step`."""
+
+    def step(self, batch: Any, centroids: Tensor) -> tuple[ClusterStats, Tensor]:
+        """An E-step of one batch with centroids (P, k, d).
+
+        Returns:
+            Statistics, and the labels that moved since the last pass, (P,); NaN if not known.
+        """
+
+    def end_pass(self) -> None:
+        """After them; refuses a pass that is not the one before."""
+
+    def labels(self) -> Tensor | None:
+        """Labels of the last pass, (P, n) int64, of this rank's rows; None where none is kept."""
+
+
+class Draws(Protocol):
+    """Rows as seeding sees them. Draws are the same whatever batches and ranks hold the rows."""
+
+    n_problems: int
+
+    def distinct(self, m: int) -> Tensor:
+        """Distinct rows, drawn one after the other in proportion to weight, (P, m, d)."""
+
+    def by_distance(self, centers: Tensor | None, m: int) -> Tensor:
+        """Distinct rows (P, m, d) drawn by weight × squared distance to the nearest center.
+
+        Args:
+            centers: that are added to those of the calls before, (P, c, d); None to draw by
+                weight.
+            m: rows to draw; where fewer have a distance, the first one is repeated.
+        """
+
+    def masses(self, centers: Tensor) -> Tensor:
+        """Weight of the rows nearest to each of the centers (P, c, d): (P, c) float64."""
+
+    def standing_for(self, x: Tensor, sample_weight: Tensor) -> HeldDraws:
+        """Draws of this generator from other rows (P, n, d) with weights (P, n), alike on all
+        ranks."""
+
+    def in_memory(self, n: int) -> HeldDraws:
+        """The rows for draws that go through them again and again: themselves where they are in
+        memory, else a uniform sample of n rows."""
+
+
+class HeldDraws(Protocol):
+    """Draws from rows in memory, for k-means++."""
+
+    n_problems: int
+
+    def first(self) -> Tensor:
+        """A row drawn by weight, (P, 1, d): the first center."""
+
+    def candidates(self, m: int) -> Tensor:
+        """Rows (P, m, d) drawn by weight × squared distance to the nearest center so far."""
+
+    def potentials(self, candidates: Tensor) -> Tensor:
+        """Weighted inertia if each of the candidates (P, m, d) joined the centers, (P, m)."""
+
+    def lower(self, center: Tensor) -> None:
+        """Add a center (P, 1, d): lower the distances to the nearest one."""
+
+
+class Rows(Protocol):
+    """The data of a job and nothing else: immutable, shareable, for any number of clusters.
+
+    Attributes:
+        n_features: d.
+        n_problems: P where each problem has rows of its own, else 1.
+        shared: whether all problems have the same rows and weights.
+    """
+
+    n_features: int
+    n_problems: int
+    shared: bool
+
+    def __iter__(self) -> Iterator[Any]:
+        """One pass over the batches of this rank."""
+
+    def moments(self, metric: str = "euclidean") -> Moments:
+        """Extent, mean and variance of the rows; for "cosine" those of rows of length 1."""
+
+    def search(self, problem: Problem) -> Search:
+        """Memory for a run of E-steps."""
+
+    def draws(
+        self, problem: Problem, generator: torch.Generator | None, search: Search | None = None
+    ) -> Draws:
+        """The rows as seeding sees them, with what a search knows of them already."""
+
+    def merge(
+        self, stats: ClusterStats, also: Sequence[Tensor]
+    ) -> tuple[ClusterStats, list[Tensor]]:
+        """Statistics, and other numbers of one dtype, of the rows of all ranks."""
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What the first rank makes, on all ranks."""
+
+    def excerpt(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """This rank's rows in one tensor (..., n, d); of a stream, a uniform sample of n rows."""
+
+    def e_step(self, centroids: Tensor, *, metric: str = "euclidean") -> EStep:
+        """One E-step of this rank's rows with centroids (P, k, d)."""
+
+    def labels(self, centroids: Tensor, *, metric: str = "euclidean") -> Iterator[Tensor]:
+        """Labels (P, n) of one batch after the other."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Rows:
+        """The rows after a function of (..., n, d) that treats each row alone."""
+
+    def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
+        """m distinct rows drawn uniformly from those of positive weight, (P, m, d)."""

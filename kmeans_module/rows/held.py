@@ -1,0 +1,215 @@
+"""Rows in memory: one tensor, or batches that stay, of this process or over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kmeans_module.backends import Workspace, workspace
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.rows import Moments
+from kmeans_module.core.statistics import ClusterStats, EStep
+from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.draws import HeldDraws, draw_seeds
+from kmeans_module.rows.keyed import KeyedDraw
+from kmeans_module.rows.ranks import (
+    ProcessGroup,
+    all_gather,
+    all_sum_stats,
+    from_first,
+    rank,
+)
+from kmeans_module.rows.survey import Survey
+
+
+class HeldRows:
+    """Batches that are in memory; see :class:`kmeans_module.core.rows.Rows`.
+
+    Args:
+        batches: of this rank; x is (n, d), shared by all problems, or (P, n, d). Batches without
+            a ``start`` are numbered in their order, rank by rank.
+        n_problems: P where problems have rows or weights of their own, else 1.
+        group: the ranks that hold the rest.
+    """
+
+    def __init__(
+        self,
+        batches: Sequence[Batch],
+        *,
+        n_problems: int = 1,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        self.n_problems = n_problems
+        self.group = group
+        self.n_features = batches[0].x.shape[-1]
+        self.device = batches[0].x.device
+        self.example = batches[0].x[:0].reshape(0, self.n_features)  # of the rows' dtype
+        self.batches = self._numbered(batches)
+        self._moments: dict[str, Moments] = {}
+
+    def _numbered(self, batches: Sequence[Batch]) -> list[Batch]:
+        if all(batch.start is not None for batch in batches):
+            return list(batches)
+        sizes = [batch.x.shape[-2] for batch in batches]
+        first = 0
+        if self.group is not None:
+            before = all_gather(torch.tensor([sum(sizes)], device=self.device), self.group)
+            first = int(before[: rank(self.group)].sum())
+        numbered = []
+        for batch, size in zip(batches, sizes, strict=True):
+            numbered.append(batch._replace(start=first))
+            first += size
+        return numbered
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        """Rows of this rank."""
+        return sum(batch.x.shape[-2] for batch in self.batches)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all problems have the same rows and weights."""
+        return all(
+            batch.x.ndim == 2 and (batch.sample_weight is None or batch.sample_weight.ndim == 1)
+            for batch in self.batches
+        )
+
+    def moments(self, metric: str = "euclidean") -> Moments:
+        if metric not in self._moments:
+            survey = Survey(
+                n_problems=self.n_problems, n_features=self.n_features, metric=metric,
+                device=self.device,
+            )  # fmt: skip
+            for batch in self.batches:
+                survey.add(batch, batch.start or 0)
+            self._moments[metric] = survey.finish(self.group)
+        return self._moments[metric]
+
+    def search(self, problem: Problem) -> HeldSearch:
+        return HeldSearch(self.batches, problem)
+
+    def draws(
+        self, problem: Problem, generator: torch.Generator | None, search: Any = None
+    ) -> HeldDraws:
+        if not isinstance(search, HeldSearch):
+            search = self.search(problem)
+        workspaces = [
+            space
+            for space, batch in zip(search.workspaces, self.batches, strict=True)
+            if batch.x.shape[-2]
+        ]
+        return HeldDraws(
+            self.batches, problem, generator=generator, group=self.group, workspaces=workspaces
+        )
+
+    def merge(
+        self, stats: ClusterStats, also: Sequence[Tensor]
+    ) -> tuple[ClusterStats, list[Tensor]]:
+        return all_sum_stats(stats, self.group, also=also)
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        return from_first(make, self.group, self.device)
+
+    def excerpt(self, n: int, generator: torch.Generator | None) -> Tensor:
+        rows = [batch.x for batch in self.batches]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-2)
+
+    def e_step(self, centroids: Tensor, *, metric: str = "euclidean") -> EStep:
+        steps = [
+            workspace(
+                batch.x, batch.sample_weight, metric=metric, dtype=centroids.dtype, once=True
+            ).e_step(centroids, start=batch.start or 0)
+            for batch in self.batches
+        ]
+        return joined(steps)
+
+    def labels(self, centroids: Tensor, *, metric: str = "euclidean") -> Iterator[Tensor]:
+        for batch in self.batches:
+            space = workspace(batch.x, metric=metric, dtype=centroids.dtype, once=True)
+            yield space.assign(centroids)[0]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> HeldRows:
+        batches = [batch._replace(x=function(batch.x)) for batch in self.batches]
+        return HeldRows(batches, n_problems=self.n_problems, group=self.group)
+
+    def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
+        seeds = draw_seeds(self.n_problems, generator, self.device, self.group)
+        first = self.batches[0].x
+        draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=first.dtype)
+        for batch in self.batches:
+            draw.add(batch.x, None, weighs(batch, self.n_problems), batch.start or 0)
+        rows, _, valid = draw.finish(self.group)
+        return rows[:, : int(valid.sum(dim=-1).min())]
+
+
+class HeldSearch:
+    """A run over batches in memory: a workspace for each of them, for all its passes.
+
+    Args:
+        batches: of this rank.
+        problem: what is asked for.
+    """
+
+    holds = True
+
+    def __init__(self, batches: Sequence[Batch], problem: Problem) -> None:
+        self.batches = batches
+        self.problem = problem
+        self._place = {batch.handle: i for i, batch in enumerate(batches)}
+
+    @cached_property
+    def workspaces(self) -> list[Workspace]:
+        """Of all batches."""
+        return [
+            workspace(
+                batch.x, batch.sample_weight, metric=self.problem.metric, dtype=self.problem.dtype
+            )
+            for batch in self.batches
+        ]
+
+    @property
+    def together(self) -> bool:
+        return self.workspaces[0].together
+
+    def begin_pass(self) -> None:
+        """Nothing: batches in memory are the same in every pass."""
+
+    def step(self, batch: Batch, centroids: Tensor) -> tuple[ClusterStats, Tensor]:
+        space = self.workspaces[self._place[batch.handle] if len(self.batches) > 1 else 0]
+        stats = space.statistics(centroids, start=batch.start or 0)
+        return stats, space.changed
+
+    def end_pass(self) -> None:
+        """Nothing."""
+
+    def labels(self) -> Tensor:
+        parts = [space.labels for space in self.workspaces]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def weighs(batch: Batch, n_problems: int) -> Tensor:
+    """1 for rows of positive weight, 0 for others, (P, n)."""
+    x, weight = batch.x, batch.sample_weight
+    if weight is None:
+        return torch.ones((n_problems, x.shape[-2]), device=x.device)
+    return (weight > 0).float().expand(n_problems, -1)
+
+
+def joined(steps: Sequence[EStep]) -> EStep:
+    """The E-step of all batches together."""
+    if len(steps) == 1:
+        return steps[0]
+    stats = steps[0].stats
+    for step in steps[1:]:
+        stats = stats + step.stats
+    return EStep(
+        torch.cat([step.labels for step in steps], dim=-1),
+        torch.cat([step.distances for step in steps], dim=-1),
+        stats,
+    )

@@ -1,0 +1,191 @@
+"""The survey of the data: moments of the rows in one pass, and what they make impossible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from kmeans_module.backends import backend_for
+from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.rows import Moments
+from kmeans_module.core.statistics import accumulator_dtype
+from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.ranks import ErrorElsewhere, ProcessGroup, all_gather, all_sum
+
+_SCAN_ELEMENTS = 1 << 21
+
+
+class Survey:
+    """Moments of batches that come one after the other, by Chan's update of the variance.
+
+    Args:
+        n_problems: P where problems have rows of their own, else 1.
+        n_features: d.
+        metric: "cosine" for the moments of rows of length 1.
+        device: of the rows.
+    """
+
+    def __init__(
+        self, *, n_problems: int, n_features: int, metric: str, device: torch.device
+    ) -> None:
+        options = {"dtype": accumulator_dtype(device), "device": device}
+        self.metric = metric
+        self.span = torch.full((2, n_features), -math.inf, **options)
+        self.count = torch.zeros((n_problems, 1), **options)
+        self.mean = torch.zeros((n_problems, n_features), **options)
+        self.squares = torch.zeros((n_problems, n_features), **options)
+        self.n_samples = self.n_weighty = 0
+        self.nonfinite = Nonfinite()
+
+    def add(self, batch: Batch, start: int) -> None:
+        """Take a batch whose first row has the number ``start``."""
+        x, weight = batch.x, batch.sample_weight
+        if not x.shape[-2]:
+            return
+        backend = backend_for(x, operation="moments")
+        low, high, sums = backend.moments(x, weight, None, metric=self.metric)
+        bounds = torch.stack([-low, high])
+        if not bool(sums.isfinite().all() & bounds.isfinite().all()):
+            self.nonfinite.look(x, start)
+        self.span = torch.maximum(self.span, bounds)
+        self.n_samples += x.shape[-2]
+        if weight is None:
+            count = torch.full_like(self.count, x.shape[-2])
+            self.n_weighty += x.shape[-2]
+        else:
+            count = (weight > 0).sum(dim=-1, keepdim=True).to(self.count).expand_as(self.count)
+            self.n_weighty += int(count.min())
+        mean = sums / count.clamp(min=1)
+        squares = backend.moments(x, weight, mean, metric=self.metric)[2]
+        total = self.count + count
+        gap = mean - self.mean
+        share = count / total.clamp(min=1)
+        self.squares = self.squares + squares + gap.square() * (self.count * share)
+        self.mean = torch.where(self.count > 0, self.mean + gap * share, mean)
+        self.count = total
+
+    def finish(self, group: ProcessGroup | None) -> Moments:
+        """The moments over all ranks."""
+        spans = all_gather(self.span, group)
+        low, high = (-spans[:, 0]).amin(dim=0), spans[:, 1].amax(dim=0)
+        sizes = torch.tensor([self.n_samples, self.n_weighty], device=self.span.device)
+        (sizes,) = all_sum([sizes], group)
+        count, mean, squares = self.count, self.mean, self.squares
+        if group is not None:
+            total, sums = all_sum([count, mean * count], group)
+            joint = sums / total.clamp(min=1)
+            about = squares + count * (mean - joint).square()
+            (squares,) = all_sum([about], group)
+            count, mean = total, joint
+        if spans.isnan().any() or not bool(low.isfinite().all() & high.isfinite().all()):
+            text = str(self.nonfinite)
+            if not text and int(sizes[0]) and group is not None:
+                text = ELSEWHERE
+        else:
+            text = ""
+        variance = (squares / count.clamp(min=1)).mean(dim=-1)
+        return Moments(int(sizes[0]), int(sizes[1]), low, high, mean, variance, text)
+
+
+# In place of the text where the rows that are not finite are another rank's.
+ELSEWHERE = "another rank's rows"
+
+
+class Nonfinite:
+    """Rows that hold NaN or infinity: how many, and the number of the first."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, -1
+
+    def look(self, x: Tensor, start: int = 0) -> Nonfinite:
+        """Search rows (..., n, d), the first of which has the number ``start``."""
+        for offset, rows in _chunks(x):
+            bad = ~rows.isfinite().all(dim=-1)
+            bad = bad.flatten(0, -2).any(dim=0) if bad.ndim > 1 else bad
+            n_bad = int(bad.sum())
+            if n_bad and not self.count:
+                self.first = start + offset + int(bad.to(torch.uint8).argmax())
+            self.count += n_bad
+        return self
+
+    def __str__(self) -> str:
+        if not self.count:
+            return ""
+        hold = "1 row holds" if self.count == 1 else f"{self.count} rows hold"
+        return f"x should be finite; {hold} NaN or infinity, the first is row {self.first}"
+
+
+def refuse_nonfinite(x: Tensor, dtype: torch.dtype) -> None:
+    """Raise for distances that came out NaN or infinite, with the cause."""
+    raise ValueError(
+        str(Nonfinite().look(x))
+        or f"squared distances overflow {dtype}: scale x down or use float64"
+    )
+
+
+def refuse(moments: Moments, x: Iterable[Tensor], problem: Problem) -> None:
+    """Raise for data that no centroids of this dtype can be found for.
+
+    Args:
+        moments: of the rows.
+        x: some rows, for their dtype.
+        problem: what is asked for.
+
+    Raises:
+        ValueError: NaN or infinity (how many rows, and the first), or distances overflow.
+    """
+    if moments.nonfinite:
+        if moments.nonfinite == ELSEWHERE:
+            raise ErrorElsewhere("x")
+        raise ValueError(moments.nonfinite)
+    sample = next(iter(x), None)
+    if sample is None or not moments.n_samples:
+        return
+    low, high = moments.low, moments.high
+    dtype = compute_dtype(sample, problem.dtype)
+    widest = float((high - low).abs().amax()) if low.numel() else 0.0
+    largest = float(torch.maximum(-low, high).amax()) if low.numel() else 0.0
+    exact = 2 / torch.finfo(dtype).eps
+    if not sample.is_floating_point() and largest > exact:
+        raise ValueError(
+            f"x holds integers up to {largest:.6g}, which overflow the {exact:.6g} that {dtype} "
+            "tells apart: subtract an offset, or use a layer of float64"
+        )
+    if problem.metric != "euclidean":
+        return
+    limit = math.sqrt(torch.finfo(dtype).max / max(1, low.numel())) / 2
+    if 0 < widest < math.sqrt(torch.finfo(dtype).tiny) / 16:
+        raise ValueError(
+            f"x spans {widest:.3g}: squared distances underflow {dtype}; scale x up or use float64"
+        )
+    if widest > limit:
+        raise ValueError(
+            f"x spans {widest:.3g}: squared distances overflow {dtype}; scale x down or use float64"
+        )
+    if largest > torch.finfo(problem.dtype).max:
+        raise ValueError(
+            f"x reaches {largest:.3g}: centroids overflow {problem.dtype}; "
+            "scale x down or use a layer of a wider dtype"
+        )
+
+
+def refuse_too_few(moments: Moments, n_clusters: int) -> None:
+    """Raise where there are fewer samples (of positive weight) than clusters."""
+    if moments.n_samples < n_clusters:
+        raise ValueError(f"n_samples={moments.n_samples} should be >= n_clusters={n_clusters}")
+    if moments.n_weighty < n_clusters:
+        raise ValueError(
+            f"sample_weight should be positive for n_clusters={n_clusters} samples at least; "
+            f"it is for {moments.n_weighty}"
+        )
+
+
+def _chunks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    size = max(1, _SCAN_ELEMENTS // max(1, x.numel() // max(1, x.shape[-2])))
+    for start in range(0, x.shape[-2], size):
+        rows = x[..., start : start + size, :]
+        yield start, rows.to(torch.uint8) if rows.dtype == torch.bool else rows

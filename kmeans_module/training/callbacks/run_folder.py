@@ -44,7 +44,7 @@ class RunFolder(Callback):
     - for pictures quantized/, each picture in the colors of the palette, and quantized.png, a few
       of them beside their originals.
 
-    Whatever was there before stays whole until its successor is.
+    A file of an earlier run stays whole until the file that takes its place is complete.
 
     Args:
         summary: print the table at the end.

@@ -14,8 +14,14 @@ pytestmark = pytest.mark.filterwarnings(
 
 def run(folder, epochs=5, **options):
     lit = LitKMeans(20, 2, init="random", tol=0)
-    train(lit, BatchLoader(blobs(500, 2)), callbacks=[Checkpoints(**options)],
-          enable_checkpointing=True, default_root_dir=folder, max_epochs=epochs)  # fmt: skip
+    train(
+        lit,
+        BatchLoader(blobs(500, 2)),
+        callbacks=[Checkpoints(**options)],
+        enable_checkpointing=True,
+        default_root_dir=folder,
+        max_epochs=epochs,
+    )
     paths = (folder / "checkpoints").glob("*.ckpt")
     return lit, {path.stem: torch.load(path)["global_step"] for path in paths}
 

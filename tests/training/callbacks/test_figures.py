@@ -17,8 +17,14 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:You defined a `validation_step` but have no `val_dataloader`"
 )
 SCALARS = (
-    "inertia", "shift", "empty_clusters", "reassigned", "size_min", "size_median", "size_max",
-)  # fmt: skip
+    "inertia",
+    "shift",
+    "empty_clusters",
+    "reassigned",
+    "size_min",
+    "size_median",
+    "size_max",
+)
 
 
 def events(folder):
@@ -108,8 +114,13 @@ def test_pictures_show_their_palette(tmp_path):
 def test_every_tensorboard_gets_them(tmp_path):
     loggers = [TensorBoardLogger(tmp_path, name=name, version="") for name in ("a", "b")]
     lit = LitKMeans(4, 2)
-    train(lit, BatchLoader(blobs(300, 2)), callbacks=[ClusterFigures()], max_epochs=1,
-          logger=[MemoryLogger(), *loggers])  # fmt: skip
+    train(
+        lit,
+        BatchLoader(blobs(300, 2)),
+        callbacks=[ClusterFigures()],
+        max_epochs=1,
+        logger=[MemoryLogger(), *loggers],
+    )
     for name in ("a", "b"):
         assert steps(events(tmp_path / name).Images("clusters")) == [1]
 
@@ -138,8 +149,13 @@ def test_the_last_iteration_of_every_fit_is_drawn(tmp_path):
 def test_drawing_leaves_pyplot_alone(tmp_path, monkeypatch):
     import matplotlib.pyplot as plt
 
-    train(LitKMeans(4, 2), BatchLoader(blobs(300, 2)), callbacks=[ClusterFigures()],
-          logger=TensorBoardLogger(tmp_path), max_epochs=1)  # fmt: skip
+    train(
+        LitKMeans(4, 2),
+        BatchLoader(blobs(300, 2)),
+        callbacks=[ClusterFigures()],
+        logger=TensorBoardLogger(tmp_path),
+        max_epochs=1,
+    )
     assert plt.get_fignums() == []
 
 

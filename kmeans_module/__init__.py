@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kmeans_module.quantization import ProductQuantizer, ResidualQuantizer, VectorQuantizer
     from kmeans_module.training.lit_kmeans import LitKMeans
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ArrayDataModule",
     "BlobDataModule",

@@ -20,7 +20,7 @@ from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
 from kmeans_module.training.lit_kmeans import LitKMeans
 
-# Imported, so that a configuration may call them by their plain class name.
+# Imported, so that a configuration may call these classes by their plain names.
 DATA_MODULES = (BlobDataModule, ArrayDataModule, ImageDataModule)
 
 DESCRIPTION = "k-means in PyTorch: cluster blobs, rows of a file, or the pixels of pictures."
@@ -48,7 +48,7 @@ class Parser(LightningArgumentParser):
 
 
 class KMeansCLI(LightningCLI):
-    """LightningCLI for LitKMeans and its DataModules."""
+    """LightningCLI for LitKMeans; its n_features is that of the data module."""
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(self._model_class, "model")
@@ -62,6 +62,7 @@ class KMeansCLI(LightningCLI):
         parser.set_defaults({f"trainer.{key}": v for key, v in self.trainer_defaults.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse a file that is no checkpoint before anything is instantiated."""
         self.config = parser.parse_args(args)
         _check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
@@ -69,6 +70,7 @@ class KMeansCLI(LightningCLI):
         """What the command line says holds; Lightning would let the checkpoint overrule it."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Add the bar and the checkpoints, unless the trainer's switches turn them off."""
         trainer = self._get(self.config_init, "trainer")
         if trainer.get("enable_progress_bar") is not False:
             trainer["callbacks"] = [*(trainer.get("callbacks") or []), IterationBar()]
@@ -86,10 +88,10 @@ def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args) or ["fit"]
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        # Of the versions of torch, Lightning and torchmetrics towards each other.
+        # torch deprecates a name that Lightning uses, and warns of torchmetrics' sparse tensors.
         warnings.filterwarnings("ignore", message=".*LeafSpec")
         warnings.filterwarnings("ignore", message="Sparse invariant checks")
-        # A resumed run has a folder of its own.
+        # Lightning warns that checkpoints go elsewhere: a resumed run has another run folder.
         warnings.filterwarnings("ignore", message="The dirpath has changed")
         try:
             KMeansCLI(
@@ -112,20 +114,21 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _check_checkpoint(path: str | None) -> None:
+    """Raise a ValueError where the path is that of a file which LitKMeans did not write."""
     if path is None or not Path(path).is_file():
         return  # "best", "last": Lightning says where there is none
     try:
-        checkpoint = torch.load(path, map_location="meta", weights_only=True)
-        known = "kmeans" in checkpoint
+        is_ours = "kmeans" in torch.load(path, map_location="meta", weights_only=True)
     except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError):
-        known = False
-    if not known:
+        is_ours = False
+    if not is_ours:
         raise ValueError(f"{path}: not a checkpoint of LitKMeans")
 
 
 def _fail(message: str, *, status: int) -> NoReturn:
+    """Exit with one line on standard error, cut out of the many that jsonargparse writes."""
     line = " ".join(message.split())
-    # Of a union's errors only the key and the value are of use.
+    # For a union of types there is an error for each: the key and the value say enough.
     union = re.match(r'Parser key "(.*?)":.*Given value: (.*)$', line)
     if union:
         key, value = union.groups()
@@ -133,7 +136,7 @@ def _fail(message: str, *, status: int) -> NoReturn:
         if key == "data":
             names = ", ".join(module.__name__ for module in DATA_MODULES)
             line += f"; it is one of {names}, or a class by its import path"
-    # What the constructor of a DataModule says is wrapped in the same way.
+    # The error of a data module's constructor is quoted among those of the union.
     refusal = re.search(r"Errors: - (.*?) - Expected a .*? Given value type", line)
     line = refusal[1] if refusal else line
     line = re.sub("<class '(.*?)'>", r"\1", line.replace("Parser key ", ""))

@@ -17,8 +17,12 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Checkpoint directory .* exists and is not empty",
     "ignore:The dirpath has changed",
 )
-QUIET = ("--trainer.enable_progress_bar=false", "--run_folder.summary=false",
-         "--figures.projector=false", "--figures.every_n_iterations=1000")  # fmt: skip
+QUIET = (
+    "--trainer.enable_progress_bar=false",
+    "--run_folder.summary=false",
+    "--figures.projector=false",
+    "--figures.every_n_iterations=1000",
+)
 SMALL = ("--trainer.max_epochs=2", "--data.samples_per_cluster=30")
 
 
@@ -139,13 +143,18 @@ def test_without_a_checkpoint_there_is_nothing_to_apply(command, capsys):
 
 def test_a_run_leaves_its_folder():
     main(["fit", *QUIET, *SMALL])
-    found = {str(path.relative_to(run_folder())) for path in run_folder().rglob("*")}
-    assert found >= {
-        "config.yaml", "centroids.safetensors", "labels.npy", "clusters.png", "animation.html",
-        "checkpoints/last.ckpt", "checkpoints/best.ckpt",
-    }  # fmt: skip
-    assert sum("tfevents" in name for name in found) == 1
-    assert not [name for name in found if name.endswith(".tmp") or "writable" in name]
+    names = {str(path.relative_to(run_folder())) for path in run_folder().rglob("*")}
+    assert names >= {
+        "config.yaml",
+        "centroids.safetensors",
+        "labels.npy",
+        "clusters.png",
+        "animation.html",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+    }
+    assert sum("tfevents" in name for name in names) == 1
+    assert not [name for name in names if name.endswith(".tmp") or "writable" in name]
 
 
 def test_the_four_commands_work_on_one_checkpoint(capsys):
@@ -169,18 +178,31 @@ def test_a_folder_of_features_becomes_a_file_of_codes_for_each(capsys):
     for name, n in sizes.items():
         (Path("features") / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(Path("features") / name, blobs(n, 4, seed=n).numpy())
-    config = ("--config", str(ROOT / "configs" / "features.yaml"), "--model.n_clusters=9",
-              "--data.init_args.path=features", "--data.init_args.batch_size=64")  # fmt: skip
+    config = (
+        "--config",
+        str(ROOT / "configs" / "features.yaml"),
+        "--model.n_clusters=9",
+        "--data.init_args.path=features",
+        "--data.init_args.batch_size=64",
+    )
     main(["fit", *config, *QUIET])
     fitted = run_folder(name="features")
-    main(["predict", *config, QUIET[0], "--trainer.logger=false", "--trainer.default_root_dir=p",
-          f"--ckpt_path={fitted}/checkpoints/last.ckpt"])  # fmt: skip
+    main(
+        [
+            "predict",
+            *config,
+            QUIET[0],
+            "--trainer.logger=false",
+            "--trainer.default_root_dir=p",
+            f"--ckpt_path={fitted}/checkpoints/last.ckpt",
+        ]
+    )
     assert "labels of 165 rows in p/codes" in " ".join(capsys.readouterr().out.split())
     layer = KMeansLayer.from_file(fitted / "centroids.safetensors")
     for folder in (fitted, Path("p")):
         assert len(np.load(folder / "labels.npy")) == 165
-        found = [str(path.relative_to(folder / "codes")) for path in folder.rglob("codes/*/*")]
-        assert sorted(found) == sorted(sizes)
+        names = [str(path.relative_to(folder / "codes")) for path in folder.rglob("codes/*/*")]
+        assert sorted(names) == sorted(sizes)
         for name in sizes:
             codes = np.load(folder / "codes" / name)
             assert codes.dtype == np.int64
@@ -210,8 +232,8 @@ def test_the_printed_config_is_a_config(capsys):
 
 
 def test_flags_win_over_the_config(capsys):
-    Path("some.yaml").write_text("model:\n  n_clusters: 4\n  tol: 0.5\n")
-    args = ["fit", "--config=some.yaml", "--model.n_clusters=5"]
+    Path("flags.yaml").write_text("model:\n  n_clusters: 4\n  tol: 0.5\n")
+    args = ["fit", "--config=flags.yaml", "--model.n_clusters=5"]
     config = yaml.safe_load(printed_config(capsys, *args))
     assert (config["model"]["n_clusters"], config["model"]["tol"]) == (5, 0.5)
 
@@ -257,31 +279,38 @@ def test_help_is_readable(args, capsys):
     shown = capsys.readouterr().out
     words = ["fit", "validate", "test", "predict", "--print_config"]
     if args:
-        words = ["--model.n_clusters", "number of centroids, k", "--data", "--trainer.max_epochs",
-                 "--figures.every_n_iterations", "--ckpt_path", "BlobDataModule"]  # fmt: skip
+        words = [
+            "--model.n_clusters",
+            "number of centroids, k",
+            "--data",
+            "--trainer.max_epochs",
+            "--figures.every_n_iterations",
+            "--ckpt_path",
+            "BlobDataModule",
+        ]
     for word in words:
         assert word in shown, word
 
 
 def test_the_console_script_and_train_py_are_main(tmp_path):
     console = Path(sys.executable).with_name("kmeans")
-    found = subprocess.run(
+    finished = subprocess.run(
         [console, "--help"], capture_output=True, text=True, env=environment(), check=False
     )
-    assert found.returncode == 0, found.stderr
-    assert "{fit,validate,test,predict}" in found.stdout
-    found = run_script("fit", "--model.n_cluster=3", cwd=tmp_path)
-    assert found.returncode == 2
-    assert found.stderr.splitlines()[-1] == "kmeans: unrecognized arguments: --model.n_cluster=3"
-    assert "Traceback" not in found.stderr
+    assert finished.returncode == 0, finished.stderr
+    assert "{fit,validate,test,predict}" in finished.stdout
+    finished = run_script("fit", "--model.n_cluster=3", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines()[-1] == "kmeans: unrecognized arguments: --model.n_cluster=3"
+    assert "Traceback" not in finished.stderr
 
 
 def test_without_arguments_it_fits_the_blobs(tmp_path, capsys):
-    found = run_script(cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    assert "cluster sizes" in found.stdout
-    assert "Traceback" not in found.stderr
-    assert "Warning" not in found.stderr
+    finished = run_script(cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "cluster sizes" in finished.stdout
+    assert "Traceback" not in finished.stderr
+    assert "Warning" not in finished.stderr
     used = yaml.safe_load((run_folder() / "config.yaml").read_text())
     config = f"--config={ROOT / 'configs' / 'blobs.yaml'}"
     assert used == yaml.safe_load(printed_config(capsys, "fit", config))

@@ -56,8 +56,15 @@ def test_its_command_runs_in_miniature(config, tmp_path, monkeypatch):
     np.save("features.npy", blobs(300, 8).numpy())
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("photo.jpg")
-    main([*command(config), *MINIATURE[config.stem], "--trainer.max_epochs=2",
-          "--trainer.enable_progress_bar=false", "--run_folder.summary=false"])  # fmt: skip
+    main(
+        [
+            *command(config),
+            *MINIATURE[config.stem],
+            "--trainer.max_epochs=2",
+            "--trainer.enable_progress_bar=false",
+            "--run_folder.summary=false",
+        ]
+    )
     folder = Path("runs") / config.stem / "version_0"
     for name in ("config.yaml", "labels.npy", "clusters.png", "animation.html"):
         assert (folder / name).exists(), name

@@ -1,5 +1,7 @@
 """The iterations of k-means as a self-contained HTML page that plays in a browser."""
 
+from __future__ import annotations
+
 import base64
 import html
 import json
@@ -10,18 +12,13 @@ from importlib.resources import files
 import numpy as np
 import torch
 from matplotlib.colors import to_hex
-from numpy.typing import NDArray
 from torch import Tensor
 
-from kmeans_module.figures.clusterings import (
-    cluster_colors,
-    evenly,
-    find_plane,
-    to_numpy,
-    view_limits,
-)
+from kmeans_module.figures.arrays import FloatArray, evenly, to_numpy
+from kmeans_module.figures.colors import cluster_colors
+from kmeans_module.figures.plane import find_plane, view_limits
 
-MAX_POSITIONS = 250_000
+MAX_POSITIONS = 250_000  # of centroids, over all frames: 2 MB as float32, 2.7 MB in base64
 
 
 def animation_html(
@@ -38,10 +35,10 @@ def animation_html(
 ) -> str:
     """A page that shows one frame per iteration: samples by cluster, centroids and their trails.
 
-    Frame ``i`` shows the centroids after ``i`` iterations and the clusters that they make. More
+    Each frame shows the centroids after so many iterations and the clusters around them. More
     than two features are seen in their principal components. The page refers to nothing outside of
-    itself; an even selection of samples and iterations, with the first and the last one, bounds
-    its size.
+    itself. An even selection of samples and iterations, with the first and the last one, bounds
+    the size of the page.
 
     Args:
         x: a sample of the data, of shape ``(n, d)``.
@@ -88,12 +85,12 @@ def animation_html(
     return re.sub(r"\{\{(\w+)\}\}", lambda field: fields[field[1]], template)
 
 
-def _spread(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spread(points: FloatArray) -> FloatArray:
     """Heights in a band around zero that keep the samples of one feature apart."""
     golden_ratio = (np.sqrt(5) - 1) / 2
     heights = np.arange(1, len(points) + 1) * golden_ratio % 1 - 0.5
     return np.asarray(heights * 0.3 * np.ptp(view_limits(points, points)[0]))
 
 
-def _encode(array: NDArray[np.float64], dtype: np.dtype[np.generic]) -> str:
+def _encode(array: FloatArray, dtype: np.dtype[np.generic]) -> str:
     return base64.b64encode(array.astype(dtype).tobytes()).decode("ascii")

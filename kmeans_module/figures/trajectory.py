@@ -1,13 +1,13 @@
-"""What a fit went through, kept small: a sample of the rows, the centroids of each iteration."""
+"""The trajectory of a fit, kept small: a sample of the rows, the centroids of each iteration."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from kmeans_module.figures.clusterings import evenly
+from kmeans_module.figures.arrays import evenly
 
-MAX_ELEMENTS = 1 << 23
+MAX_ELEMENTS = 1 << 23  # numbers in the centroids of all frames: 32 MiB
 
 
 class Trajectory:
@@ -21,7 +21,6 @@ class Trajectory:
         max_frames: frames at most.
 
     Attributes:
-        x: the sample, (m, d), on the CPU.
         iterations: number of each frame.
     """
 
@@ -35,22 +34,28 @@ class Trajectory:
 
     @property
     def x(self) -> Tensor:
+        """The sample, (m, d), on the CPU."""
         rows = torch.cat(self._rows)
         return rows[torch.from_numpy(evenly(len(rows), self.max_points))]
 
     @property
     def centroids(self) -> Tensor:
-        """Of all frames, (T, k, d)."""
+        """The centroids of all frames, (T, k, d) float32 on the CPU."""
         return torch.stack(self._centroids)
 
     @property
     def inertia(self) -> Tensor:
-        """Of the centroids of all frames, (T,) float64; NaN where it was not found."""
+        """Inertia of the centroids of all frames, (T,) float64; NaN where it was not measured."""
         values = [self._inertia.get(i, torch.nan) for i in self.iterations]
         return torch.tensor(values, dtype=torch.float64)
 
     def sample(self, rows: Tensor, *, n_batches: float) -> None:
-        """Take this batch's share of the sample from its rows (n, d); inf: many batches."""
+        """Add the share of one batch, with rows (n, d), to the sample.
+
+        Args:
+            rows: of the batch.
+            n_batches: number of batches that share the sample; inf where it is not known.
+        """
         share = int(max(1, self.max_points // n_batches))
         if len(rows):
             kept = torch.from_numpy(evenly(len(rows), share)).to(rows.device)

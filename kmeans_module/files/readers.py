@@ -15,8 +15,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-# also the names that callers of this module used before the writers had a module of their own
-from kmeans_module.files.atomic import load_tensors, save_tensors  # noqa: F401
+# re-exported for callers that import this module and not the package
+from kmeans_module.files.atomic import load_tensors as load_tensors
+from kmeans_module.files.atomic import save_tensors as save_tensors
 from kmeans_module.files.refusals import UnsuitableError, enumerated, existing_file, refusing
 
 

@@ -11,37 +11,40 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join, Joinable
 
 from kmeans_module import checks as check
-from kmeans_module.backends import ClusterStats, accumulator_dtype, prepare
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning, operators
 from kmeans_module.quantization.joining import QuantizerJoinHook
 from kmeans_module.quantization.learning import CodebookState
-from kmeans_module.rows.ranks import ProcessGroup, all_sum, all_sum_stats
+from kmeans_module.quantization.quantized import Quantizer
+from kmeans_module.rows.ranks import ProcessGroup
 
 UPDATES = ("ema", "gradient", "frozen")
 NONFINITE = ("error", "skip")
 
 
 def in_backward() -> bool:
-    """Whether activation checkpointing runs this forward pass for the second time."""
+    """Whether activation checkpointing runs this forward pass for the second time.
+
+    torch has no public name for the number of the backward pass that is under way, -1 for none.
+    """
     return torch._C._current_graph_task_id() != -1
 
 
 def _update_first(module: LearningCodebook, prefix: str, keep_vars: bool) -> None:
     """A state_dict holds what is recorded."""
-    module.update()
+    module.apply_update()
 
 
-class LearningCodebook(nn.Module, Joinable):
+class LearningCodebook(Quantizer, Joinable):
     """Records batches, and moves the centroids of a :class:`KMeansLayer` afterwards.
 
-    The base of :class:`VectorQuantizer`, which says what the options mean. A pass forward
+    The base of :class:`VectorQuantizer`, which says what the options mean. A forward pass
     calls :meth:`begin` and then :meth:`record` with P problems of n rows, (P, n, d).
     """
 
     next_centroids: Tensor
     next_counts: Tensor
-    moves: Tensor
+    revived: Tensor
     skipped: Tensor
 
     def __init__(
@@ -75,27 +78,26 @@ class LearningCodebook(nn.Module, Joinable):
         self.process_group = process_group
         self.codebook = codebook
         # What is recorded is the same on all ranks, and never saved: a state_dict updates first.
-        centroids, counts = codebook.centroids.detach(), codebook.counts
-        for name, buffer in (
-            ("next_centroids", torch.zeros_like(centroids)),
-            ("next_counts", torch.zeros_like(counts)),
-            ("moves", torch.zeros_like(counts, dtype=torch.bool)),
-        ):
-            self.register_buffer(name, buffer, persistent=False)
+        size = (codebook.n_clusters, codebook.n_features)
+        centroids = torch.zeros_like(codebook.centroids.detach()).view(-1, *size)
+        counts = torch.zeros_like(codebook.counts).view(-1, size[0])
+        self.register_buffer("next_centroids", centroids, persistent=False)
+        self.register_buffer("next_counts", counts, persistent=False)
+        revived = torch.zeros_like(counts, dtype=torch.bool)
+        self.register_buffer("revived", revived, persistent=False)
         self.register_buffer("skipped", torch.zeros_like(codebook.initialized).long())
         self.register_state_dict_pre_hook(_update_first)  # type: ignore[no-untyped-call]
         self._reset()
 
     def _reset(self) -> None:
         """What is known of this object in this process alone."""
-        self._recorded = False
-        self._first_rows: list[tuple[Tensor, Tensor]] = []
+        self.forget_recorded()
         self._join_group: ProcessGroup | None = None
         self._joined = False
-        self._number = operators.register(self)
+        self.number = operators.register(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        self.update()
+        self.apply_update()
         group = None if self.process_group is None else "default"
         return {**self.__dict__, "_first_rows": [], "_join_group": None, "process_group": group}
 
@@ -114,55 +116,63 @@ class LearningCodebook(nn.Module, Joinable):
         return self.training and self.update_rule != "frozen"
 
     @torch.no_grad()
-    def update(self) -> None:
+    def apply_update(self) -> None:
         """Move the codebook to what the last forward pass in training recorded, if any did."""
         if self._recorded:
-            self._apply_recorded(self._state())
+            self._apply_recorded(self.codebook_state())
 
-    def _forget(self) -> None:
+    def forget_recorded(self) -> None:
         """Drop what was recorded, for a codebook from elsewhere."""
         self._recorded = False
-        self._first_rows = []
+        self._revives = False
+        self._first_rows: list[tuple[Tensor, Tensor]] = []
 
     def train(self, mode: bool = True) -> LearningCodebook:
         if not mode:
-            self.update()
+            self.apply_update()
         super().train(mode)
         return self
 
-    def _state(self) -> CodebookState:
+    def codebook_state(self) -> CodebookState:
+        """The tensors that a training step changes, as those of P problems."""
         codebook = self.codebook
-        shape = (-1, self.n_clusters, codebook.n_features)
+        centroids, counts, n_iter = codebook.centroids.detach(), codebook.counts, codebook.n_iter
+        if not codebook.batch_shape:
+            centroids, counts = centroids.unsqueeze(0), counts.unsqueeze(0)
+            n_iter = n_iter.unsqueeze(0)
         return CodebookState(
-            codebook.centroids.detach().view(shape), codebook.counts.view(shape[:2]),
-            codebook.n_iter.view(-1), codebook.initialized, self.next_centroids.view(shape),
-            self.next_counts.view(shape[:2]), self.moves.view(shape[:2]), self.skipped,
-        )  # fmt: skip
+            centroids,
+            counts,
+            n_iter,
+            codebook.initialized,
+            self.next_centroids,
+            self.next_counts,
+            self.revived,
+            self.skipped,
+        )
 
     @property
-    def _base_group(self) -> ProcessGroup | None:
-        if isinstance(self.process_group, dist.ProcessGroup):
-            return self.process_group
-        everyone = self.process_group is not None and dist.is_initialized()
-        return dist.group.WORLD if everyone else None
+    def group(self) -> ProcessGroup | None:
+        """The ranks whose samples the codebook learns from; None for this process only."""
+        return self.join_process_group if self._join_group is None else self._join_group
 
-    @property
-    def _group(self) -> ProcessGroup | None:
-        return self._base_group if self._join_group is None else self._join_group
+    def begin(self, rows: Tensor, valid: Tensor | None) -> CodebookState:
+        """Apply what was recorded, and initialize, before a batch is quantized.
 
-    def _weight(self, rows: Tensor, valid: Tensor | None) -> Tensor:
-        exact = accumulator_dtype(rows.device)
-        ones = torch.ones(rows.shape[:-1], device=rows.device, dtype=exact)
-        return ones if valid is None else valid.to(ones)
+        Args:
+            rows: (P, n, d), without a gradient.
+            valid: which rows count, (P, n) bool; None for all.
 
-    def begin(self, rows: Tensor, valid: Tensor | None) -> None:
-        """Apply what was recorded, and initialise, before a batch is quantized."""
-        rows = rows.detach()
+        Returns:
+            What :meth:`record` changes.
+        """
+        state = self.codebook_state()
         if torch.compiler.is_compiling():
-            operators.begin(rows, valid, self._number, *self._state())
-            return
-        with torch.no_grad():
-            self.begin_at(rows, valid, self._state())
+            operators.begin(rows, valid, self.number, *state)
+        else:
+            with torch.no_grad():
+                self.begin_at(rows, valid, state)
+        return state
 
     def begin_at(self, rows: Tensor, valid: Tensor | None, state: CodebookState) -> None:
         """See :class:`kmeans_module.quantization.operators.Learner`."""
@@ -174,113 +184,136 @@ class LearningCodebook(nn.Module, Joinable):
                 notice.wait()
         if self._recorded:
             self._apply_recorded(state)
-        if self._first_rows or not bool(state.initialized):
+        if self._first_rows or not self._is_initialized(state):
             self._initialize(rows, valid, state)
             self.codebook.note_initialized(bool(state.initialized))
 
-    def record(self, rows: Tensor, valid: Tensor | None, codes: Tensor | None) -> Tensor:
-        """Learn from a batch, for the next update; its codes, the nearest where none are given."""
-        rows = rows.detach()
+    def record(
+        self, rows: Tensor, valid: Tensor | None, codes: Tensor | None, state: CodebookState
+    ) -> Tensor:
+        """Learn from a batch, for the next update.
+
+        Args:
+            rows: (P, n, d), without a gradient.
+            valid: which rows count, (P, n) bool; None for all.
+            codes: (P, n); None for those of the nearest centroids.
+            state: what :meth:`begin` returned.
+
+        Returns:
+            The codes.
+        """
         if torch.compiler.is_compiling():
-            found: Tensor = operators.record(rows, valid, codes, self._number, *self._state())
-            return found
+            recorded: Tensor = operators.record(rows, valid, codes, self.number, *state)
+            return recorded
         with torch.no_grad():
-            return self.record_at(rows, valid, codes, self._state())
+            return self.record_at(rows, valid, codes, state)
 
     def record_at(
         self, rows: Tensor, valid: Tensor | None, codes: Tensor | None, state: CodebookState
     ) -> Tensor:
         """See :class:`kmeans_module.quantization.operators.Learner`."""
-        finite = rows.isfinite().all()
         if in_backward():  # recomputed by activation checkpointing
-            if codes is not None:
-                return codes
-            return prepare(rows).assign(state.centroids)[0]
-        weight = self._weight(rows, valid)
-        stats, codes = self._statistics(rows, None if valid is None else weight, codes, state)
-        bad = (~finite).to(stats.inertia).view(1)
-        stats, (bad,) = all_sum_stats(stats, self._group, also=[bad])
-        refused = self._refuse(rows, bool(bad))
-        state.skipped.add_(refused)
-        if refused or not bool(stats.counts.sum() > 0):
-            return codes
-        centroids, total = learning.moving_average(
-            state.centroids, state.counts, stats.sums, stats.counts,
-            decay=self.decay, smoothing=self.smoothing, metric=self.codebook.metric,
-        )  # fmt: skip
-        moves = torch.ones_like(state.moves)
-        if self.update_rule == "gradient":
-            centroids, moves = state.centroids, torch.zeros_like(state.moves)
+            return learning.nearest(rows, state.centroids) if codes is None else codes
+        group = self.group
+        stats, codes = learning.statistics(rows, valid, codes, state.centroids)
+        bad = learning.not_finite(rows, valid, stats)
+        stats, bad = learning.of_all_ranks(stats, bad, group)
+        total = self.decay * state.counts + stats.counts
         least = learning.least_counts(total, decay=self.decay, threshold=self.revive_below)
-        if bool((total < least).any()):
-            centroids, total, revived = learning.revive(
-                rows, weight, centroids, total, least, decay=self.decay,
+        refused, counted, revives = learning.read(
+            [bad, stats.counts.sum() > 0, (total < least).any()]
+        )
+        if refused:
+            self._refuse(rows)
+            state.skipped.add_(1)
+        if refused or not counted:
+            return codes
+        centroids = state.centroids
+        if self.update_rule == "ema":
+            centroids = learning.moving_average(
+                centroids,
+                state.counts,
+                stats.sums,
+                total,
+                decay=self.decay,
+                smoothing=self.smoothing,
                 metric=self.codebook.metric,
-                generator=self._generator(state), group=self._group,
-            )  # fmt: skip
-            moves |= revived
-        state.next_centroids.copy_(centroids)
+            )
+        if revives:
+            centroids, total, revived = learning.revive(
+                rows,
+                learning.weights_of(rows, valid),
+                centroids,
+                total,
+                least,
+                decay=self.decay,
+                metric=self.codebook.metric,
+                generator=self._generator(state),
+                group=group,
+            )
+            state.revived.copy_(revived)
+        if centroids is not state.centroids:
+            state.next_centroids.copy_(centroids)
         state.next_counts.copy_(total)
-        state.moves.copy_(moves)
-        self._recorded = True
+        self._recorded, self._revives = True, revives
         return codes
 
-    def _statistics(
-        self, rows: Tensor, weight: Tensor | None, codes: Tensor | None, state: CodebookState
-    ) -> tuple[ClusterStats, Tensor]:
-        if codes is None:
-            step = prepare(rows, weight, once=True).e_step(state.centroids)
-            return step.stats, step.labels
-        problems, k, d = state.centroids.shape
-        first = torch.arange(problems, device=rows.device).unsqueeze(-1) * k
-        clusters = (codes + first).flatten()
-        weight = self._weight(rows, None) if weight is None else weight
-        counts = weight.new_zeros(problems * k).index_add_(0, clusters, weight.flatten())
-        weighted = (rows * weight.unsqueeze(-1)).flatten(0, 1)
-        sums = weight.new_zeros((problems * k, d)).index_add_(0, clusters, weighted)
-        return ClusterStats(
-            sums.view(problems, k, d), counts.view(problems, k), weight.new_zeros(problems)
-        ), codes
-
-    def _refuse(self, rows: Tensor, bad: bool) -> bool:
-        """Whether nothing is to be learnt from a batch, some rank's part of which is not finite."""
-        if not bad:
+    def _is_initialized(self, state: CodebookState) -> bool:
+        """Whether there are centroids: the layer remembers it, to wait for an accelerator once."""
+        if state.initialized.device.type == "cpu":
+            return bool(state.initialized)
+        try:
+            self.codebook.check_initialized()
+        except check.NotInitializedError:
             return False
+        return True
+
+    def _refuse(self, rows: Tensor) -> None:
+        """Raise for a batch that is not finite on some rank, unless such batches are skipped."""
         if self.nonfinite == "skip":
-            return True
+            return
         if not rows.isfinite().all():
             check.raise_nonfinite(rows.flatten(0, 1), rows.dtype)
         raise ValueError("x should be finite; another rank's contains NaN or infinity")
 
     def _initialize(self, rows: Tensor, valid: Tensor | None, state: CodebookState) -> None:
-        """From this batch and those kept of earlier ones."""
-        weight = self._weight(rows, valid)
-        bad = (~rows.isfinite().all()).to(weight).view(1)
-        available = weight[0].sum().view(1)
-        bad, available = all_sum([bad, available], self._group)
-        if self._refuse(rows, bool(bad)) or not bool(available > 0):
+        """Start the codebook from this batch and those kept of earlier ones."""
+        group = self.group
+        weight = learning.weights_of(rows, valid)
+        bad = (~rows.isfinite().all()).to(weight)
+        bad, available = learning.total_of_ranks([bad, weight[0].sum()], group)
+        refused, counted = learning.read([bad > 0, available > 0])
+        if refused:
+            self._refuse(rows)
+        if refused or not counted:
             return
         kept = [*self._first_rows, (rows.clone(), weight)]
         rows = torch.cat([part for part, _ in kept], dim=1)
         weight = torch.cat([part for _, part in kept], dim=1)
         centroids, counts = learning.start(
-            rows, weight, self.n_clusters, metric=self.codebook.metric,
-            generator=self._generator(state), group=self._group,
-        )  # fmt: skip
+            rows,
+            weight,
+            self.n_clusters,
+            metric=self.codebook.metric,
+            generator=self._generator(state),
+            group=group,
+        )
         state.centroids.copy_(centroids)
-        # As if all batches before had been such ones.
+        # The counts that a moving average over endlessly many such batches would have.
         state.counts.copy_(counts / len(kept) / (1 - self.decay))
         state.n_iter.zero_()
         state.initialized.fill_(True)
-        (total,) = all_sum([weight[0].sum().view(1)], self._group)
+        (total,) = learning.total_of_ranks([weight[0].sum()], group)
         enough = len(kept) >= self.init_batches and bool(total >= self.n_clusters)
         self._first_rows = [] if enough else kept
 
     def _apply_recorded(self, state: CodebookState) -> None:
         self._recorded = False
-        if self.update_rule == "ema" or bool(state.moves.any()):
-            moved = state.next_centroids.where(state.moves.unsqueeze(-1), state.centroids)
-            state.centroids.copy_(moved)
+        if self.update_rule == "ema":
+            state.centroids.copy_(state.next_centroids)
+        elif self._revives:
+            revived = state.revived.unsqueeze(-1)
+            state.centroids.copy_(state.next_centroids.where(revived, state.centroids))
         state.counts.copy_(state.next_counts)
         state.n_iter.add_(1)
 
@@ -295,7 +328,7 @@ class LearningCodebook(nn.Module, Joinable):
         centroids = state_dict.get(f"{prefix}codebook.centroids")
         if isinstance(centroids, Tensor) and centroids.shape != self.codebook.centroids.shape:
             return  # the codebook refuses it
-        self._forget()
+        self.forget_recorded()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearningCodebook:
@@ -309,33 +342,22 @@ class LearningCodebook(nn.Module, Joinable):
 
     def join_hook(self, **kwargs: Any) -> QuantizerJoinHook:
         # Collectives in an order of their own: the hooks of others run theirs in between.
-        if self._join_group is None and self._group is not None:
-            ranks = dist.get_process_group_ranks(self._group)
+        if self._join_group is None and self.join_process_group is not None:
+            ranks = dist.get_process_group_ranks(self.join_process_group)
             self._join_group = dist.new_group(ranks)
-        problems, _, d = self._state().centroids.shape
-        nothing = self.codebook.centroids.new_empty((problems, 0, d))
-        # Others' hooks may meanwhile write the buffers: the steps have their own.
-        states: list[CodebookState] = []
+        # Hooks of other modules may meanwhile write the buffers: the steps have copies.
+        return QuantizerJoinHook(self, gradient=self.update_rule == "gradient")
 
-        @torch.no_grad()
-        def train_on_nothing() -> None:
-            if not states:
-                states.append(CodebookState(*(tensor.clone() for tensor in self._state())))
-            self._joined = True
-            try:
-                self.begin_at(nothing, None, states[0])
-                self.record_at(nothing, None, None, states[0])
-            finally:
-                self._joined = False
-
-        @torch.no_grad()
-        def finish() -> None:
-            for state in states:
-                for name, own, found in zip(state._fields, self._state(), state, strict=True):
-                    if name != "centroids" or self.update_rule != "gradient":
-                        own.copy_(found)
-
-        return QuantizerJoinHook(train_on_nothing, finish)
+    def step_on_nothing(self, state: CodebookState) -> None:
+        """Take part in a training step of the other ranks, without samples."""
+        problems, _, d = state.centroids.shape
+        nothing = state.centroids.new_empty((problems, 0, d))
+        self._joined = True
+        try:
+            self.begin_at(nothing, None, state)
+            self.record_at(nothing, None, None, state)
+        finally:
+            self._joined = False
 
     @property
     def join_device(self) -> torch.device:
@@ -343,4 +365,7 @@ class LearningCodebook(nn.Module, Joinable):
 
     @property
     def join_process_group(self) -> Any:
-        return self._base_group
+        if isinstance(self.process_group, dist.ProcessGroup):
+            return self.process_group
+        everyone = self.process_group is not None and dist.is_initialized()
+        return dist.group.WORLD if everyone else None

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.distributed.algorithms.join import Join, Joinable, JoinHook
 
+from kmeans_module.quantization.learning import CodebookState
+
+
+class Joined(Protocol):
+    """What the hook calls: see :class:`kmeans_module.quantization.codebook.LearningCodebook`."""
+
+    def codebook_state(self) -> CodebookState:
+        """The tensors that a training step changes."""
+
+    def step_on_nothing(self, state: CodebookState) -> None:
+        """A training step on no samples, with all its collectives."""
+
 
 class QuantizerJoinHook(JoinHook):
-    """Takes part, without samples, in what the other ranks' quantizers find together.
+    """Takes part, without samples, in what the other ranks' quantizers learn together.
 
     Args:
-        train_on_nothing: a training step on no samples, with all its collectives.
-        finish: what follows when all ranks are done.
+        codebook: of this rank.
+        gradient: whether its centroids learn by gradient, and so outside of these steps.
     """
 
-    def __init__(self, train_on_nothing: Callable[[], None], finish: Callable[[], None]) -> None:
-        self.train_on_nothing = train_on_nothing
-        self.finish = finish
+    def __init__(self, codebook: Joined, *, gradient: bool) -> None:
+        self.codebook = codebook
+        self.gradient = gradient
+        self.state: CodebookState | None = None
 
+    @torch.no_grad()
     def main_hook(self) -> None:
-        self.train_on_nothing()
+        if self.state is None:
+            buffers = self.codebook.codebook_state()
+            self.state = CodebookState(*(tensor.clone() for tensor in buffers))
+        self.codebook.step_on_nothing(self.state)
 
+    @torch.no_grad()
     def post_hook(self, is_last_joiner: bool) -> None:
-        self.finish()
+        if self.state is None:
+            return
+        for name, buffer in self.codebook.codebook_state()._asdict().items():
+            if name != "centroids" or not self.gradient:
+                buffer.copy_(getattr(self.state, name))
 
 
 class _AtOnce(JoinHook):

@@ -1,21 +1,22 @@
 """How a codebook learns from one batch after another: pure functions.
 
 Everything here is about P codebooks of the same size: rows (P, n, d), centroids (P, k, d).
-With a process group the rows are this rank's, and all ranks find the same.
+With a process group the rows are this rank's, and the results are alike on all ranks.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import prepare, unit_rows
+from kmeans_module.backends import ClusterStats, accumulator_dtype, prepare, unit_rows
 from kmeans_module.core.lloyd import lloyd
 from kmeans_module.core.seeding import kmeans_plus_plus, random
 from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.ranks import ProcessGroup, all_gather, rank
+from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum, all_sum_stats, rank
 from kmeans_module.rows.sharded import Rows
 
 LLOYD_STEPS = 10
@@ -32,7 +33,7 @@ class CodebookState(NamedTuple):
         initialized: () bool.
         next_centroids: (P, k, d), what the next update brings.
         next_counts: (P, k) float64.
-        moves: which codes the next update moves, (P, k) bool.
+        revived: codes that the next update moves to samples, (P, k) bool.
         skipped: batches that were not finite, () int64.
     """
 
@@ -42,8 +43,120 @@ class CodebookState(NamedTuple):
     initialized: Tensor
     next_centroids: Tensor
     next_counts: Tensor
-    moves: Tensor
+    revived: Tensor
     skipped: Tensor
+
+
+def weights_of(rows: Tensor, valid: Tensor | None) -> Tensor:
+    """Sample weights (P, n): 1, or 0 for a row that does not count."""
+    dtype = accumulator_dtype(rows.device)
+    if valid is None:
+        return torch.ones(rows.shape[:-1], device=rows.device, dtype=dtype)
+    return valid.to(dtype)
+
+
+def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
+    """Codes of the nearest centroids, (P, n) int64."""
+    return prepare(rows).assign(centroids)[0]
+
+
+def statistics(
+    rows: Tensor, valid: Tensor | None, codes: Tensor | None, centroids: Tensor
+) -> tuple[ClusterStats, Tensor]:
+    """Sums and counts of the rows of each code; and the codes, the nearest where none are given.
+
+    Args:
+        rows: (P, n, d).
+        valid: which rows count, (P, n) bool; None for all.
+        codes: (P, n), or None.
+        centroids: (P, k, d).
+    """
+    if codes is None:
+        weight = None if valid is None else weights_of(rows, valid)
+        step = prepare(rows, weight, once=True).e_step(centroids)
+        return step.stats, step.labels
+    problems, k, d = centroids.shape
+    weight = weights_of(rows, valid)
+    first = torch.arange(problems, device=rows.device).unsqueeze(-1) * k
+    clusters = (codes + first).flatten()
+    counts = weight.new_zeros(problems * k).index_add_(0, clusters, weight.flatten())
+    weighted = (rows * weight.unsqueeze(-1)).flatten(0, 1)
+    sums = weight.new_zeros((problems * k, d)).index_add_(0, clusters, weighted)
+    stats = ClusterStats(
+        sums.view(problems, k, d), counts.view(problems, k), weight.new_full((problems,), math.nan)
+    )
+    return stats, codes
+
+
+def not_finite(rows: Tensor, valid: Tensor | None, stats: ClusterStats) -> Tensor:
+    """Whether some row holds NaN or infinity, () bool.
+
+    Args:
+        rows: (P, n, d).
+        valid: which rows count, (P, n) bool.
+        stats: of these rows, with an inertia that is not finite where some row is not, or
+            where nobody measured it.
+    """
+    # A finite inertia spares a pass over the rows. It knows rows that count alone, and to look
+    # at it is to wait for an accelerator.
+    on_cpu = rows.device.type == "cpu"
+    if valid is None and on_cpu and math.isfinite(float(stats.inertia.sum())):
+        return torch.zeros((), dtype=torch.bool)
+    return ~rows.isfinite().all()
+
+
+def of_all_ranks(
+    stats: ClusterStats, flag: Tensor, group: ProcessGroup | None
+) -> tuple[ClusterStats, Tensor]:
+    """Statistics of all ranks together, and whether a flag () is set on some rank."""
+    if group is None:
+        return stats, flag
+    # Codes without samples are revived, not relocated: the farthest samples need not travel.
+    stats = ClusterStats(stats.sums, stats.counts, stats.inertia)
+    flag = flag.to(stats.sums.dtype).view(1)
+    stats, (total,) = all_sum_stats(stats, group, also=[flag])
+    return stats, total.view(()) > 0
+
+
+def total_of_ranks(numbers: list[Tensor], group: ProcessGroup | None) -> list[Tensor]:
+    """Sums of numbers () over all ranks, in one collective."""
+    return [total.view(()) for total in all_sum([number.view(1) for number in numbers], group)]
+
+
+def read(flags: list[Tensor]) -> list[bool]:
+    """Flags () as Python's, for which an accelerator is waited for once."""
+    if flags[0].device.type == "cpu":
+        return [bool(flag) for flag in flags]
+    values: list[bool] = torch.stack(flags).tolist()
+    return values
+
+
+def all_rows(
+    rows: Tensor,
+    weight: Tensor,
+    *,
+    metric: str,
+    generator: torch.Generator | None,
+    group: ProcessGroup | None,
+) -> tuple[Rows, int]:
+    """The rows of all ranks, and the number among them of the first row of this rank."""
+    sizes = all_gather(torch.tensor([rows.shape[1]], device=rows.device), group)
+    first = int(sizes[: rank(group)].sum())
+    data = Rows(
+        [Batch(rows, weight, start=first)],
+        n_problems=len(rows),
+        metric=metric,
+        like=rows,
+        generator=generator,
+        group=group,
+    )
+    return data, first
+
+
+def least_available(data: Rows) -> int:
+    """Rows of positive weight, of the problem that has fewest."""
+    weights = [data.weight(i) for i in range(len(data.batches))]
+    return int(data.total([(weight > 0).to(data.dtype) for weight in weights]).min())
 
 
 def start(
@@ -71,28 +184,25 @@ def start(
     Returns:
         centroids (P, k, d), and counts (P, k) float64.
     """
-    problems, n = rows.shape[:2]
-    sizes = all_gather(torch.tensor([n], device=rows.device), group)
-    first = int(sizes[: rank(group)].sum())
-    data = Rows(
-        [Batch(rows, weight, start=first)], n_problems=problems, metric=metric, like=rows,
-        generator=generator, group=group,
-    )  # fmt: skip
-    weights = [data.weight(i) for i in range(len(data.batches))]
-    seeds = min(n_clusters, int(data.total([(w > 0).to(data.dtype) for w in weights]).min()))
+    data, first = all_rows(rows, weight, metric=metric, generator=generator, group=group)
+    seeds = min(n_clusters, least_available(data))
     if not seeds:
         raise ValueError("no sample counts: there is nothing that a codebook can start from")
-    find = kmeans_plus_plus if seeds == n_clusters else random
-    centroids = find(data, seeds).to(rows.dtype)
+    seeding = kmeans_plus_plus if seeds == n_clusters else random
+    centroids = seeding(data, seeds).to(rows.dtype)
     if metric == "cosine":
         centroids = unit_rows(centroids)
-    found = lloyd(
-        prepare(rows, weight, metric=metric), centroids, max_iter=LLOYD_STEPS, metric=metric,
-        process_group=group, start=first,
-    )  # fmt: skip
+    run = lloyd(
+        prepare(rows, weight, metric=metric),
+        centroids,
+        max_iter=LLOYD_STEPS,
+        metric=metric,
+        process_group=group,
+        start=first,
+    )
     repeated = torch.arange(n_clusters, device=rows.device) % seeds
-    counts = torch.nn.functional.pad(found.counts, (0, n_clusters - seeds))
-    return found.centroids[:, repeated], counts
+    counts = torch.nn.functional.pad(run.counts, (0, n_clusters - seeds))
+    return run.centroids[:, repeated], counts
 
 
 def smoothed(counts: Tensor, smoothing: float) -> Tensor:
@@ -109,38 +219,39 @@ def moving_average(
     centroids: Tensor,
     counts: Tensor,
     sums: Tensor,
-    new_counts: Tensor,
+    total: Tensor,
     *,
     decay: float,
     smoothing: float,
     metric: str = "euclidean",
-) -> tuple[Tensor, Tensor]:
-    """The M-step of a codebook: the decayed mean of all batches so far.
+) -> Tensor:
+    """The M-step of a codebook: centroids that are the decayed mean of all batches so far.
 
     With the decay γ, the count N and the sum m of a code: N ← γN + n, m ← γm + Σx, c ← m / N̂
     where N̂ is smoothed. Counts are not scaled by 1 - γ: they are weights of samples.
 
     Args:
         centroids: (P, k, d).
-        counts: (P, k) float64.
-        sums, new_counts: of the batch, (P, k, d) and (P, k) float64.
+        counts: N before the batch, (P, k) float64.
+        sums: Σx of the batch, (P, k, d) float64.
+        total: N after the batch, γN + n, (P, k) float64.
         decay: γ, from 0 to less than 1.
         smoothing: ε, in samples of a batch.
         metric: "cosine" scales the centroids to unit length.
 
     Returns:
-        centroids and counts.
+        centroids (P, k, d).
     """
     smoothing = smoothing / (1 - decay)
     masses = smoothed(counts, smoothing).unsqueeze(-1)
-    total = decay * counts + new_counts
     shares = smoothed(total, smoothing).unsqueeze(-1)
-    mean = (decay * centroids.to(sums.dtype) * masses + sums) / shares.where(shares > 0, 1.0)
+    mean = centroids.to(sums.dtype, copy=True).mul_(decay).mul_(masses).add_(sums)
+    mean = mean.div_(shares.where(shares > 0, 1.0))
     if metric == "cosine":
         heavy = (mean != 0).any(dim=-1, keepdim=True)
         mean = unit_rows(mean)
         shares = shares * heavy
-    return mean.where(shares > 0, centroids.to(sums.dtype)).to(centroids.dtype), total
+    return mean.to(centroids.dtype).where(shares > 0, centroids)
 
 
 def least_counts(counts: Tensor, *, decay: float, threshold: float | None) -> Tensor:
@@ -170,8 +281,8 @@ def revive(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Dead codes move to random samples of the batch.
 
-    They get a count on which they outlive a few batches without samples, an even share of the
-    other codes at most: light enough to move, not so light that they die at once.
+    A revived code gets a count on which it outlives a few batches without samples, an even
+    share of the other codes at most: light enough to move, not so light that it dies at once.
 
     Args:
         rows: (P, n, d).
@@ -188,23 +299,15 @@ def revive(
         samples to revive them by.
     """
     dead = counts < least
-    sizes = all_gather(torch.tensor([rows.shape[1]], device=rows.device), group)
-    first = int(sizes[: rank(group)].sum())
-    data = Rows(
-        [Batch(rows, weight, start=first)], n_problems=len(rows), metric=metric, like=rows,
-        generator=generator, group=group,
-    )  # fmt: skip
-    weights = [data.weight(i) for i in range(len(data.batches))]
-    available = int(data.total([(w > 0).to(data.dtype) for w in weights]).min())
+    data, _ = all_rows(rows, weight, metric=metric, generator=generator, group=group)
     place = dead.cumsum(dim=-1) - 1
-    revived = dead & (place < available)
+    revived = dead & (place < least_available(data))
     most = int(revived.sum(dim=-1).max())
     if not most:
         return centroids, counts, revived
     samples = random(data, most).to(centroids.dtype)
     index = place.clamp(0, most - 1).unsqueeze(-1).expand(*place.shape, rows.shape[-1])
-    chosen = revived.unsqueeze(-1)
-    centroids = samples.gather(1, index).where(chosen, centroids)
+    centroids = samples.gather(1, index).where(revived.unsqueeze(-1), centroids)
     alive = (~dead).sum(dim=-1, keepdim=True).clamp(min=1)
     share = (counts * ~dead).sum(dim=-1, keepdim=True) / alive
     share = share.where(share > 0, 1.0)

@@ -1,7 +1,4 @@
-"""Training steps of codebooks as operators of torch: compiled code holds opaque nodes.
-
-A quantizer goes by its number: what it keeps besides tensors stays with the object.
-"""
+"""Training steps of codebooks as operators of torch: compiled code holds opaque nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from torch import Tensor
 from kmeans_module.quantization.learning import CodebookState
 
 # What recording a batch changes; an update changes all.
-_RECORDED = ("next_centroids", "next_counts", "moves", "skipped")
+_RECORDED = ("next_centroids", "next_counts", "revived", "skipped")
 
 
 def _schema(mutates: tuple[str, ...]) -> str:
@@ -29,7 +26,7 @@ class Learner(Protocol):
     """What the operators call."""
 
     def begin_at(self, rows: Tensor, valid: Tensor | None, state: CodebookState) -> None:
-        """Update the codebook, or initialise it."""
+        """Update the codebook, or initialize it."""
 
     def record_at(
         self, rows: Tensor, valid: Tensor | None, codes: Tensor | None, state: CodebookState
@@ -37,6 +34,10 @@ class Learner(Protocol):
         """Learn from a batch, for the next update; its codes (P, n)."""
 
 
+# Operators of torch take tensors and numbers, no objects, and compiled code outlives a call: so
+# each quantizer has a number, which finds what it keeps besides tensors (batches of its start, a
+# process group, whether something is recorded). References are weak: a quantizer that is gone
+# leaves nothing behind.
 _numbers = itertools.count()
 _learners: weakref.WeakValueDictionary[int, Learner] = weakref.WeakValueDictionary()
 
@@ -74,8 +75,8 @@ def record(
     rows: Tensor, valid: Tensor | None, codes: Tensor | None, learner: int, *state: Tensor
 ) -> Tensor:
     """See :meth:`Learner.record_at`."""
-    found = _learners[learner].record_at(rows, valid, codes, CodebookState(*state))
-    return found.clone()  # no output may be an input
+    recorded = _learners[learner].record_at(rows, valid, codes, CodebookState(*state))
+    return recorded.clone()  # no output may be an input
 
 
 @record.register_fake

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kmeans_module.quantization.layout import check_range
+
 
 def bits_of(n_clusters: int) -> int:
     """Bits of one code: enough for 0 .. k-1."""
@@ -29,11 +31,7 @@ def pack(codes: Tensor, n_clusters: int) -> Tensor:
         >>> pack(torch.tensor([[1, 2, 3]]), n_clusters=16)
         tensor([[33,  3]], dtype=torch.uint8)
     """
-    if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= n_clusters):
-        raise ValueError(
-            f"codes should be from 0 to {n_clusters - 1} to be packed; "
-            f"got {int(codes.min())} to {int(codes.max())}"
-        )
+    check_range(codes, n_clusters)
     bits = bits_of(n_clusters)
     if bits == 8:
         return codes.to(torch.uint8)

@@ -10,14 +10,17 @@ from torch.nn.utils import parametrizations
 
 from kmeans_module import checks as check
 from kmeans_module.backends import compute_dtype, full_precision
+from kmeans_module.quantization.layout import Layout, check_codes, check_range
 from kmeans_module.quantization.packing import bits_of, pack, unpack
+from kmeans_module.quantization.quantized import Quantized, Quantizer
 from kmeans_module.quantization.residual import looked_up
-from kmeans_module.quantization.vector import Quantized, VectorQuantizer
+from kmeans_module.quantization.vector import VectorQuantizer
+from kmeans_module.rows.ranks import ProcessGroup
 
 SEEDING_ROWS = 16  # for each code
 
 
-class ProductQuantizer(nn.Module):
+class ProductQuantizer(Quantizer):
     r"""Cuts vectors into m parts and quantizes each with a codebook of its own: k^m codes.
 
     In a network it learns as :class:`VectorQuantizer` does; offline, :meth:`fit` runs k-means
@@ -32,7 +35,27 @@ class ProductQuantizer(nn.Module):
         n_features: features of a vector, d.
         n_subspaces: parts, m; divides n_features.
         rotation: whether vectors are rotated before they are cut.
-        options: of the :class:`VectorQuantizer`; no other metric than "euclidean".
+        update: how a codebook learns: "ema", a moving average of the samples of each code;
+            "gradient", the centroids are a Parameter and the loss has a term for them; or
+            "frozen".
+        decay: of the moving average, for each batch; of the counts also where update is
+            "gradient".
+        smoothing: Laplace smoothing of the counts, in samples of a batch.
+        estimator: of the gradient for x: "straight-through", "rotation", or "gumbel": codes are
+            drawn from softmax(-distance / temperature) in training.
+        temperature: of "gumbel".
+        commitment: β, the weight of mean ‖x - sg[q]‖² in the loss.
+        init_batches: batches that initialize the codebooks; more, while they have fewer
+            samples than there are codes.
+        revive_below: a code that gets fewer samples of a batch than this, on average, moves to
+            a random sample. None, the default, is on: a tenth of an even share. 0 is off.
+        channel_first: whether features are dimension 1 of x, as in images.
+        nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
+            "skip": nothing is learnt from it, and rows that are not finite count as masked.
+        process_group: the ranks whose samples codebooks learn from: "default" for all ranks
+            where torch.distributed is in use; a ProcessGroup; or None for this process only,
+            whatever the other ranks do.
+        device, dtype: of the codebooks.
 
     Shape:
         - Input: (\*, d), or (N, d, \*) with channel_first.
@@ -61,21 +84,49 @@ class ProductQuantizer(nn.Module):
         n_subspaces: int,
         *,
         rotation: bool = False,
-        **options: Any,
+        update: str = "ema",
+        decay: float = 0.99,
+        smoothing: float = 1e-5,
+        estimator: str = "straight-through",
+        temperature: float = 1.0,
+        commitment: float = 0.25,
+        init_batches: int = 1,
+        revive_below: float | None = None,
+        channel_first: bool = False,
+        nonfinite: str = "error",
+        process_group: ProcessGroup | str | None = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        n_features = check.check_integer("n_features", n_features, minimum=1)
         self.n_subspaces = check.check_integer("n_subspaces", n_subspaces, minimum=1)
         if n_features % n_subspaces:
             raise ValueError(
                 f"n_subspaces should divide n_features={n_features}; got {n_subspaces}"
             )
-        if options.get("metric", "euclidean") != "euclidean":
-            raise ValueError('parts of a vector need metric="euclidean"')
-        channel_first = options.pop("channel_first", False)
+        # Channels are moved here, before the rotation.
         self.quantizer = VectorQuantizer(
-            n_clusters, n_features, heads=n_subspaces, separate_codebooks=True, **options
+            n_clusters,
+            n_features,
+            heads=n_subspaces,
+            separate_codebooks=True,
+            update=update,
+            decay=decay,
+            smoothing=smoothing,
+            estimator=estimator,
+            temperature=temperature,
+            commitment=commitment,
+            init_batches=init_batches,
+            revive_below=revive_below,
+            nonfinite=nonfinite,
+            process_group=process_group,
+            device=device,
+            dtype=dtype,
         )
-        self.channel_first = channel_first
+        self.layout = Layout(
+            n_features, n_subspaces, self.quantizer.separate_codebooks, channel_first
+        )
         self.rotation: nn.Linear | None = None
         if rotation:
             centroids = self.quantizer.codebook.centroids
@@ -91,11 +142,6 @@ class ProductQuantizer(nn.Module):
         return self.quantizer.n_clusters
 
     @property
-    def n_features(self) -> int:
-        """Features of a vector, d."""
-        return self.quantizer.n_features
-
-    @property
     def codebooks(self) -> Tensor:
         """Centroids of the parts, (m, k, d / m), after the rotation."""
         shape = (self.n_subspaces, self.n_clusters, -1)
@@ -109,9 +155,10 @@ class ProductQuantizer(nn.Module):
 
         Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
         """
-        found = self.quantizer(self._rotated(x), mask)
-        quantized = self._back(found.quantized).to(x.dtype)
-        return Quantized(quantized, self._parts(found.codes), found.loss)
+        x, mask = self.layout.check(x, mask, self._device)
+        quantized, codes, loss = self.quantizer(self._rotated(x), mask)
+        quantized = self._rotated_back(quantized).to(x.dtype)
+        return Quantized(self.layout.features_back(quantized), self._with_subspaces(codes), loss)
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes of the nearest centroids, (*, m) int64; learns nothing.
@@ -119,8 +166,9 @@ class ProductQuantizer(nn.Module):
         Raises:
             NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
         """
+        x, _ = self.layout.check(x, None, self._device)
         with torch.no_grad():
-            return self._parts(self.quantizer.encode(self._rotated(x)))
+            return self._with_subspaces(self.quantizer.encode(self._rotated(x)))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The vectors that codes (*, m) stand for, (*, d), or (N, d, *) with channel_first.
@@ -128,12 +176,9 @@ class ProductQuantizer(nn.Module):
         Raises:
             ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
         """
-        codes = check.check_tensor("codes", codes)
-        if codes.ndim < 1 or codes.shape[-1] != self.n_subspaces:
-            raise ValueError(
-                f"codes should have shape (..., {self.n_subspaces}); got {tuple(codes.shape)}"
-            )
-        return self._back(self.quantizer.decode(codes if self.n_subspaces > 1 else codes[..., 0]))
+        codes = check_codes(codes, n_codes=self.n_subspaces)
+        decoded = self.quantizer.decode(codes if self.n_subspaces > 1 else codes[..., 0])
+        return self.layout.features_back(self._rotated_back(decoded))
 
     @torch.no_grad()
     def fit(
@@ -169,7 +214,7 @@ class ProductQuantizer(nn.Module):
             for _ in range(rotations):
                 turned = self._cut(x @ rotation.T)
                 labels = codebook.fit(turned, init="current", max_iter=2, tol=0).labels
-                decoded = self._joined(codebook.decode(labels))
+                decoded = self._joined(codebook.decode(labels), x.shape)
                 u, _, v = torch.linalg.svd(decoded.T @ x)
                 rotation = u @ v
             self.rotation.weight = rotation.to(codebook.centroids.dtype)
@@ -177,7 +222,7 @@ class ProductQuantizer(nn.Module):
         else:
             self._seed(x, generator)
         codebook.fit(self._cut(x), init="current", max_iter=max_iter)
-        self.quantizer._forget()
+        self.quantizer.forget_recorded()
 
     def _seed(self, x: Tensor, generator: torch.Generator | None) -> None:
         """k-means++ on a sample: with more rows it takes longer than all that follows."""
@@ -216,16 +261,12 @@ class ProductQuantizer(nn.Module):
         Raises:
             ValueError: a code that is not one of 0 .. k-1.
         """
-        codes = check.check_tensor("codes", codes)
-        if codes.ndim != 2 or codes.shape[1] != self.n_subspaces:
+        codes = check_codes(codes, n_codes=self.n_subspaces)
+        if codes.ndim != 2:
             raise ValueError(
                 f"codes should have shape (n, {self.n_subspaces}); got {tuple(codes.shape)}"
             )
-        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.n_clusters):
-            raise ValueError(
-                f"codes should be from 0 to {self.n_clusters - 1}; "
-                f"got {int(codes.min())} to {int(codes.max())}"
-            )
+        check_range(codes, self.n_clusters)
         return looked_up(self.tables(queries), codes)
 
     def pack(self, codes: Tensor) -> Tensor:
@@ -250,15 +291,16 @@ class ProductQuantizer(nn.Module):
         rotation = None if self.rotation is None else self.rotation.weight
         return product_index(self.codebooks, bits_of(self.n_clusters), rotation)
 
-    def update(self) -> None:
+    def apply_update(self) -> None:
         """Move the codebooks to what the last forward pass in training recorded."""
-        self.quantizer.update()
+        self.quantizer.apply_update()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.quantizer.codebook.centroids.device
 
     def _rotated(self, x: Tensor) -> Tensor:
-        x = check.check_tensor("x", x)
-        if self.channel_first:
-            x = x.movedim(1, -1)
-        x = check.check_features(x, self.n_features)
+        """x (*, d) as the sub-spaces have it."""
         if self.rotation is None:
             return x
         # A row that is not finite stays so, and leaves the rotation's gradient alone.
@@ -269,23 +311,25 @@ class ProductQuantizer(nn.Module):
             rotated = x.where(finite, 0.0).to(dtype) @ weight.T.to(dtype)
         return rotated.where(finite, torch.nan)
 
-    def _back(self, quantized: Tensor) -> Tensor:
-        if self.rotation is not None:
-            with full_precision(quantized.device):
-                quantized = quantized @ self.rotation.weight.to(quantized.dtype)
-        return quantized.movedim(-1, 1) if self.channel_first else quantized
+    def _rotated_back(self, quantized: Tensor) -> Tensor:
+        if self.rotation is None:
+            return quantized
+        with full_precision(quantized.device):
+            return quantized @ self.rotation.weight.to(quantized.dtype)
 
-    def _parts(self, codes: Tensor) -> Tensor:
+    def _with_subspaces(self, codes: Tensor) -> Tensor:
+        """Codes (*, m), also of one sub-space."""
         return codes if self.n_subspaces > 1 else codes.unsqueeze(-1)
 
     def _cut(self, x: Tensor) -> Tensor:
-        """(n, d) as (m, n, d / m), or as it is for one sub-space."""
+        """(n, d) as the codebook's layer takes it: (m, n, d / m), or (n, d) for one sub-space."""
         if self.n_subspaces == 1:
             return x
-        return x.view(len(x), self.n_subspaces, -1).transpose(0, 1).contiguous()
+        return self.layout.to_rows(x, x.dtype).contiguous()
 
-    def _joined(self, parts: Tensor) -> Tensor:
-        return parts if self.n_subspaces == 1 else parts.transpose(0, 1).flatten(1)
+    def _joined(self, parts: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of :meth:`_cut`."""
+        return parts if self.n_subspaces == 1 else parts.transpose(0, 1).reshape(shape)
 
 
 def principal_rotation(x: Tensor, n_subspaces: int) -> Tensor:

@@ -11,12 +11,15 @@ from kmeans_module import checks as check
 from kmeans_module.backends import compute_dtype
 from kmeans_module.backends.beam import beam_search
 from kmeans_module.quantization.gradients import rotate, straight_through
+from kmeans_module.quantization.layout import NO_CODE, Layout, check_codes
 from kmeans_module.quantization.offline import fit_progressively, least_squares
 from kmeans_module.quantization.packing import bits_of, pack, unpack
-from kmeans_module.quantization.vector import Quantized, VectorQuantizer
+from kmeans_module.quantization.quantized import Quantized, Quantizer
+from kmeans_module.quantization.vector import VectorQuantizer
+from kmeans_module.rows.ranks import ProcessGroup
 
 
-class ResidualQuantizer(nn.Module):
+class ResidualQuantizer(Quantizer):
     r"""Sums of one centroid of each level: level l quantizes :math:`x - q_1 - \dots - q_{l-1}`.
 
     In a network, levels learn as :class:`VectorQuantizer` does and the gradient passes their
@@ -35,7 +38,27 @@ class ResidualQuantizer(nn.Module):
             codes of the others are -1.
         beam_size: choices kept from level to level by :meth:`fit` and :meth:`encode`; forward
             takes the nearest centroid of each level.
-        options: of the :class:`VectorQuantizer` of each level.
+        update: how a codebook learns: "ema", a moving average of the samples of each code;
+            "gradient", the centroids are a Parameter and the loss has a term for them; or
+            "frozen".
+        decay: of the moving average, for each batch; of the counts also where update is
+            "gradient".
+        smoothing: Laplace smoothing of the counts, in samples of a batch.
+        estimator: of the gradient for x: "straight-through", "rotation", or "gumbel": codes are
+            drawn from softmax(-distance / temperature) in training.
+        temperature: of "gumbel".
+        commitment: β, the weight of mean ‖x - sg[q]‖² in the loss of a level.
+        init_batches: batches that initialize each codebook; more, while they have fewer
+            samples than there are codes.
+        revive_below: a code that gets fewer samples of a batch than this, on average, moves to
+            a random sample. None, the default, is on: a tenth of an even share. 0 is off.
+        channel_first: whether features are dimension 1 of x, as in images.
+        nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
+            "skip": nothing is learnt from it, and rows that are not finite count as masked.
+        process_group: the ranks whose samples codebooks learn from: "default" for all ranks
+            where torch.distributed is in use; a ProcessGroup; or None for this process only,
+            whatever the other ranks do.
+        device, dtype: of the codebooks.
 
     Shape:
         - Input: (\*, d), or (N, d, \*) with channel_first.
@@ -65,41 +88,59 @@ class ResidualQuantizer(nn.Module):
         shared_codebook: bool = False,
         dropout: bool = False,
         beam_size: int = 5,
-        **options: Any,
+        update: str = "ema",
+        decay: float = 0.99,
+        smoothing: float = 1e-5,
+        estimator: str = "straight-through",
+        temperature: float = 1.0,
+        commitment: float = 0.25,
+        init_batches: int = 1,
+        revive_below: float | None = None,
+        channel_first: bool = False,
+        nonfinite: str = "error",
+        process_group: ProcessGroup | str | None = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.n_levels = check.check_integer("n_levels", n_levels, minimum=1)
         self.beam_size = check.check_integer("beam_size", beam_size, minimum=1)
-        if options.get("metric", "euclidean") != "euclidean" or options.get("heads", 1) != 1:
-            raise ValueError('residuals need metric="euclidean" and one head')
         self.shared_codebook = shared_codebook
         self.dropout = dropout
         self.levels = nn.ModuleList(
-            VectorQuantizer(n_clusters, n_features, **options)
+            VectorQuantizer(
+                n_clusters,
+                n_features,
+                update=update,
+                decay=decay,
+                smoothing=smoothing,
+                estimator=estimator,
+                temperature=temperature,
+                commitment=commitment,
+                init_batches=init_batches,
+                revive_below=revive_below,
+                nonfinite=nonfinite,
+                process_group=process_group,
+                device=device,
+                dtype=dtype,
+            )
             for _ in range(1 if shared_codebook else n_levels)
         )
+        self.layout = Layout(self.level(0).n_features, channel_first=channel_first)
 
     @property
     def n_clusters(self) -> int:
         """Codes of a level, k."""
-        return self._first.n_clusters
-
-    @property
-    def n_features(self) -> int:
-        """Features of a vector, d."""
-        return self._first.n_features
+        return self.level(0).n_clusters
 
     @property
     def codebooks(self) -> Tensor:
         """Centroids of all levels, (L, k, d)."""
-        each = [self._level(number).codebook.centroids for number in range(self.n_levels)]
+        each = [self.level(number).codebook.centroids for number in range(self.n_levels)]
         return torch.stack(each)
 
-    @property
-    def _first(self) -> VectorQuantizer:
-        return self._level(0)
-
-    def _level(self, number: int) -> VectorQuantizer:
+    def level(self, number: int) -> VectorQuantizer:
+        """The quantizer of a level, from 0 to L-1: the same for all where they share it."""
         level = self.levels[0 if self.shared_codebook else number]
         assert isinstance(level, VectorQuantizer)
         return level
@@ -112,37 +153,43 @@ class ResidualQuantizer(nn.Module):
 
         Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
         """
-        first = self._first
-        x, mask = first._check(x, mask)
-        present = x.new_ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask
-        masks: list[Tensor | None] = [mask] * self.n_levels
-        dtype, x = x.dtype, x.to(compute_dtype(x, first.codebook.centroids))
-        if self.dropout and self.training:
-            # All levels take part: ranks draw their own numbers.
-            used = torch.randint(1, self.n_levels + 1, (), device=x.device)
-            masks = [present & (level < used) for level in range(self.n_levels)]
-        if self.shared_codebook:
-            found = first._quantize_in_turn(x, masks)
-        else:
-            found, left = [], x
-            for number, mask_of_level in enumerate(masks):
-                level = self._level(number)
-                result = level(left.movedim(-1, 1) if level.channel_first else left, mask_of_level)
-                quantized = result.quantized
-                if level.channel_first:
-                    quantized = quantized.movedim(1, -1)
-                found.append(Quantized(quantized, result.codes, result.loss))
-                left = left - quantized.detach()
-        total = torch.stack([result.quantized for result in found]).sum(dim=0)
+        first = self.level(0)
+        centroids = first.codebook.centroids
+        x, mask = self.layout.check(x, mask, centroids.device)
+        dtype, x = x.dtype, x.to(compute_dtype(x, centroids))
+        levels = self._quantize(x, self._masks(x, mask))
+        quantized = torch.stack([level.quantized for level in levels]).sum(dim=0)
         if not (first.estimator == "gumbel" and self.training):
+            # The gradient passes the sum of all levels as one step.
             estimate = rotate if first.estimator == "rotation" else straight_through
-            through = estimate(x, total.detach())
-            known = found[0].codes != -1
-            total = through.where(known.unsqueeze(-1), 0.0)
-        total = total.to(dtype)
-        codes = torch.stack([result.codes for result in found], dim=-1)
-        loss = torch.stack([result.loss for result in found]).sum()
-        return Quantized(total.movedim(-1, 1) if first.channel_first else total, codes, loss)
+            quantized = estimate(x, quantized.detach())
+            known = levels[0].codes != NO_CODE
+            quantized = quantized.where(known.unsqueeze(-1), 0.0)
+        codes = torch.stack([level.codes for level in levels], dim=-1)
+        loss = torch.stack([level.loss for level in levels]).sum()
+        quantized = quantized.to(dtype)
+        return Quantized(self.layout.features_back(quantized), codes, loss)
+
+    def _masks(self, x: Tensor, mask: Tensor | None) -> list[Tensor | None]:
+        """Which samples count at each level, (*) bool, and None for all: with dropout, no sample
+        does at the levels after a random one."""
+        if not (self.dropout and self.training):
+            return [mask] * self.n_levels
+        present = x.new_ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask
+        # A level that is not used takes part in the collectives: ranks draw their own numbers.
+        used = torch.randint(1, self.n_levels + 1, (), device=x.device)
+        return [present & (level < used) for level in range(self.n_levels)]
+
+    def _quantize(self, x: Tensor, masks: list[Tensor | None]) -> list[Quantized]:
+        """Each level on what the levels before it left of x (*, d)."""
+        if self.shared_codebook:
+            return self.level(0).quantize_in_turn(x, masks)
+        levels = []
+        for number, mask in enumerate(masks):
+            level: Quantized = self.level(number)(x, mask)
+            levels.append(level)
+            x = x - level.quantized.detach()
+        return levels
 
     @torch.no_grad()
     def encode(self, x: Tensor, *, beam_size: int | None = None) -> Tensor:
@@ -163,19 +210,21 @@ class ResidualQuantizer(nn.Module):
         self._check_initialized()
         beam_size = self.beam_size if beam_size is None else beam_size
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
-        x, _ = self._first._check(x, None)
-        rows = self._first._rows(x)[0]
+        centroids = self.level(0).codebook.centroids
+        x, _ = self.layout.check(x, None, centroids.device)
+        rows = self.layout.to_rows(x, compute_dtype(x, centroids))[0]
         if beam_size == 1 or torch.compiler.is_compiling():
-            codes, left = [], rows
+            by_level, left = [], rows
             for number in range(self.n_levels):
-                layer = self._level(number).codebook
-                codes.append(layer(left))
-                left = left - layer.centroids[codes[-1]]
-            return torch.stack(codes, dim=-1).view(*x.shape[:-1], self.n_levels)
-        if not rows.square().sum(dim=-1).isfinite().all():
-            check.raise_nonfinite(rows, rows.dtype)
-        codes_of_rows, _ = beam_search(rows, self.codebooks.to(rows.dtype), beam_size=beam_size)
-        return codes_of_rows.view(*x.shape[:-1], self.n_levels)
+                layer = self.level(number).codebook
+                by_level.append(layer(left))
+                left = left - layer.centroids[by_level[-1]]
+            codes = torch.stack(by_level, dim=-1)
+        else:
+            if not rows.square().sum(dim=-1).isfinite().all():
+                check.raise_nonfinite(rows, rows.dtype)
+            codes, _ = beam_search(rows, self.codebooks.to(rows.dtype), beam_size=beam_size)
+        return codes.view(*x.shape[:-1], self.n_levels)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Sums of the centroids of codes; a code of -1 adds nothing.
@@ -189,13 +238,10 @@ class ResidualQuantizer(nn.Module):
         Raises:
             ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
         """
-        codes = check.check_tensor("codes", codes)
-        if codes.ndim < 1 or not 1 <= codes.shape[-1] <= self.n_levels:
-            raise ValueError(
-                f"codes should have shape (..., {self.n_levels}); got {tuple(codes.shape)}"
-            )
-        parts = [self._level(n).decode(codes[..., n]) for n in range(codes.shape[-1])]
-        return torch.stack(parts).sum(dim=0)
+        codes = check_codes(codes, n_codes=self.n_levels, fewer=True)
+        parts = [self.level(n).decode(codes[..., n]) for n in range(codes.shape[-1])]
+        decoded = torch.stack(parts).sum(dim=0)
+        return self.layout.features_back(decoded)
 
     @torch.no_grad()
     def fit(
@@ -225,7 +271,7 @@ class ResidualQuantizer(nn.Module):
         refinements = check.check_integer("refinements", refinements, minimum=0)
         check.check_generator(generator)
         x = check.check_samples(x, self.n_features)
-        check.check_device("x", x, self._first.codebook.centroids.device)
+        check.check_device("x", x, self.level(0).codebook.centroids.device)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if len(x) < self.n_clusters:
             raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}")
@@ -240,11 +286,10 @@ class ResidualQuantizer(nn.Module):
             books = least_squares(x, codes, books)
             codes, _ = beam_search(x, books, beam_size=self.beam_size)
         for number, book in enumerate(books):
-            level = self._level(number)
-            level._forget()
-            codebook = level.codebook
-            codebook.set_centroids(book)
-            codebook.counts.copy_(torch.bincount(codes[:, number], minlength=self.n_clusters))
+            level = self.level(number)
+            level.forget_recorded()
+            counts = torch.bincount(codes[:, number], minlength=self.n_clusters)
+            level.codebook.set_centroids(book, counts)
 
     def tables(self, queries: Tensor) -> Tensor:
         """Inner products of queries with all centroids.
@@ -296,16 +341,15 @@ class ResidualQuantizer(nn.Module):
         self._check_initialized()
         return residual_index(self.codebooks, bits_of(self.n_clusters), self.beam_size)
 
-    @torch.no_grad()
-    def update(self) -> None:
+    def apply_update(self) -> None:
         """Move the codebooks to what the last forward pass in training recorded."""
         for level in self.levels:
             assert isinstance(level, VectorQuantizer)
-            level.update()
+            level.apply_update()
 
     def _check_initialized(self) -> None:
         for number in range(self.n_levels):
-            self._level(number).codebook.check_initialized()
+            self.level(number).codebook.check_initialized()
 
 
 def looked_up(tables: Tensor, codes: Tensor) -> Tensor:

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from kmeans_module import checks as check
-from kmeans_module.backends import compute_dtype, full_precision, prepare, unit_rows
+from kmeans_module.backends import compute_dtype, unit_rows
 from kmeans_module.core.soft import check_soft
 from kmeans_module.layer import KMeansLayer
+from kmeans_module.quantization import learning
 from kmeans_module.quantization.codebook import LearningCodebook
 from kmeans_module.quantization.gradients import ESTIMATORS, gumbel, rotate, straight_through
+from kmeans_module.quantization.layout import NO_CODE, Layout, check_codes, check_range
+from kmeans_module.quantization.learning import CodebookState
+from kmeans_module.quantization.quantized import Quantized
 from kmeans_module.rows.ranks import ProcessGroup
-
-NO_CODE = -1
-
-
-class Quantized(NamedTuple):
-    """What a quantizer makes of x.
-
-    Attributes:
-        quantized: the centroids of the codes, of the shape and dtype of x; 0 where masked.
-        codes: int64, the shape of x without its features, then (heads,) if there are several;
-            -1 where masked.
-        loss: ().
-    """
-
-    quantized: Tensor
-    codes: Tensor
-    loss: Tensor
 
 
 class VectorQuantizer(LearningCodebook):
@@ -41,8 +26,9 @@ class VectorQuantizer(LearningCodebook):
               \text{ where the codebook learns by gradient})
 
     with means over samples and features. A forward pass in training only records what it saw:
-    the codebook moves at the next one, on leaving training, or by :meth:`update`; so backward
-    sees the codebook that forward saw. The first batches in training initialise the codebook.
+    the codebook moves at the next one, on leaving training, or by :meth:`apply_update`; so
+    backward sees the codebook that forward saw. The first batches in training initialize the
+    codebook.
 
     Under torch.distributed all ranks record the same, over the samples of all of them. Where
     ranks may have fewer batches than others, train within
@@ -64,15 +50,16 @@ class VectorQuantizer(LearningCodebook):
             "gumbel": codes are drawn from softmax(-distance / temperature) in training.
         temperature: of "gumbel"; may be changed in training.
         commitment: β.
-        init_batches: batches that initialise the codebook, by k-means++ and a few of Lloyd's
+        init_batches: batches that initialize the codebook, by k-means++ and a few of Lloyd's
             steps; more, while they have fewer samples than there are codes.
-        revive_below: a code that gets fewer samples of a batch, on average, moves to a random
-            sample; None for a tenth of an even share, 0 for never.
+        revive_below: a code that gets fewer samples of a batch than this, on average, moves to
+            a random sample. None, the default, is on: a tenth of an even share. 0 is off.
         channel_first: whether features are dimension 1 of x, as in images.
         nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
             "skip": nothing is learnt from it, and rows that are not finite count as masked.
-        process_group: whose samples the codebook learns from: "default", all of
-            torch.distributed where that is in use; None, this process only.
+        process_group: the ranks whose samples the codebook learns from: "default" for all ranks
+            where torch.distributed is in use; a ProcessGroup; or None for this process only,
+            whatever the other ranks do.
         device, dtype: of the codebook.
 
     Shape:
@@ -124,23 +111,41 @@ class VectorQuantizer(LearningCodebook):
             raise ValueError(f"heads should divide n_features={n_features}; got {heads}")
         check.check_choice("estimator", estimator, ESTIMATORS)
         check_soft(temperature)
-        separate_codebooks = separate_codebooks and heads > 1
+        layout = Layout(n_features, heads, bool(separate_codebooks) and heads > 1, channel_first)
+        codebook = KMeansLayer(
+            n_clusters,
+            n_features // heads,
+            metric=metric,
+            empty_cluster="keep",
+            batch_shape=(heads,) if layout.separate_codebooks else (),
+            requires_grad=update == "gradient",
+            device=device,
+            dtype=dtype,
+        )
         super().__init__(
-            KMeansLayer(
-                n_clusters, n_features // heads, metric=metric, empty_cluster="keep",
-                batch_shape=(heads,) if separate_codebooks else (),
-                requires_grad=update == "gradient", device=device, dtype=dtype,
-            ),
-            update=update, decay=decay, smoothing=smoothing, init_batches=init_batches,
-            revive_below=revive_below, nonfinite=nonfinite, process_group=process_group,
-        )  # fmt: skip
-        self.n_features = n_features
-        self.heads = heads
-        self.separate_codebooks = separate_codebooks
+            codebook,
+            update=update,
+            decay=decay,
+            smoothing=smoothing,
+            init_batches=init_batches,
+            revive_below=revive_below,
+            nonfinite=nonfinite,
+            process_group=process_group,
+        )
+        self.layout = layout
         self.estimator = estimator
         self.temperature = temperature
         self.commitment = check.check_number("commitment", commitment, minimum=0)
-        self.channel_first = channel_first
+
+    @property
+    def heads(self) -> int:
+        """Parts of the features that are quantized each on its own."""
+        return self.layout.heads
+
+    @property
+    def separate_codebooks(self) -> bool:
+        """Whether each head has a codebook of its own."""
+        return self.layout.separate_codebooks
 
     def extra_repr(self) -> str:
         parts = [f"n_features={self.n_features}, update={self.update_rule!r}"]
@@ -166,73 +171,60 @@ class VectorQuantizer(LearningCodebook):
             ValueError: x of another number of features, a mask of another shape; NaN or
                 infinity in training unless nonfinite is "skip", and in evaluation.
         """
-        x, mask = self._check(x, mask)
-        rows, seen, (valid,) = self._counted(x, [mask])
-        draws = self.training and self.estimator == "gumbel"
-        if self.learns:
-            self.begin(seen, valid)
-        elif not torch.compiler.is_compiling():
-            self.codebook.check_initialized()
-        if draws:
-            # Backward needs these centroids, also after an update.
-            centroids = self._centroids().clone()
-            quantized, codes = gumbel(
-                rows, centroids, temperature=self.temperature, metric=self.codebook.metric
-            )
-            target = self._decode(codes)
-        if self.learns:
-            found = self.record(seen, valid, codes if draws else None)
-            codes = codes if draws else found
-        elif not draws:
-            codes = self.codebook(rows if self.separate_codebooks else rows[0])
-            codes = codes.view(rows.shape[:-1])
-        if not draws:
-            target = self._decode(codes)
-            estimate = rotate if self.estimator == "rotation" else straight_through
-            quantized = estimate(rows, target.detach())
-        loss = self._loss(rows, target, valid)
-        if valid is not None:
-            codes = codes.where(valid, NO_CODE)
-            quantized = quantized.where(valid.unsqueeze(-1), 0.0)
-        return Quantized(self._unrows(quantized, x), self._uncodes(codes, x), loss)
+        layout, centroids = self.layout, self.codebook.centroids
+        x, mask = layout.check(x, mask, centroids.device)
+        rows = layout.to_rows(x, compute_dtype(x, centroids))
+        valid = None if mask is None else layout.mask_to_rows(mask)
+        rows, seen, (valid,) = self._hide(rows, [valid])
+        state = self.begin(seen, valid) if self.learns else None
+        relaxed, codes = self._draw(rows)
+        if state is not None:
+            codes = self.record(seen, valid, codes, state)
+        elif codes is None:
+            codes = self._nearest(rows, state)
+        quantized, codes, loss = self._replace(rows, codes, relaxed, valid)
+        quantized = layout.from_rows(quantized, x.shape, x.dtype)
+        return Quantized(
+            layout.features_back(quantized), layout.codes_from_rows(codes, x.shape), loss
+        )
 
-    def _quantize_in_turn(self, x: Tensor, masks: list[Tensor | None]) -> list[Quantized]:
-        """What the levels of a :class:`ResidualQuantizer` that share this codebook find in x
-        (*, d): a codebook that learns from all levels at once."""
-        rows, first, valids = self._counted(x, masks)
-        found, seen, chosen = [], [first], []
-        if self.learns:
-            self.begin(first, valids[0])
-        elif not torch.compiler.is_compiling():
-            self.codebook.check_initialized()
+    def quantize_in_turn(self, x: Tensor, masks: list[Tensor | None]) -> list[Quantized]:
+        """Quantize x, then what is left of it, and so on; the codebook learns from all of it at
+        once. What the levels of a residual quantizer do that share a codebook.
+
+        Args:
+            x: (*, d), in the precision of distances.
+            masks: for each level, True for samples that count, (*) bool; None for all.
+
+        Returns:
+            For each level quantized (*, d), codes (*), loss ().
+        """
+        layout = self.layout
+        rows = layout.to_rows(x, x.dtype)
+        valids = [None if mask is None else layout.mask_to_rows(mask) for mask in masks]
+        rows, seen, valids = self._hide(rows, valids)
+        state = self.begin(seen, valids[0]) if self.learns else None
+        levels: list[Quantized] = []
+        recorded: list[tuple[Tensor, Tensor]] = []
         for valid in valids:
-            if self.training and self.estimator == "gumbel":
-                quantized, codes = gumbel(
-                    rows, self._centroids().clone(), temperature=self.temperature
-                )
-                target = self._decode(codes)
-            else:
-                if self.learns:
-                    with torch.no_grad():
-                        codes = prepare(rows.detach()).assign(self._centroids().detach())[0]
-                else:
-                    codes = self.codebook(rows[0]).view(rows.shape[:-1])
-                quantized = target = self._decode(codes)
-            loss = self._loss(rows, target, valid)
-            chosen.append(codes)
-            if valid is not None:
-                codes = codes.where(valid, NO_CODE)
-                quantized = quantized.where(valid.unsqueeze(-1), 0.0)
+            relaxed, nearest = self._draw(rows)
+            if nearest is None:
+                nearest = self._nearest(rows, state)
+            recorded.append((seen, nearest))
+            quantized, codes, loss = self._replace(rows, nearest, relaxed, valid)
             rows = rows - quantized.detach()
-            seen.append(rows)
-            quantized = quantized.reshape(x.shape).to(x.dtype)
-            found.append(Quantized(quantized, self._uncodes(codes, x), loss))
-        if self.learns:
-            valid = None
-            if valids[0] is not None:
-                valid = torch.cat([v for v in valids if v is not None], dim=1)
-            self.record(torch.cat(seen[:-1], dim=1), valid, torch.cat(chosen, dim=1))
-        return found
+            seen = rows.detach()
+            quantized = layout.from_rows(quantized, x.shape, x.dtype)
+            levels.append(Quantized(quantized, layout.codes_from_rows(codes, x.shape), loss))
+        if state is not None:
+            counting = [valid for valid in valids if valid is not None]
+            self.record(
+                torch.cat([seen for seen, _ in recorded], dim=1),
+                torch.cat(counting, dim=1) if counting else None,
+                torch.cat([codes for _, codes in recorded], dim=1),
+                state,
+            )
+        return levels
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes of the nearest centroids; learns nothing, whatever mode the module is in.
@@ -243,10 +235,10 @@ class VectorQuantizer(LearningCodebook):
         Returns:
             (*), or (*, heads), int64.
         """
-        x, _ = self._check(x, None)
-        rows = self._rows(x)
-        codes = self.codebook(rows if self.separate_codebooks else rows[0])
-        return self._uncodes(codes.view(rows.shape[:-1]), x)
+        layout, centroids = self.layout, self.codebook.centroids
+        x, _ = layout.check(x, None, centroids.device)
+        codes = self.codebook(layout.to_rows(x, compute_dtype(x, centroids)))
+        return layout.codes_from_rows(codes, x.shape)
 
     def decode(self, codes: Tensor) -> Tensor:
         """The centroids of codes; 0 for -1, which says that there is none.
@@ -260,118 +252,109 @@ class VectorQuantizer(LearningCodebook):
         Raises:
             ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
         """
-        codes = check.check_tensor("codes", codes)
-        if self.heads > 1 and (codes.ndim < 1 or codes.shape[-1] != self.heads):
-            raise ValueError(
-                f"codes should have shape (..., {self.heads}); got {tuple(codes.shape)}"
-            )
-        if codes.dtype.is_floating_point or codes.dtype == torch.bool:
-            raise TypeError(f"codes should be integers; got {codes.dtype}")
-        if codes.device.type == "cpu" and codes.numel() and not torch.compiler.is_compiling():
-            low, high = (int(bound) for bound in codes.aminmax())
-            if low < NO_CODE or high >= self.n_clusters:
-                raise ValueError(
-                    f"codes should be from 0 to {self.n_clusters - 1}, or {NO_CODE} for none; "
-                    f"got {low} to {high}"
-                )
+        layout = self.layout
+        codes = check_codes(codes, n_codes=layout.heads if layout.heads > 1 else None)
+        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_range(codes, self.n_clusters, lowest=NO_CODE)
         codes = codes.long()
-        known = (codes != NO_CODE).unsqueeze(-1)
-        flat = codes.clamp(min=0).reshape(-1, self.heads)
-        flat = flat.T if self.separate_codebooks else flat.reshape(1, -1)
-        rows = self._decode(flat)
-        if self.separate_codebooks:
-            rows = rows.transpose(0, 1)
-        decoded = rows.reshape(*codes.shape, -1).where(known, 0.0)
-        if self.heads > 1:
-            decoded = decoded.flatten(-2)
-        return decoded.movedim(-1, 1) if self.channel_first else decoded
+        shape = codes.shape if layout.heads == 1 else codes.shape[:-1]
+        by_row = layout.codes_to_rows(codes)
+        rows = self._centroids_of(by_row.clamp(min=0))
+        rows = rows.where((by_row != NO_CODE).unsqueeze(-1), 0.0)
+        decoded = layout.from_rows(rows, torch.Size((*shape, layout.n_features)), rows.dtype)
+        return layout.features_back(decoded)
 
-    # Shapes: P problems of n rows.
-
-    def _check(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x = check.check_tensor("x", x)
-        if not x.dtype.is_floating_point:
-            raise TypeError(f"x should hold floats; got {x.dtype}")
-        if self.channel_first:
-            if x.ndim < 2 or x.shape[1] != self.n_features:
-                raise ValueError(
-                    f"x should have shape (n, {self.n_features}, ...); got {tuple(x.shape)}"
-                )
-            x = x.movedim(1, -1)
-        x = check.check_features(x, self.n_features)
-        check.check_device("x", x, self.codebook.centroids.device)
-        if mask is not None:
-            mask = check.check_tensor("mask", mask)
-            if mask.shape != x.shape[:-1]:
-                raise ValueError(
-                    f"mask should have shape {tuple(x.shape[:-1])}; got {tuple(mask.shape)}"
-                )
-            mask = mask.to(torch.bool)
-        return x, mask
-
-    def _rows(self, x: Tensor) -> Tensor:
-        """x (*, d) as (P, n, d / heads), in the precision of distances."""
-        dtype = compute_dtype(x, self.codebook.centroids)
-        rows = x.reshape(-1, self.heads, self.codebook.n_features).to(dtype)
-        if self.separate_codebooks:
-            return rows.transpose(0, 1)
-        return rows.reshape(1, -1, self.codebook.n_features)
-
-    def _counted(
-        self, x: Tensor, masks: list[Tensor | None]
+    def _hide(
+        self, rows: Tensor, valids: list[Tensor | None]
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """x (*, d) as rows (P, n, d / heads), 0 where the first mask hides them; the same to
-        learn from, which still shows what is not finite; and who counts, (P, n) for each mask."""
-        rows = self._rows(x)
-        valids = [None if mask is None else self._per_row(mask) for mask in masks]
+        """Rows that do not count become 0, so that no gradient passes and nothing is NaN.
+
+        Args:
+            rows: (P, n, d / heads).
+            valids: which rows count at each level, (P, n) bool; the first level has most.
+
+        Returns:
+            The rows to quantize, of unit length where the metric is "cosine"; the rows to learn
+            from, without a gradient, in which a row that is not finite is seen to be so; and
+            which rows count, without those that are skipped.
+        """
         if valids[0] is not None:
             rows = rows.where(valids[0].unsqueeze(-1), 0.0)
+        finite = None
         if self.nonfinite == "skip":
             finite = rows.detach().isfinite().all(dim=-1)
             rows = rows.where(finite.unsqueeze(-1), 0.0)
             valids = [finite if valid is None else valid & finite for valid in valids]
         if self.codebook.metric == "cosine":
             rows = unit_rows(rows)
-        if self.nonfinite == "skip":
-            return rows, rows.where(finite.unsqueeze(-1), torch.nan), valids
-        return rows, rows, valids
+        seen = rows.detach()
+        if finite is not None:
+            seen = seen.where(finite.unsqueeze(-1), torch.nan)
+        return rows, seen, valids
 
-    def _per_row(self, mask: Tensor) -> Tensor:
-        """A mask (*) as (P, n)."""
-        flat = mask.reshape(1, -1)
-        if self.separate_codebooks:
-            return flat.expand(self.heads, -1)
-        return flat.repeat_interleave(self.heads, dim=1)
+    def _draw(self, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Codes (P, n) drawn by "gumbel" in training, and their centroids with relaxed gradients,
+        (P, n, d / heads); None and None where codes are not drawn but the nearest."""
+        if self.estimator != "gumbel" or not self.training:
+            return None, None
+        if not self.learns:  # one that learns starts by itself
+            self.codebook.check_initialized()
+        centroids = self.codebook.centroids
+        if not self.layout.separate_codebooks:
+            centroids = centroids.unsqueeze(0)
+        # Backward needs these centroids, also after an update.
+        return gumbel(
+            rows,
+            centroids.clone(),
+            temperature=self.temperature,
+            metric=self.codebook.metric,
+        )
 
-    def _unrows(self, rows: Tensor, x: Tensor) -> Tensor:
-        if self.separate_codebooks:
-            rows = rows.transpose(0, 1)
-        rows = rows.reshape(x.shape).to(x.dtype)
-        return rows.movedim(-1, 1) if self.channel_first else rows
+    def _nearest(self, rows: Tensor, state: CodebookState | None) -> Tensor:
+        """Codes (P, n) of the nearest centroids: of a layer, which refuses rows that are not
+        finite, or of a state that learns, which refuses them on all ranks at once, later."""
+        if state is None:
+            codes: Tensor = self.codebook(rows)
+            return codes
+        with torch.no_grad():
+            return learning.nearest(rows.detach(), state.centroids)
 
-    def _uncodes(self, codes: Tensor, x: Tensor) -> Tensor:
-        if self.separate_codebooks:
-            codes = codes.T
-        shape = x.shape[:-1] if self.heads == 1 else (*x.shape[:-1], self.heads)
-        return codes.reshape(shape)
+    def _replace(
+        self, rows: Tensor, codes: Tensor, relaxed: Tensor | None, valid: Tensor | None
+    ) -> Quantized:
+        """Centroids in place of rows, with the gradient of the estimator, and the loss.
 
-    def _centroids(self) -> Tensor:
-        return self.codebook.centroids.view(-1, self.n_clusters, self.codebook.n_features)
+        Args:
+            rows: (P, n, d / heads).
+            codes: (P, n).
+            relaxed: the centroids with the gradient of :meth:`_draw`, if it drew the codes.
+            valid: which rows count, (P, n) bool; None for all.
+        """
+        target = self._centroids_of(codes)
+        quantized = relaxed
+        if quantized is None:
+            estimate = rotate if self.estimator == "rotation" else straight_through
+            quantized = estimate(rows, target.detach())
+        loss = self._loss(rows, target, valid)
+        if valid is not None:
+            codes = codes.where(valid, NO_CODE)
+            quantized = quantized.where(valid.unsqueeze(-1), 0.0)
+        return Quantized(quantized, codes, loss)
 
-    def _decode(self, codes: Tensor) -> Tensor:
-        """(P, n) codes as (P, n, d)."""
-        centroids = self._centroids()
-        if len(centroids) == 1:
-            return centroids[0][codes]
+    def _centroids_of(self, codes: Tensor) -> Tensor:
+        """Centroids (P, n, d / heads) of codes (P, n)."""
+        centroids = self.codebook.centroids
+        if not self.layout.separate_codebooks:
+            return centroids[codes]
         index = codes.unsqueeze(-1).expand(*codes.shape, centroids.shape[-1])
         return centroids.gather(1, index)
 
     def _loss(self, rows: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
-        target = target.to(rows.dtype)
-        with full_precision(rows.device):
-            losses = self.commitment * (rows - target.detach()).square().mean(dim=-1)
-            if self.update_rule == "gradient":
-                losses = losses + (rows.detach() - target).square().mean(dim=-1)
+        if target.dtype != rows.dtype:
+            target = target.to(rows.dtype)
+        losses = self.commitment * (rows - target.detach()).square().mean(dim=-1)
+        if self.update_rule == "gradient":
+            losses = losses + (rows.detach() - target).square().mean(dim=-1)
         if valid is None:
             return losses.sum() / max(losses.numel(), 1)
         return losses.where(valid, 0.0).sum() / valid.sum().clamp(min=1)

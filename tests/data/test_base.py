@@ -11,9 +11,15 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
+from kmeans_module.data import (
+    ArrayDataModule,
+    BlobDataModule,
+    ImageDataModule,
+    RowsDataModule,
+    Split,
+)
 from kmeans_module.rows.batch import Batch
-from tests.data.helpers import X
+from tests.data.helpers import X, rows_of
 
 
 def test_each_rank_gets_its_share(npy: str) -> None:
@@ -72,6 +78,20 @@ def test_a_trainer_runs_with_and_without_validation_rows(npy: str, val_share: fl
     predictions = trainer.predict(model, datamodule=data)
     assert predictions is not None
     np.testing.assert_array_equal(torch.cat(predictions), X)  # type: ignore[arg-type]
+
+
+def test_a_source_of_rows_gives_its_training_split() -> None:
+    class Line(RowsDataModule):
+        @property
+        def training_split(self) -> Split:
+            return Split(torch.arange(10.0)[:, None])
+
+    data = Line(batch_size=4, shuffle=False, seed=0)
+    data.setup("fit")
+    assert (data.n_samples, data.n_features, data.target) == (10, 1, None)
+    for loader in (data.train_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        assert rows_of(loader)[:, 0].tolist() == list(range(10))
+    assert list(data.val_dataloader()) == []
 
 
 @pytest.mark.parametrize("data_module", [BlobDataModule, ArrayDataModule, ImageDataModule])

@@ -7,8 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kmeans_module.figures.animation import animation_html
-from kmeans_module.figures.clusterings import cluster_colors
+from kmeans_module.figures import animation_html, cluster_colors
 
 
 def run(n=300, k=6, d=2, t=10):

@@ -1,109 +1,17 @@
+"""Promises of the figures of a clustering: what is drawn is what was given, in any number."""
+
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.collections import LineCollection, PathCollection, PolyCollection
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.collections import LineCollection, PathCollection
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 
-from kmeans_module.figures.clusterings import (
-    cluster_colors,
-    cluster_sizes_figure,
-    clustering_figure,
-    palette_figure,
-    quantized_figure,
-)
-
-# Machado, Oliveira & Fernandes (2009), severity 1, for linear RGB.
-VISION = {
-    "normal": np.eye(3),
-    "protanopia": np.array(
-        [
-            [0.152286, 1.052583, -0.204868],
-            [0.114503, 0.786281, 0.099216],
-            [-0.003882, -0.048116, 1.051998],
-        ]
-    ),
-    "deuteranopia": np.array(
-        [
-            [0.367322, 0.860646, -0.227968],
-            [0.280085, 0.672501, 0.047413],
-            [-0.011820, 0.042940, 0.968881],
-        ]
-    ),
-    "tritanopia": np.array(
-        [
-            [1.255528, -0.076749, -0.178779],
-            [-0.078411, 0.930809, 0.147602],
-            [0.004733, 0.691367, 0.303900],
-        ]
-    ),
-}
-
-
-def seen_as_lab(colors, vision):
-    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [
-            [0.4124564, 0.3575761, 0.1804375],
-            [0.2126729, 0.7151522, 0.072175],
-            [0.0193339, 0.119192, 0.9503041],
-        ]
-    )
-    xyz = np.clip(linear @ VISION[vision].T, 0, 1) @ to_xyz.T / [0.95047, 1, 1.08883]
-    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
-
-
-def smallest_distance(colors, vision):
-    lab = seen_as_lab(colors, vision)
-    distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
-    return distances[~np.eye(len(lab), dtype=bool)].min()
-
-
-def blobs(k=6, d=2, n=50, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    centroids = torch.rand(k, d, generator=generator) * 70 - 35
-    x = (centroids[:, None] + torch.randn(k, n, d, generator=generator)).reshape(-1, d)
-    return x, torch.cdist(x, centroids).argmin(1), centroids
-
-
-def only(artists, kind):
-    (artist,) = [artist for artist in artists if isinstance(artist, kind)]
-    return artist
-
-
-def crosses(ax):
-    return [line for line in ax.lines if line.get_marker() == "x"]
-
-
-def texts(figure):
-    return [text.get_text() for ax in figure.axes for text in [*ax.texts, ax.title]]
-
-
-@pytest.mark.parametrize("vision", VISION)
-def test_20_colors_are_told_apart_with_every_vision(vision):
-    assert smallest_distance(cluster_colors(20), vision) > 15
-
-
-def test_200_colors_are_distinct_and_neighbouring_labels_far_apart():
-    colors = cluster_colors(200)
-    assert colors.shape == (200, 3)
-    assert colors.min() >= 0
-    assert colors.max() <= 1
-    assert smallest_distance(colors, "normal") > 4
-    lab = seen_as_lab(colors, "normal")
-    assert np.linalg.norm(lab[1:] - lab[:-1], axis=1).min() > 30
-
-
-def test_no_color_hides_on_white_or_under_the_marker():
-    markers = np.array([[1, 1, 1], [0, 0, 0], to_rgb("m")])
-    for colors in (cluster_colors(20), cluster_colors(100)):
-        lab = seen_as_lab(colors, "normal")
-        assert np.linalg.norm(lab[:, None] - seen_as_lab(markers, "normal"), axis=-1).min() > 9
+from kmeans_module.figures import cluster_colors, cluster_sizes_figure, clustering_figure
+from tests.figures.helpers import bars, blobs, crosses, only, texts
 
 
 def test_every_centroid_is_marked_as_in_the_seed():
@@ -136,7 +44,7 @@ def test_samples_have_the_color_of_their_cluster():
 
 
 def drawn_regions(ax, n_clusters):
-    """The background: where its pixels are and the cluster whose faint colour they have."""
+    """The background: where its pixels are and the cluster whose faint color they have."""
     (image,) = ax.images
     pixels = np.asarray(image.get_array())
     left, right, bottom, top = image.get_extent()
@@ -174,7 +82,7 @@ def test_regions_follow_the_callers_assignment_in_the_dtype_of_the_centroids():
 
 
 @pytest.mark.parametrize("d", [2, 5])
-def test_the_aspect_is_equal_and_axes_and_title_are_labelled(d):
+def test_the_aspect_is_equal_and_axes_and_title_are_labeled(d):
     (ax,) = clustering_figure(*blobs(d=d), title="after 3 iterations").axes
     assert ax.get_aspect() == 1
     assert ax.get_title() == "after 3 iterations"
@@ -255,14 +163,6 @@ def test_small_groups_nearby_stay_in_view():
     assert figure.axes[0].get_xlim()[1] > x[0, 0]
 
 
-def bars(ax):
-    """Left, bottom, width, height and colour of every bar."""
-    collection = only(ax.collections, PolyCollection)
-    corners = np.stack([path.vertices[:4] for path in collection.get_paths()])
-    low, high = corners.min(1), corners.max(1)
-    return np.hstack([low, high - low]), collection.get_facecolors()[:, :3]
-
-
 def test_one_feature_is_a_histogram_of_all_samples_above_the_paths():
     x, labels, centroids = blobs(d=1, n=2_000)
     path = torch.stack([centroids - 1, centroids])
@@ -327,53 +227,13 @@ def test_any_number_of_sizes_is_drawn_with_few_ticks(counts):
     assert len(figure.axes[0].get_xticks()) <= 40
 
 
-def test_swatches_are_sorted_and_show_code_and_share():
-    colors = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.5, -1e-7]])
-    figure = palette_figure(colors, torch.tensor([1, 2, 5]))
-    _, drawn = bars(figure.axes[0])
-    assert_allclose(drawn, [[1, 0.5, 0], [1, 1, 1], [0, 0, 0]])
-    assert texts(figure)[:3] == ["#ff8000\n62.5 %", "#ffffff\n25.0 %", "#000000\n12.5 %"]
-    on_white, on_black = (to_hex(text.get_color()) for text in figure.axes[0].texts[1:])
-    assert (on_white, on_black) == ("#000000", "#ffffff")
-
-
-@pytest.mark.parametrize("k", [1, 16, 200, 1_000])
-def test_palettes_of_any_size_are_drawn(k):
-    figure = palette_figure(torch.rand(k, 3), torch.zeros(k))
-    figure.set_dpi(30)
-    figure.canvas.draw()
-    assert len(bars(figure.axes[0])[0]) == k
-
-
-@pytest.mark.parametrize(("n_images", "n_rows"), [(1, 1), (6, 4)])
-def test_quantized_images_stand_beside_the_originals_above_the_palette(n_images, n_rows):
-    originals = [torch.rand(20 + i, 30, 3) for i in range(n_images)]
-    quantized = [image.round() for image in originals]
-    palette = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    figure = quantized_figure(originals, quantized, palette, torch.tensor([1, 3]))
-    *pictures, strip = figure.axes
-    assert len(pictures) == 2 * n_rows
-    for row in range(n_rows):
-        for ax, image in zip(pictures[2 * row : 2 * row + 2], (originals, quantized), strict=True):
-            assert_allclose(np.asarray(ax.images[0].get_array()), image[row], atol=1e-6)
-    assert [ax.get_title() for ax in pictures[:2]] == ["original", "2 colours"]
-    boxes, colors = bars(strip)
-    assert_allclose(boxes[:, 2], [0.75, 0.25])
-    assert_allclose(colors, [[1, 0, 0], [0, 0, 1]])
-
-
-def test_large_photographs_are_drawn_from_at_most_a_thousand_pixels_a_side():
-    image = torch.rand(100, 2_500, 3)
-    figure = quantized_figure([image], [image], torch.rand(4, 3), torch.ones(4))
-    assert max(figure.axes[0].images[0].get_array().shape) <= 1_000
-
-
 def test_drawing_touches_neither_pyplot_nor_settings_nor_random_states():
     script = """
 import sys, matplotlib, numpy, torch
 before = list(dict.items(matplotlib.rcParams))
-from kmeans_module.figures.animation import animation_html
-from kmeans_module.figures.clusterings import clustering_figure, cluster_sizes_figure, palette_figure
+from kmeans_module.figures import (
+    animation_html, cluster_sizes_figure, clustering_figure, palette_figure
+)
 x = torch.rand(50, 3)
 states = torch.get_rng_state(), numpy.random.get_state()[1].copy()
 labels = torch.arange(50) % 4

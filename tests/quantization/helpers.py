@@ -38,7 +38,7 @@ def trained(x: Tensor, n_clusters: int = 8, steps: int = 2, **options: Any) -> V
     quantizer = VectorQuantizer(n_clusters, features, **options)
     for _ in range(steps):
         quantizer(x)
-    quantizer.update()
+    quantizer.apply_update()
     return quantizer
 
 

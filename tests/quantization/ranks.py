@@ -100,7 +100,7 @@ def train(name: str, world: int, rank: int | None) -> Outcome:
             loss = outputs[0].sum() * 0 + outputs[2] * 0
             (loss if len(x) else loss.nan_to_num(0)).backward()
             codes.append(outputs[1])
-        quantizer.update()
+        quantizer.apply_update()
         steps.append(quantizer.codebook.centroids.detach().clone())
     return {
         "steps": torch.stack(steps), "codes": codes, "counts": quantizer.codebook.counts,
@@ -129,14 +129,14 @@ def refusal(rank: int, started: bool) -> Outcome:
     x = blobs(40, WIDTH, seed=rank)
     if started:
         quantizer(x)
-        quantizer.update()
+        quantizer.apply_update()
     before = copy.deepcopy(quantizer.codebook.centroids)
     if rank == dist.get_world_size() - 1:
         x[7] = torch.nan
     try:
         quantizer(x)
     except ValueError as error:
-        quantizer.update()
+        quantizer.apply_update()
         unchanged = torch.equal(before, quantizer.codebook.centroids)
         return {"error": str(error), "unchanged": unchanged}
     return {}
@@ -147,12 +147,12 @@ def skipping(rank: int) -> Outcome:
     quantizer = VectorQuantizer(8, WIDTH, nonfinite="skip")
     x = blobs(40, WIDTH, seed=rank)
     quantizer(x)
-    quantizer.update()
+    quantizer.apply_update()
     before = copy.deepcopy(quantizer.codebook.centroids)
     if rank == dist.get_world_size() - 1:
         x[7] = torch.nan
     quantizer(x)
-    quantizer.update()
+    quantizer.apply_update()
     unchanged = torch.equal(before, quantizer.codebook.centroids)
     return {"skipped": int(quantizer.skipped), "unchanged": unchanged}
 
@@ -165,7 +165,7 @@ def joined(rank: int, update: str) -> Outcome:
         with Join([module for module in quantizer.modules() if isinstance(module, Joinable)]):
             for step in range(2 + 2 * rank):
                 quantizer(blobs(30, WIDTH, seed=10 * rank + step) / 10).loss.detach()
-    quantizer.update()
+    quantizer.apply_update()
     return {
         "centroids": quantizer.codebook.centroids.detach(),
         "n_iter": int(quantizer.codebook.n_iter),
@@ -226,7 +226,7 @@ def alone(rank: int) -> Outcome:
     quantizer = VectorQuantizer(8, WIDTH, process_group=None)
     if rank == 0:
         quantizer(blobs(40, WIDTH))
-        quantizer.update()
+        quantizer.apply_update()
     return {"initialized": bool(quantizer.codebook.initialized)}
 
 

@@ -141,7 +141,7 @@ def test_compiled_code_refuses_or_skips_what_is_not_finite() -> None:
             assert found.loss.isfinite()
             assert found.codes[5] == -1
             assert int(quantizer.skipped) == 1
-        quantizer.update()
+        quantizer.apply_update()
         assert_same(state_of(quantizer.codebook), before)
 
 
@@ -150,12 +150,12 @@ def test_the_operators_keep_what_torch_asks_of_them() -> None:
     for update in ("ema", "gradient"):
         quantizer = quantizer_at(normal(16, 8), update=update)
         rows, valid = normal(1, 64, 8), normal(1, 64) > 0
-        number = quantizer._number
-        begin = (rows, valid, number, *quantizer._state())
+        number = quantizer.number
+        begin = (rows, valid, number, *quantizer.codebook_state())
         torch.library.opcheck(operators.begin, begin, test_utils=checks)
         codes = quantizer.encode(rows)
         for given in (None, codes):
-            state = quantizer._state()
+            state = quantizer.codebook_state()
             record = (rows, valid, given, number, *state)
             torch.library.opcheck(operators.record, record, test_utils=checks)
 

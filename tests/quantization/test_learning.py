@@ -50,7 +50,7 @@ def test_the_codebook_is_the_moving_average_of_van_den_oord(metric: str) -> None
     )  # fmt: skip
     for x in batches:
         quantizer(x)
-    quantizer.update()
+    quantizer.apply_update()
     expected, expected_counts = van_den_oord(codebook, counts, batches, metric)
     torch.testing.assert_close(quantizer.codebook.centroids, expected)
     torch.testing.assert_close(quantizer.codebook.counts * (1 - DECAY), expected_counts)
@@ -93,11 +93,11 @@ def test_separate_codebooks_learn_each_on_its_own() -> None:
     codebooks, x = normal(3, 6, 2, seed=1), normal(80, 6)
     together = quantizer_at(codebooks, decay=0.5)
     found = together(x)
-    together.update()
+    together.apply_update()
     for head, codebook in enumerate(codebooks):
         alone = quantizer_at(codebook, decay=0.5)
         expected = alone(x[:, 2 * head : 2 * head + 2])
-        alone.update()
+        alone.apply_update()
         assert torch.equal(found.codes[:, head], expected.codes)
         torch.testing.assert_close(together.codebook.centroids[head], alone.codebook.centroids)
         torch.testing.assert_close(together.codebook.counts[head], alone.codebook.counts)
@@ -125,7 +125,7 @@ def test_forward_records_and_the_next_step_applies(update: str) -> None:
     by_forward, by_eval, by_update, by_state, untouched = quantizers
     by_forward(x)
     by_eval.eval()
-    by_update.update()
+    by_update.apply_update()
     by_state.state_dict()
     for quantizer in quantizers[:4]:
         assert_same(state_of(quantizer.codebook), state_of(by_eval.codebook))
@@ -133,7 +133,7 @@ def test_forward_records_and_the_next_step_applies(update: str) -> None:
     assert by_eval.codebook.counts.sum() > 0
     moved = not torch.equal(by_eval.codebook.centroids, untouched.codebook.centroids)
     assert moved or update == "gradient"
-    by_update.update()
+    by_update.apply_update()
     assert_same(state_of(by_update.codebook), state_of(by_eval.codebook))
 
 
@@ -142,7 +142,7 @@ def test_a_frozen_codebook_never_changes() -> None:
     before = state_of(quantizer)
     for seed in range(3):
         quantizer(normal(60, 4, seed=seed).requires_grad_()).loss.backward()
-    quantizer.update()
+    quantizer.apply_update()
     assert_same(state_of(quantizer), before)
     assert not list(quantizer.parameters())
 
@@ -151,7 +151,7 @@ def test_evaluation_learns_nothing() -> None:
     quantizer = trained(normal(60, 4)).eval()
     before = state_of(quantizer)
     quantizer(normal(60, 4, seed=1) + 9)
-    quantizer.train().update()
+    quantizer.train().apply_update()
     assert_same(state_of(quantizer), before)
 
 
@@ -189,7 +189,7 @@ def test_later_batches_of_the_start_count_as_the_first_does() -> None:
     assert (brute_force(middles, once.codebook.centroids).min(dim=-1).values > 1).any()
     before = thrice.codebook.centroids.clone()
     thrice(batches[0])
-    thrice.update()
+    thrice.apply_update()
     assert brute_force(before, thrice.codebook.centroids).diagonal().max() < 1, "started once"
 
 
@@ -297,12 +297,12 @@ def test_a_batch_that_is_not_finite_is_named_and_teaches_nothing(
     x = normal(50, 4)
     if started:
         quantizer(x)
-        quantizer.update()
+        quantizer.apply_update()
     before = state_of(quantizer)
     x[17, 2] = bad
     with pytest.raises(ValueError, match=r"x should be finite; 1 row holds NaN or inf.* row 17"):
         quantizer(x)
-    quantizer.update()
+    quantizer.apply_update()
     assert_same(state_of(quantizer), before)
 
 
@@ -316,13 +316,13 @@ def test_a_batch_that_is_not_finite_can_be_skipped(
     x = normal(50, 4)
     if started:
         quantizer(x)
-        quantizer.update()
+        quantizer.apply_update()
     before = state_of(quantizer)
     x[17, 2], x[3, 0] = float("nan"), float("-inf")
     x.requires_grad_()
     found = quantizer(x)
     (found.loss + found.quantized.sum()).backward()
-    quantizer.update()
+    quantizer.apply_update()
     assert_same(state_of(quantizer), {**before, "skipped": torch.tensor(1)})
     assert found.loss.isfinite()
     assert found.quantized.isfinite().all()

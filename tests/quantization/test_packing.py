@@ -54,7 +54,7 @@ def test_codes_of_every_integer_type_are_packed_alike(dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("codes", [[[0, 16]], [[-1, 3]]])
 @pytest.mark.parametrize("k", [16, 15])
 def test_codes_out_of_range_are_refused(codes: list[list[int]], k: int) -> None:
-    with pytest.raises(ValueError, match=rf"codes should be from 0 to {k - 1} to be packed; got"):
+    with pytest.raises(ValueError, match=rf"codes should be from 0 to {k - 1}; got"):
         pack(torch.tensor(codes), k)
 
 

@@ -27,7 +27,7 @@ def in_training(x: Tensor, k: int = 8, m: int = 2, **options: Any) -> ProductQua
     quantizer = ProductQuantizer(k, features, m, **options)
     for _ in range(2):
         quantizer(x)
-    quantizer.update()
+    quantizer.apply_update()
     return quantizer
 
 
@@ -230,7 +230,7 @@ def test_fit_forgets_what_was_recorded(rotation: bool) -> None:
     quantizer(x)
     quantizer.fit(x)
     before = state_of(quantizer.quantizer.codebook)
-    quantizer.update()
+    quantizer.apply_update()
     assert_same(state_of(quantizer.quantizer.codebook), before)
     quantizer.train()(x)
     assert_same(state_of(quantizer.quantizer.codebook), before)
@@ -303,5 +303,6 @@ def test_codes_that_do_not_fit_are_refused() -> None:
 
 
 def test_parts_have_no_cosine() -> None:
-    with pytest.raises(ValueError, match="euclidean"):
-        ProductQuantizer(8, 8, 2, metric="cosine")
+    options: dict[str, Any] = {"metric": "cosine"}
+    with pytest.raises(TypeError, match=r"ProductQuantizer.*'metric'"):
+        ProductQuantizer(8, 8, 2, **options)

@@ -120,7 +120,7 @@ def test_a_mask_that_hides_everything_teaches_nothing(
     x = x.fill_(torch.nan).requires_grad_()
     found = quantizer(x, torch.zeros(40, dtype=torch.bool))
     (found.loss + found.quantized.sum()).backward()
-    quantizer.update()
+    quantizer.apply_update()
     assert_same(state_of(quantizer), before)
     assert found.loss == 0
     assert (found.codes == -1).all()
@@ -180,7 +180,7 @@ def test_encode_and_decode_learn_nothing(training: bool) -> None:
     before = state_of(quantizer)
     codes = quantizer.encode(normal(40, 4, seed=1))
     quantizer.decode(codes)
-    quantizer.update()
+    quantizer.apply_update()
     assert_same(state_of(quantizer), before)
 
 
@@ -234,7 +234,7 @@ def test_a_deepcopy_shares_nothing_with_its_original() -> None:
     twin = copy.deepcopy(quantizer)
     for seed in range(3):
         twin(normal(40, 4, seed=seed))
-    twin.update()
+    twin.apply_update()
     assert_same(state_of(quantizer), before)
 
 

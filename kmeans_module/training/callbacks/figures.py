@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
+from kmeans_module import figures
 from kmeans_module.data import ImageDataModule
-from kmeans_module.figures import clusterings as plotting
-from kmeans_module.training.callbacks.recorder import Recorder, as_kmeans, draw_clusters
+from kmeans_module.training.callbacks.drawing import draw_clusters
+from kmeans_module.training.callbacks.reading import as_kmeans, n_iterations
+from kmeans_module.training.callbacks.recorder import Recorder
 from kmeans_module.training.lit_kmeans import LitKMeans
 
 
-class ClusterFigures(Recorder):
+class ClusterFigures(Callback):
     """Draws the clustering for every TensorBoard logger; without one it does nothing.
 
     After chosen iterations: samples by cluster with the centroids and their paths, the cluster
@@ -30,57 +32,59 @@ class ClusterFigures(Recorder):
     """
 
     def __init__(self, every_n_iterations: int | None = None, projector: bool = True) -> None:
-        super().__init__()
         if every_n_iterations is not None and every_n_iterations < 1:
             raise ValueError(f"every_n_iterations should be >= 1; got {every_n_iterations}")
         self.every_n_iterations = every_n_iterations
         self.projector = projector
         self._drawn = -1
 
-    def wanted(self, trainer: Trainer) -> bool:
-        return trainer.is_global_zero and bool(_tensorboards(trainer))
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            as_kmeans(pl_module)
+            self._drawn = -1
+            if _tensorboards(trainer):
+                Recorder.attach(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
         epoch = trainer.current_epoch + 1
         every = self.every_n_iterations
         due = epoch & (epoch - 1) == 0 if every is None else epoch % every == 0
-        if due and self.wanted(trainer):
+        if due:
             self._draw(trainer, as_kmeans(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         lit = as_kmeans(pl_module)
-        if not self.wanted(trainer) or lit.last is None:
-            return
-        if self._drawn != lit.last.n_iter:
+        if self._drawn != n_iterations(lit):
             self._draw(trainer, lit)
-        if self.projector:
+        if self.projector and self._drawn >= 0:
             self._project(trainer, lit)
 
     def _draw(self, trainer: Trainer, lit: LitKMeans) -> None:
-        assert lit.last is not None
-        self._drawn = lit.last.n_iter
-        figures = {
-            "clusters": draw_clusters(self.trajectory, lit, trainer),
-            "cluster sizes": plotting.cluster_sizes_figure(lit.last.sizes),
+        loggers = _tensorboards(trainer)
+        if lit.last is None or not loggers or not trainer.is_global_zero:
+            return
+        self._drawn = n_iterations(lit)
+        sizes = lit.last.sizes
+        drawings = {
+            "clusters": draw_clusters(Recorder.of(trainer).trajectory, lit, trainer),
+            "cluster sizes": figures.cluster_sizes_figure(sizes),
         }
-        if _is_picture(trainer):
-            figures["palette"] = plotting.palette_figure(lit.kmeans.centroids, lit.last.sizes)
-        for logger in _tensorboards(trainer):
-            for tag, figure in figures.items():
-                image = _image(figure)
-                logger.experiment.add_image(tag, image, lit.last.n_iter, dataformats="HWC")
+        if isinstance(getattr(trainer, "datamodule", None), ImageDataModule):
+            drawings["palette"] = figures.palette_figure(lit.kmeans.centroids, sizes)
+        for tag, drawing in drawings.items():
+            image = _pixels(drawing)
+            for logger in loggers:
+                logger.experiment.add_image(tag, image, self._drawn, dataformats="HWC")
 
     def _project(self, trainer: Trainer, lit: LitKMeans) -> None:
-        assert lit.last is not None
-        x = self.trajectory.x
+        x = Recorder.of(trainer).trajectory.x
         labels = lit.kmeans(x.to(lit.device)).tolist()
         names = [f"centroid {j}" for j in range(lit.kmeans.n_clusters)]
         points = torch.cat([lit.kmeans.centroids.float().cpu(), x.float()])
         metadata = names + [f"cluster {label}" for label in labels]
         for logger in _tensorboards(trainer):
             logger.experiment.add_embedding(
-                points, metadata, global_step=lit.last.n_iter, tag="clusters"
+                points, metadata, global_step=self._drawn, tag="clusters"
             )
 
 
@@ -88,12 +92,8 @@ def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def _is_picture(trainer: Trainer) -> bool:
-    return isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
-
-
-def _image(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The figure as (H, W, 3) bytes; without pyplot, which add_figure would load."""
+def _pixels(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The figure as (H, W, 3) bytes; without pyplot, which TensorBoard's add_figure would load."""
     canvas: Any = figure.canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3]

@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kmeans_module.training.callbacks.recorder import as_kmeans
+from kmeans_module.training.callbacks.reading import as_kmeans
 
 
 class IterationBar(ProgressBar):
@@ -33,20 +33,24 @@ class IterationBar(ProgressBar):
             TextColumn("inertia {task.fields[inertia]}  shift {task.fields[shift]}"),
             TimeElapsedColumn(),
         )
-        cap = trainer.max_epochs
         self._progress.start()
         self._progress.add_task(
-            "iterations", total=None if cap in (None, -1) else cap, inertia="–", shift="–",
+            "iterations",
+            total=None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
             completed=trainer.current_epoch,
-        )  # fmt: skip
+            inertia="–",
+            shift="–",
+        )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         last = as_kmeans(pl_module).last
         if self._progress is not None and last is not None:
             self._progress.update(
-                self._progress.task_ids[0], completed=trainer.current_epoch + 1,
-                inertia=f"{last.inertia:,.6g}", shift=f"{last.shift:.3g}",
-            )  # fmt: skip
+                self._progress.task_ids[0],
+                completed=trainer.current_epoch + 1,
+                inertia=f"{last.inertia:,.6g}",
+                shift=f"{last.shift:.3g}",
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

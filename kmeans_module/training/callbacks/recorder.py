@@ -1,69 +1,76 @@
-"""What the callbacks have in common: the trajectory of a fit, and how it is drawn."""
+"""The recorder of a fit: one for all callbacks that draw it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from matplotlib.figure import Figure
 
-from kmeans_module.figures import clusterings as plotting
-from kmeans_module.figures.trajectory import Trajectory
-from kmeans_module.training.lit_kmeans import LitKMeans, as_batch
+from kmeans_module.figures import Trajectory
+from kmeans_module.training.callbacks.reading import as_kmeans, n_iterations
+from kmeans_module.training.lit_kmeans import as_batch
 
 
 class Recorder(Callback):
-    """Keeps the trajectory of a fit, on the first rank."""
+    """Keeps the trajectory of a fit, on the first rank.
+
+    A callback that draws the trajectory calls :meth:`attach` in its ``setup`` and :meth:`of` when
+    it draws, so that all of them read one Recorder. It stands before them in the trainer's list:
+    in every hook it has recorded before they draw.
+
+    Attributes:
+        trajectory: of the latest fit.
+    """
 
     def __init__(self) -> None:
         self.trajectory = Trajectory()
-        self.sampled = False
+        self._sampled = False
 
-    def wanted(self, trainer: Trainer) -> bool:
-        return trainer.is_global_zero
+    @classmethod
+    def attach(cls, trainer: Any) -> None:
+        """Put the Recorder of the Trainer, or a new one, in front of the other callbacks."""
+        # trainer is Any, as Lightning documents the attribute callbacks without declaring it.
+        recorders = [c for c in trainer.callbacks if isinstance(c, Recorder)] or [cls()]
+        others = [c for c in trainer.callbacks if not isinstance(c, Recorder)]
+        # A new list: the Trainer may be in the midst of calling a hook of the present one.
+        trainer.callbacks = [*recorders, *others]
+
+    @staticmethod
+    def of(trainer: Any) -> Recorder:
+        """The Recorder that :meth:`attach` has put in front."""
+        return next(c for c in trainer.callbacks if isinstance(c, Recorder))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         as_kmeans(pl_module)
         self.trajectory = Trajectory()
-        self.sampled = False
+        self._sampled = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.wanted(trainer) and not self.trajectory.iterations:
-            kmeans = as_kmeans(pl_module).kmeans
-            self.trajectory.record(int(kmeans.n_iter), kmeans.centroids)
+        if trainer.is_global_zero and not self.trajectory.iterations:
+            self._record(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.wanted(trainer) and not self.sampled:
+        if trainer.is_global_zero and not self._sampled:
             n_batches = trainer.num_training_batches
             self.trajectory.sample(as_batch(batch).x, n_batches=n_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._sampled = True
+        last = as_kmeans(pl_module).last
+        if trainer.is_global_zero and last is not None:
+            # An iteration measures the centroids that it starts from: those of the frame before.
+            self.trajectory.measured(self.trajectory.iterations[-1], last.inertia)
+            self._record(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not self._sampled:
+            # The fit had converged in its checkpoint: no iteration has shown a batch.
+            self._record(pl_module)
+            for batch in as_kmeans(pl_module).training_batches():
+                self.trajectory.sample(batch.x, n_batches=trainer.num_training_batches)
+
+    def _record(self, pl_module: LightningModule) -> None:
         lit = as_kmeans(pl_module)
-        self.sampled = True
-        if self.wanted(trainer) and lit.last is not None:
-            self.trajectory.measured(self.trajectory.iterations[-1], lit.last.inertia)
-            self.trajectory.record(lit.last.n_iter, lit.kmeans.centroids)
-
-
-def as_kmeans(pl_module: LightningModule) -> LitKMeans:
-    if not isinstance(pl_module, LitKMeans):
-        raise TypeError(f"this callback is for LitKMeans; got {type(pl_module).__name__}")
-    return pl_module
-
-
-def feature_names(trainer: Trainer) -> Sequence[str] | None:
-    return getattr(getattr(trainer, "datamodule", None), "feature_names", None)
-
-
-def draw_clusters(trajectory: Trajectory, lit: LitKMeans, trainer: Trainer) -> Figure:
-    x = trajectory.x.float()
-    path = trajectory.centroids
-    n_iter = trajectory.iterations[-1]
-    return plotting.clustering_figure(
-        x, lit.kmeans(x.to(lit.device)), path[-1], path=path,
-        assign=lambda grid: lit.kmeans(grid.to(lit.device)),
-        title=f"iteration {n_iter}", feature_names=feature_names(trainer),
-    )  # fmt: skip
+        self.trajectory.record(n_iterations(lit), lit.kmeans.centroids)

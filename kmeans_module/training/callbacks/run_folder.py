@@ -3,64 +3,68 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from matplotlib.figure import Figure
-from PIL import Image
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from kmeans_module import KMeansLayer
-from kmeans_module.data import ArrayDataModule, ImageDataModule
-from kmeans_module.data.base import RowsDataModule
-from kmeans_module.figures import clusterings as plotting
-from kmeans_module.figures.animation import animation_html
-from kmeans_module.figures.trajectory import Trajectory
-from kmeans_module.files import readers as io
+from kmeans_module import files
+from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum
-from kmeans_module.training.callbacks.recorder import (
-    Recorder,
-    as_kmeans,
-    draw_clusters,
-    feature_names,
+from kmeans_module.training.callbacks.drawing import draw_animation, draw_clusters
+from kmeans_module.training.callbacks.labels import (
+    Evaluation,
+    RowLabels,
+    evaluate_training_rows,
+    label_all_rows,
+    row_numbers,
+    save_labels,
 )
+from kmeans_module.training.callbacks.pictures import save_figure, save_pictures
+from kmeans_module.training.callbacks.reading import as_kmeans, n_iterations
+from kmeans_module.training.callbacks.recorder import Recorder
 from kmeans_module.training.lit_kmeans import LitKMeans
 
 log = logging.getLogger(__name__)
 
 
-class RunFolder(Recorder):
+class RunFolder(Callback):
     """Leaves the result of a run in its folder (``trainer.log_dir``), and a table on the screen.
 
-    centroids.safetensors (for KMeansLayer.from_file), labels.npy (of all rows of the file in
-    their order), clusters.png, animation.html; for pictures quantized.png, beside the
-    originals, and each of them in quantized/; for standardised features
-    standardization.safetensors, the mean and scale of the rows that the centroids are for.
-    ``trainer.predict`` leaves labels.npy. Where the rows are those of a folder of files, codes/
-    holds the labels of each, under its name. Whatever was there before stays whole until its
-    successor is.
+    - centroids.safetensors, for KMeansLayer.from_file;
+    - labels.npy, of all rows of the data in their order; ``trainer.predict`` leaves it too. Where
+      the rows are those of a folder of files, codes/ holds the labels of each under its name;
+    - clusters.png and animation.html;
+    - for standardized features standardization.safetensors, the mean and scale of the rows that
+      the centroids are for;
+    - for pictures quantized/, each picture in the colors of the palette, and quantized.png, a few
+      of them beside their originals.
+
+    A file of an earlier run stays whole until the file that takes its place is complete.
 
     Args:
         summary: print the table at the end.
     """
 
     def __init__(self, summary: bool = True) -> None:
-        super().__init__()
         self.summary = summary
-        self._predicted: list[tuple[Tensor, Tensor]] = []
+        self._predicted = RowLabels()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Fail before the work where the folder cannot be written."""
+        """Fail before the work where the module is another or the folder cannot be written."""
         folder = self.folder(trainer)
-        if trainer.is_global_zero and stage in ("fit", "predict"):
+        if stage not in ("fit", "predict"):
+            return
+        as_kmeans(pl_module)
+        if stage == "fit":
+            Recorder.attach(trainer)
+        if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-            io.write_atomically(folder / ".writable", lambda file: file.write(b""))
+            files.write_atomically(folder / ".writable", lambda file: file.write(b""))
             (folder / ".writable").unlink()
 
     def folder(self, trainer: Trainer) -> Path:
@@ -71,32 +75,20 @@ class RunFolder(Recorder):
         lit = as_kmeans(pl_module)
         folder = self.folder(trainer)
         data = getattr(trainer, "datamodule", None)
-        inertia, sizes, labels = _label_training_rows(lit, ours=isinstance(data, RowsDataModule))
-        if isinstance(data, RowsDataModule):
-            labels = _label_all_rows(lit, data)
+        evaluation = evaluate_training_rows(lit)
+        labels = _all_labels(lit, data, evaluation)
         if not trainer.is_global_zero:
             return
-        lit.kmeans.save(folder / "centroids.safetensors")
-        files = ["centroids.safetensors"]
-        if isinstance(data, ArrayDataModule) and data.standardize:
-            moments = {"mean": data.mean, "scale": data.scale}
-            io.save_tensors(folder / "standardization.safetensors", moments)
-            files.append("standardization.safetensors")
-        if labels is not None:
-            files += _save_labels(folder, data, labels)
-        if not self.sampled:  # the checkpoint had converged: there was no iteration
-            self.trajectory.record(int(lit.kmeans.n_iter), lit.kmeans.centroids)
-            for batch in lit.training_batches():
-                self.trajectory.sample(batch.x, n_batches=trainer.num_training_batches)
-        self.trajectory.measured(self.trajectory.iterations[-1], inertia)
-        _save_figure(folder / "clusters.png", draw_clusters(self.trajectory, lit, trainer))
-        page = _animation(self.trajectory, lit, trainer).encode()
-        io.write_atomically(folder / "animation.html", lambda file: file.write(page))
-        files += ["clusters.png", "animation.html"]
+        names = _save_centroids(folder, lit, data)
+        if labels is None:
+            log.warning("labels.npy is not written: the training rows come in no lasting order")
+        else:
+            names += save_labels(folder, data, labels)
+        names += _save_drawings(folder, lit, trainer, inertia=evaluation.inertia)
         if isinstance(data, ImageDataModule) and labels is not None:
-            files += _save_pictures(folder, data, lit, labels, sizes)
+            names += save_pictures(folder, data, lit, labels, evaluation.sizes)
         if self.summary:
-            _print_summary(lit, inertia, sizes, folder, files)
+            _print_summary(lit, evaluation, folder, names)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -110,7 +102,7 @@ class RunFolder(Recorder):
                 log.warning("interrupted; --ckpt_path %s continues", last)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._predicted = []
+        self._predicted = RowLabels()
 
     def on_predict_batch_end(
         self,
@@ -122,140 +114,59 @@ class RunFolder(Recorder):
         dataloader_idx: int = 0,
     ) -> None:
         if isinstance(batch, Batch):
-            positions = torch.arange(batch.start, batch.start + len(outputs))
+            numbers = row_numbers(batch)
         else:  # Lightning deals rows out in turn
-            seen = sum(len(labels) for _, labels in self._predicted)
-            dealt = torch.arange(seen, seen + len(outputs))
-            positions = dealt * trainer.world_size + trainer.global_rank
-        self._predicted.append((positions, outputs.cpu()))
+            first = len(self._predicted)
+            dealt = torch.arange(first, first + len(outputs))
+            numbers = dealt * trainer.world_size + trainer.global_rank
+        self._predicted.add(numbers, outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = self.folder(trainer)
-        labels = _gather_labels(self._predicted, as_kmeans(pl_module).process_group)
-        self._predicted = []
-        if trainer.is_global_zero and labels is not None:
-            files = _save_labels(folder, getattr(trainer, "datamodule", None), labels)
+        labels = self._predicted.gather(as_kmeans(pl_module).process_group)
+        self._predicted = RowLabels()
+        if trainer.is_global_zero:
+            names = save_labels(folder, getattr(trainer, "datamodule", None), labels)
             if self.summary:
-                Console().print(f"labels of {len(labels):,} rows in {folder / files[-1]}")
+                Console().print(f"labels of {len(labels):,} rows in {folder / names[-1]}")
 
 
-def _animation(trajectory: Trajectory, lit: LitKMeans, trainer: Trainer) -> str:
-    x = trajectory.x.float()
-    layer = KMeansLayer(lit.kmeans.n_clusters, lit.kmeans.n_features, metric=lit.kmeans.metric)
-    labels = []
-    for centroids in trajectory.centroids:
-        layer.centroids.copy_(centroids)
-        layer.initialized.fill_(True)
-        labels.append(layer(x))
-    return animation_html(
-        x, torch.stack(labels), trajectory.centroids, trajectory.inertia,
-        title=f"k-means, {lit.kmeans.n_clusters} clusters", iterations=trajectory.iterations,
-        feature_names=feature_names(trainer),
-    )  # fmt: skip
+def _all_labels(lit: LitKMeans, data: Any, evaluation: Evaluation) -> Tensor | None:
+    """Labels of all rows, held out or not where the data say so; None without a lasting order."""
+    if isinstance(data, RowsDataModule):
+        return label_all_rows(lit, data)
+    return None if evaluation.labels is None else evaluation.labels.gather(lit.process_group)
 
 
-def _save_figure(path: Path, figure: Figure) -> None:
-    io.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+def _save_centroids(folder: Path, lit: LitKMeans, data: Any) -> list[str]:
+    lit.kmeans.save(folder / "centroids.safetensors")
+    if not isinstance(data, ArrayDataModule) or not data.standardize:
+        return ["centroids.safetensors"]
+    moments = {"mean": data.mean, "scale": data.scale}
+    files.save_tensors(folder / "standardization.safetensors", moments)
+    return ["centroids.safetensors", "standardization.safetensors"]
 
 
-def _save_labels(folder: Path, data: Any, labels: Tensor) -> list[str]:
-    """The labels of all rows, and those of each file where the rows come from a folder."""
-    io.save_array(folder / "labels.npy", labels)
-    files = data.files if isinstance(data, ArrayDataModule) else None
-    if files is None or sum(files.values()) != len(labels):
-        return ["labels.npy"]
-    for name, part in zip(files, torch.split(labels, list(files.values())), strict=True):
-        path = (folder / "codes" / name).with_suffix(".npy")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        io.save_array(path, part)
-    return ["labels.npy", "codes/"]
+def _save_drawings(folder: Path, lit: LitKMeans, trainer: Trainer, *, inertia: float) -> list[str]:
+    trajectory = Recorder.of(trainer).trajectory
+    save_figure(folder / "clusters.png", draw_clusters(trajectory, lit, trainer))
+    page = draw_animation(trajectory, lit, trainer, inertia=inertia).encode()
+    files.write_atomically(folder / "animation.html", lambda file: file.write(page))
+    return ["clusters.png", "animation.html"]
 
 
-def _save_pictures(
-    folder: Path, data: ImageDataModule, lit: LitKMeans, labels: Tensor, sizes: Tensor
-) -> list[str]:
-    """The pictures in the colours of the palette, and up to four beside their originals."""
-    files = data.image_files
-    names = [file.stem for file in files]
-    names = names if len(set(names)) == len(names) else [file.name for file in files]
-    pixels = lit.kmeans.decode(labels.to(lit.device)).float().clamp(0, 1).cpu()
-    n_pixels = [height * width for height, width in data.image_shapes]
-    halves = (torch.split(x, n_pixels) for x in (data.x, pixels))
-    parts = zip(*halves, data.image_shapes, strict=True)
-    pairs = [(old.view(*shape, 3), new.view(*shape, 3)) for old, new, shape in parts]
-    (folder / "quantized").mkdir(exist_ok=True)
-    for name, (_, picture) in zip(names, pairs, strict=True):
-        image = Image.fromarray((picture * 255).round().to(torch.uint8).numpy())
-        io.write_atomically(folder / "quantized" / f"{name}.png", partial(image.save, format="png"))
-    originals, quantized = zip(*pairs[:4], strict=True)
-    figure = plotting.quantized_figure(originals, quantized, lit.kmeans.centroids, sizes)
-    _save_figure(folder / "quantized.png", figure)
-    return ["quantized.png", "quantized/"]
-
-
-def _label_all_rows(lit: LitKMeans, data: RowsDataModule) -> Tensor | None:
-    """Labels of the rows that predictions are for: those of the file, held out or not."""
-    found = []
-    for batch in data.predict_dataloader():
-        positions = torch.arange(batch.start, batch.start + len(batch.x))
-        found.append((positions, lit.kmeans(batch.x.to(lit.device)).cpu()))
-    return _gather_labels(found, lit.process_group)
-
-
-def _label_training_rows(lit: LitKMeans, *, ours: bool) -> tuple[float, Tensor, Tensor | None]:
-    """Inertia and cluster sizes of the centroids as they are, and the labels of foreign rows.
-
-    The labels are None where the rows have no lasting order, or come from our DataModules.
-    """
-    found: list[tuple[Tensor, Tensor]] = []
-    inertia = torch.zeros((), dtype=lit.kmeans.counts.dtype, device=lit.device)
-    sizes = torch.zeros_like(lit.kmeans.counts)
-    ordered = True
-    for batch in lit.training_batches():
-        step = lit.kmeans.e_step(batch.x, batch.sample_weight)
-        inertia += step.stats.inertia
-        sizes += step.stats.counts
-        ordered = ordered and (batch.index is not None or lit.rows_stay)
-        index = torch.arange(batch.start, batch.start + len(batch.x))
-        found.append((index if batch.index is None else batch.index.cpu(), step.labels.cpu()))
-    group = lit.process_group
-    inertia, sizes = all_sum([inertia, sizes], group)
-    if ours:
-        return float(inertia), sizes, None
-    if not ordered:
-        log.warning("labels.npy is not written: the training rows come in no lasting order")
-        return float(inertia), sizes, None
-    return float(inertia), sizes, _gather_labels(found, group)
-
-
-def _gather_labels(found: list[tuple[Tensor, Tensor]], group: ProcessGroup | None) -> Tensor | None:
-    """Labels in the order of their row numbers, from all ranks."""
-    index = torch.cat([rows for rows, _ in found] or [torch.empty(0, dtype=torch.int64)])
-    labels = torch.cat([part for _, part in found] or [torch.empty(0, dtype=torch.int64)])
-    longest = int(all_gather(torch.tensor(len(index)), group).max())
-    padded = torch.full((2, longest), -1, dtype=torch.int64)
-    padded[0, : len(index)] = index
-    padded[1, : len(labels)] = labels
-    index, labels = all_gather(padded, group).transpose(0, 1).flatten(1)
-    kept = index >= 0
-    ordered = torch.empty(int(index.max()) + 1 if len(index) else 0, dtype=torch.int64)
-    ordered[index[kept]] = labels[kept]
-    return ordered
-
-
-def _print_summary(
-    lit: LitKMeans, inertia: float, sizes: Tensor, folder: Path, files: list[str]
-) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
+def _print_summary(lit: LitKMeans, evaluation: Evaluation, folder: Path, names: list[str]) -> None:
+    sizes = evaluation.sizes
     empty = int((sizes == 0).sum())
     smallest, median, largest = (float(size) for size in (sizes.min(), sizes.median(), sizes.max()))
-    table.add_row("inertia", f"{inertia:,.6g}")
-    table.add_row("iterations", f"{int(lit.kmeans.n_iter):,}")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("inertia", f"{evaluation.inertia:,.6g}")
+    table.add_row("iterations", f"{n_iterations(lit):,}")
     table.add_row("stopped", lit.stop_reason)
     table.add_row(
         "cluster sizes",
         f"{smallest:,.6g} to {largest:,.6g}, median {median:,.6g}, {empty or 'none'} empty",
     )
     table.add_row("run folder", str(folder))
-    table.add_row("", ", ".join(files))
+    table.add_row("", ", ".join(names))
     Console().print(table)

@@ -14,27 +14,33 @@ pytestmark = pytest.mark.filterwarnings(
 
 def run(folder, epochs=5, **options):
     lit = LitKMeans(20, 2, init="random", tol=0)
-    train(lit, BatchLoader(blobs(500, 2)), callbacks=[Checkpoints(**options)],
-          enable_checkpointing=True, default_root_dir=folder, max_epochs=epochs)  # fmt: skip
-    found = (folder / "checkpoints").glob("*.ckpt")
-    return lit, {path.stem: torch.load(path)["global_step"] for path in found}
+    train(
+        lit,
+        BatchLoader(blobs(500, 2)),
+        callbacks=[Checkpoints(**options)],
+        enable_checkpointing=True,
+        default_root_dir=folder,
+        max_epochs=epochs,
+    )
+    paths = (folder / "checkpoints").glob("*.ckpt")
+    return lit, {path.stem: torch.load(path)["global_step"] for path in paths}
 
 
 def test_the_last_and_the_best_iteration_are_kept(tmp_path):
-    lit, found = run(tmp_path)
-    assert found == {"best": 5, "last": 5}
+    lit, steps = run(tmp_path)
+    assert steps == {"best": 5, "last": 5}
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     assert torch.equal(state["kmeans.centroids"], lit.kmeans.centroids)
 
 
 def test_all_are_kept_on_demand(tmp_path):
-    _, found = run(tmp_path, save_top_k=-1)
-    assert found == {**{f"iteration={i}": i for i in range(1, 6)}, "last": 5}
+    _, steps = run(tmp_path, save_top_k=-1)
+    assert steps == {**{f"iteration={i}": i for i in range(1, 6)}, "last": 5}
 
 
-def test_some_are_left_out_on_demand(tmp_path):
-    _, found = run(tmp_path, every_n_iterations=2, save_top_k=-1)
-    assert found == {"iteration=2": 2, "iteration=4": 4, "last": 4}
+def test_iterations_are_left_out_on_demand(tmp_path):
+    _, steps = run(tmp_path, every_n_iterations=2, save_top_k=-1)
+    assert steps == {"iteration=2": 2, "iteration=4": 4, "last": 4}
 
 
 @pytest.mark.parametrize("every", [0, -1])

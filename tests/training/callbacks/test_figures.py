@@ -6,9 +6,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kmeans_module import BlobDataModule, ImageDataModule, LitKMeans, plotting
+from kmeans_module import BlobDataModule, ImageDataModule, LitKMeans, figures
 from kmeans_module.rows.batch import BatchLoader
 from kmeans_module.training.callbacks import ClusterFigures
+from kmeans_module.training.callbacks.recorder import Recorder
 from tests.conftest import blobs
 from tests.end_to_end.helpers import MemoryLogger, quiet_trainer, train
 
@@ -16,14 +17,20 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:You defined a `validation_step` but have no `val_dataloader`"
 )
 SCALARS = (
-    "inertia", "shift", "empty_clusters", "reassigned", "size_min", "size_median", "size_max",
-)  # fmt: skip
+    "inertia",
+    "shift",
+    "empty_clusters",
+    "reassigned",
+    "size_min",
+    "size_median",
+    "size_max",
+)
 
 
 def events(folder):
-    found = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
-    found.Reload()
-    return found
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator
 
 
 def steps(values):
@@ -43,22 +50,22 @@ def run(tmp_path_factory):
 
 
 def test_scalars_of_every_iteration_are_in_tensorboard(run):
-    found, _, _ = run
+    logged, _, _ = run
     for name in SCALARS:
         first = 2 if name == "reassigned" else 1
-        assert steps(found.Scalars(f"train/{name}")) == list(range(first, 12)), name
+        assert steps(logged.Scalars(f"train/{name}")) == list(range(first, 12)), name
     for name in ("inertia", "adjusted_rand", "normalized_mutual_info"):
-        assert steps(found.Scalars(f"val/{name}")) == list(range(1, 12)), name
+        assert steps(logged.Scalars(f"val/{name}")) == list(range(1, 12)), name
 
 
 def test_figures_come_at_iterations_1_2_4_8_and_the_last(run):
-    found, _, _ = run
-    assert found.Tags()["images"] == ["clusters", "cluster sizes"]
+    logged, _, _ = run
+    assert logged.Tags()["images"] == ["clusters", "cluster sizes"]
     for tag in ("clusters", "cluster sizes"):
-        assert steps(found.Images(tag)) == [1, 2, 4, 8, 11]
-        pictures = {image.encoded_image_string for image in found.Images(tag)}
+        assert steps(logged.Images(tag)) == [1, 2, 4, 8, 11]
+        pictures = {image.encoded_image_string for image in logged.Images(tag)}
         assert len(pictures) == 5
-        assert all(image.width > 300 and image.height > 200 for image in found.Images(tag))
+        assert all(image.width > 300 and image.height > 200 for image in logged.Images(tag))
 
 
 def test_the_projector_holds_centroids_and_samples(run):
@@ -107,8 +114,13 @@ def test_pictures_show_their_palette(tmp_path):
 def test_every_tensorboard_gets_them(tmp_path):
     loggers = [TensorBoardLogger(tmp_path, name=name, version="") for name in ("a", "b")]
     lit = LitKMeans(4, 2)
-    train(lit, BatchLoader(blobs(300, 2)), callbacks=[ClusterFigures()], max_epochs=1,
-          logger=[MemoryLogger(), *loggers])  # fmt: skip
+    train(
+        lit,
+        BatchLoader(blobs(300, 2)),
+        callbacks=[ClusterFigures()],
+        max_epochs=1,
+        logger=[MemoryLogger(), *loggers],
+    )
     for name in ("a", "b"):
         assert steps(events(tmp_path / name).Images("clusters")) == [1]
 
@@ -119,17 +131,31 @@ def test_nothing_is_drawn_or_kept_that_no_logger_wants(logger, monkeypatch):
         raise AssertionError("a figure was drawn")
 
     for name in ("clustering_figure", "cluster_sizes_figure", "palette_figure"):
-        monkeypatch.setattr(plotting, name, draw)
-    callback = ClusterFigures()
-    train(LitKMeans(4, 2), BatchLoader(blobs(300, 2)), logger=logger, callbacks=[callback])
-    assert callback.trajectory.iterations == []
+        monkeypatch.setattr(figures, name, draw)
+    lit, data = LitKMeans(4, 2), BatchLoader(blobs(300, 2))
+    trainer = train(lit, data, logger=logger, callbacks=[ClusterFigures()])
+    assert not any(isinstance(callback, Recorder) for callback in trainer.callbacks)
+
+
+def test_the_last_iteration_of_every_fit_is_drawn(tmp_path):
+    callback = ClusterFigures(every_n_iterations=1000, projector=False)
+    for name in ("a", "b"):
+        logger = TensorBoardLogger(tmp_path, name=name, version="")
+        lit = LitKMeans(9, 2, init="random", tol=0)
+        train(lit, BatchLoader(blobs(300, 2)), logger=logger, callbacks=[callback], max_epochs=3)
+        assert steps(events(tmp_path / name).Images("clusters")) == [3]
 
 
 def test_drawing_leaves_pyplot_alone(tmp_path, monkeypatch):
     import matplotlib.pyplot as plt
 
-    train(LitKMeans(4, 2), BatchLoader(blobs(300, 2)), callbacks=[ClusterFigures()],
-          logger=TensorBoardLogger(tmp_path), max_epochs=1)  # fmt: skip
+    train(
+        LitKMeans(4, 2),
+        BatchLoader(blobs(300, 2)),
+        callbacks=[ClusterFigures()],
+        logger=TensorBoardLogger(tmp_path),
+        max_epochs=1,
+    )
     assert plt.get_fignums() == []
 
 

@@ -12,14 +12,13 @@ from kmeans_module import (
     ImageDataModule,
     KMeansLayer,
     LitKMeans,
-    io,
+    files,
 )
 from kmeans_module.rows.batch import BatchLoader
 from kmeans_module.training.callbacks import Checkpoints, RunFolder
-from kmeans_module.training.callbacks.run_folder import _gather_labels
 from tests.conftest import blobs
 from tests.end_to_end.helpers import quiet_trainer, train
-from tests.test_animation import payload
+from tests.figures.test_animation import payload
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
@@ -61,11 +60,11 @@ def test_labels_are_those_of_all_rows_in_file_order(tmp_path, val_share, batch_s
     assert torch.equal(labels(tmp_path), layer(X))
 
 
-def test_standardised_centroids_come_with_what_they_were_standardised_by(tmp_path):
+def test_standardized_centroids_come_with_what_they_were_standardized_by(tmp_path):
     np.save(tmp_path / "x.npy", (X * 10 + 100).numpy())
     run(tmp_path, ArrayDataModule(path=str(tmp_path / "x.npy"), standardize=True))
     layer = KMeansLayer.from_file(tmp_path / "centroids.safetensors")
-    moments, _ = io.load_tensors(tmp_path / "standardization.safetensors")
+    moments, _ = files.load_tensors(tmp_path / "standardization.safetensors")
     rows = (X * 10 + 100 - moments["mean"]) / moments["scale"]
     assert torch.equal(labels(tmp_path), layer(rows.float()))
 
@@ -82,14 +81,26 @@ def test_rows_without_a_lasting_order_get_no_labels(tmp_path, caplog):
     assert (tmp_path / "centroids.safetensors").exists()
 
 
+def test_rows_of_no_batch_are_told(tmp_path, caplog):
+    loader = BatchLoader(X, batch_size=100, shuffle=True)
+    lit, _ = run(tmp_path, loader, limit_train_batches=2, max_epochs=1)
+    written = labels(tmp_path)
+    seen = written >= 0
+    assert int(seen.sum()) == 200
+    assert torch.equal(written[seen], lit(X)[: len(written)][seen])
+    assert f"labels.npy holds -1 for {len(written) - 200} rows" in caplog.text
+
+
 def test_predict_leaves_labels(tmp_path):
     data = BlobDataModule(batch_size=400, shuffle=True)
     lit, trainer = run(tmp_path, data)
     (tmp_path / "labels.npy").unlink()
     trainer.predict(lit, data)
     assert torch.equal(labels(tmp_path), lit(data.x))
-    trainer.predict(lit, DataLoader(X, batch_size=100))
-    assert torch.equal(labels(tmp_path), lit(X))
+    for loader in (DataLoader(X, batch_size=100), BatchLoader(X, batch_size=100, shuffle=True)):
+        (tmp_path / "labels.npy").unlink()
+        trainer.predict(lit, loader)
+        assert torch.equal(labels(tmp_path), lit(X))
 
 
 def test_the_figure_is_a_picture(tmp_path):
@@ -127,19 +138,19 @@ def quantized(folder, name):
         return np.asarray(picture.convert("RGB"))
 
 
-def test_a_picture_in_the_colours_of_its_palette(tmp_path):
+def test_a_picture_in_the_colors_of_its_palette(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (31, 44, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     lit, _ = run(tmp_path, ImageDataModule(path=str(tmp_path / "photo.png")), k=16, d=3)
-    found = quantized(tmp_path, "photo")
-    assert found.shape == pixels.shape
-    assert len(np.unique(found.reshape(-1, 3), axis=0)) <= 16
+    picture = quantized(tmp_path, "photo")
+    assert picture.shape == pixels.shape
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) <= 16
     x = torch.from_numpy(pixels).reshape(-1, 3).float() / 255
     expected = (lit.kmeans.decode(lit(x)) * 255).round().to(torch.uint8)
-    np.testing.assert_array_equal(found.reshape(-1, 3), expected)
-    with Image.open(tmp_path / "quantized.png") as picture:
-        picture.load()
-        assert picture.width > picture.height
+    np.testing.assert_array_equal(picture.reshape(-1, 3), expected)
+    with Image.open(tmp_path / "quantized.png") as figure:
+        figure.load()
+        assert figure.width > figure.height
 
 
 def test_a_folder_of_pictures_keeps_their_names_and_shapes(tmp_path):
@@ -199,12 +210,6 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, en
     with pytest.raises(NotADirectoryError, match="file"):
         getattr(trainer, entry)(lit, BatchLoader(X))
     assert int(lit.kmeans.n_iter) == 0
-
-
-def test_labels_are_put_in_the_order_of_their_rows():
-    index = torch.randperm(20, generator=torch.Generator().manual_seed(0))
-    found = [(rows, rows * 3) for rows in index.split(6)]
-    assert torch.equal(_gather_labels(found, None), torch.arange(20) * 3)
 
 
 def test_the_page_is_json_whatever_the_numbers(tmp_path):

@@ -1,0 +1,140 @@
+"""The shapes of a quantizer: x, masks and codes as its users have them, and as rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kmeans_module import checks as check
+
+NO_CODE = -1
+
+
+@dataclass(frozen=True)
+class Layout:
+    r"""How x (\*, d) becomes rows (P, n, d / heads), and codes of rows become codes of x.
+
+    P is the number of codebooks: heads that share one add rows to the one problem, heads with
+    codebooks of their own are problems of their own.
+
+    Args:
+        n_features: features of a vector, d.
+        heads: parts of the features that are quantized each on its own; divides n_features.
+        separate_codebooks: whether each head has a codebook of its own.
+        channel_first: whether features are dimension 1 of x, (N, d, \*), as in images.
+    """
+
+    n_features: int
+    heads: int = 1
+    separate_codebooks: bool = False
+    channel_first: bool = False
+
+    def check(self, x: object, mask: object, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """x with its features last, (*, d), and the mask (*) as bool.
+
+        Raises:
+            TypeError: x does not hold floats.
+            ValueError: x of another number of features or on another device than the
+                centroids, a mask of another shape.
+        """
+        x = check.check_rows(x)
+        if not x.is_floating_point():
+            raise TypeError(f"x should hold floats; got {x.dtype}")
+        dimension = 1 if self.channel_first else -1
+        if x.ndim < 1 + self.channel_first or x.shape[dimension] != self.n_features:
+            d = self.n_features
+            shape = f"(n, {d}, ...)" if self.channel_first else f"(..., {d})"
+            raise ValueError(f"x should have shape {shape}; got {tuple(x.shape)}")
+        if x.device != device:
+            check.check_device("x", x, device)
+        if self.channel_first:
+            x = x.movedim(1, -1)
+        if mask is None:
+            return x, None
+        mask = check.check_tensor("mask", mask)
+        if mask.shape != x.shape[:-1]:
+            raise ValueError(
+                f"mask should have shape {tuple(x.shape[:-1])}; got {tuple(mask.shape)}"
+            )
+        return x, mask.to(torch.bool)
+
+    def to_rows(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """x (*, d) as rows (P, n, d / heads) of a dtype."""
+        if x.dtype != dtype:
+            x = x.to(dtype)
+        features = self.n_features // self.heads
+        if self.separate_codebooks:
+            return x.reshape(-1, self.heads, features).transpose(0, 1)
+        return x.reshape(1, -1, features)
+
+    def from_rows(self, rows: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Rows (P, n, d / heads) in the shape (*, d), of a dtype."""
+        if self.separate_codebooks:
+            rows = rows.transpose(0, 1)
+        x = rows.reshape(shape)
+        return x if x.dtype == dtype else x.to(dtype)
+
+    def features_back(self, x: Tensor) -> Tensor:
+        """x (*, d) with its features where users have them: (N, d, *) with channel_first."""
+        return x.movedim(-1, 1) if self.channel_first else x
+
+    def mask_to_rows(self, mask: Tensor) -> Tensor:
+        """A mask (*), which hides all heads of a sample, as (P, n)."""
+        flat = mask.reshape(1, -1)
+        if self.heads == 1:
+            return flat
+        if self.separate_codebooks:
+            return flat.expand(self.heads, -1)
+        return flat.repeat_interleave(self.heads, dim=1)
+
+    def codes_to_rows(self, codes: Tensor) -> Tensor:
+        """Codes (*), or (*, heads), as (P, n)."""
+        if self.separate_codebooks:
+            return codes.reshape(-1, self.heads).T
+        return codes.reshape(1, -1)
+
+    def codes_from_rows(self, codes: Tensor, shape: torch.Size) -> Tensor:
+        """Codes (P, n) as those of x of the shape (*, d): (*), or (*, heads)."""
+        if self.separate_codebooks:
+            codes = codes.T
+        return codes.reshape(shape[:-1] if self.heads == 1 else (*shape[:-1], self.heads))
+
+
+def check_codes(codes: object, *, n_codes: int | None = None, fewer: bool = False) -> Tensor:
+    """Codes as a tensor of integers.
+
+    Args:
+        codes: what a user handed in.
+        n_codes: size of the last dimension; None where any shape will do.
+        fewer: whether the last dimension may be smaller, but not empty.
+
+    Raises:
+        TypeError: codes that are not integers.
+        ValueError: codes of another shape.
+    """
+    codes = check.check_tensor("codes", codes)
+    if n_codes is not None:
+        size = codes.shape[-1] if codes.ndim else 0
+        if size != n_codes and not (fewer and 1 <= size < n_codes):
+            raise ValueError(f"codes should have shape (..., {n_codes}); got {tuple(codes.shape)}")
+    if codes.dtype.is_floating_point or codes.dtype == torch.bool:
+        raise TypeError(f"codes should be integers; got {codes.dtype}")
+    return codes
+
+
+def check_range(codes: Tensor, n_clusters: int, *, lowest: int = 0) -> None:
+    """Refuse codes outside 0 .. k-1; an accelerator is waited for.
+
+    Args:
+        codes: integers of any shape.
+        n_clusters: k.
+        lowest: -1 where that says that a vector has no code.
+    """
+    if not codes.numel():
+        return
+    low, high = (int(bound) for bound in codes.aminmax())
+    if low < lowest or high >= n_clusters:
+        none = f", or {NO_CODE} for none" if lowest == NO_CODE else ""
+        raise ValueError(f"codes should be from 0 to {n_clusters - 1}{none}; got {low} to {high}")

@@ -1,0 +1,48 @@
+"""What the three quantizers have in common: their outputs, their shapes, their names."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from kmeans_module.quantization.layout import Layout
+
+
+class Quantized(NamedTuple):
+    """What a quantizer makes of x.
+
+    Attributes:
+        quantized: the centroids of the codes, of the shape and dtype of x; 0 where masked.
+        codes: int64, the shape of x without its features, then (heads,) if there are several;
+            -1 where masked.
+        loss: ().
+    """
+
+    quantized: Tensor
+    codes: Tensor
+    loss: Tensor
+
+
+class Quantizer(nn.Module):
+    """The base of the quantizers, whose shapes a :class:`Layout` says."""
+
+    layout: Layout
+
+    @property
+    def n_features(self) -> int:
+        """Features of a vector, d."""
+        return self.layout.n_features
+
+    @property
+    def channel_first(self) -> bool:
+        """Whether features are dimension 1 of x."""
+        return self.layout.channel_first
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "update":
+            raise AttributeError(
+                f"{type(self).__name__} has no update(): it is now apply_update(); "
+                "update= is an argument of the constructor"
+            )
+        return nn.Module.__getattr__(self, name)

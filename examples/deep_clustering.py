@@ -22,7 +22,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
 from kmeans_module import KMeansLayer
-from kmeans_module.rows.batch import Batch, BatchLoader
+from kmeans_module.rows import Batch, BatchLoader
 
 
 def distort(pixels: Tensor, noise: float = 0.1) -> Tensor:

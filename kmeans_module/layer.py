@@ -268,7 +268,7 @@ class KMeansLayer(ExactBuffers):
         rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
         centroids = self._survey(rows, init=init)
         if not isinstance(centroids, Tensor):
-            centroids = initialize(rows, self._problem(), init, generator=generator)
+            centroids = initialize(rows, self.problem(), init, generator=generator)
         self.set_centroids(centroids)
 
     def prepare(
@@ -293,7 +293,7 @@ class KMeansLayer(ExactBuffers):
         check.check_process_group(process_group)
         rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
         with errors_shared(process_group):
-            refuse(rows.moments(self._kernel), rows.example, self._problem())
+            refuse(rows.moments(self._kernel), rows.example, self.problem())
         return rows
 
     @torch.no_grad()
@@ -338,7 +338,7 @@ class KMeansLayer(ExactBuffers):
 
     def _e_step_of_rows(self, rows: HeldRows | StreamRows) -> EStep:
         self._check_fits(rows)
-        search = self._last_search.of(rows, self._problem())
+        search = self._last_search.of(rows, self.problem())
         labels, distances, stats = search.e_step(rows, self._flat_centroids())
         if readable(stats.inertia) and not stats.inertia.isfinite().all():
             raise ValueError(f"squared distances overflow {self.centroids.dtype}")
@@ -448,7 +448,7 @@ class KMeansLayer(ExactBuffers):
             check.check_generator(generator)
             init = self._flat_init(init)
         rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
-        problem = self._problem()
+        problem = self.problem()
         start = self._survey(rows, init=init)
         variance = rows.moments(self._kernel).variance.expand(problem.n_problems)
         report = None
@@ -526,7 +526,8 @@ class KMeansLayer(ExactBuffers):
         """What the backends compute."""
         return METRICS[self.metric].kernel
 
-    def _problem(self) -> Problem:
+    def problem(self) -> Problem:
+        """What the layer asks of k-means, in one object."""
         return Problem(
             self.n_clusters, self.n_features, math.prod(self.batch_shape), metric=self._kernel,
             empty_cluster=self.empty_cluster, dtype=self.centroids.dtype,
@@ -596,7 +597,7 @@ class KMeansLayer(ExactBuffers):
     def _survey(self, rows: HeldRows | StreamRows, *, init: Init) -> Tensor | None:
         """Refuse data that cannot be clustered; an init that is a tensor, checked."""
         with errors_shared(rows.group):
-            problem, moments = self._problem(), rows.moments(self._kernel)
+            problem, moments = self.problem(), rows.moments(self._kernel)
             refuse_too_few(moments, self.n_clusters)
             refuse(moments, rows.example, problem)
             return None if isinstance(init, str) or callable(init) else check_init(init, problem)
@@ -631,6 +632,18 @@ class KMeansLayer(ExactBuffers):
         self.n_iter.zero_()
         self.initialized.fill_(True)
         self._known_initialized = True
+
+    @torch.no_grad()
+    def take_step(self, centroids: Tensor, counts: Tensor) -> None:
+        """Hold what an M-step made elsewhere gave; n_iter counts it.
+
+        Args:
+            centroids: as many numbers as (*batch_shape, k, d).
+            counts: as many as (*batch_shape, k).
+        """
+        self.centroids.copy_(centroids.view_as(self.centroids))
+        self.counts.copy_(counts.view_as(self.counts))
+        self.n_iter += 1
 
     def note_initialized(self, initialized: bool) -> None:
         """Say what the buffer ``initialized`` was set to from outside, which is read only once."""

@@ -12,8 +12,8 @@ import torch
 from hypothesis import settings
 from sklearn.datasets import load_digits
 
-from kmeans_module import KMeansLayer
-from kmeans_module.backends.native import workspace as native
+from kmeans_module import KMeansLayer, backends
+from kmeans_module.core import distances
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("tests")
@@ -70,20 +70,20 @@ def weights_for(x: torch.Tensor, seed: int = 3) -> torch.Tensor:
     return weight * (torch.rand(len(x), generator=seeded(seed + 1)) > 0.1)
 
 
-@pytest.fixture(params=["torch", "native"])
+@pytest.fixture(params=["reference", "native"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every E-step by the torch reference, and then by the compiled kernel."""
+    """Everything by one backend after the other; a further backend is a further value."""
     name: str = request.param
-    if name == "torch":
-        monkeypatch.setattr(native, "serves", lambda x: False)
-    elif native.library() is None:
-        pytest.skip("the native kernel is not built")
+    present = {backend.name: backend for backend in backends.BACKENDS}
+    missing = present[name].missing()
+    if missing is not None:
+        pytest.skip(missing)
+    if name == "reference":
+        monkeypatch.setenv("KMEANS_KERNEL", name)
     return name
 
 
 @pytest.fixture
 def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of a few rows, as if memory were scarce."""
-    from kmeans_module.backends import reference
-
-    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", {"cpu": 64, "accelerator": 64})
+    monkeypatch.setattr(distances, "CHUNK_ELEMENTS", {"cpu": 64, "accelerator": 64})

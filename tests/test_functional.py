@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kmeans_module import functional as F
-from kmeans_module.backends import unit_rows
+from kmeans_module.core.distances import unit_rows
 from tests.conftest import blobs, brute_force, seeded
 
 LINE = torch.tensor([[0.0], [1.0], [9.0]])

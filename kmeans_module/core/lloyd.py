@@ -191,7 +191,8 @@ class Lloyd:
         self._partial = self._moved = None
         stats, (moved,) = self.merge(partial, [moved])
         self.stats = stats
-        return stats, moved if self.passes else self._unknown.to(stats.inertia)
+        known = moved if self.passes else self._unknown
+        return stats, known.to(stats.inertia)
 
     def _count_empty(self, stats: ClusterStats) -> Tensor | None:
         # Backends give the farthest samples wherever a cluster may be empty.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kmeans_module import files
-from kmeans_module.checks import locate_nonfinite
 from kmeans_module.data.base import RowsDataModule, Split, check_share
 from kmeans_module.data.folders import read_folder
+from kmeans_module.rows.survey import Nonfinite
 from kmeans_module.files import Table
 
 _CHUNK_ELEMENTS = 2**22  # numbers held in float64 at a time
@@ -175,6 +175,6 @@ def _mean_and_scale(x: Tensor, path: str) -> tuple[Tensor, Tensor]:
     squares = ((rows.double() - origin - mean).square().sum(0) for rows in _chunks(x))
     scale = (sum(squares, torch.zeros(())) / len(x)).sqrt()
     if not bool(scale.isfinite().all()):
-        reason = locate_nonfinite(x) or "the variance overflows float64"
+        reason = str(Nonfinite().look(x)) or "the variance overflows float64"
         raise ValueError(f"{path}: cannot standardize: {reason}")
     return origin + mean, torch.where(scale == 0, torch.ones_like(scale), scale)

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
 from kmeans_module.checks import check_integer, check_number
-from kmeans_module.rows.batch import BatchLoader
+from kmeans_module.rows.loader import BatchLoader
 
 
 class Split(NamedTuple):

@@ -143,15 +143,19 @@ class CheckedLoader:
             return [batch._replace(handle=i) for i, batch in enumerate(self)]
         if isinstance(self.loader, list | tuple) and all(map(self._is_here, self.loader)):
             return [batch._replace(handle=i) for i, batch in enumerate(self)]
-        first = next(iter(self), None) if isinstance(self.loader, BatchLoader) else None
-        if first is None or first.handle is None or not self._is_here(self.loader.x):
+        if not getattr(self.loader, "hands_out_handles", False):
             return None
-        return list(self)
+        first = next(iter(self.loader), None)
+        return list(self) if first is not None and self._is_here(first) else None
 
     def _is_here(self, data: Any) -> bool:
-        x = data.x if isinstance(data, Batch) else data[0] if isinstance(data, tuple) else data
-        x = x.get("x") if isinstance(x, dict) else x
-        return isinstance(x, Tensor) and x.device == self.device
+        """Whether a batch is a tensor on the device, so that it stays what it is."""
+        if self.batch_of is not None:
+            return False
+        try:
+            return as_batch(data).x.device == self.device
+        except ValueError:
+            return True  # refused when the batches are read
 
 
 def sampler_of(loader: Any) -> Any:

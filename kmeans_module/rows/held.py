@@ -52,8 +52,13 @@ class HeldRows:
         self._moments: dict[str, Moments] = {}
 
     def _numbered(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Batches with a handle and the number of their first row."""
+        batches = [
+            batch if batch.handle is not None else batch._replace(handle=i)
+            for i, batch in enumerate(batches)
+        ]
         if all(batch.start is not None for batch in batches):
-            return list(batches)
+            return batches
         sizes = [batch.x.shape[-2] for batch in batches]
         first = 0
         if self.group is not None:
@@ -162,6 +167,7 @@ class HeldSearch:
         self.batches = batches
         self.problem = problem
         self._place = {batch.handle: i for i, batch in enumerate(batches)}
+        self._stepped: set[int] = set()
 
     @cached_property
     def workspaces(self) -> list[Workspace]:
@@ -181,9 +187,13 @@ class HeldSearch:
         """Nothing: batches in memory are the same in every pass."""
 
     def step(self, batch: Batch, centroids: Tensor) -> tuple[ClusterStats, Tensor]:
-        space = self.workspaces[self._place[batch.handle] if len(self.batches) > 1 else 0]
+        place = self._place[batch.handle] if len(self.batches) > 1 else 0
+        space = self.workspaces[place]
         stats = space.statistics(centroids, start=batch.start or 0)
-        return stats, space.changed
+        if place in self._stepped:
+            return stats, space.changed
+        self._stepped.add(place)
+        return stats, torch.full_like(stats.inertia, torch.nan)
 
     def end_pass(self) -> None:
         """Nothing."""

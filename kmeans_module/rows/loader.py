@@ -76,6 +76,11 @@ class BatchLoader:
         self._handles = [] if shuffle else [_Handle() for _ in range(len(self))]
 
     @property
+    def hands_out_handles(self) -> bool:
+        """Whether batches are the same tensors in every pass, and say so by a handle."""
+        return not self.shuffle
+
+    @property
     def sampler(self) -> BatchLoader:
         """Itself: it decides the order, as a DataLoader's sampler does."""
         return self

@@ -100,7 +100,7 @@ class StreamRows:
     Args:
         batches: can be gone through again and again; gives Batches on the device of the
             centroids, checked.
-        n_features: d.
+        n_features: d; None where the first pass, for the moments, shall tell.
         device: of the rows.
         stable: whether every pass brings the batches in the same order.
         group: the ranks that hold the rest. Batches without a ``start`` are numbered in their
@@ -114,19 +114,19 @@ class StreamRows:
         self,
         batches: Iterable[Batch],
         *,
-        n_features: int,
+        n_features: int | None,
         device: torch.device,
         stable: bool,
         group: ProcessGroup | None = None,
     ) -> None:
         self.batches = batches
-        self.n_features = n_features
+        self.n_features = n_features or 0
         self.device = device
         self.stable = stable
         self.group = group
         self.watch = Watch(group)
         self.first = 0  # number of this rank's first row
-        self.example = torch.empty(0, n_features, device=device)  # of the rows' dtype, later
+        self.example = torch.empty(0, self.n_features, device=device)  # of the rows' dtype, later
         self._moments: dict[str, Moments] = {}
 
     def __iter__(self) -> Iterator[Batch]:
@@ -146,17 +146,23 @@ class StreamRows:
 
     def moments(self, metric: str = "euclidean") -> Moments:
         if metric not in self._moments:
-            survey = Survey(
-                n_problems=1, n_features=self.n_features, metric=metric, device=self.device
-            )
+            survey: Survey | None = None
             for batch in self:
-                self.example = batch.x[:0]
+                if survey is None:
+                    self.example, self.n_features = batch.x[:0], batch.x.shape[-1]
+                    survey = self._survey(metric)
                 survey.add(batch, batch.start or 0)
+            survey = survey or self._survey(metric)
             if self.group is not None:
                 sizes = torch.tensor([survey.n_samples], device=self.device)
                 self.first = int(all_gather(sizes, self.group)[: rank(self.group)].sum())
             self._moments[metric] = survey.finish(self.group)
         return self._moments[metric]
+
+    def _survey(self, metric: str) -> Survey:
+        return Survey(
+            n_problems=1, n_features=self.n_features, metric=metric, device=self.device
+        )
 
     def search(self, problem: Problem) -> StreamSearch:
         return StreamSearch(self, problem)

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 from torchmetrics import Metric
 from torchmetrics.clustering import AdjustedRandScore, NormalizedMutualInfoScore
 
-from kmeans_module.backends import ClusterStats, EStep, Workspace
+from kmeans_module import files
 from kmeans_module.checks import (
+    NotInitializedError,
     check_choice,
     check_integer,
     check_number,
-    check_sample_weight,
-    check_samples,
 )
-from kmeans_module.core.fit import survey, warn_of_surplus
+from kmeans_module.core.empty_clusters import POLICIES
+from kmeans_module.core.fit import warn_of_surplus
+from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError
+from kmeans_module.core.metrics import METRICS
+from kmeans_module.core.rows import Moments
 from kmeans_module.core.seeding import INITS
-from kmeans_module.files import readers as io
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.metrics import Inertia
-from kmeans_module.rows.batch import Batch, BatchLoader
-from kmeans_module.rows.ranks import ProcessGroup, all_sum_stats, errors_shared
-from kmeans_module.rows.resident import ResidentBatches
+from kmeans_module.rows import HeldRows, StreamRows, stable_order
+from kmeans_module.rows.batch import Batch, as_batch
+from kmeans_module.rows.ranks import ProcessGroup, errors_shared
+from kmeans_module.training.loaders import (
+    BatchOf,
+    Numbering,
+    TrainingBatches,
+    nth,
+    probes,
+    training_rows,
+)
 
 ALGORITHMS = ("lloyd", "minibatch")
 
@@ -39,54 +47,64 @@ _LOG_OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Iteration(NamedTuple):
-    """Numbers of one iteration, over all ranks.
+class PendingLayer(nn.Module):
+    """Stands for the layer until the data, or a state_dict, say what it is."""
 
-    Attributes:
-        n_iter: iterations so far, this one included.
-        inertia: of the centroids before the update, as the E-step finds it.
-        shift: Σ‖c_new - c_old‖² of the update.
-        empty_clusters: clusters without samples in the E-step.
-        reassigned: share of the samples that changed cluster; NaN where that is not known.
-        sizes: weight of each cluster in the E-step, (k,).
-    """
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotInitializedError(
+            "LitKMeans makes its layer from the data: call Trainer.fit, or load a checkpoint"
+        )
 
-    n_iter: int
-    inertia: float
-    shift: float
-    empty_clusters: int
-    reassigned: float
-    sizes: Tensor
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(KMeansLayer, name) or name in KMeansLayer.__annotations__:
+            self.forward(torch.empty(0))
+        return super().__getattr__(name)
 
 
 class LitKMeans(LightningModule):
     """k-means trained by ``Trainer.fit``: one epoch is one iteration.
 
     Lloyd's algorithm makes one M-step at the end of an epoch, from the statistics of all its
-    batches on all ranks: what it finds does not depend on how the rows are split. "minibatch"
+    batches on all ranks: the result does not depend on how the rows are split. "minibatch"
     makes one per batch, with a learning rate per cluster (Sculley, Web-scale k-means
     clustering, WWW 2010); there the shift is that of a whole epoch.
 
     Fitting stops by itself when it has converged; ``trainer.max_epochs`` caps it. Batches are
-    :class:`~kmeans_module.rows.batch.Batch`, a tensor (n, d), a tuple that starts with one and may
-    go on with true labels, or a dict with "x" (and "target", "sample_weight").
+    :class:`~kmeans_module.rows.batch.Batch`, a tensor (n, d), (tensor, labels), or a dict with
+    "x" (and "target", "sample_weight"). No epoch is held in memory: batches of a loader come and
+    go, and those that stay the same tensors, as those of
+    :class:`~kmeans_module.rows.loader.BatchLoader`, keep what was learned about their rows. Of
+    other loaders "k-means++" draws from a uniform sample of max(65,536, 256·k) rows.
+
+    The layer is made from the data, or from a checkpoint: float64 data get float64 centroids.
+    Until then ``kmeans`` raises NotInitializedError.
 
     Args:
         n_clusters: number of centroids, k.
-        n_features: features of a sample, d.
+        n_features: features of a sample, d; a check of the data, None to take what comes.
         init: "k-means++", "k-means||", "random", or the path of a file of centroids: what
             KMeansLayer.save wrote, or an array (k, d) as .npy, .csv or .safetensors.
         algorithm: "lloyd" (exact, the same as KMeansLayer.fit) or "minibatch".
         metric: "euclidean" or "cosine".
         empty_cluster: "relocate", "split", "keep" or "error".
         tol: stop when the shift is at most tol × the mean variance of the features.
-        seed: of the initialisation; None draws from torch's default generator.
+        seed: of the initialization; None draws from torch's default generator.
+        resident: whether all batches of the first pass are kept in memory, on the device.
+        batch_of: makes a batch of what the loaders hand out, where that is anything else.
+
+    Attributes:
+        kmeans: the :class:`~kmeans_module.KMeansLayer`.
+        last: the latest :class:`~kmeans_module.core.lloyd.Iteration`, or None.
+        converged: whether the fit stopped by itself.
+        stop_reason: why the fit ended.
+        variance: mean variance of the features, what ``tol`` is relative to.
+        rows_stay: whether every epoch brings the rows in the same order.
     """
 
     def __init__(
         self,
         n_clusters: int = 6,
-        n_features: int = 2,
+        n_features: int | None = None,
         *,
         init: str = "k-means++",
         algorithm: str = "lloyd",
@@ -94,25 +112,36 @@ class LitKMeans(LightningModule):
         empty_cluster: str = "relocate",
         tol: float = 1e-4,
         seed: int | None = 0,
+        resident: bool = False,
+        batch_of: BatchOf | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=[] if isinstance(init, str) else ["init"])
+        plain = isinstance(init, str)
+        self.save_hyperparameters(ignore=["batch_of", *([] if plain else ["init"])])
         self.automatic_optimization = False
+        self.n_clusters = check_integer("n_clusters", n_clusters, minimum=1)
+        if n_features is not None:
+            n_features = check_integer("n_features", n_features, minimum=1)
+        self.n_features = n_features
         check_choice("algorithm", algorithm, ALGORITHMS)
-        self.kmeans = KMeansLayer(
-            n_clusters, n_features, metric=metric, empty_cluster=empty_cluster
-        )
+        check_choice("metric", metric, tuple(METRICS))
+        check_choice("empty_cluster", empty_cluster, POLICIES)
+        self.metric = metric
+        self.empty_cluster = empty_cluster
         self.init = init
         self.algorithm = algorithm
         self.tol = check_number("tol", tol, minimum=0)
         if seed is not None:
             check_integer("seed", seed, minimum=0)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self.resident = resident
+        self.batch_of = batch_of
+        self.kmeans: Any = PendingLayer()
         self.converged = False
-        self._resumed = False
         self.stop_reason = "not fitted"
         self.variance = math.nan
         self.last: Iteration | None = None
+        self.rows_stay = False
         # DDP and the optimizer that counts the iterations ask for a parameter.
         self.anchor = nn.Parameter(torch.empty(0))
         self.scores = nn.ModuleDict(
@@ -127,10 +156,17 @@ class LitKMeans(LightningModule):
                 for stage in ("val", "test")
             }
         )
-        self._positions: dict[str, int] = {}
-        self._resident = ResidentBatches()
-        self._tally: list[Tensor] = []
-        self._begin_epoch()
+        self._numberings: dict[str, Numbering] = {}
+        self._resumed: dict[str, Any] | None = None
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        """Drop what a fit knows of its rows."""
+        self._batches: TrainingBatches | None = None
+        self._rows: HeldRows | StreamRows | None = None
+        self._search: Any = None
+        self._lloyd: Lloyd | None = None
+        self._probes: dict[int, tuple[Tensor, ...]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Labels of samples (*, d): (*) int64."""
@@ -146,83 +182,236 @@ class LitKMeans(LightningModule):
         """All ranks of the trainer; None for a single one."""
         return torch.distributed.group.WORLD if self.trainer.world_size > 1 else None
 
+    @property
+    def initialized(self) -> bool:
+        """Whether there are centroids."""
+        return isinstance(self.kmeans, KMeansLayer) and bool(self.kmeans.initialized)
+
+    def training_batches(self) -> Iterator[Batch]:
+        """One pass over the training batches of this rank, on its device; no collective."""
+        return iter(TrainingBatches(self.trainer, self.batch_of, self.n_features))
+
+    # From the data to the layer.
+
     def on_train_start(self) -> None:
-        self._labels: dict[int, Tensor] = {}
-        self._refilled = True
-        self._resident = ResidentBatches()
-        self.rows_stay = _rows_stay(self.trainer.train_dataloader)
+        resumed, self._resumed = self._resumed, None
         # A fit that was resumed may be at its end; a further one starts where the last ended.
-        resumed, self._resumed = self._resumed, False
-        self.converged = self.converged and resumed
+        self.converged = self.converged and resumed is not None
         if self.converged:
             self.trainer.should_stop = True
-        if resumed and bool(self.kmeans.initialized):
-            return
+        self.rows_stay = stable_order(self.trainer.train_dataloader)
         with errors_shared(self.process_group):
-            arrived = list(self.training_batches())
-            batches = [self._checked(batch) for batch in arrived]
-            if not batches:
-                raise ValueError("the training data hold no batch")
+            self._batches = TrainingBatches(self.trainer, self.batch_of, self.n_features)
+            rows = training_rows(
+                self._batches, resident=self.resident, device=self.device,
+                group=self.process_group,
+            )  # fmt: skip
+        to_space = METRICS[self.metric].map
+        self._rows = rows = rows if to_space is None else rows.map(to_space)
+        if resumed is None or not self.initialized:
+            self._start(rows)
+        self._lloyd = self._machine(rows)
+        if resumed is not None and "lloyd" in resumed:
+            self._go_on(self._lloyd, resumed["lloyd"])
+        self._search = rows.search(self._lloyd.problem)
+
+    def _start(self, rows: HeldRows | StreamRows) -> None:
+        """Survey the rows, make the layer, choose its centroids unless it has some."""
+        with errors_shared(self.process_group):
             init = self._initial_centroids()
-        if self.rows_stay:
-            for batch in arrived:
-                self._resident.note(batch)
-        if bool(self.kmeans.initialized):
-            _, variance = survey(
-                batches, n_clusters=self.kmeans.n_clusters, n_problems=1,
-                metric=self.kmeans.metric, like=self.kmeans.centroids,
-                process_group=self.process_group,
-            )  # fmt: skip
+        moments = rows.moments(METRICS[self.metric].kernel)
+        with errors_shared(self.process_group):
+            if not moments.n_samples:
+                raise ValueError("the training data hold no batch")
+            if not isinstance(self.kmeans, KMeansLayer):
+                self._make_layer(rows.n_features, dtype_for(rows.example, moments))
+        if self.initialized:
+            self.kmeans.prepare(rows)
         else:
-            variance = self.kmeans.initialize_from_batches(
-                batches, init, generator=self.generator, process_group=self.process_group
+            self.kmeans.initialize(rows, init, generator=self.generator)
+        self.variance = float(moments.variance[0])
+
+    def _make_layer(self, n_features: int, dtype: torch.dtype) -> None:
+        if self.n_features not in (None, n_features):
+            raise ValueError(
+                f"x should have shape (n_samples, {self.n_features}); got {n_features} features"
             )
-        self.variance = float(variance)
+        self.kmeans = KMeansLayer(
+            self.n_clusters, n_features, metric=self.metric, empty_cluster=self.empty_cluster,
+            device=self.device, dtype=dtype,
+        )  # fmt: skip
 
-    def on_train_end(self) -> None:
-        self._resident = ResidentBatches()
-        if self.last is not None and self.last.empty_clusters and self.trainer.is_global_zero:
-            warn_of_surplus(
-                self.kmeans.centroids[None], self.last.sizes[None],
-                self.last.sizes.new_tensor([self.last.inertia]),
-                empty_cluster=self.kmeans.empty_cluster, stacklevel=2,
-            )  # fmt: skip
+    def _initial_centroids(self) -> str | Tensor:
+        if not isinstance(self.init, str) or self.init in INITS:
+            return self.init
+        return read_centroids(self.init).to(self.device)
 
-    def on_train_epoch_start(self) -> None:
-        self._begin_epoch()
-        self._epoch_centroids = self.kmeans.centroids.clone()
+    def _machine(self, rows: HeldRows | StreamRows) -> Lloyd:
+        """The run, from the centroids of the layer."""
+        problem = self.kmeans.problem()
+        centroids = self.kmeans.centroids.detach().clone().unsqueeze(0)
+        threshold = torch.tensor([self.tol * self.variance], dtype=torch.float64)
+        if self.algorithm == "minibatch":
+            counts = self.kmeans.counts.clone().unsqueeze(0)
+            return MiniBatch(problem, centroids, counts, threshold=threshold, merge=rows.merge)
+        return Lloyd(problem, centroids, threshold=threshold, merge=rows.merge)
+
+    def _go_on(self, lloyd: Lloyd, state: dict[str, Any]) -> None:
+        """Take up a run where its checkpoint was written."""
+        if state["partial"] is not None and isinstance(self._rows, StreamRows):
+            raise ValueError(
+                "the checkpoint is of the middle of an epoch, and the loader starts its epochs "
+                "anew: go on from a checkpoint of the end of an epoch"
+            )
+        if self.global_rank and state["partial"] is not None:
+            # The first rank goes on with what all ranks had added up.
+            state = {**state, "partial": None, "moved": None}
+        lloyd.load_state_dict({**state, "centroids": lloyd.centroids})
+
+    # Passes over the data.
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        with errors_shared(self.process_group):
-            rows = self._read("train", batch, batch_idx, self.trainer.train_dataloader)
-            resident = self._resident.workspace(rows, self.kmeans) if self.rows_stay else None
-            step = self.kmeans.e_step(
-                rows.x, rows.sample_weight, start=rows.start, workspace=resident, distances=False
+        rows, lloyd = self._rows, self._lloyd
+        assert rows is not None and lloyd is not None and self._batches is not None
+        if batch_idx == 0:
+            lloyd.begin_pass()
+            self._search.begin_pass()
+            self._numberings["train"] = self._batches.numbering()
+            if isinstance(rows, StreamRows):
+                rows.watch.begin()
+        try:
+            with errors_shared(self.process_group):
+                part = self._part(batch, batch_idx)
+                stats, moved = self._search.step(part, lloyd.centroids)
+            lloyd.add(stats, moved)
+            if self.algorithm == "minibatch":
+                self._take(lloyd)
+                self._count_step()
+            if self.trainer.is_last_batch:
+                self._end_pass(rows, lloyd)
+        except NonFiniteInertiaError as error:
+            raise ValueError(
+                "the inertia is not finite: the data hold NaN, infinity or overflow"
+            ) from error
+
+    def _part(self, data: Any, batch_idx: int) -> Batch:
+        """The rows of a training step: of batches that stay those in memory."""
+        rows, batches = self._rows, self._batches
+        assert batches is not None
+        if isinstance(rows, HeldRows):
+            if batch_idx >= len(rows.batches):
+                raise ValueError(
+                    f"an epoch has more batches than the first pass, {len(rows.batches)}: every "
+                    "pass has to bring the same"
+                )
+            held = rows.batches[batch_idx]
+            if not self.resident:
+                self._check_unchanged(as_batch(data, self.batch_of), held, batch_idx)
+            return held
+        assert rows is not None
+        batch = batches.checked(self._numberings["train"].read(data, batch_idx))
+        if self.algorithm == "lloyd":
+            rows.watch.see(batch)
+        to_space = METRICS[self.metric].map
+        return batch if to_space is None else batch._replace(x=to_space(batch.x))
+
+    def _check_unchanged(self, batch: Batch, held: Batch, batch_idx: int) -> None:
+        """A handle promises that the rows stay: look at some of them."""
+        known = self._probes.get(batch_idx)
+        now = probes(batch)
+        if known is None:
+            self._probes[batch_idx] = now
+        if batch.handle != held.handle or (
+            known is not None and not all(map(torch.equal, known, now))
+        ):
+            raise ValueError(
+                f"batch {batch_idx} of the training data has changed since the pass before, "
+                "although its handle says that it stays: every pass has to bring the same rows"
             )
-        self._count_changes(rows, step, resident)
-        last = self.trainer.is_last_batch
-        if self.algorithm == "minibatch":
-            stats, _ = all_sum_stats(step.stats, self.process_group)
-            self._m_step(stats, decay=1.0)
-            seen = self._add(replace(stats, farthest=None))
-            if last:
-                moved = self.kmeans.centroids.to(stats.sums) - self._epoch_centroids
-                self._finish(seen, moved.square().sum())
+
+    def _end_pass(self, rows: HeldRows | StreamRows, lloyd: Lloyd) -> None:
+        """Close the iteration: M-step, log, and stop when it moved nothing."""
+        self._search.end_pass()
+        if isinstance(rows, StreamRows) and self.algorithm == "lloyd":
+            rows.watch.end()
+        iteration = lloyd.end_pass()
+        lloyd.look()
+        if self.algorithm == "lloyd":
+            self._take(lloyd, iteration.counts)
+            self._count_step()
+        self.last = iteration._replace(number=int(self.kmeans.n_iter)).reshape(())
+        self._report(self.last, rows)
+        if lloyd.finished:
+            self.converged = True
+            self.trainer.should_stop = True
+
+    def _take(self, lloyd: Lloyd, counts: Tensor | None = None) -> None:
+        """Let the layer hold the centroids of the run."""
+        if isinstance(lloyd, MiniBatch):
+            counts = lloyd.counts
+        assert counts is not None
+        self.kmeans.take_step(lloyd.centroids, counts)
+
+    def _count_step(self) -> None:
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        optimizer.step()
+
+    def _report(self, iteration: Iteration, rows: HeldRows | StreamRows) -> None:
+        """Log the iteration, and say why the fit ends if it does now."""
+        sizes, n_samples = iteration.counts, rows.moments(METRICS[self.metric].kernel).n_samples
+        numbers = [
+            iteration.inertia, iteration.shift, iteration.moved, (sizes == 0).sum(),
+            sizes.min(), sizes.median(), sizes.max(),
+        ]  # fmt: skip
+        inertia, shift, moved, empty, smallest, median, largest = (
+            torch.stack([number.to(iteration.inertia) for number in numbers]).tolist()
+        )
+        values = {
+            "train/empty_clusters": empty,
+            "train/size_min": smallest,
+            "train/size_median": median,
+            "train/size_max": largest,
+        }
+        if not math.isnan(moved):
+            values["train/reassigned"] = moved / n_samples
+        # "step" is Lightning's name for the x-axis.
+        self.log_dict({**values, "step": float(iteration.number)}, **_LOG_OPTIONS)
+        bar = {"train/inertia": inertia, "train/shift": shift}
+        self.log_dict(bar, prog_bar=True, **_LOG_OPTIONS)
+        assert self._lloyd is not None
+        if self._lloyd.finished:
+            still = shift == 0 or shift > self.tol * self.variance
+            self.stop_reason = (
+                "the centroids stand still"
+                if still
+                else f"shift {shift:.3g} is within tol={self.tol:g} × variance"
+            )
+        elif self.trainer.current_epoch + 1 == self.trainer.max_epochs:
+            self.stop_reason = f"max_epochs={self.trainer.max_epochs} reached"
         else:
-            seen = self._add(step.stats)
-            if last:
-                stats, self._tally = all_sum_stats(seen, self.process_group, also=self._tally)
-                self._finish(stats, self._m_step(stats, decay=0.0))
+            self.stop_reason = "ended before it converged"
+
+    def on_train_end(self) -> None:
+        self._forget_run()
+        last = self.last
+        if last is not None and bool((last.counts == 0).any()) and self.trainer.is_global_zero:
+            warn_of_surplus(
+                self.kmeans.centroids[None], last.counts[None], last.inertia[None],
+                empty_cluster=self.empty_cluster, stacklevel=2,
+            )  # fmt: skip
+
+    # Scores, predictions, checkpoints.
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        loader = _nth(self.trainer.val_dataloaders, dataloader_idx)
+        loader = nth(self.trainer.val_dataloaders, dataloader_idx)
         self._score("val", batch, batch_idx, loader)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        loader = _nth(self.trainer.test_dataloaders, dataloader_idx)
+        loader = nth(self.trainer.test_dataloaders, dataloader_idx)
         self._score("test", batch, batch_idx, loader)
 
     def on_test_epoch_end(self) -> None:
@@ -230,7 +419,7 @@ class LitKMeans(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Labels of a batch, (n,) int64."""
-        labels: Tensor = self(as_batch(batch).x)
+        labels: Tensor = self(as_batch(batch, self.batch_of).x)
         return labels
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -240,118 +429,50 @@ class LitKMeans(LightningModule):
             "variance": self.variance,
             "generator": None if self.generator is None else self.generator.get_state(),
         }
+        if self._lloyd is not None:
+            state = self._lloyd.state_dict()
+            del state["centroids"]  # the layer's
+            checkpoint["kmeans"]["lloyd"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["kmeans"]
         self.converged = state["converged"]
-        self._resumed = True
+        self._resumed = state
         self.stop_reason = state["stop_reason"]
         self.variance = state["variance"]
         if self.generator is not None and state["generator"] is not None:
             self.generator.set_state(state["generator"].cpu())
 
-    def _checked(self, batch: Batch) -> Batch:
-        x = check_samples(batch.x, self.kmeans.n_features)
-        return batch._replace(x=x, sample_weight=check_sample_weight(batch.sample_weight, x))
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        centroids = state_dict.get(f"{prefix}kmeans.centroids")
+        if isinstance(centroids, Tensor) and not isinstance(self.kmeans, KMeansLayer):
+            self._make_layer(centroids.shape[-1], centroids.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def _initial_centroids(self) -> str | Tensor:
-        if not isinstance(self.init, str) or self.init in INITS:
-            return self.init
-        return read_centroids(self.init).to(self.device)
-
-    def _begin_epoch(self) -> None:
-        self._stats: ClusterStats | None = None
-        # Samples that changed cluster, for which that is known, and all.
-        self._tally = [torch.zeros((), dtype=torch.int64, device=self.device) for _ in range(3)]
-
-    def _add(self, stats: ClusterStats) -> ClusterStats:
-        self._stats = stats if self._stats is None else self._stats + stats
-        return self._stats
-
-    def _count_changes(self, rows: Batch, step: EStep, resident: Workspace | None) -> None:
-        n = step.labels.numel()
-        known = self.rows_stay and self.algorithm == "lloyd"
-        before = self._labels.get(rows.start) if known else None
-        if known:
-            self._labels[rows.start] = step.labels
-        if before is not None:
-            # A workspace that overwrites its labels has compared them itself.
-            if resident is not None and before.data_ptr() == step.labels.data_ptr():
-                self._tally[0] += resident.changed.sum()
-            else:
-                self._tally[0] += (before != step.labels).sum()
-            self._tally[1] += n
-        self._tally[2] += n
-
-    def _m_step(self, stats: ClusterStats, *, decay: float) -> Tensor:
-        if not bool(stats.inertia.isfinite()):
-            raise ValueError("the inertia is not finite: the data hold NaN, infinity or overflow")
-        shift = self.kmeans.m_step(stats, decay=decay)
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
-        optimizer.step()
-        return shift
-
-    def _finish(self, stats: ClusterStats, shift: Tensor) -> None:
-        """Log the iteration, and stop when it moved nothing."""
-        sizes = stats.counts
-        # One transfer for all numbers.
-        numbers = [
-            stats.inertia, shift, (sizes == 0).sum(), *self._tally,
-            sizes.min(), sizes.median(), sizes.max(), self.kmeans.n_iter,
-        ]  # fmt: skip
-        inertia, moved, empty, changed, known, seen, smallest, median, largest, n_iter = (
-            torch.stack([number.to(stats.inertia) for number in numbers]).tolist()
-        )
-        reassigned = changed / seen if known == seen and seen else math.nan
-        self.last = Iteration(int(n_iter), inertia, moved, int(empty), reassigned, sizes)
-        values = {
-            "train/empty_clusters": empty,
-            "train/size_min": smallest,
-            "train/size_median": median,
-            "train/size_max": largest,
-        }
-        if not math.isnan(reassigned):
-            values["train/reassigned"] = reassigned
-        # "step" is Lightning's name for the x-axis.
-        self.log_dict({**values, "step": n_iter}, **_LOG_OPTIONS)
-        bar = {"train/inertia": inertia, "train/shift": moved}
-        self.log_dict(bar, prog_bar=True, **_LOG_OPTIONS)
-
-        # Equal labels make equal centroids, but for the order in which a GPU adds; and a
-        # resumed fit knows the shift of its first iteration, not who changed cluster.
-        if moved == 0 or (reassigned == 0 and not self._refilled):
-            self._stop("the centroids stand still")
-        elif moved <= self.tol * self.variance:
-            self._stop(f"shift {moved:.3g} is within tol={self.tol:g} × variance")
-        elif self.trainer.current_epoch + 1 == self.trainer.max_epochs:
-            self.stop_reason = f"max_epochs={self.trainer.max_epochs} reached"
-        else:
-            self.stop_reason = "ended before it converged"
-        self._refilled = empty > 0 and self.kmeans.empty_cluster in ("relocate", "split")
-
-    def _stop(self, reason: str) -> None:
-        self.converged = True
-        self.stop_reason = reason
-        self.trainer.should_stop = True
-
-    def _score(self, stage: str, batch: Any, batch_idx: int, loader: Any) -> None:
-        if not bool(self.kmeans.initialized) and self.trainer.sanity_checking:
+    def _score(self, stage: str, data: Any, batch_idx: int, loader: Any) -> None:
+        if not self.initialized and self.trainer.sanity_checking:
             return
-        rows = self._read(stage, batch, batch_idx, loader)
-        step = self.kmeans.e_step(rows.x, rows.sample_weight, start=rows.start)
+        if batch_idx == 0:
+            self._numberings[stage] = Numbering(
+                loader, world_size=self.trainer.world_size, rank=self.trainer.global_rank,
+                batch_of=self.batch_of,
+            )  # fmt: skip
+        batch = self._numberings[stage].read(data, batch_idx)
+        step = self.kmeans.e_step(batch.x, batch.sample_weight)
         scores = self._stage_scores(stage)
-        scores["inertia"].update(step.distances, rows.sample_weight)
-        if rows.target is None:
+        scores["inertia"].update(step.distances, batch.sample_weight)
+        if batch.target is None:
             return
-        clustered = rows.target >= 0
-        if rows.sample_weight is not None:
-            clustered &= rows.sample_weight > 0
+        clustered = batch.target >= 0
+        if batch.sample_weight is not None:
+            clustered &= batch.sample_weight > 0
         for name in ("adjusted_rand", "normalized_mutual_info"):
-            scores[name].update(step.labels[clustered], rows.target[clustered])
+            scores[name].update(step.labels[clustered], batch.target[clustered])
 
     def _log_scores(self, stage: str) -> None:
-        if not bool(self.kmeans.initialized):
+        if not self.initialized:
             return
         for name, score in self._stage_scores(stage).items():
             if score.update_called:
@@ -364,90 +485,27 @@ class LitKMeans(LightningModule):
         assert isinstance(scores, nn.ModuleDict)
         return {name: score for name, score in scores.items() if isinstance(score, Metric)}
 
-    def training_batches(self) -> Iterator[Batch]:
-        """One pass over the training batches of this rank, on its device."""
-        loader = self.trainer.train_dataloader
-        assert loader is not None
-        for i, batch in enumerate(loader):
-            if i >= self.trainer.num_training_batches:
-                break
-            yield self._read("train", self.trainer.strategy.batch_to_device(batch), i, loader)
 
-    def _read(self, stage: str, batch: Any, batch_idx: int, loader: Any) -> Batch:
-        """What any DataModule hands out, as a Batch."""
-        if isinstance(batch, Batch):
-            return batch
-        rows = as_batch(batch)
-        n, first = len(rows.x), self._positions[stage] if batch_idx else 0
-        self._positions[stage] = first + n
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        rows = rows._replace(start=first * world + rank * n)
-        sampler = _sampler(loader)
-        if not isinstance(sampler, DistributedSampler):
-            return rows
-        # It deals rows out in turn, and repeats some to make the ranks even: those weigh 0.
-        index = torch.arange(first, first + n, device=rows.x.device) * world + rank
-        n_rows = len(sampler.dataset)  # type: ignore[arg-type]
-        if n and int(index[-1]) >= n_rows:
-            weight = rows.sample_weight
-            weight = torch.ones_like(index, dtype=rows.x.dtype) if weight is None else weight
-            rows = rows._replace(sample_weight=weight * (index < n_rows))
-        return rows if sampler.shuffle else rows._replace(index=index % n_rows)
-
-
-def as_batch(batch: Any) -> Batch:
-    """The rows, weights and true labels of what a DataModule hands out."""
-    target = weight = None
-    if isinstance(batch, Batch):
-        return batch
-    if isinstance(batch, Mapping):
-        x, target, weight = (batch.get(name) for name in ("x", "target", "sample_weight"))
-    elif isinstance(batch, tuple | list) and batch:
-        x = batch[0]
-        second = batch[1] if len(batch) > 1 else None
-        if isinstance(second, Tensor) and not second.is_floating_point() and second.ndim == 1:
-            target = second
-    else:
-        x = batch
-    if not isinstance(x, Tensor) or x.ndim != 2:
-        shape = f" of shape {tuple(x.shape)}" if isinstance(x, Tensor) else ""
-        raise ValueError(
-            "a batch should be a tensor (n, n_features), a tuple that starts with one, or a "
-            f"dict with it as 'x'; got a {type(x).__name__}{shape}"
-        )
-    return Batch(x, weight, target)
+def dtype_for(example: Tensor, moments: Moments) -> torch.dtype:
+    """The dtype of centroids for rows: float64 for rows of it, and for integers beyond 2^24."""
+    if example.dtype == torch.float64:
+        return torch.float64
+    if not example.is_floating_point() and moments.low.numel():
+        largest = float(torch.maximum(moments.low.abs(), moments.high.abs()).max())
+        return torch.float64 if largest > 2**24 else torch.float32
+    return torch.float32
 
 
 def read_centroids(path: str) -> Tensor:
     """Centroids (k, d) from what KMeansLayer.save wrote, or from any file of an array."""
     if path.endswith(".safetensors"):
-        tensors, _ = io.load_tensors(path)
+        tensors, _ = files.load_tensors(path)
         if "centroids" in tensors:
             return tensors["centroids"]
     try:
-        return io.read_array(path)
+        return files.read_array(path)
     except FileNotFoundError as error:
         raise ValueError(
             f"init should be one of {', '.join(INITS)}, or the path of a file of centroids; "
             f"got {path!r}, which is no file"
         ) from error
-
-
-def _nth(loaders: Any, dataloader_idx: int) -> Any:
-    return loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
-
-
-def _sampler(loader: Any) -> Any:
-    if not isinstance(loader, DataLoader):
-        return None
-    return getattr(loader.batch_sampler, "sampler", None) or loader.sampler
-
-
-def _rows_stay(loader: Any) -> bool:
-    """Whether every epoch brings the same rows in the same order."""
-    if isinstance(loader, BatchLoader):
-        return not loader.shuffle
-    sampler = _sampler(loader)
-    if isinstance(sampler, DistributedSampler):
-        return not sampler.shuffle
-    return isinstance(sampler, SequentialSampler)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmeans_module.backends import compute_dtype, full_precision, unit_rows
-from kmeans_module.backends import reference as kernel
+from kmeans_module.core import distances as kernel
+from kmeans_module.core.distances import compute_dtype, full_precision, unit_rows
 from kmeans_module.backends.reference import ReferenceWorkspace as prepare
 from tests.conftest import brute_force, seeded
 

@@ -7,7 +7,7 @@ import torch
 
 from kmeans_module import ClusterStats, EmptyClusterError
 from kmeans_module import functional as F
-from kmeans_module.backends import MAX_FARTHEST
+from kmeans_module.core.statistics import MAX_FARTHEST
 from kmeans_module.core.empty_clusters import POLICIES
 from tests.conftest import blobs, seeded
 

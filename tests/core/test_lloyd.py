@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from kmeans_module import EmptyClusterError
-from kmeans_module.backends import prepare
+from kmeans_module.backends import workspace as prepare
 from kmeans_module.core.lloyd import NonFiniteInertiaError, lloyd
 from tests.conftest import (
     DATA_SETS,

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kmeans_module import BlobDataModule, ClusterUsage, Inertia, LitKMeans
 from kmeans_module.cli import main
-from kmeans_module.rows.batch import BatchLoader
+from kmeans_module.rows.loader import BatchLoader
 from tests.end_to_end.helpers import MemoryLogger, quiet_trainer
 
 SIZES = [101, 99, 83, 120, 77, 23]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 
-from kmeans_module.rows.batch import Batch, BatchLoader
+from kmeans_module.rows import Batch, BatchLoader
 
 
 def rows(n: int) -> torch.Tensor:

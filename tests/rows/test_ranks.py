@@ -17,7 +17,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from kmeans_module import EmptyClusterError, KMeansLayer
-from kmeans_module.backends import ClusterStats, prepare
+from kmeans_module.backends import workspace as prepare
+from kmeans_module.core.statistics import ClusterStats
 from kmeans_module.core.seeding import INITS
 from kmeans_module.rows import ranks as collective
 from kmeans_module.rows.batch import Batch

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from kmeans_module import ArrayDataModule, BlobDataModule, KMeansLayer, LitKMeans
 from kmeans_module import functional as F
 from kmeans_module.core.seeding import INITS
-from kmeans_module.rows.batch import Batch, BatchLoader
+from kmeans_module.rows import Batch, BatchLoader
 from kmeans_module.rows.resident import ResidentBatches
 from kmeans_module.training.lit_kmeans import as_batch, read_centroids
 from tests.conftest import blobs, brute_force, seeded, weights_for

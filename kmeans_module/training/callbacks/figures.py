@@ -64,7 +64,7 @@ class ClusterFigures(Callback):
         if lit.last is None or not loggers or not trainer.is_global_zero:
             return
         self._drawn = n_iterations(lit)
-        sizes = lit.last.sizes
+        sizes = lit.last.counts
         drawings = {
             "clusters": draw_clusters(Recorder.of(trainer).trajectory, lit, trainer),
             "cluster sizes": figures.cluster_sizes_figure(sizes),

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kmeans_module import LitKMeans
-from kmeans_module.rows.batch import BatchLoader
+from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import Checkpoints
 from tests.conftest import blobs
 from tests.end_to_end.helpers import train

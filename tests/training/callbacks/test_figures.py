@@ -7,7 +7,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kmeans_module import BlobDataModule, ImageDataModule, LitKMeans, figures
-from kmeans_module.rows.batch import BatchLoader
+from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import ClusterFigures
 from kmeans_module.training.callbacks.recorder import Recorder
 from tests.conftest import blobs

@@ -1,7 +1,7 @@
 import pytest
 
 from kmeans_module import LitKMeans
-from kmeans_module.rows.batch import BatchLoader
+from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import IterationBar
 from tests.conftest import blobs
 from tests.end_to_end.helpers import train

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from kmeans_module import LitKMeans
-from kmeans_module.rows.batch import BatchLoader
+from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import ClusterFigures, RunFolder
 from kmeans_module.training.callbacks.recorder import Recorder
 from tests.conftest import blobs

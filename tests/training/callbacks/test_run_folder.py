@@ -14,7 +14,7 @@ from kmeans_module import (
     LitKMeans,
     files,
 )
-from kmeans_module.rows.batch import BatchLoader
+from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import Checkpoints, RunFolder
 from tests.conftest import blobs
 from tests.end_to_end.helpers import quiet_trainer, train

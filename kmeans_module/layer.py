@@ -266,10 +266,8 @@ class KMeansLayer(ExactBuffers):
             check.check_generator(generator)
             init = self._flat_init(init)
         rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
-        centroids = self._survey(rows, init=init)
-        if not isinstance(centroids, Tensor):
-            centroids = initialize(rows, self.problem(), init, generator=generator)
-        self.set_centroids(centroids)
+        self._survey(rows, init)
+        self.set_centroids(initialize(rows, self.problem(), init, generator=generator))
 
     def prepare(
         self,
@@ -449,7 +447,7 @@ class KMeansLayer(ExactBuffers):
             init = self._flat_init(init)
         rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
         problem = self.problem()
-        start = self._survey(rows, init=init)
+        self._survey(rows, init)
         variance = rows.moments(self._kernel).variance.expand(problem.n_problems)
         report = None
         if callback is not None:
@@ -460,7 +458,7 @@ class KMeansLayer(ExactBuffers):
 
         try:
             best = fit(
-                rows, problem, init=init if start is None else start, max_iter=max_iter,
+                rows, problem, init=init, max_iter=max_iter,
                 threshold=tol * variance, n_init=n_init, generator=generator, callback=report,
             )  # fmt: skip
         except NonFiniteInertiaError as error:
@@ -594,13 +592,14 @@ class KMeansLayer(ExactBuffers):
             )
         check.check_device("x", rows.example, self.centroids.device)
 
-    def _survey(self, rows: HeldRows | StreamRows, *, init: Init) -> Tensor | None:
-        """Refuse data that cannot be clustered; an init that is a tensor, checked."""
+    def _survey(self, rows: HeldRows | StreamRows, init: Init) -> None:
+        """Refuse data that cannot be clustered, and inits that are of another shape."""
         with errors_shared(rows.group):
             problem, moments = self.problem(), rows.moments(self._kernel)
             refuse_too_few(moments, self.n_clusters)
             refuse(moments, rows.example, problem)
-            return None if isinstance(init, str) or callable(init) else check_init(init, problem)
+            if not isinstance(init, str) and not callable(init):
+                check_init(init, problem)
 
     def _flat_init(self, init: Init) -> Init:
         """Checks what the batch_shape and the buffers have to say of an init."""

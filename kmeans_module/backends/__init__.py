@@ -140,7 +140,8 @@ def backend_for(x: Tensor, dtype: torch.dtype | None = None, operation: str = "e
         obstacle = backend.obstacle(x, dtype, operation)
         if obstacle is None:
             return _eager_or_operators(backend, x, operation)
-        log.debug("%s by another backend than %s: %s", operation, backend.name, obstacle)
+        if not torch.compiler.is_compiling():
+            log.debug("%s by another backend than %s: %s", operation, backend.name, obstacle)
     raise AssertionError("the reference takes whatever there is")
 
 
@@ -162,7 +163,8 @@ def workspace(
         once: whether one E-step is all, so that keeping anything for the next does not pay.
     """
     backend = backend_for(x, dtype)
-    log.debug("E-steps by the %s backend", backend.name)
+    if not torch.compiler.is_compiling():
+        log.debug("E-steps by the %s backend", backend.name)
     return backend.workspace(x, sample_weight, metric=metric, once=once)
 
 

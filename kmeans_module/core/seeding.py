@@ -114,8 +114,6 @@ def initialize(
         make = init
         given = rows.from_first(lambda: make(rows.excerpt(n, generator), k, generator))
     start = check_init(given, problem)
-    if problem.metric == "cosine" and not callable(init) and bool((start == 0).all(-1).any()):
-        raise ValueError('init should have no zero row where metric="cosine"')
     start = start.repeat(problem.n_problems // len(start), 1, 1).view(-1, k, d)
     return _in_metric(start, problem)
 
@@ -144,6 +142,8 @@ def check_init(init: object, problem: Problem) -> Tensor:
     init = init.to(problem.device, problem.dtype)
     if not bool(init.isfinite().all()):
         raise ValueError(f"init should be finite in {problem.dtype}; it contains NaN or infinity")
+    if problem.metric == "cosine" and bool((init == 0).all(-1).any()):
+        raise ValueError('init should have no zero row where metric="cosine"')
     return init if init.ndim == 3 else init.unsqueeze(0)
 
 

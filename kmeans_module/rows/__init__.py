@@ -107,10 +107,10 @@ class CheckedLoader:
         device: torch.device,
         batch_of: Callable[[Any], Any] | None = None,
     ) -> None:
-        if not isinstance(loader, Iterable):
+        if not isinstance(loader, Iterable) or hasattr(loader, "__array__") or _is_numbers(loader):
             raise TypeError(
-                f"x should be a torch.Tensor, or batches that can be gone through again and "
-                f"again; got {type(loader).__name__}"
+                f"x should be a torch.Tensor; got {type(loader).__name__}, which is no list or "
+                "loader of batches either"
             )
         if iter(loader) is loader:
             raise ValueError(
@@ -156,6 +156,16 @@ class CheckedLoader:
             return as_batch(data).x.device == self.device
         except ValueError:
             return True  # refused when the batches are read
+
+
+def _is_numbers(data: Any) -> bool:
+    """Whether a list or string holds no batches, but rows or numbers."""
+    if isinstance(data, str | bytes):
+        return True
+    if not isinstance(data, list | tuple) or not data:
+        return False
+    first = data[0][0] if isinstance(data[0], list) and data[0] else data[0]
+    return isinstance(first, int | float | complex | str)
 
 
 def sampler_of(loader: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -127,12 +127,12 @@ def refuse_nonfinite(x: Tensor, dtype: torch.dtype) -> None:
     )
 
 
-def refuse(moments: Moments, x: Iterable[Tensor], problem: Problem) -> None:
+def refuse(moments: Moments, example: Tensor, problem: Problem) -> None:
     """Raise for data that no centroids of this dtype can be found for.
 
     Args:
         moments: of the rows.
-        x: some rows, for their dtype.
+        example: a tensor of the rows' dtype.
         problem: what is asked for.
 
     Raises:
@@ -142,15 +142,14 @@ def refuse(moments: Moments, x: Iterable[Tensor], problem: Problem) -> None:
         if moments.nonfinite == ELSEWHERE:
             raise ErrorElsewhere("x")
         raise ValueError(moments.nonfinite)
-    sample = next(iter(x), None)
-    if sample is None or not moments.n_samples:
+    if not moments.n_samples:
         return
     low, high = moments.low, moments.high
-    dtype = compute_dtype(sample, problem.dtype)
+    dtype = compute_dtype(example, problem.dtype)
     widest = float((high - low).abs().amax()) if low.numel() else 0.0
     largest = float(torch.maximum(-low, high).amax()) if low.numel() else 0.0
     exact = 2 / torch.finfo(dtype).eps
-    if not sample.is_floating_point() and largest > exact:
+    if not example.is_floating_point() and largest > exact:
         raise ValueError(
             f"x holds integers up to {largest:.6g}, which overflow the {exact:.6g} that {dtype} "
             "tells apart: subtract an offset, or use a layer of float64"

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native import workspace as native
-from kmeans_module.backends.native.directions import Directions, _principal
+from kmeans_module.backends.native import library, workspace
+from kmeans_module.backends.native.directions import Directions
 
 needs_native = pytest.mark.skipif(
-    native.library() is None, reason="the package was installed without a C++ compiler"
+    library() is None, reason="the package was installed without a C++ compiler"
 )
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 
 def use(name: str) -> bool:
-    library = native.library()
-    return library is not None and library.km_use_instruction_set(name.encode()) == 0
+    kernels = library()
+    return kernels is not None and kernels.km_use_instruction_set(name.encode()) == 0
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)
@@ -69,8 +69,10 @@ def measure_along(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
 
     def find(rows: Tensor, *_: object, **__: object) -> Directions:
         center = rows.float().mean(dim=0)
-        return Directions(_principal(rows.float() - center, p).contiguous(), center)
+        apart = rows.double() - center
+        principal = torch.linalg.eigh(apart.T @ apart).eigenvectors.flip(-1)[:, :p]
+        return Directions(principal.T.float().contiguous(), center)
 
-    monkeypatch.setattr(native, "worthwhile", lambda *_, **__: p > 0)
-    monkeypatch.setattr(native, "find_directions", find)
-    monkeypatch.setattr(native, "find_directions_for_seeding", find)
+    monkeypatch.setattr(workspace, "worthwhile", lambda *_, **__: p > 0)
+    monkeypatch.setattr(workspace, "find_directions", find)
+    monkeypatch.setattr(workspace, "find_directions_for_seeding", find)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native.workspace import NativeWorkspace
-from kmeans_module.backends.reference import unit_rows
+from kmeans_module.backends.native import NativeWorkspace
+from kmeans_module.core.distances import unit_rows
 from tests.backends.conftest import KINDS, brute_force, data_of, measure_along, needs_native
 
 pytestmark = needs_native
@@ -54,12 +54,12 @@ def test_a_workspace_changes_nothing(
         centroids = moved(centroids, x, share, number)
         if metric == "cosine":
             centroids = unit_rows(centroids)
-        step = workspace.e_step(centroids, distances=False)
+        stats = workspace.statistics(centroids)
         fresh = NativeWorkspace(x, weight, metric=metric).e_step(centroids)
-        assert torch.equal(step.labels, fresh.labels)
-        assert torch.equal(step.stats.sums, fresh.stats.sums)
-        assert torch.equal(step.stats.counts, fresh.stats.counts)
-        torch.testing.assert_close(step.stats.inertia, fresh.stats.inertia, rtol=1e-6, atol=0)
+        assert torch.equal(workspace.labels, fresh.labels)
+        assert torch.equal(stats.sums, fresh.stats.sums)
+        assert torch.equal(stats.counts, fresh.stats.counts)
+        torch.testing.assert_close(stats.inertia, fresh.stats.inertia, rtol=1e-6, atol=0)
         changed = len(x) if last is None else int((fresh.labels != last).sum())
         assert int(workspace.changed) == changed
         last = fresh.labels
@@ -77,10 +77,10 @@ def test_bounds_hold_while_centroids_move_on(
     workspace = NativeWorkspace(x)
     for number in range(7):
         centroids = moved(centroids, x, 0.1, number)
-        step = workspace.e_step(centroids, distances=False)
+        stats = workspace.statistics(centroids)
         fresh = NativeWorkspace(x, once=True).e_step(centroids)
-        assert torch.equal(step.labels, fresh.labels)
-        assert torch.equal(step.stats.counts, fresh.stats.counts)
+        assert torch.equal(workspace.labels, fresh.labels)
+        assert torch.equal(stats.counts, fresh.stats.counts)
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_labels_that_others_write_into_are_mended(
     workspace = NativeWorkspace(x)
     for number, share in enumerate(MOVES):
         centroids = moved(centroids, x, share, number)
-        step = workspace.e_step(centroids, distances=False)
+        stats = workspace.statistics(centroids)
         fresh = NativeWorkspace(x).e_step(centroids)
-        assert torch.equal(step.labels, fresh.labels)
-        assert torch.equal(step.stats.sums, fresh.stats.sums)
-        assert torch.equal(step.stats.counts, fresh.stats.counts)
-        step.labels.numpy()[0, number::3] = (-1, k - 1, 1 << 40)[number % 3]
+        assert torch.equal(workspace.labels, fresh.labels)
+        assert torch.equal(stats.sums, fresh.stats.sums)
+        assert torch.equal(stats.counts, fresh.stats.counts)
+        workspace.labels.numpy()[0, number::3] = (-1, k - 1, 1 << 40)[number % 3]
 
 
 def test_rows_that_stay_are_not_read(instruction_set: str) -> None:
@@ -113,14 +113,14 @@ def test_rows_that_stay_are_not_read(instruction_set: str) -> None:
     centroids = places.unsqueeze(0)
     workspace = NativeWorkspace(x)
     for _ in range(2):
-        step = workspace.e_step(centroids, distances=False)
+        stats = workspace.statistics(centroids)
     expected = NativeWorkspace(x).e_step(centroids + 0.01)
     x.fill_(torch.nan)
-    step = workspace.e_step(centroids + 0.01, distances=False)
+    stats = workspace.statistics(centroids + 0.01)
     assert int(workspace.changed) == 0
-    assert torch.equal(step.labels, expected.labels)
-    assert torch.equal(step.stats.sums, expected.stats.sums)
-    torch.testing.assert_close(step.stats.inertia, expected.stats.inertia, rtol=1e-6, atol=0)
+    assert torch.equal(workspace.labels, expected.labels)
+    assert torch.equal(stats.sums, expected.stats.sums)
+    torch.testing.assert_close(stats.inertia, expected.stats.inertia, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3])
@@ -134,10 +134,10 @@ def test_an_inertia_that_is_small_against_the_spread_is_measured(
     workspace = NativeWorkspace(x)
     centroids = places.unsqueeze(0).clone()
     for _ in range(4):
-        step = workspace.e_step(centroids, distances=False)
+        stats = workspace.statistics(centroids)
         inertia = brute_force(x, centroids[0]).amin(dim=1).sum()
-        torch.testing.assert_close(step.stats.inertia[0], inertia, rtol=1e-5, atol=0)
-        centroids = (step.stats.sums / step.stats.counts.unsqueeze(-1)).float()
+        torch.testing.assert_close(stats.inertia[0], inertia, rtol=1e-5, atol=0)
+        centroids = (stats.sums / stats.counts.unsqueeze(-1)).float()
 
 
 def exact_sums(x: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -156,9 +156,9 @@ def test_sums_are_exact_where_they_can_be(instruction_set: str, outlier: float) 
     workspace = NativeWorkspace(x)
     for seed in range(4):
         centroids = x[None, torch.randperm(4_000, generator=generator.manual_seed(seed))[:15]]
-        step = workspace.e_step(centroids.contiguous(), distances=False)
-        sums = exact_sums(x, step.labels[0], 15)
+        stats = workspace.statistics(centroids.contiguous())
+        sums = exact_sums(x, workspace.labels[0], 15)
         if outlier < 1e12:
-            assert torch.equal(step.stats.sums[0], sums)
+            assert torch.equal(stats.sums[0], sums)
         else:
-            torch.testing.assert_close(step.stats.sums[0], sums, rtol=1e-9, atol=1e-3)
+            torch.testing.assert_close(stats.sums[0], sums, rtol=1e-9, atol=1e-3)

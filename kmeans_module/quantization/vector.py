@@ -177,12 +177,12 @@ class VectorQuantizer(LearningCodebook):
             ValueError: x of another number of features, a mask of another shape; NaN or
                 infinity in training unless nonfinite is "skip", and in evaluation.
         """
-        layout, centroids = self.layout, self.codebook.centroids
-        x, mask = layout.check(x, mask, centroids.device)
-        rows = layout.to_rows(x, compute_dtype(x, centroids))
+        layout, codebook = self.layout, self.codebook
+        x, mask = layout.check(x, mask, codebook.centroids.device)
+        rows = layout.to_rows(x, compute_dtype(x, codebook.centroids))
         valid = None if mask is None else layout.mask_to_rows(mask)
         rows, seen, (valid,) = hide_rows(
-            rows, [valid], metric=self.codebook.metric, skip_nonfinite=self.nonfinite == "skip"
+            rows, [valid], metric=codebook.metric, skip_nonfinite=self.nonfinite == "skip"
         )
         state = self.begin(seen, valid) if self.learns else None
         relaxed, codes = self._draw(rows)

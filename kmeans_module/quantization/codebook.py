@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.join import Join, Joinable
 
 from kmeans_module import checks as check
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning, operators
-from kmeans_module.quantization.joining import QuantizerJoinHook
-from kmeans_module.quantization.learning import CodebookState
+from kmeans_module.quantization.codebook_state import CodebookState
+from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantized import Quantizer
 from kmeans_module.rows.ranks import ProcessGroup
 
@@ -31,11 +29,11 @@ def in_backward() -> bool:
 
 
 def _update_first(module: LearningCodebook, prefix: str, keep_vars: bool) -> None:
-    """A state_dict holds what is recorded."""
+    """A state_dict holds the codebook that recorded batches lead to."""
     module.apply_update()
 
 
-class LearningCodebook(Quantizer, Joinable):
+class LearningCodebook(Quantizer, JoinableCodebook):
     """Records batches, and moves the centroids of a :class:`KMeansLayer` afterwards.
 
     The base of :class:`VectorQuantizer`, which says what the options mean. A forward pass
@@ -60,7 +58,7 @@ class LearningCodebook(Quantizer, Joinable):
         process_group: ProcessGroup | str | None,
     ) -> None:
         nn.Module.__init__(self)
-        Joinable.__init__(self)
+        JoinableCodebook.__init__(self)
         check.check_choice("update", update, UPDATES)
         check.check_choice("nonfinite", nonfinite, NONFINITE)
         self.update_rule = update
@@ -92,8 +90,7 @@ class LearningCodebook(Quantizer, Joinable):
     def _reset(self) -> None:
         """What is known of this object in this process alone."""
         self.forget_recorded()
-        self._join_group: ProcessGroup | None = None
-        self._joined = False
+        self.leave_join()
         self.number = operators.register(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,6 +106,9 @@ class LearningCodebook(Quantizer, Joinable):
     def n_clusters(self) -> int:
         """Codes, k."""
         return self.codebook.n_clusters
+
+    def codebook_layers(self) -> list[KMeansLayer]:
+        return [self.codebook]
 
     @property
     def learns(self) -> bool:
@@ -134,7 +134,7 @@ class LearningCodebook(Quantizer, Joinable):
         return self
 
     def codebook_state(self) -> CodebookState:
-        """The tensors that a training step changes, as those of P problems."""
+        """The tensors that a training step changes, with a leading axis of P problems."""
         codebook = self.codebook
         centroids, counts, n_iter = codebook.centroids.detach(), codebook.counts, codebook.n_iter
         if not codebook.batch_shape:
@@ -151,10 +151,12 @@ class LearningCodebook(Quantizer, Joinable):
             self.skipped,
         )
 
-    @property
-    def group(self) -> ProcessGroup | None:
-        """The ranks whose samples the codebook learns from; None for this process only."""
-        return self.join_process_group if self._join_group is None else self._join_group
+    def take_state(self, state: CodebookState) -> None:
+        """Take over what steps on a copy of :meth:`codebook_state` have changed."""
+        for name, tensor in self.codebook_state()._asdict().items():
+            # Centroids that learn by gradient are the optimizer's.
+            if name != "centroids" or self.update_rule != "gradient":
+                tensor.copy_(getattr(state, name))
 
     def begin(self, rows: Tensor, valid: Tensor | None) -> CodebookState:
         """Apply what was recorded, and initialize, before a batch is quantized.
@@ -178,10 +180,7 @@ class LearningCodebook(Quantizer, Joinable):
         """See :class:`kmeans_module.quantization.operators.Learner`."""
         if in_backward():
             return
-        if not self._joined:
-            notice = Join.notify_join_context(self)
-            if notice is not None:
-                notice.wait()
+        self.notify_joined_ranks()
         if self._recorded:
             self._apply_recorded(state)
         if self._first_rows or not self._is_initialized(state):
@@ -196,7 +195,7 @@ class LearningCodebook(Quantizer, Joinable):
         Args:
             rows: (P, n, d), without a gradient.
             valid: which rows count, (P, n) bool; None for all.
-            codes: (P, n); None for those of the nearest centroids.
+            codes: (P, n); None for the codes of the nearest centroids.
             state: what :meth:`begin` returned.
 
         Returns:
@@ -217,7 +216,8 @@ class LearningCodebook(Quantizer, Joinable):
         group = self.group
         stats, codes = learning.statistics(rows, valid, codes, state.centroids)
         bad = learning.not_finite(rows, valid, stats)
-        stats, bad = learning.of_all_ranks(stats, bad, group)
+        if group is not None:
+            stats, bad = learning.of_all_ranks(stats, bad, group)
         total = self.decay * state.counts + stats.counts
         least = learning.least_counts(total, decay=self.decay, threshold=self.revive_below)
         refused, counted, revives = learning.read(
@@ -263,7 +263,7 @@ class LearningCodebook(Quantizer, Joinable):
         if state.initialized.device.type == "cpu":
             return bool(state.initialized)
         try:
-            self.codebook.check_initialized()
+            self.check_initialized()
         except check.NotInitializedError:
             return False
         return True
@@ -277,7 +277,7 @@ class LearningCodebook(Quantizer, Joinable):
         raise ValueError("x should be finite; another rank's contains NaN or infinity")
 
     def _initialize(self, rows: Tensor, valid: Tensor | None, state: CodebookState) -> None:
-        """Start the codebook from this batch and those kept of earlier ones."""
+        """Start the codebook from this batch and the batches kept before it."""
         group = self.group
         weight = learning.weights_of(rows, valid)
         bad = (~rows.isfinite().all()).to(weight)
@@ -299,7 +299,7 @@ class LearningCodebook(Quantizer, Joinable):
             group=group,
         )
         state.centroids.copy_(centroids)
-        # The counts that a moving average over endlessly many such batches would have.
+        # The counts to which a moving average over endlessly many equal batches comes.
         state.counts.copy_(counts / len(kept) / (1 - self.decay))
         state.n_iter.zero_()
         state.initialized.fill_(True)
@@ -339,33 +339,3 @@ class LearningCodebook(Quantizer, Joinable):
             dtype=self.codebook.counts.dtype, device=self.codebook.counts.device
         )
         return self
-
-    def join_hook(self, **kwargs: Any) -> QuantizerJoinHook:
-        # Collectives in an order of their own: the hooks of others run theirs in between.
-        if self._join_group is None and self.join_process_group is not None:
-            ranks = dist.get_process_group_ranks(self.join_process_group)
-            self._join_group = dist.new_group(ranks)
-        # Hooks of other modules may meanwhile write the buffers: the steps have copies.
-        return QuantizerJoinHook(self, gradient=self.update_rule == "gradient")
-
-    def step_on_nothing(self, state: CodebookState) -> None:
-        """Take part in a training step of the other ranks, without samples."""
-        problems, _, d = state.centroids.shape
-        nothing = state.centroids.new_empty((problems, 0, d))
-        self._joined = True
-        try:
-            self.begin_at(nothing, None, state)
-            self.record_at(nothing, None, None, state)
-        finally:
-            self._joined = False
-
-    @property
-    def join_device(self) -> torch.device:
-        return self.codebook.centroids.device
-
-    @property
-    def join_process_group(self) -> Any:
-        if isinstance(self.process_group, dist.ProcessGroup):
-            return self.process_group
-        everyone = self.process_group is not None and dist.is_initialized()
-        return dist.group.WORLD if everyone else None

@@ -14,8 +14,8 @@ def _faiss() -> ModuleType:
         import faiss
     except ImportError as error:
         raise ImportError("to_faiss needs faiss: pip install faiss-cpu") from error
-    found: ModuleType = faiss
-    return found
+    module: ModuleType = faiss
+    return module
 
 
 def _numbers(tensor: Tensor, bits: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""How gradients pass the choice of a code, which has none.
+"""How gradients pass the choice of a code, which has none; and the loss.
 
-Each function returns the quantized vectors as they are, and differs in its backward pass.
+Each estimator returns the quantized vectors as they are, and differs in its backward pass.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ class _Rotation(torch.autograd.Function):
         gradient = gradients[0]
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         target_length = torch.linalg.vector_norm(quantized, dim=-1, keepdim=True)
-        somewhere = (length > 0) & (target_length > 0)
-        source = x / length.where(somewhere, 1.0)
-        target = quantized / target_length.where(somewhere, 1.0)
+        turns = (length > 0) & (target_length > 0)
+        source = x / length.where(turns, 1.0)
+        target = quantized / target_length.where(turns, 1.0)
         middle = source + target
         middle = middle / torch.linalg.vector_norm(middle, dim=-1, keepdim=True).clamp(min=1e-6)
-        turned = (
+        rotated = (
             gradient
             - 2 * middle * (middle * gradient).sum(dim=-1, keepdim=True)
             + 2 * source * (target * gradient).sum(dim=-1, keepdim=True)
         )
-        scale = target_length / length.where(somewhere, 1.0)
-        return torch.where(somewhere, scale * turned, gradient), None
+        scale = target_length / length.where(turns, 1.0)
+        return torch.where(turns, scale * rotated, gradient), None
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
@@ -60,6 +60,8 @@ def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
     Args:
         x, quantized: (..., d).
     """
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return quantized  # nobody asks for a gradient: no copy
     straight: Tensor = _StraightThrough.apply(x, quantized)  # type: ignore[no-untyped-call]
     return straight
 
@@ -76,6 +78,8 @@ def rotate(x: Tensor, quantized: Tensor) -> Tensor:
     Args:
         x, quantized: (..., d).
     """
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return quantized
     rotated: Tensor = _Rotation.apply(x, quantized)  # type: ignore[no-untyped-call]
     return rotated
 
@@ -112,3 +116,35 @@ def gumbel(
 
     quantized, codes = in_chunks(draw, x, centroids)
     return quantized, codes.squeeze(-1)
+
+
+def quantization_loss(
+    x: Tensor,
+    quantized: Tensor,
+    valid: Tensor | None,
+    *,
+    commitment: float,
+    learns_by_gradient: bool,
+) -> Tensor:
+    """β mean ‖x - sg[q]‖², and mean ‖sg[x] - q‖² where the codebook learns by gradient.
+
+    Source: van den Oord, Vinyals & Kavukcuoglu, NeurIPS 2017, equation 3.
+
+    Args:
+        x: (..., n, d).
+        quantized: the centroids of the codes, (..., n, d).
+        valid: which rows count, (..., n) bool; None for all.
+        commitment: β.
+        learns_by_gradient: whether the second term, for the codebook, is added.
+
+    Returns:
+        (): the mean over rows that count and over features; 0 where no row counts.
+    """
+    if quantized.dtype != x.dtype:
+        quantized = quantized.to(x.dtype)
+    losses = commitment * (x - quantized.detach()).square().mean(dim=-1)
+    if learns_by_gradient:
+        losses = losses + (x.detach() - quantized).square().mean(dim=-1)
+    if valid is None:
+        return losses.sum() / max(losses.numel(), 1)
+    return losses.where(valid, 0.0).sum() / valid.sum().clamp(min=1)

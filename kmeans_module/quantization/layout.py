@@ -1,4 +1,4 @@
-"""The shapes of a quantizer: x, masks and codes as its users have them, and as rows."""
+"""The shapes of a quantizer: x, masks and codes as users hand them in, and as rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module import checks as check
+from kmeans_module.backends import unit_rows
 
 NO_CODE = -1
 
@@ -16,8 +17,8 @@ NO_CODE = -1
 class Layout:
     r"""How x (\*, d) becomes rows (P, n, d / heads), and codes of rows become codes of x.
 
-    P is the number of codebooks: heads that share one add rows to the one problem, heads with
-    codebooks of their own are problems of their own.
+    P is the number of codebooks: 1 where all heads share a codebook, which then has heads times as
+    many rows as x has samples; otherwise the number of heads.
 
     Args:
         n_features: features of a vector, d.
@@ -77,7 +78,7 @@ class Layout:
         return x if x.dtype == dtype else x.to(dtype)
 
     def features_back(self, x: Tensor) -> Tensor:
-        """x (*, d) with its features where users have them: (N, d, *) with channel_first."""
+        """x (*, d) with features where users have them: (N, d, *) with channel_first."""
         return x.movedim(-1, 1) if self.channel_first else x
 
     def mask_to_rows(self, mask: Tensor) -> Tensor:
@@ -96,10 +97,41 @@ class Layout:
         return codes.reshape(1, -1)
 
     def codes_from_rows(self, codes: Tensor, shape: torch.Size) -> Tensor:
-        """Codes (P, n) as those of x of the shape (*, d): (*), or (*, heads)."""
+        """Codes (P, n) as the codes of x of the shape (*, d): (*), or (*, heads)."""
         if self.separate_codebooks:
             codes = codes.T
         return codes.reshape(shape[:-1] if self.heads == 1 else (*shape[:-1], self.heads))
+
+
+def hide_rows(
+    rows: Tensor, valids: list[Tensor | None], *, metric: str, skip_nonfinite: bool
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Rows that do not count become 0, so that no gradient passes them and no loss is NaN.
+
+    Args:
+        rows: (P, n, d).
+        valids: for each level, which rows count, (P, n) bool, and None for all; of all levels
+            the first has most.
+        metric: "cosine" scales rows to unit length.
+        skip_nonfinite: whether rows with NaN or infinity do not count.
+
+    Returns:
+        The rows to quantize; the rows to learn from, without a gradient, where a row that is
+        skipped is NaN, so that the batch is seen to be bad; and which rows count.
+    """
+    if valids[0] is not None:
+        rows = rows.where(valids[0].unsqueeze(-1), 0.0)
+    finite = None
+    if skip_nonfinite:
+        finite = rows.detach().isfinite().all(dim=-1)
+        rows = rows.where(finite.unsqueeze(-1), 0.0)
+        valids = [finite if valid is None else valid & finite for valid in valids]
+    if metric == "cosine":
+        rows = unit_rows(rows)
+    seen = rows.detach()
+    if finite is not None:
+        seen = seen.where(finite.unsqueeze(-1), torch.nan)
+    return rows, seen, valids
 
 
 def check_codes(codes: object, *, n_codes: int | None = None, fewer: bool = False) -> Tensor:

@@ -7,7 +7,6 @@ With a process group the rows are this rank's, and the results are alike on all 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,30 +20,6 @@ from kmeans_module.rows.sharded import Rows
 
 LLOYD_STEPS = 10
 BATCHES_TO_LIVE = 8  # of a revived code, without samples
-
-
-class CodebookState(NamedTuple):
-    """The tensors that a training step changes, in place.
-
-    Attributes:
-        centroids: (P, k, d).
-        counts: (P, k) float64.
-        n_iter: (P,) int64.
-        initialized: () bool.
-        next_centroids: (P, k, d), what the next update brings.
-        next_counts: (P, k) float64.
-        revived: codes that the next update moves to samples, (P, k) bool.
-        skipped: batches that were not finite, () int64.
-    """
-
-    centroids: Tensor
-    counts: Tensor
-    n_iter: Tensor
-    initialized: Tensor
-    next_centroids: Tensor
-    next_counts: Tensor
-    revived: Tensor
-    skipped: Tensor
 
 
 def weights_of(rows: Tensor, valid: Tensor | None) -> Tensor:
@@ -89,16 +64,16 @@ def statistics(
 
 
 def not_finite(rows: Tensor, valid: Tensor | None, stats: ClusterStats) -> Tensor:
-    """Whether some row holds NaN or infinity, () bool.
+    """Whether a row holds NaN or infinity, () bool.
 
     Args:
         rows: (P, n, d).
         valid: which rows count, (P, n) bool.
-        stats: of these rows, with an inertia that is not finite where some row is not, or
-            where nobody measured it.
+        stats: of these rows, whose inertia is not finite where a row is not, or where it was not
+            measured.
     """
-    # A finite inertia spares a pass over the rows. It knows rows that count alone, and to look
-    # at it is to wait for an accelerator.
+    # A finite inertia spares a pass over the rows. Rows of weight 0 may not show in it, and an
+    # accelerator would have to be waited for.
     on_cpu = rows.device.type == "cpu"
     if valid is None and on_cpu and math.isfinite(float(stats.inertia.sum())):
         return torch.zeros((), dtype=torch.bool)
@@ -106,11 +81,9 @@ def not_finite(rows: Tensor, valid: Tensor | None, stats: ClusterStats) -> Tenso
 
 
 def of_all_ranks(
-    stats: ClusterStats, flag: Tensor, group: ProcessGroup | None
+    stats: ClusterStats, flag: Tensor, group: ProcessGroup
 ) -> tuple[ClusterStats, Tensor]:
-    """Statistics of all ranks together, and whether a flag () is set on some rank."""
-    if group is None:
-        return stats, flag
+    """Statistics of all ranks together, and whether a flag () is set on any rank."""
     # Codes without samples are revived, not relocated: the farthest samples need not travel.
     stats = ClusterStats(stats.sums, stats.counts, stats.inertia)
     flag = flag.to(stats.sums.dtype).view(1)

@@ -1,15 +1,51 @@
-"""Codebooks whose centroids add up: one after the other, then all together."""
+"""Codebooks fitted to samples that are all there: levels whose centroids add up, rotations."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from kmeans_module.backends.beam import beam_search
 from kmeans_module.core.fit import fit
 from kmeans_module.rows.batch import Batch
 
-_RIDGE = 1e-4  # samples of a code that is never used
-_STAGES = 10
+_RIDGE = 1e-4  # in samples: keeps codes without samples where they are
+_STAGES = 10  # numbers of directions, from 2 to d
+
+
+def fit_levels(
+    x: Tensor,
+    n_clusters: int,
+    n_levels: int,
+    *,
+    beam_size: int,
+    max_iter: int,
+    refinements: int,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Codebooks of a residual quantizer: one after the other, then all together.
+
+    Args:
+        x: (n, d).
+        n_clusters: k.
+        n_levels: L.
+        beam_size: choices kept from level to level when samples are encoded.
+        max_iter: Lloyd's iterations of a level at most.
+        refinements: times that all levels are fitted together, and all samples encoded.
+        generator: None draws from torch's default generator.
+
+    Returns:
+        codebooks (L, k, d), and the codes of the samples, (n, L).
+    """
+    left, codebooks = x, x.new_empty((0, n_clusters, x.shape[1]))
+    for _ in range(n_levels):
+        centroids = fit_progressively(left, n_clusters, max_iter=max_iter, generator=generator)
+        codebooks = torch.cat([codebooks, centroids.unsqueeze(0)])
+        codes, left = beam_search(x, codebooks, beam_size=beam_size)
+    for _ in range(refinements):
+        codebooks = least_squares(x, codes, codebooks)
+        codes, _ = beam_search(x, codebooks, beam_size=beam_size)
+    return codebooks, codes
 
 
 def fit_progressively(
@@ -17,9 +53,9 @@ def fit_progressively(
 ) -> Tensor:
     """k-means in more and more of the principal directions of x, each start being the last end.
 
-    Residuals have no clusters that k-means++ could find, and a sample that is met exactly by
-    earlier levels lies in the middle of all others; a few directions at a time lead to better
-    centroids than any start in all of them.
+    What earlier levels leave of samples has no clusters that k-means++ could find: the residual
+    of a sample that earlier levels decode exactly is 0, the mean of all residuals. A few
+    directions at a time lead to better centroids than any start in all directions.
 
     Source: Liu, Shao & Lu, Generalized residual vector quantization for large scale data, ICME
     2016, section 3.2 (transition clustering).
@@ -42,27 +78,47 @@ def fit_progressively(
     for count in sorted(counts):
         if isinstance(init, Tensor):
             init = torch.nn.functional.pad(init, (0, count - init.shape[-1]))
-        some = coordinates[:, :count].contiguous()
-        init = fit(
-            Batch(some), n_clusters, init=init,
-            max_iter=max_iter if count == d else min(5, max_iter), tol=1e-4, n_init=1,
-            n_problems=1, metric="euclidean", empty_cluster="relocate", like=some,
-            generator=generator,
-        ).centroids[0]  # fmt: skip
+        iterations = max_iter if count == d else min(5, max_iter)
+        init = _k_means(
+            coordinates[:, :count].contiguous(), n_clusters, init, iterations, generator
+        )
     assert isinstance(init, Tensor)
     centroids: Tensor = init @ directions.T + mean
     return centroids
 
 
+def _k_means(
+    x: Tensor,
+    n_clusters: int,
+    init: Tensor | str,
+    max_iter: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    best = fit(
+        Batch(x),
+        n_clusters,
+        init=init,
+        max_iter=max_iter,
+        tol=1e-4,
+        n_init=1,
+        n_problems=1,
+        metric="euclidean",
+        empty_cluster="relocate",
+        like=x,
+        generator=generator,
+    )
+    return best.centroids[0]
+
+
 def least_squares(x: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
-    """The codebooks that, for given codes, leave least of the samples: all levels at once.
+    """The codebooks of all levels that, for given codes, have the least squared error.
 
     Source: Martinez et al., LSQ++, ECCV 2018, section 3.1.
 
     Args:
         x: (n, d).
         codes: (n, L).
-        codebooks: the present ones, (L, k, d): where codes are not used, they stay.
+        codebooks: the present ones, (L, k, d); centroids of codes without samples stay.
 
     Returns:
         (L, k, d).
@@ -83,3 +139,21 @@ def least_squares(x: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
     change = torch.linalg.solve(counts, sums)
     fitted: Tensor = (exact + change.view_as(exact)).to(codebooks.dtype)
     return fitted
+
+
+def principal_rotation(x: Tensor, n_subspaces: int) -> Tensor:
+    """Principal directions, dealt out so that the variance of all parts is balanced, (d, d).
+
+    Source: Ge et al., CVPR 2013, section 3.2 (eigenvalue allocation).
+    """
+    d = x.shape[1]
+    values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0).double().view(d, d))
+    values = values.clamp(min=values.amax() * 1e-12).log()
+    values = values - values.amin()  # from 0: a direction never lowers the sum of a part
+    parts: list[list[int]] = [[] for _ in range(n_subspaces)]
+    for axis in reversed(range(d)):
+        open_parts = [part for part in parts if len(part) < d // n_subspaces]
+        min(open_parts, key=lambda part: float(values[part].sum())).append(axis)
+    order = [axis for part in parts for axis in part]
+    rotation: Tensor = vectors[:, order].T.to(x.dtype)
+    return rotation

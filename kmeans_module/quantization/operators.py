@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kmeans_module.quantization.learning import CodebookState
+from kmeans_module.quantization.codebook_state import CodebookState
 
 # What recording a batch changes; an update changes all.
 _RECORDED = ("next_centroids", "next_counts", "revived", "skipped")

@@ -10,10 +10,12 @@ from torch.nn.utils import parametrizations
 
 from kmeans_module import checks as check
 from kmeans_module.backends import compute_dtype, full_precision
+from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout, check_codes, check_range
+from kmeans_module.quantization.offline import principal_rotation
 from kmeans_module.quantization.packing import bits_of, pack, unpack
 from kmeans_module.quantization.quantized import Quantized, Quantizer
-from kmeans_module.quantization.residual import looked_up
+from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
 
@@ -147,6 +149,9 @@ class ProductQuantizer(Quantizer):
         shape = (self.n_subspaces, self.n_clusters, -1)
         return self.quantizer.codebook.centroids.view(shape)
 
+    def codebook_layers(self) -> list[KMeansLayer]:
+        return [self.quantizer.codebook]
+
     def extra_repr(self) -> str:
         return f"n_subspaces={self.n_subspaces}"
 
@@ -155,6 +160,8 @@ class ProductQuantizer(Quantizer):
 
         Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
         """
+        if not self.quantizer.learns:
+            self.check_initialized()
         x, mask = self.layout.check(x, mask, self._device)
         quantized, codes, loss = self.quantizer(self._rotated(x), mask)
         quantized = self._rotated_back(quantized).to(x.dtype)
@@ -166,6 +173,7 @@ class ProductQuantizer(Quantizer):
         Raises:
             NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
         """
+        self.check_initialized()
         x, _ = self.layout.check(x, None, self._device)
         with torch.no_grad():
             return self._with_subspaces(self.quantizer.encode(self._rotated(x)))
@@ -240,6 +248,7 @@ class ProductQuantizer(Quantizer):
         Returns:
             (q, m, k): ‖query - x̂‖² = Σ_j table[j, code_j].
         """
+        self.check_initialized()
         queries = check.check_samples(queries, self.n_features)
         parts = self._cut(self._rotated(queries))
         return (
@@ -287,7 +296,7 @@ class ProductQuantizer(Quantizer):
         """
         from kmeans_module.quantization.export import product_index
 
-        self.quantizer.codebook.check_initialized()
+        self.check_initialized()
         rotation = None if self.rotation is None else self.rotation.weight
         return product_index(self.codebooks, bits_of(self.n_clusters), rotation)
 
@@ -330,21 +339,3 @@ class ProductQuantizer(Quantizer):
     def _joined(self, parts: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of :meth:`_cut`."""
         return parts if self.n_subspaces == 1 else parts.transpose(0, 1).reshape(shape)
-
-
-def principal_rotation(x: Tensor, n_subspaces: int) -> Tensor:
-    """Principal directions, dealt out so that the variance of all parts is balanced, (d, d).
-
-    Source: Ge et al., CVPR 2013, section 3.2 (eigenvalue allocation).
-    """
-    d = x.shape[1]
-    values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0).double().view(d, d))
-    values = values.clamp(min=values.amax() * 1e-12).log()
-    values = values - values.amin()  # none lowers the sum of its part
-    parts: list[list[int]] = [[] for _ in range(n_subspaces)]
-    for axis in reversed(range(d)):
-        open_parts = [part for part in parts if len(part) < d // n_subspaces]
-        min(open_parts, key=lambda part: float(values[part].sum())).append(axis)
-    order = [axis for part in parts for axis in part]
-    rotation: Tensor = vectors[:, order].T.to(x.dtype)
-    return rotation

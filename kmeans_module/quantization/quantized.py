@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from kmeans_module import checks as check
+from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout
 
 
@@ -38,6 +41,22 @@ class Quantizer(nn.Module):
     def channel_first(self) -> bool:
         """Whether features are dimension 1 of x."""
         return self.layout.channel_first
+
+    def codebook_layers(self) -> list[KMeansLayer]:
+        """The layers that hold the centroids."""
+        raise NotImplementedError
+
+    def check_initialized(self) -> None:
+        """Raise NotInitializedError where there are no centroids yet (not in compiled code)."""
+        if torch.compiler.is_compiling():
+            return
+        try:
+            for layer in self.codebook_layers():
+                layer.check_initialized()
+        except check.NotInitializedError:
+            raise check.NotInitializedError(
+                f"{type(self).__name__} has no centroids yet: train it, or load a state_dict"
+            ) from None
 
     def __getattr__(self, name: str) -> Any:
         if name == "update":

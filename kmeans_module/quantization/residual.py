@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from kmeans_module import checks as check
 from kmeans_module.backends import compute_dtype
 from kmeans_module.backends.beam import beam_search
+from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.gradients import rotate, straight_through
 from kmeans_module.quantization.layout import NO_CODE, Layout, check_codes
-from kmeans_module.quantization.offline import fit_progressively, least_squares
+from kmeans_module.quantization.offline import fit_levels
 from kmeans_module.quantization.packing import bits_of, pack, unpack
 from kmeans_module.quantization.quantized import Quantized, Quantizer
+from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
 
@@ -35,7 +37,7 @@ class ResidualQuantizer(Quantizer):
         n_levels: L.
         shared_codebook: whether all levels use one codebook.
         dropout: whether in training each batch uses a random number of levels, from 1 to L;
-            codes of the others are -1.
+            codes of the levels after them are -1.
         beam_size: choices kept from level to level by :meth:`fit` and :meth:`encode`; forward
             takes the nearest centroid of each level.
         update: how a codebook learns: "ema", a moving average of the samples of each code;
@@ -65,7 +67,8 @@ class ResidualQuantizer(Quantizer):
         - Output: quantized like the input, codes (\*, L), loss (), the sum over levels.
 
     Attributes:
-        levels: one :class:`VectorQuantizer` for each level, or a single shared one.
+        levels: one :class:`VectorQuantizer` for each level, or a single shared one; features
+            are last in what levels take.
 
     Examples:
         >>> import torch
@@ -136,8 +139,10 @@ class ResidualQuantizer(Quantizer):
     @property
     def codebooks(self) -> Tensor:
         """Centroids of all levels, (L, k, d)."""
-        each = [self.level(number).codebook.centroids for number in range(self.n_levels)]
-        return torch.stack(each)
+        return torch.stack([layer.centroids for layer in self.codebook_layers()])
+
+    def codebook_layers(self) -> list[KMeansLayer]:
+        return [self.level(number).codebook for number in range(self.n_levels)]
 
     def level(self, number: int) -> VectorQuantizer:
         """The quantizer of a level, from 0 to L-1: the same for all where they share it."""
@@ -154,6 +159,8 @@ class ResidualQuantizer(Quantizer):
         Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
         """
         first = self.level(0)
+        if not first.learns:
+            self.check_initialized()
         centroids = first.codebook.centroids
         x, mask = self.layout.check(x, mask, centroids.device)
         dtype, x = x.dtype, x.to(compute_dtype(x, centroids))
@@ -207,7 +214,7 @@ class ResidualQuantizer(Quantizer):
             NotInitializedError: a level has no centroids.
             ValueError: NaN or infinity in x.
         """
-        self._check_initialized()
+        self.check_initialized()
         beam_size = self.beam_size if beam_size is None else beam_size
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         centroids = self.level(0).codebook.centroids
@@ -215,8 +222,7 @@ class ResidualQuantizer(Quantizer):
         rows = self.layout.to_rows(x, compute_dtype(x, centroids))[0]
         if beam_size == 1 or torch.compiler.is_compiling():
             by_level, left = [], rows
-            for number in range(self.n_levels):
-                layer = self.level(number).codebook
+            for layer in self.codebook_layers():
                 by_level.append(layer(left))
                 left = left - layer.centroids[by_level[-1]]
             codes = torch.stack(by_level, dim=-1)
@@ -277,19 +283,20 @@ class ResidualQuantizer(Quantizer):
             raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}")
         if not x.isfinite().all():
             check.raise_nonfinite(x, x.dtype)
-        left, books = x, x.new_empty((0, self.n_clusters, self.n_features))
-        for _ in range(self.n_levels):
-            book = fit_progressively(left, self.n_clusters, max_iter=max_iter, generator=generator)
-            books = torch.cat([books, book.unsqueeze(0)])
-            codes, left = beam_search(x, books, beam_size=self.beam_size)
-        for _ in range(refinements):
-            books = least_squares(x, codes, books)
-            codes, _ = beam_search(x, books, beam_size=self.beam_size)
-        for number, book in enumerate(books):
+        codebooks, codes = fit_levels(
+            x,
+            self.n_clusters,
+            self.n_levels,
+            beam_size=self.beam_size,
+            max_iter=max_iter,
+            refinements=refinements,
+            generator=generator,
+        )
+        for number, centroids in enumerate(codebooks):
             level = self.level(number)
             level.forget_recorded()
             counts = torch.bincount(codes[:, number], minlength=self.n_clusters)
-            level.codebook.set_centroids(book, counts)
+            level.codebook.set_centroids(centroids, counts)
 
     def tables(self, queries: Tensor) -> Tensor:
         """Inner products of queries with all centroids.
@@ -300,7 +307,7 @@ class ResidualQuantizer(Quantizer):
         Returns:
             (q, L, k): ‖query - x̂‖² = ‖query‖² - 2 Σ_l table[l, code_l] + ‖x̂‖².
         """
-        self._check_initialized()
+        self.check_initialized()
         queries = check.check_samples(queries, self.n_features)
         return torch.einsum("qd,lkd->qlk", queries, self.codebooks.to(queries.dtype))
 
@@ -338,7 +345,7 @@ class ResidualQuantizer(Quantizer):
         """
         from kmeans_module.quantization.export import residual_index
 
-        self._check_initialized()
+        self.check_initialized()
         return residual_index(self.codebooks, bits_of(self.n_clusters), self.beam_size)
 
     def apply_update(self) -> None:
@@ -346,15 +353,3 @@ class ResidualQuantizer(Quantizer):
         for level in self.levels:
             assert isinstance(level, VectorQuantizer)
             level.apply_update()
-
-    def _check_initialized(self) -> None:
-        for number in range(self.n_levels):
-            self.level(number).codebook.check_initialized()
-
-
-def looked_up(tables: Tensor, codes: Tensor) -> Tensor:
-    """Sums of the entries of tables (q, m, k) that codes (n, m) name, (q, n)."""
-    total = tables.new_zeros((len(tables), len(codes)))
-    for part in range(codes.shape[-1]):
-        total += tables[:, part, codes[:, part]]
-    return total

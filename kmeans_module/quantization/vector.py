@@ -6,14 +6,20 @@ import torch
 from torch import Tensor
 
 from kmeans_module import checks as check
-from kmeans_module.backends import compute_dtype, unit_rows
+from kmeans_module.backends import compute_dtype
 from kmeans_module.core.soft import check_soft
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning
 from kmeans_module.quantization.codebook import LearningCodebook
-from kmeans_module.quantization.gradients import ESTIMATORS, gumbel, rotate, straight_through
-from kmeans_module.quantization.layout import NO_CODE, Layout, check_codes, check_range
-from kmeans_module.quantization.learning import CodebookState
+from kmeans_module.quantization.codebook_state import CodebookState
+from kmeans_module.quantization.gradients import (
+    ESTIMATORS,
+    gumbel,
+    quantization_loss,
+    rotate,
+    straight_through,
+)
+from kmeans_module.quantization.layout import NO_CODE, Layout, check_codes, check_range, hide_rows
 from kmeans_module.quantization.quantized import Quantized
 from kmeans_module.rows.ranks import ProcessGroup
 
@@ -31,7 +37,7 @@ class VectorQuantizer(LearningCodebook):
     codebook.
 
     Under torch.distributed all ranks record the same, over the samples of all of them. Where
-    ranks may have fewer batches than others, train within
+    ranks have unequal numbers of batches, train within
     :func:`kmeans_module.quantization.join`.
 
     Args:
@@ -160,8 +166,8 @@ class VectorQuantizer(LearningCodebook):
 
         Args:
             x: (*, d), or (N, d, *) with channel_first; any float dtype.
-            mask: True for samples that count, of the shape of x without its features. Others
-                get code -1, quantized 0, and no part in loss or learning.
+            mask: True for samples that count, of the shape of x without its features. Masked
+                samples get code -1, quantized 0, and no part in loss or learning.
 
         Returns:
             quantized, codes, loss.
@@ -171,11 +177,13 @@ class VectorQuantizer(LearningCodebook):
             ValueError: x of another number of features, a mask of another shape; NaN or
                 infinity in training unless nonfinite is "skip", and in evaluation.
         """
-        layout, centroids = self.layout, self.codebook.centroids
-        x, mask = layout.check(x, mask, centroids.device)
-        rows = layout.to_rows(x, compute_dtype(x, centroids))
+        layout, codebook = self.layout, self.codebook
+        x, mask = layout.check(x, mask, codebook.centroids.device)
+        rows = layout.to_rows(x, compute_dtype(x, codebook.centroids))
         valid = None if mask is None else layout.mask_to_rows(mask)
-        rows, seen, (valid,) = self._hide(rows, [valid])
+        rows, seen, (valid,) = hide_rows(
+            rows, [valid], metric=codebook.metric, skip_nonfinite=self.nonfinite == "skip"
+        )
         state = self.begin(seen, valid) if self.learns else None
         relaxed, codes = self._draw(rows)
         if state is not None:
@@ -202,7 +210,9 @@ class VectorQuantizer(LearningCodebook):
         layout = self.layout
         rows = layout.to_rows(x, x.dtype)
         valids = [None if mask is None else layout.mask_to_rows(mask) for mask in masks]
-        rows, seen, valids = self._hide(rows, valids)
+        rows, seen, valids = hide_rows(
+            rows, valids, metric=self.codebook.metric, skip_nonfinite=self.nonfinite == "skip"
+        )
         state = self.begin(seen, valids[0]) if self.learns else None
         levels: list[Quantized] = []
         recorded: list[tuple[Tensor, Tensor]] = []
@@ -237,7 +247,8 @@ class VectorQuantizer(LearningCodebook):
         """
         layout, centroids = self.layout, self.codebook.centroids
         x, _ = layout.check(x, None, centroids.device)
-        codes = self.codebook(layout.to_rows(x, compute_dtype(x, centroids)))
+        rows = layout.to_rows(x, compute_dtype(x, centroids))
+        codes = self._nearest(rows, None)
         return layout.codes_from_rows(codes, x.shape)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -264,41 +275,13 @@ class VectorQuantizer(LearningCodebook):
         decoded = layout.from_rows(rows, torch.Size((*shape, layout.n_features)), rows.dtype)
         return layout.features_back(decoded)
 
-    def _hide(
-        self, rows: Tensor, valids: list[Tensor | None]
-    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """Rows that do not count become 0, so that no gradient passes and nothing is NaN.
-
-        Args:
-            rows: (P, n, d / heads).
-            valids: which rows count at each level, (P, n) bool; the first level has most.
-
-        Returns:
-            The rows to quantize, of unit length where the metric is "cosine"; the rows to learn
-            from, without a gradient, in which a row that is not finite is seen to be so; and
-            which rows count, without those that are skipped.
-        """
-        if valids[0] is not None:
-            rows = rows.where(valids[0].unsqueeze(-1), 0.0)
-        finite = None
-        if self.nonfinite == "skip":
-            finite = rows.detach().isfinite().all(dim=-1)
-            rows = rows.where(finite.unsqueeze(-1), 0.0)
-            valids = [finite if valid is None else valid & finite for valid in valids]
-        if self.codebook.metric == "cosine":
-            rows = unit_rows(rows)
-        seen = rows.detach()
-        if finite is not None:
-            seen = seen.where(finite.unsqueeze(-1), torch.nan)
-        return rows, seen, valids
-
     def _draw(self, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Codes (P, n) drawn by "gumbel" in training, and their centroids with relaxed gradients,
         (P, n, d / heads); None and None where codes are not drawn but the nearest."""
         if self.estimator != "gumbel" or not self.training:
             return None, None
-        if not self.learns:  # one that learns starts by itself
-            self.codebook.check_initialized()
+        if not self.learns:  # a codebook that learns starts by itself
+            self.check_initialized()
         centroids = self.codebook.centroids
         if not self.layout.separate_codebooks:
             centroids = centroids.unsqueeze(0)
@@ -314,6 +297,7 @@ class VectorQuantizer(LearningCodebook):
         """Codes (P, n) of the nearest centroids: of a layer, which refuses rows that are not
         finite, or of a state that learns, which refuses them on all ranks at once, later."""
         if state is None:
+            self.check_initialized()
             codes: Tensor = self.codebook(rows)
             return codes
         with torch.no_grad():
@@ -335,7 +319,13 @@ class VectorQuantizer(LearningCodebook):
         if quantized is None:
             estimate = rotate if self.estimator == "rotation" else straight_through
             quantized = estimate(rows, target.detach())
-        loss = self._loss(rows, target, valid)
+        loss = quantization_loss(
+            rows,
+            target,
+            valid,
+            commitment=self.commitment,
+            learns_by_gradient=self.update_rule == "gradient",
+        )
         if valid is not None:
             codes = codes.where(valid, NO_CODE)
             quantized = quantized.where(valid.unsqueeze(-1), 0.0)
@@ -348,13 +338,3 @@ class VectorQuantizer(LearningCodebook):
             return centroids[codes]
         index = codes.unsqueeze(-1).expand(*codes.shape, centroids.shape[-1])
         return centroids.gather(1, index)
-
-    def _loss(self, rows: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
-        if target.dtype != rows.dtype:
-            target = target.to(rows.dtype)
-        losses = self.commitment * (rows - target.detach()).square().mean(dim=-1)
-        if self.update_rule == "gradient":
-            losses = losses + (rows.detach() - target).square().mean(dim=-1)
-        if valid is None:
-            return losses.sum() / max(losses.numel(), 1)
-        return losses.where(valid, 0.0).sum() / valid.sum().clamp(min=1)

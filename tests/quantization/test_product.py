@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import KMeansLayer, ProductQuantizer, VectorQuantizer
-from kmeans_module.quantization.product import principal_rotation
+from kmeans_module.quantization.offline import principal_rotation
 from tests.conftest import brute_force, layer_at, seeded
 from tests.quantization.helpers import assert_same, normal, state_of
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kmeans_module.core.statistics import accumulator_dtype
@@ -54,10 +53,3 @@ def size_mismatches(
         and isinstance(state_dict.get(prefix + name), Tensor)
         and state_dict[prefix + name].shape != tensor.shape
     ]
-
-
-def read_flag(flag: Tensor) -> bool:
-    """A () bool buffer as a bool; True in code that is recorded, which must not look."""
-    if torch.compiler.is_compiling():
-        return True
-    return bool(flag)

@@ -56,8 +56,13 @@ class Workspace(Protocol):
         The next call may overwrite labels and distances.
         """
 
-    def statistics(self, centroids: Tensor, *, start: int = 0) -> ClusterStats:
-        """:meth:`e_step` for a loop that needs no distances: it may be faster."""
+    def statistics(
+        self, centroids: Tensor, *, start: int = 0, farthest: bool = True
+    ) -> ClusterStats:
+        """:meth:`e_step` for a loop that needs no distances: it may be faster.
+
+        Without ``farthest`` those samples are not sought either, where a cluster is empty.
+        """
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         """For seeding: what nearest (P, n) would sum up to with each candidate (P, m, d)."""

@@ -98,7 +98,7 @@ class OperatorWorkspace(ReferenceWorkspace):
         # What is recorded does not look for NaN.
         return assign(self.x, centroids, self.metric), True
 
-    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
+    def _step(self, centroids: Tensor, start: int, wants_farthest: bool) -> EStep:
         labels, to_nearest, sums, counts, inertia, *farthest = e_step(
             self.x, self.sample_weight, centroids, self.metric, start
         )

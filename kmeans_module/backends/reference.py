@@ -63,10 +63,15 @@ class ReferenceWorkspace:
             finite &= scores.isfinite().all()
         return labels, finite
 
-    def statistics(self, centroids: Tensor, *, start: int = 0) -> ClusterStats:
-        return self.e_step(centroids, start=start).stats
+    def statistics(
+        self, centroids: Tensor, *, start: int = 0, farthest: bool = True
+    ) -> ClusterStats:
+        return self._step(centroids, start, farthest).stats
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
+        return self._step(centroids, start, True)
+
+    def _step(self, centroids: Tensor, start: int, wants_farthest: bool) -> EStep:
         problems, k, d = centroids.shape
         n = self.x.shape[-2]
         dtype = compute_dtype(self.x, centroids)
@@ -107,7 +112,7 @@ class ReferenceWorkspace:
 
         stats = ClusterStats(sums.view(problems, k, d), counts.view(problems, k), inertia)
         # On accelerators a look at the counts would make the host wait.
-        if device.type != "cpu" or bool((counts == 0).any()):
+        if wants_farthest and (device.type != "cpu" or bool((counts == 0).any())):
             farthest = find_farthest(
                 lambda part: self._rows_and_weights(part, dtype, problems), labels, to_nearest,
                 n_features=d, m=min(k, MAX_FARTHEST), start=start,

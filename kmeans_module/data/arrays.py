@@ -11,8 +11,8 @@ from torch import Tensor
 from kmeans_module import files
 from kmeans_module.data.base import RowsDataModule, Split, check_share
 from kmeans_module.data.folders import read_folder
-from kmeans_module.rows.survey import Nonfinite
 from kmeans_module.files import Table
+from kmeans_module.rows.survey import Nonfinite
 
 _CHUNK_ELEMENTS = 2**22  # numbers held in float64 at a time
 

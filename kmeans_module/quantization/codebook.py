@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
+from kmeans_module.core.guard import under_mode
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning, operators
 from kmeans_module.quantization.codebook_state import CodebookState
 from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantized import Quantizer
 from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.rows.survey import refuse_nonfinite
+from kmeans_module.state import ExactBuffers
 
 UPDATES = ("ema", "gradient", "frozen")
 NONFINITE = ("error", "skip")
@@ -33,13 +36,14 @@ def _update_first(module: LearningCodebook, prefix: str, keep_vars: bool) -> Non
     module.apply_update()
 
 
-class LearningCodebook(Quantizer, JoinableCodebook):
+class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
     """Records batches, and moves the centroids of a :class:`KMeansLayer` afterwards.
 
     The base of :class:`VectorQuantizer`, which says what the options mean. A forward pass
     calls :meth:`begin` and then :meth:`record` with P problems of n rows, (P, n, d).
     """
 
+    exact = ("next_counts",)
     next_centroids: Tensor
     next_counts: Tensor
     revived: Tensor
@@ -169,7 +173,7 @@ class LearningCodebook(Quantizer, JoinableCodebook):
             What :meth:`record` changes.
         """
         state = self.codebook_state()
-        if torch.compiler.is_compiling():
+        if under_mode():
             operators.begin(rows, valid, self.number, *state)
         else:
             with torch.no_grad():
@@ -201,7 +205,7 @@ class LearningCodebook(Quantizer, JoinableCodebook):
         Returns:
             The codes.
         """
-        if torch.compiler.is_compiling():
+        if under_mode():
             recorded: Tensor = operators.record(rows, valid, codes, self.number, *state)
             return recorded
         with torch.no_grad():
@@ -273,7 +277,7 @@ class LearningCodebook(Quantizer, JoinableCodebook):
         if self.nonfinite == "skip":
             return
         if not rows.isfinite().all():
-            check.raise_nonfinite(rows.flatten(0, 1), rows.dtype)
+            refuse_nonfinite(rows.flatten(0, 1), rows.dtype)
         raise ValueError("x should be finite; another rank's contains NaN or infinity")
 
     def _initialize(self, rows: Tensor, valid: Tensor | None, state: CodebookState) -> None:
@@ -330,12 +334,3 @@ class LearningCodebook(Quantizer, JoinableCodebook):
             return  # the codebook refuses it
         self.forget_recorded()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearningCodebook:
-        counts = self.next_counts
-        self.next_counts = counts.float()  # no float64 goes to MPS
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.next_counts = (counts if not self.next_counts.is_meta else self.next_counts).to(
-            dtype=self.codebook.counts.dtype, device=self.codebook.counts.device
-        )
-        return self

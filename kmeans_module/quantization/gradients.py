@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kmeans_module.core.soft import in_chunks, squared_distances
+from kmeans_module.core.distances import squared_distances
+from kmeans_module.core.soft import in_chunks
 
 ESTIMATORS = ("straight-through", "rotation", "gumbel")
 

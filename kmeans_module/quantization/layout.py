@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module import checks as check
-from kmeans_module.backends import unit_rows
+from kmeans_module.core.distances import unit_rows
 
 NO_CODE = -1
 

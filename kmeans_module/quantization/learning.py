@@ -11,12 +11,15 @@ import math
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import ClusterStats, accumulator_dtype, prepare, unit_rows
-from kmeans_module.core.lloyd import lloyd
-from kmeans_module.core.seeding import kmeans_plus_plus, random
-from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum, all_sum_stats, rank
-from kmeans_module.rows.sharded import Rows
+from kmeans_module.backends import workspace
+from kmeans_module.core.distances import unit_rows
+from kmeans_module.core.fit import run
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.seeding import initialize
+from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
+from kmeans_module.rows import Batch, HeldRows
+from kmeans_module.rows.draws import HeldDraws
+from kmeans_module.rows.ranks import ProcessGroup, all_sum, all_sum_stats
 
 LLOYD_STEPS = 10
 BATCHES_TO_LIVE = 8  # of a revived code, without samples
@@ -32,7 +35,7 @@ def weights_of(rows: Tensor, valid: Tensor | None) -> Tensor:
 
 def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
     """Codes of the nearest centroids, (P, n) int64."""
-    return prepare(rows).assign(centroids)[0]
+    return workspace(rows, dtype=centroids.dtype, once=True).assign(centroids)[0]
 
 
 def statistics(
@@ -48,8 +51,8 @@ def statistics(
     """
     if codes is None:
         weight = None if valid is None else weights_of(rows, valid)
-        step = prepare(rows, weight, once=True).e_step(centroids)
-        return step.stats, step.labels
+        space = workspace(rows, weight, dtype=centroids.dtype, once=True)
+        return space.statistics(centroids, farthest=False), space.labels
     problems, k, d = centroids.shape
     weight = weights_of(rows, valid)
     first = torch.arange(problems, device=rows.device).unsqueeze(-1) * k
@@ -104,32 +107,23 @@ def read(flags: list[Tensor]) -> list[bool]:
     return values
 
 
-def all_rows(
-    rows: Tensor,
-    weight: Tensor,
-    *,
-    metric: str,
-    generator: torch.Generator | None,
-    group: ProcessGroup | None,
-) -> tuple[Rows, int]:
-    """The rows of all ranks, and the number among them of the first row of this rank."""
-    sizes = all_gather(torch.tensor([rows.shape[1]], device=rows.device), group)
-    first = int(sizes[: rank(group)].sum())
-    data = Rows(
-        [Batch(rows, weight, start=first)],
-        n_problems=len(rows),
+def problem_of(rows: Tensor, n_clusters: int, metric: str) -> Problem:
+    """What is asked for where codebooks start from rows (P, n, d)."""
+    return Problem(
+        n_clusters,
+        rows.shape[-1],
+        len(rows),
         metric=metric,
-        like=rows,
-        generator=generator,
-        group=group,
+        dtype=rows.dtype,
+        device=rows.device,
     )
-    return data, first
 
 
-def least_available(data: Rows) -> int:
-    """Rows of positive weight, of the problem that has fewest."""
-    weights = [data.weight(i) for i in range(len(data.batches))]
-    return int(data.total([(weight > 0).to(data.dtype) for weight in weights]).min())
+def least_available(draws: HeldDraws, group: ProcessGroup | None) -> int:
+    """Rows of positive weight over all ranks, of the problem that has fewest."""
+    none = torch.zeros(draws.n_problems, dtype=torch.int64, device=draws.device)
+    weighs = [(weight > 0).sum(dim=-1) for weight in draws.weights]
+    return int(all_sum([sum(weighs, start=none)], group)[0].min())
 
 
 def start(
@@ -157,25 +151,19 @@ def start(
     Returns:
         centroids (P, k, d), and counts (P, k) float64.
     """
-    data, first = all_rows(rows, weight, metric=metric, generator=generator, group=group)
-    seeds = min(n_clusters, least_available(data))
+    data = HeldRows([Batch(rows, weight)], n_problems=len(rows), group=group)
+    draws = data.draws(problem_of(rows, n_clusters, metric), generator)
+    seeds = min(n_clusters, least_available(draws, group))
     if not seeds:
         raise ValueError("no sample counts: there is nothing that a codebook can start from")
-    seeding = kmeans_plus_plus if seeds == n_clusters else random
-    centroids = seeding(data, seeds).to(rows.dtype)
-    if metric == "cosine":
-        centroids = unit_rows(centroids)
-    run = lloyd(
-        prepare(rows, weight, metric=metric),
-        centroids,
-        max_iter=LLOYD_STEPS,
-        metric=metric,
-        process_group=group,
-        start=first,
-    )
+    problem = problem_of(rows, seeds, metric)
+    search = data.search(problem)
+    init = "k-means++" if seeds == n_clusters else "random"
+    centroids = initialize(data, problem, init, generator=generator, search=search)
+    outcome = run(data, search, problem, centroids, max_iter=LLOYD_STEPS)
     repeated = torch.arange(n_clusters, device=rows.device) % seeds
-    counts = torch.nn.functional.pad(run.counts, (0, n_clusters - seeds))
-    return run.centroids[:, repeated], counts
+    counts = torch.nn.functional.pad(outcome.counts, (0, n_clusters - seeds))
+    return outcome.centroids[:, repeated], counts
 
 
 def smoothed(counts: Tensor, smoothing: float) -> Tensor:
@@ -272,13 +260,14 @@ def revive(
         samples to revive them by.
     """
     dead = counts < least
-    data, _ = all_rows(rows, weight, metric=metric, generator=generator, group=group)
+    data = HeldRows([Batch(rows, weight)], n_problems=len(rows), group=group)
+    draws = data.draws(problem_of(rows, counts.shape[-1], metric), generator)
     place = dead.cumsum(dim=-1) - 1
-    revived = dead & (place < least_available(data))
+    revived = dead & (place < least_available(draws, group))
     most = int(revived.sum(dim=-1).max())
     if not most:
         return centroids, counts, revived
-    samples = random(data, most).to(centroids.dtype)
+    samples = draws.distinct(most).to(centroids.dtype)
     index = place.clamp(0, most - 1).unsqueeze(-1).expand(*place.shape, rows.shape[-1])
     centroids = samples.gather(1, index).where(revived.unsqueeze(-1), centroids)
     alive = (~dead).sum(dim=-1, keepdim=True).clamp(min=1)

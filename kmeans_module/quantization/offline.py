@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.beam import beam_search
+from kmeans_module.backends import beam_search
 from kmeans_module.core.fit import fit
-from kmeans_module.rows.batch import Batch
+from kmeans_module.core.problem import Problem
+from kmeans_module.rows import Batch, HeldRows
+from kmeans_module.rows.survey import refuse, refuse_too_few
 
 _RIDGE = 1e-4  # in samples: keeps codes without samples where they are
 _STAGES = 10  # numbers of directions, from 2 to d
@@ -94,17 +96,18 @@ def _k_means(
     max_iter: int,
     generator: torch.Generator | None,
 ) -> Tensor:
+    rows = HeldRows([Batch(x)])
+    problem = Problem(n_clusters, x.shape[1], dtype=x.dtype, device=x.device)
+    moments = rows.moments()
+    refuse_too_few(moments, n_clusters)
+    refuse(moments, x, problem)
     best = fit(
-        Batch(x),
-        n_clusters,
+        rows,
+        problem,
         init=init,
         max_iter=max_iter,
-        tol=1e-4,
+        threshold=1e-4 * moments.variance,
         n_init=1,
-        n_problems=1,
-        metric="euclidean",
-        empty_cluster="relocate",
-        like=x,
         generator=generator,
     )
     return best.centroids[0]

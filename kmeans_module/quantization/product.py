@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from kmeans_module import checks as check
-from kmeans_module.backends import compute_dtype, full_precision
+from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout, check_codes, check_range
 from kmeans_module.quantization.offline import principal_rotation
@@ -18,6 +18,7 @@ from kmeans_module.quantization.quantized import Quantized, Quantizer
 from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.rows.survey import refuse_nonfinite
 
 SEEDING_ROWS = 16  # for each code
 
@@ -214,7 +215,7 @@ class ProductQuantizer(Quantizer):
         x = check.check_samples(x, self.n_features)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if not x.isfinite().all():
-            check.raise_nonfinite(x, x.dtype)
+            refuse_nonfinite(x, x.dtype)
         codebook = self.quantizer.codebook
         if self.rotation is not None:
             rotation = principal_rotation(x, self.n_subspaces)

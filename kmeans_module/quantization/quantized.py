@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
+from kmeans_module.core.guard import under_mode
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout
 
@@ -48,7 +48,7 @@ class Quantizer(nn.Module):
 
     def check_initialized(self) -> None:
         """Raise NotInitializedError where there are no centroids yet (not in compiled code)."""
-        if torch.compiler.is_compiling():
+        if under_mode():
             return
         try:
             for layer in self.codebook_layers():

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
-from kmeans_module.backends import compute_dtype
-from kmeans_module.backends.beam import beam_search
+from kmeans_module.backends import beam_search
+from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.guard import under_mode
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.gradients import rotate, straight_through
 from kmeans_module.quantization.layout import NO_CODE, Layout, check_codes
@@ -19,6 +20,7 @@ from kmeans_module.quantization.quantized import Quantized, Quantizer
 from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.rows.survey import refuse_nonfinite
 
 
 class ResidualQuantizer(Quantizer):
@@ -220,7 +222,7 @@ class ResidualQuantizer(Quantizer):
         centroids = self.level(0).codebook.centroids
         x, _ = self.layout.check(x, None, centroids.device)
         rows = self.layout.to_rows(x, compute_dtype(x, centroids))[0]
-        if beam_size == 1 or torch.compiler.is_compiling():
+        if beam_size == 1 or under_mode():
             by_level, left = [], rows
             for layer in self.codebook_layers():
                 by_level.append(layer(left))
@@ -228,7 +230,7 @@ class ResidualQuantizer(Quantizer):
             codes = torch.stack(by_level, dim=-1)
         else:
             if not rows.square().sum(dim=-1).isfinite().all():
-                check.raise_nonfinite(rows, rows.dtype)
+                refuse_nonfinite(rows, rows.dtype)
             codes, _ = beam_search(rows, self.codebooks.to(rows.dtype), beam_size=beam_size)
         return codes.view(*x.shape[:-1], self.n_levels)
 
@@ -282,7 +284,7 @@ class ResidualQuantizer(Quantizer):
         if len(x) < self.n_clusters:
             raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}")
         if not x.isfinite().all():
-            check.raise_nonfinite(x, x.dtype)
+            refuse_nonfinite(x, x.dtype)
         codebooks, codes = fit_levels(
             x,
             self.n_clusters,

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from kmeans_module import checks as check
-from kmeans_module.backends import compute_dtype
+from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.guard import readable
 from kmeans_module.core.soft import check_soft
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning
@@ -265,7 +266,7 @@ class VectorQuantizer(LearningCodebook):
         """
         layout = self.layout
         codes = check_codes(codes, n_codes=layout.heads if layout.heads > 1 else None)
-        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
+        if readable(codes):
             check_range(codes, self.n_clusters, lowest=NO_CODE)
         codes = codes.long()
         shape = codes.shape if layout.heads == 1 else codes.shape[:-1]

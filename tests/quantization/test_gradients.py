@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kmeans_module import VectorQuantizer
-from kmeans_module.core.soft import soft_assign, squared_distances
+from kmeans_module.core.distances import squared_distances
+from kmeans_module.functional import soft_assign
 from kmeans_module.quantization.gradients import gumbel, rotate, straight_through
 from tests.conftest import brute_force
 from tests.quantization.helpers import (

@@ -140,9 +140,11 @@ class NativeWorkspace:
             stats = ClusterStats(stats.sums, stats.counts, stats.inertia, farthest)
         return EStep(self.labels, distances, stats)
 
-    def statistics(self, centroids: Tensor, *, start: int = 0) -> ClusterStats:
+    def statistics(
+        self, centroids: Tensor, *, start: int = 0, farthest: bool = True
+    ) -> ClusterStats:
         stats = self._search(centroids, None)
-        if (stats.counts.numpy() == 0).any():  # the farthest samples are asked for
+        if farthest and (stats.counts.numpy() == 0).any():
             changed = self.changed
             stats = self.e_step(centroids, start=start).stats
             self.changed = changed

@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kmeans_module.figures import Trajectory
-from kmeans_module.training.callbacks.reading import as_kmeans, n_iterations
 from kmeans_module.rows.batch import as_batch
+from kmeans_module.training.callbacks.reading import as_kmeans, n_iterations
 
 
 class Recorder(Callback):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kmeans_module.backends import beam, native
-from kmeans_module.backends.beam import beam_search
+from kmeans_module.backends import beam, beam_search
+from kmeans_module.backends.beam import torch_beam_search
 from tests.backends.conftest import INSTRUCTION_SETS, needs_native, use
 from tests.conftest import seeded
 
@@ -59,7 +59,7 @@ def plain(x: Tensor, codebooks: Tensor, beam_size: int) -> Tensor:
 
 def check(x: Tensor, codebooks: Tensor, beam_size: int) -> None:
     codes, left = beam_search(x, codebooks, beam_size=beam_size)
-    expected, expected_left = beam._reference(x.double(), codebooks.double(), beam_size)
+    expected, expected_left = torch_beam_search(x.double(), codebooks.double(), beam_size=beam_size)
     assert codes.dtype == torch.int64
     assert codes.shape == expected.shape
     assert left.shape == x.shape
@@ -159,11 +159,10 @@ def test_no_samples_are_no_codes(kernel: str) -> None:
 
 
 def test_chunks_do_not_change_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "serves", lambda x: False)
     x, codebooks = problem(101, 6, 3, 8)
-    codes, left = beam_search(x, codebooks, beam_size=4)
+    codes, left = torch_beam_search(x, codebooks, beam_size=4)
     monkeypatch.setattr(beam, "_CHUNK", 4 * 8 * 10)
-    found, found_left = beam_search(x, codebooks, beam_size=4)
+    found, found_left = torch_beam_search(x, codebooks, beam_size=4)
     assert torch.equal(found, codes)
     torch.testing.assert_close(found_left, left)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import subprocess
@@ -18,10 +19,11 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from kmeans_module import KMeansLayer, kernels
+from kmeans_module import KMeansLayer, backends
+from kmeans_module.backends.native import NativeWorkspace, calls, library
 from kmeans_module.backends.native import workspace as native
-from kmeans_module.backends.native.workspace import NativeWorkspace
-from kmeans_module.backends.reference import ReferenceWorkspace, unit_rows
+from kmeans_module.backends.reference import ReferenceWorkspace
+from kmeans_module.core.distances import unit_rows
 from tests.backends.conftest import KINDS, brute_force, data_of, measure_along, needs_native
 
 
@@ -271,7 +273,7 @@ def test_what_is_kept_survives_calls_that_do_not_use_it(monkeypatch: pytest.Monk
     workspace = NativeWorkspace(x)
     workspace.e_step(few)  # bounds from all features
     workspace.potentials(torch.ones(1, len(x)), many[:, :8])  # now along few directions
-    assert workspace._memory[0].directions is not None
+    assert workspace.memories[0].directions is not None
     assert torch.equal(workspace.e_step(few).labels, labels[20])
     assert torch.equal(
         workspace.e_step(few * 1.01).labels, NativeWorkspace(x).e_step(few * 1.01).labels
@@ -282,11 +284,11 @@ def test_what_is_kept_survives_calls_that_do_not_use_it(monkeypatch: pytest.Monk
 def test_bounds_discard_most_centroids_of_structured_data() -> None:
     x = data_of("blobs", 20_000, 64, torch.float32)
     workspace, centroids = NativeWorkspace(x), x[:200].unsqueeze(0).clone()
-    library = native.library()
-    assert library is not None
+    kernels = library()
+    assert kernels is not None
     for _ in range(8):
         step = workspace.e_step(centroids)
-        share = library.km_share_visited(workspace._memory[0].handle)
+        share = kernels.km_share_visited(workspace.memories[0].handle)
         centroids = (step.stats.sums / step.stats.counts.unsqueeze(-1)).float()
     assert share < 0.3
 
@@ -318,7 +320,7 @@ def test_seeding_by_bounds_measures_what_the_reference_does(
         native_one.lower(near, center)
         reference.lower(expected_near, center)
         torch.testing.assert_close(near, expected_near, rtol=1e-4, atol=2e-5)
-    assert native_one._memory[0].directions is not None, "bounds were used"
+    assert native_one.memories[0].directions is not None, "bounds were used"
 
 
 @needs_native
@@ -339,11 +341,11 @@ def test_directions_of_seeding_are_not_those_of_the_search(monkeypatch: pytest.M
     x = data_of("structured", 2_500, 60, torch.float32)
     workspace = NativeWorkspace(x)
     workspace.potentials(torch.ones(1, 2_500), x[None, :5].clone())
-    assert workspace._memory[0].directions is not None
+    assert workspace.memories[0].directions is not None
     monkeypatch.setattr(native, "find_directions", lambda *_, **__: None)
     centroids = x[None, :40].clone()
     labels = workspace.e_step(centroids).labels
-    assert workspace._memory[0].directions is None
+    assert workspace.memories[0].directions is None
     assert torch.equal(labels, NativeWorkspace(x).e_step(centroids).labels)
 
 
@@ -358,18 +360,18 @@ def test_spread_says_what_torch_says(
     weight = torch.arange(n).remainder(3).double() if weighted else None
     counted = x.double() if weight is None else x.double()[weight > 0]
     for rows in (x, x.T.contiguous().T, torch.cat([x, x], dim=1)[:, :d]):
-        low, high, sums = native.spread(rows, weight)
+        low, high, sums = calls.moments(rows, weight, None, metric="euclidean")
         assert torch.equal(low, x.double().amin(0))
         assert torch.equal(high, x.double().amax(0))
-        torch.testing.assert_close(sums, counted.sum(0))
-        mean = counted.mean(0)
-        squares = native.spread(rows, weight, mean)[2]
-        torch.testing.assert_close(squares, (counted - mean).square().sum(0))
+        torch.testing.assert_close(sums, counted.sum(0, keepdim=True))
+        mean = counted.mean(0, keepdim=True)
+        squares = calls.moments(rows, weight, mean, metric="euclidean")[2]
+        torch.testing.assert_close(squares, (counted - mean).square().sum(0, keepdim=True))
     for wrong in (torch.nan, torch.inf):
         for row in (0, n // 2, n - 1):
             broken = x.clone()
             broken[row, d // 2] = wrong
-            finite = native.spread(broken, weight)[2].isfinite()
+            finite = calls.moments(broken, weight, None, metric="euclidean")[2][0].isfinite()
             assert finite.sum() == d - 1
             assert not finite[d // 2]
 
@@ -418,7 +420,29 @@ def test_nan_and_overflow_are_seen() -> None:
 @needs_native
 def test_mixed_precision_takes_the_reference() -> None:
     x, centroids = torch.randn(50, 3), torch.randn(1, 4, 3, dtype=torch.float64)
-    step = NativeWorkspace(x).e_step(centroids)
+    space = backends.workspace(x, dtype=torch.float64)
+    assert isinstance(space, ReferenceWorkspace)
+    step = space.e_step(centroids)
+    assert step.distances.dtype == torch.float64
+    assert torch.equal(step.labels, ReferenceWorkspace(x).e_step(centroids).labels)
+
+
+@needs_native
+def test_centroids_that_would_be_rounded_are_refused() -> None:
+    space, centroids = NativeWorkspace(torch.randn(50, 3)), torch.randn(1, 4, 3).double()
+    message = r"rows of torch\.float32 were prepared, centroids are torch\.float64"
+    for call in (space.e_step, space.statistics, space.assign):
+        with pytest.raises(TypeError, match=message):
+            call(centroids)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_centroids_of_less_precision_are_measured_in_that_of_the_rows(dtype: torch.dtype) -> None:
+    x, centroids = torch.randn(50, 3).double(), torch.randn(1, 4, 3).to(dtype)
+    space = backends.workspace(x, dtype=dtype)
+    assert isinstance(space, NativeWorkspace)
+    step = space.e_step(centroids)
     assert step.distances.dtype == torch.float64
     assert torch.equal(step.labels, ReferenceWorkspace(x).e_step(centroids).labels)
 
@@ -458,7 +482,7 @@ def test_works_after_fork_and_beside_torchs_threads() -> None:
 def test_a_child_forked_before_the_library_was_loaded_does_not_hang() -> None:
     code = """
 import os, warnings, torch
-from kmeans_module.backends.native.workspace import NativeWorkspace
+from kmeans_module.backends.native import NativeWorkspace
 warnings.simplefilter("ignore")
 torch.set_num_threads(2)
 x, centroids = torch.randn(20_000, 4), torch.randn(1, 30, 4)
@@ -475,57 +499,18 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_without_the_kernel_the_torch_path_serves(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(native, "LIBRARY", native.LIBRARY.with_name("missing.so"))
-    native.library.cache_clear()
+    # The package's attribute of this name is the function.
+    module = importlib.import_module("kmeans_module.backends.native.library")
+    monkeypatch.setattr(module, "LIBRARY", module.LIBRARY.with_name("missing.so"))
+    library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             x = torch.randn(100, 3)
-            assert isinstance(kernels.prepare(x), ReferenceWorkspace)
-            assert not isinstance(kernels.prepare(x), NativeWorkspace)
+            assert isinstance(backends.workspace(x), ReferenceWorkspace)
+            assert not isinstance(backends.workspace(x), NativeWorkspace)
             layer = KMeansLayer(4, 3)
             assert torch.equal(layer.fit(x).labels, layer(x))
         assert len(caplog.records) == 1, "said once"
         assert "torch path" in caplog.text
     finally:
-        native.library.cache_clear()
-
-
-def test_the_reference_can_be_asked_for() -> None:
-    code = (
-        "import torch; from kmeans_module import backends;"
-        "print(type(kernels.prepare(torch.zeros(2, 2))).__name__)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"KMEANS_KERNEL": "reference", "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "ReferenceWorkspace"
-
-
-def test_a_debug_line_says_which_path_serves_and_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def said(x: Tensor) -> str:
-        caplog.clear()
-        KMeansLayer(4, 3).fit(x, init=x[:4])
-        lines = {r.getMessage() for r in caplog.records if r.name == "kmeans_module.backends"}
-        assert len(lines) == 1
-        return lines.pop()
-
-    x = torch.randn(100, 3)
-    with caplog.at_level(logging.DEBUG, logger="kmeans_module"):
-        if native.library() is not None:
-            assert "native kernel" in said(x)
-            KMeansLayer(4, 3, dtype=torch.float64).fit(x, init=x[:4].double())
-            reasons = [r.getMessage() for r in caplog.records if "after all" in r.getMessage()]
-            assert len(reasons) == 1
-            assert reasons[0].endswith("x is torch.float32, centroids are torch.float64")
-        assert said(x.half()).endswith("torch reference: x is torch.float16")
-        monkeypatch.setenv("KMEANS_KERNEL", "reference")
-        assert said(x).endswith("torch reference: KMEANS_KERNEL=reference")
-        monkeypatch.delenv("KMEANS_KERNEL")
-        monkeypatch.setattr(native, "library", lambda: None)
-        assert said(x).endswith("torch reference: there is no native kernel")
+        library.cache_clear()

@@ -13,11 +13,9 @@ from torch.testing import assert_close
 from kmeans_module import EStep, KMeansLayer
 from kmeans_module import functional as F
 from kmeans_module.backends import native, operators
+from tests.backends.conftest import needs_native
 from tests.conftest import blobs, layer_at, seeded, weights_for
 
-needs_native = pytest.mark.skipif(
-    native.library() is None, reason="the package was installed without a C++ compiler"
-)
 METRICS = ("euclidean", "cosine")
 EMPTY = torch.tensor([[0.0, 0, 0], [500, 0, 0], [0, 500, 0], [1, 1, 1]])
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmeans_module.core import distances as kernel
-from kmeans_module.core.distances import compute_dtype, full_precision, unit_rows
 from kmeans_module.backends.reference import ReferenceWorkspace as prepare
+from kmeans_module.core import distances
+from kmeans_module.core.distances import compute_dtype, full_precision, unit_rows
 from tests.conftest import brute_force, seeded
 
 shapes = {"n": st.integers(1, 40), "k": st.integers(1, 12), "d": st.integers(1, 9)}
@@ -77,7 +77,7 @@ def test_chunks_change_nothing(metric: str, problems: int, monkeypatch: pytest.M
     weight = torch.rand(problems, 83, generator=seeded(2), dtype=torch.float64)
     whole = prepare(x, weight, metric=metric).e_step(centroids)
     for budget in (1, 100, 700):
-        monkeypatch.setattr(kernel, "CHUNK_ELEMENTS", {"cpu": budget})
+        monkeypatch.setattr(distances, "CHUNK_ELEMENTS", {"cpu": budget})
         step = prepare(x, weight, metric=metric).e_step(centroids)
         assert torch.equal(step.labels, whole.labels)
         assert torch.equal(step.distances, whole.distances)
@@ -90,9 +90,9 @@ def test_chunks_change_nothing(metric: str, problems: int, monkeypatch: pytest.M
 @pytest.mark.parametrize("n", [0, 1, 10, 10**7])
 @pytest.mark.parametrize(("k", "d"), [(1, 1), (4096, 16), (10**6, 1024)])
 def test_chunks_stay_within_the_budget(n: int, k: int, d: int) -> None:
-    rows = kernel.chunk_rows(n, k, d, 2, torch.device("cpu"))
+    rows = distances.chunk_rows(n, k, d, 2, torch.device("cpu"))
     assert 1 <= rows <= max(1, n)
-    assert rows == 1 or rows * 2 * (k + 4 * d) <= kernel.CHUNK_ELEMENTS["cpu"]
+    assert rows == 1 or rows * 2 * (k + 4 * d) <= distances.CHUNK_ELEMENTS["cpu"]
 
 
 @pytest.mark.parametrize("shared", [True, False])

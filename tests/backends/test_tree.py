@@ -9,47 +9,50 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kmeans_module import KMeansLayer
+from kmeans_module.backends.native import NativeWorkspace, library
 from kmeans_module.backends.native import workspace as native
-from kmeans_module.backends.native.workspace import NativeWorkspace
+from kmeans_module.core.statistics import ClusterStats
 from tests.backends.conftest import KINDS, brute_force, data_of, needs_native
 
 pytestmark = needs_native
 
 
-class Measured(NativeWorkspace):
-    """All rows with all centroids."""
+def measured(x: Tensor, weight: Tensor | None = None) -> NativeWorkspace:
+    """All rows with all centroids, of one problem: nothing is kept of the rows."""
+    workspace = NativeWorkspace(x, weight)
+    workspace.memories = [native.Memory()]
+    return workspace
 
-    def _memories(self, problems: int) -> list[native._Memory]:
-        self._memory = self._memory or [native._Memory() for _ in range(problems)]
-        return self._memory
 
-
-def moved(step: native.EStep, centroids: Tensor) -> Tensor:
-    counts = step.stats.counts.unsqueeze(-1)
-    means = step.stats.sums / counts.clamp(min=1e-9)
+def moved(stats: ClusterStats, centroids: Tensor) -> Tensor:
+    counts = stats.counts.unsqueeze(-1)
+    means = stats.sums / counts.clamp(min=1e-9)
     return means.to(centroids.dtype).where(counts > 0, centroids)
 
 
 def check(x: Tensor, k: int, weight: Tensor | None = None, *, steps: int = 6) -> None:
     n = len(x)
     centroids = x[:: max(1, n // k)][:k].unsqueeze(0).clone()
-    workspace, measured = NativeWorkspace(x, weight), Measured(x, weight)
+    workspace, every = NativeWorkspace(x, weight), measured(x, weight)
     last: Tensor | None = None
     for i in range(steps):
-        step = workspace.e_step(centroids, distances=i % 3 == 2)
-        expected = measured.e_step(centroids)
-        assert torch.equal(step.labels, expected.labels)
-        assert step.distances.shape[1] == 0 or torch.equal(step.distances, expected.distances)
+        expected = every.e_step(centroids)
+        if i % 3 == 2:
+            step = workspace.e_step(centroids)
+            assert torch.equal(step.distances, expected.distances)
+            assert torch.equal(step.labels, expected.labels)
+            stats = step.stats
+        else:
+            stats = workspace.statistics(centroids)
+        assert torch.equal(workspace.labels, expected.labels)
         scale = float(expected.stats.sums.abs().max())
-        torch.testing.assert_close(
-            step.stats.sums, expected.stats.sums, rtol=1e-9, atol=1e-9 * scale
-        )
-        torch.testing.assert_close(step.stats.counts, expected.stats.counts)
-        torch.testing.assert_close(step.stats.inertia, expected.stats.inertia, rtol=1e-6, atol=0)
-        changed = n if last is None else int((step.labels != last).sum())
+        torch.testing.assert_close(stats.sums, expected.stats.sums, rtol=1e-9, atol=1e-9 * scale)
+        torch.testing.assert_close(stats.counts, expected.stats.counts)
+        torch.testing.assert_close(stats.inertia, expected.stats.inertia, rtol=1e-6, atol=0)
+        changed = n if last is None else int((workspace.labels != last).sum())
         assert workspace.changed.tolist() == [changed]
-        last = step.labels.clone()
-        centroids = moved(expected, centroids)
+        last = workspace.labels.clone()
+        centroids = moved(expected.stats, centroids)
 
 
 @pytest.fixture
@@ -83,12 +86,13 @@ def test_labels_of_sorted_rows_are_those_of_a_float64_brute_force(
     x[0] *= outlier
     centroids = torch.randn(1, k, d, generator=generator) * scale + offset
     workspace = NativeWorkspace(x)
-    workspace._memory = [native._Memory(keep=True, sort=True)]
-    labels = workspace.e_step(centroids, distances=False).labels
+    workspace.memories = [native.Memory(keep=True, sort=True)]
+    workspace.statistics(centroids)
+    labels = workspace.labels
     exact = brute_force(x, centroids[0])
     found = exact.gather(1, labels[0].unsqueeze(1)).squeeze(1)
     assert (found <= exact.amin(dim=1) * (1 + 1e-5)).all() or scale == 1e-21
-    assert torch.equal(labels, Measured(x).e_step(centroids).labels)
+    assert torch.equal(labels, measured(x).e_step(centroids).labels)
 
 
 def test_any_layout_is_sorted(sorted_always: None) -> None:
@@ -100,33 +104,40 @@ def test_any_layout_is_sorted(sorted_always: None) -> None:
 def test_the_same_bits_on_every_run_and_labels_whatever_the_threads(one_thread: None) -> None:
     x = data_of("blobs", 40_000, 3, torch.float32)
     centroids = x[None, :50].clone()
-    alone = NativeWorkspace(x).e_step(centroids, distances=False)
+
+    def statistics() -> tuple[Tensor, ClusterStats]:
+        workspace = NativeWorkspace(x)
+        stats = workspace.statistics(centroids)
+        return workspace.labels, stats
+
+    alone, _ = statistics()
     for threads in (2, 3, 8):
         torch.set_num_threads(threads)
-        first, second = (NativeWorkspace(x).e_step(centroids, distances=False) for _ in range(2))
-        assert torch.equal(first.labels, alone.labels)
-        assert torch.equal(first.stats.sums, second.stats.sums)
-        assert torch.equal(first.stats.inertia, second.stats.inertia)
+        (labels, first), (_, second) = statistics(), statistics()
+        assert torch.equal(labels, alone)
+        assert torch.equal(first.sums, second.sums)
+        assert torch.equal(first.inertia, second.inertia)
 
 
 def test_equal_rows_and_equal_centroids(sorted_always: None) -> None:
     x = torch.ones(1_000, 3)
-    step = NativeWorkspace(x).e_step(torch.ones(1, 4, 3), distances=False)
-    assert step.labels.unique().tolist() == [0], "ties go to the lowest index"
-    assert step.stats.inertia.tolist() == [0]
-    assert step.stats.counts.tolist() == [[1_000, 0, 0, 0]]
+    workspace = NativeWorkspace(x)
+    stats = workspace.statistics(torch.ones(1, 4, 3))
+    assert workspace.labels.unique().tolist() == [0], "ties go to the lowest index"
+    assert stats.inertia.tolist() == [0]
+    assert stats.counts.tolist() == [[1_000, 0, 0, 0]]
 
 
 def test_the_farthest_rows_are_found_where_a_cluster_is_empty() -> None:
     x = data_of("blobs", 6_000, 2, torch.float32)
     centroids = torch.cat([x[:5], torch.full((1, 2), 1e6)]).unsqueeze(0)
     workspace = NativeWorkspace(x)
-    step = workspace.e_step(centroids, distances=False)
-    expected = Measured(x).e_step(centroids)
+    stats = workspace.statistics(centroids)
+    expected = measured(x).e_step(centroids)
     assert workspace.changed.tolist() == [6_000]
-    assert step.stats.farthest is not None
+    assert stats.farthest is not None
     assert expected.stats.farthest is not None
-    for found, wanted in zip(step.stats.farthest, expected.stats.farthest, strict=True):
+    for found, wanted in zip(stats.farthest, expected.stats.farthest, strict=True):
         assert torch.equal(found, wanted)
 
 
@@ -135,26 +146,31 @@ def test_labels_that_were_written_over_are_found_again(d: int) -> None:
     x = data_of("blobs", 6_000, d, torch.float32)
     centroids = x[None, :70].clone()
     workspace = NativeWorkspace(x)
-    expected = workspace.e_step(centroids, distances=False).labels.clone()
+    workspace.statistics(centroids)
+    expected = workspace.labels.clone()
     for value in (-1, 10**9):
-        labels = workspace.e_step(centroids, distances=False).labels
+        workspace.statistics(centroids)
+        labels = workspace.labels
         assert torch.equal(labels, expected)
         labels[:, ::2] = value
-    assert torch.equal(workspace.e_step(centroids, distances=False).labels, expected)
+    workspace.statistics(centroids)
+    assert torch.equal(workspace.labels, expected)
     labels.numpy()[:, ::2] = 10**9  # which torch does not see: nothing is read beyond its end
-    workspace.e_step(centroids, distances=False)
+    workspace.statistics(centroids)
 
 
-def test_a_layer_measures_no_distances_that_nobody_needs() -> None:
-    x = data_of("blobs", 6_000, 3, torch.float32).expand(2, -1, -1).contiguous()
-    layer = KMeansLayer(9, 3, batch_shape=(2,))
-    layer.initialize(x)
-    workspace = layer.prepare(x)
-    step = layer.e_step(x, workspace=workspace, distances=False)
-    expected = layer.e_step(x)
-    assert step.distances.shape == (2, 0)
-    assert expected.distances.shape == (2, 6_000)
-    assert torch.equal(step.labels, expected.labels)
+def test_a_fit_measures_no_distances_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = data_of("blobs", 6_000, 3, torch.float32)
+    init = x[::700].clone()
+    expected = KMeansLayer(9, 3).fit(x, init=init, max_iter=5)
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("distances were measured")
+
+    monkeypatch.setattr(NativeWorkspace, "e_step", refused)
+    found = KMeansLayer(9, 3).fit(x, init=init, max_iter=5)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_centroids_too_far_for_boxes_do_not_spoil_what_is_known() -> None:
@@ -162,11 +178,11 @@ def test_centroids_too_far_for_boxes_do_not_spoil_what_is_known() -> None:
     near = x[None, :9].clone()
     far = near.clone()
     far[0, 3] = 1e16
-    workspace, measured = NativeWorkspace(x), Measured(x)
+    workspace, every = NativeWorkspace(x), measured(x)
     for centroids in (near, far, near.flip(1), far, near):
-        step = workspace.e_step(centroids, distances=False)
-        assert torch.equal(step.labels, measured.e_step(centroids).labels)
-        assert torch.equal(workspace.changed, measured.changed)
+        workspace.statistics(centroids)
+        assert torch.equal(workspace.labels, every.e_step(centroids).labels)
+        assert torch.equal(workspace.changed, every.changed)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e30])
@@ -175,8 +191,7 @@ def test_rows_that_are_not_finite_are_seen(bad: float) -> None:
     x[4_321, 1] = bad
     workspace = NativeWorkspace(x)
     for _ in range(2):
-        step = workspace.e_step(torch.zeros(1, 2, 3), distances=False)
-        assert not step.stats.inertia.isfinite()
+        assert not workspace.statistics(torch.zeros(1, 2, 3)).inertia.isfinite()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -188,24 +203,24 @@ def test_seeding_of_sorted_rows_measures_what_it_does_of_all(
     n = 5_003
     x = data_of(kind, n, d, dtype)
     weight = torch.rand(n, dtype=torch.float64) if weighted else None
-    workspace, measured = NativeWorkspace(x, weight), Measured(x, weight)
+    workspace, every = NativeWorkspace(x, weight), measured(x, weight)
     near = torch.full((1, n), torch.inf, dtype=dtype)
     expected_near = near.clone()
     few_bits = 8 * torch.finfo(dtype).eps
     for step in range(12):
         candidates = x[None, step * 50 : step * 50 + (40 if step == 3 else 7)].clone()
         found = workspace.potentials(near, candidates)
-        expected = measured.potentials(expected_near, candidates)
+        expected = every.potentials(expected_near, candidates)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
         workspace.lower(near, candidates[:, 2:3])
-        measured.lower(expected_near, candidates[:, 2:3])
+        every.lower(expected_near, candidates[:, 2:3])
         torch.testing.assert_close(near, expected_near, rtol=few_bits, atol=0)
         if step == 6:  # changes from outside are noticed
             near[:, ::3] *= 0.5
             expected_near[:, ::3] *= 0.5
     again = torch.full((1, n), torch.inf, dtype=dtype)
     workspace.lower(again, x[None, :1])
-    first = Measured(x).e_step(x[None, :1]).distances
+    first = measured(x).e_step(x[None, :1]).distances
     torch.testing.assert_close(again, first, rtol=few_bits, atol=0)
 
 
@@ -215,8 +230,7 @@ def test_most_rows_are_not_measured_again() -> None:
     layer = KMeansLayer(6, 2)
     layer.fit(x, max_iter=3)
     workspace = NativeWorkspace(x)
-    workspace.e_step(layer.centroids.unsqueeze(0), distances=False)
-    memory = workspace._memory[0]
-    library = native.library()
-    assert library is not None
-    assert library.km_share_visited(memory.handle) < 0.1
+    workspace.statistics(layer.centroids.unsqueeze(0))
+    kernels = library()
+    assert kernels is not None
+    assert kernels.km_share_visited(workspace.memories[0].handle) < 0.1

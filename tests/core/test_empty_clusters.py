@@ -7,8 +7,9 @@ import torch
 
 from kmeans_module import ClusterStats, EmptyClusterError
 from kmeans_module import functional as F
-from kmeans_module.core.statistics import MAX_FARTHEST
 from kmeans_module.core.empty_clusters import POLICIES
+from kmeans_module.core.metrics import METRICS
+from kmeans_module.core.statistics import MAX_FARTHEST
 from tests.conftest import blobs, seeded
 
 
@@ -113,7 +114,7 @@ def test_a_sample_that_is_its_centroid_is_not_moved(value: float, dtype: torch.d
 
 
 @pytest.mark.parametrize("policy", ["relocate", "split", "keep"])
-@pytest.mark.parametrize("metric", F.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("n_empty", [1, 63, 64, 65, 150])
 def test_any_number_of_empty_clusters_gives_finite_centroids(
     policy: str, metric: str, n_empty: int

@@ -11,8 +11,10 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from kmeans_module import EmptyClusterError
-from kmeans_module.backends import workspace as prepare
-from kmeans_module.core.lloyd import NonFiniteInertiaError, lloyd
+from kmeans_module.core import fit
+from kmeans_module.core.lloyd import NonFiniteInertiaError
+from kmeans_module.core.problem import Problem
+from kmeans_module.rows import Batch, HeldRows
 from tests.conftest import (
     DATA_SETS,
     blobs,
@@ -119,8 +121,21 @@ def test_relocation_is_that_of_scikit_learn(n_empty: int, weighted: bool, seed: 
     assert found.inertia.item() == pytest.approx(expected.inertia_, rel=1e-5)
 
 
-def run(x: torch.Tensor, init: torch.Tensor, **options: Any) -> Any:
-    return lloyd(prepare(x), init if init.ndim == 3 else init.unsqueeze(0), **options)
+def run(
+    x: torch.Tensor,
+    init: torch.Tensor,
+    *,
+    max_iter: int = 300,
+    threshold: torch.Tensor | None = None,
+    **asked: Any,
+) -> fit.Fit:
+    """Lloyd's algorithm from an init (k, d) or (P, k, d)."""
+    init = init if init.ndim == 3 else init.unsqueeze(0)
+    problem = Problem(*init.shape[1:], len(init), dtype=init.dtype, **asked)
+    rows = HeldRows([Batch(x)])
+    return fit.run(
+        rows, rows.search(problem), problem, init, max_iter=max_iter, threshold=threshold
+    )
 
 
 def test_history_is_the_inertia_before_each_iteration() -> None:
@@ -177,9 +192,7 @@ def test_tol_0_ends_with_more_clusters_than_distinct_rows(
         init = x[torch.randperm(21, generator=seeded(seed))[:6]]
         if metric == "cosine":
             init = init / init.norm(dim=-1, keepdim=True)
-        found = lloyd(
-            prepare(x, metric=metric), init.unsqueeze(0), empty_cluster=policy, metric=metric
-        )
+        found = run(x, init, empty_cluster=policy, metric=metric)
         assert found.centroids.isfinite().all()
         if policy != "split":
             assert found.converged.all()

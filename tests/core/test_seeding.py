@@ -13,8 +13,8 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from threadpoolctl import threadpool_limits
 
 from kmeans_module import KMeansLayer
-from kmeans_module.core.seeding import INITS, _first_occurrences
-from kmeans_module.rows.batch import Batch
+from kmeans_module.core.seeding import INITS
+from kmeans_module.rows import Batch
 from tests.conftest import blobs, data_set, seeded
 
 
@@ -120,11 +120,15 @@ def test_batches_find_the_same_centroids_as_the_whole(
         Batch(x[low:high], None if weight is None else weight[low:high], start=low)
         for low, high in itertools.pairwise(edges)
     ]
-    variance = layer.initialize_from_batches(batches[::-1], init, generator=seeded())
+    rows = layer.prepare(batches[::-1])
+    layer.initialize(rows, init, generator=seeded())
     torch.testing.assert_close(layer.centroids, whole, rtol=1e-5, atol=1e-5)
-    rows = x / x.norm(dim=-1, keepdim=True) if metric == "cosine" else x
+    space = x / x.norm(dim=-1, keepdim=True) if metric == "cosine" else x
     torch.testing.assert_close(
-        variance, rows.double().var(dim=0, correction=0).mean(), rtol=1e-5, atol=0
+        rows.moments(metric).variance[0],
+        space.double().var(dim=0, correction=0).mean(),
+        rtol=1e-5,
+        atol=0,
     )
 
 
@@ -181,11 +185,6 @@ def test_problems_get_centroids_each_of_its_own(init: str, shared: bool) -> None
         for p in range(3):
             assert (layer.centroids[p] - 1000 * p).abs().max() < 100
     assert layer.centroids.shape == (3, 4, 2)
-
-
-def test_first_occurrences_keep_their_order() -> None:
-    values = torch.tensor([5, 3, 5, 1, 3, 3, 9, 1])
-    assert _first_occurrences(values).tolist() == [5, 3, 1, 9]
 
 
 def test_greedy_prefers_the_candidate_of_lowest_potential() -> None:

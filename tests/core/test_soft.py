@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from kmeans_module import KMeansLayer, NotInitializedError
-from kmeans_module.core.soft import KERNELS, soft_assign
-from kmeans_module.functional import METRICS
+from kmeans_module.core.metrics import METRICS
+from kmeans_module.core.soft import KERNELS
+from kmeans_module.functional import soft_assign
 from tests.conftest import blobs, brute_force, layer_at, seeded
 
 

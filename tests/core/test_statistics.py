@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 
 from kmeans_module import ClusterStats
 from kmeans_module.backends import workspace as prepare
-from kmeans_module.core.statistics import MAX_FARTHEST
-from kmeans_module.core.statistics import Farthest, accumulator_dtype, find_farthest, gather_rows
+from kmeans_module.core.statistics import (
+    MAX_FARTHEST,
+    Farthest,
+    accumulator_dtype,
+    find_farthest,
+    gather_rows,
+)
 from tests.conftest import brute_force, seeded
 
 

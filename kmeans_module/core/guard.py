@@ -40,6 +40,12 @@ def no_memory(x: Tensor) -> str | None:
     return None
 
 
+def version_of(tensor: Tensor) -> int:
+    """How often torch has written into a tensor; inference tensors do not count."""
+    # No public name tells it.
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def readable(x: Tensor) -> bool:
     """Whether a look at the values costs no wait: on the CPU, in plain eager code."""
     return x.device.type == "cpu" and no_memory(x) is None

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -139,9 +139,8 @@ class CheckedLoader:
         Those of a list of tensors, and those that have a handle, are, unless they would have to
         be copied to another device.
         """
-        if resident:
-            return [batch._replace(handle=i) for i, batch in enumerate(self)]
-        if isinstance(self.loader, list | tuple) and all(map(self._is_here, self.loader)):
+        listed = listed_batches(self.loader)
+        if resident or (listed is not None and all(map(self._is_here, listed))):
             return [batch._replace(handle=i) for i, batch in enumerate(self)]
         if not getattr(self.loader, "hands_out_handles", False):
             return None
@@ -166,6 +165,17 @@ def _is_numbers(data: Any) -> bool:
         return False
     first = data[0][0] if isinstance(data[0], list) and data[0] else data[0]
     return isinstance(first, int | float | complex | str)
+
+
+def listed_batches(loader: Any) -> Sequence[Any] | None:
+    """The batches of a loader that are the items of a list, and stay in memory with it; None for
+    other loaders."""
+    if isinstance(loader, list | tuple):
+        return loader
+    is_list = isinstance(loader, DataLoader) and isinstance(loader.dataset, list | tuple)
+    if not is_list or loader.batch_size is not None or loader.num_workers:
+        return None
+    return loader.dataset if isinstance(loader.sampler, SequentialSampler) else None
 
 
 def sampler_of(loader: Any) -> Any:

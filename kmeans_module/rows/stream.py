@@ -6,6 +6,7 @@ of each batch's, and draws keep the rows of least key.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,8 @@ from kmeans_module.rows.ranks import (
     rank,
 )
 from kmeans_module.rows.survey import Survey
+
+log = logging.getLogger(__name__)
 
 CHUNK = 1 << 18  # labels hashed together
 _ODD = -7046029254386353131  # spreads positions over 64 bits
@@ -327,6 +330,11 @@ class StreamDraws:
         return draws
 
     def in_memory(self, n: int) -> HeldDraws:
+        log.info(
+            "k-means++ draws from a uniform sample of %d rows at most: the batches do not stay in "
+            "memory",
+            n,
+        )
         rows, weights = self.rows.sampled(n, self.generator, self.n_problems)
         return self.standing_for(rows, weights)
 

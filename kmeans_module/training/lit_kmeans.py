@@ -21,7 +21,7 @@ from kmeans_module.checks import (
 )
 from kmeans_module.core.empty_clusters import POLICIES
 from kmeans_module.core.fit import warn_of_surplus
-from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError
+from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError, alone
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.rows import Moments
 from kmeans_module.core.seeding import INITS
@@ -29,13 +29,13 @@ from kmeans_module.layer import KMeansLayer
 from kmeans_module.metrics import Inertia
 from kmeans_module.rows import HeldRows, StreamRows, stable_order
 from kmeans_module.rows.batch import Batch, as_batch
-from kmeans_module.rows.ranks import ProcessGroup, errors_shared
+from kmeans_module.rows.ranks import ProcessGroup, all_sum, errors_shared
 from kmeans_module.training.loaders import (
     BatchOf,
     Numbering,
     TrainingBatches,
     nth,
-    probes,
+    Probe,
     training_rows,
 )
 
@@ -50,9 +50,15 @@ _LOG_OPTIONS: dict[str, Any] = {
 class PendingLayer(nn.Module):
     """Stands for the layer until the data, or a state_dict, say what it is."""
 
+    @property
+    def initialized(self) -> Tensor:
+        """There are no centroids."""
+        return torch.zeros((), dtype=torch.bool)
+
     def forward(self, x: Tensor) -> Tensor:
         raise NotInitializedError(
-            "LitKMeans makes its layer from the data: call Trainer.fit, or load a checkpoint"
+            "LitKMeans has no centroids yet: it makes its layer from the data; call Trainer.fit, "
+            "or load a checkpoint"
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -158,15 +164,13 @@ class LitKMeans(LightningModule):
         )
         self._numberings: dict[str, Numbering] = {}
         self._resumed: dict[str, Any] | None = None
-        self._forget_run()
-
-    def _forget_run(self) -> None:
-        """Drop what a fit knows of its rows."""
+        # What a fit knows of its rows, and its state.
         self._batches: TrainingBatches | None = None
         self._rows: HeldRows | StreamRows | None = None
         self._search: Any = None
         self._lloyd: Lloyd | None = None
-        self._probes: dict[int, tuple[Tensor, ...]] = {}
+        self._probes: dict[int, Probe] = {}
+        self._n_rows = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Labels of samples (*, d): (*) int64."""
@@ -222,7 +226,9 @@ class LitKMeans(LightningModule):
         moments = rows.moments(METRICS[self.metric].kernel)
         with errors_shared(self.process_group):
             if not moments.n_samples:
-                raise ValueError("the training data hold no batch")
+                raise ValueError(
+                    "the training data hold no batch, or the loader can be gone through only once"
+                )
             if not isinstance(self.kmeans, KMeansLayer):
                 self._make_layer(rows.n_features, dtype_for(rows.example, moments))
         if self.initialized:
@@ -277,12 +283,14 @@ class LitKMeans(LightningModule):
             lloyd.begin_pass()
             self._search.begin_pass()
             self._numberings["train"] = self._batches.numbering()
+            self._n_rows = 0
             if isinstance(rows, StreamRows):
                 rows.watch.begin()
         try:
             with errors_shared(self.process_group):
                 part = self._part(batch, batch_idx)
                 stats, moved = self._search.step(part, lloyd.centroids)
+            self._n_rows += len(part.x)
             lloyd.add(stats, moved)
             if self.algorithm == "minibatch":
                 self._take(lloyd)
@@ -306,7 +314,7 @@ class LitKMeans(LightningModule):
                 )
             held = rows.batches[batch_idx]
             if not self.resident:
-                self._check_unchanged(as_batch(data, self.batch_of), held, batch_idx)
+                self._check_unchanged(as_batch(data, self.batch_of), rows, batch_idx)
             return held
         assert rows is not None
         batch = batches.checked(self._numberings["train"].read(data, batch_idx))
@@ -315,18 +323,17 @@ class LitKMeans(LightningModule):
         to_space = METRICS[self.metric].map
         return batch if to_space is None else batch._replace(x=to_space(batch.x))
 
-    def _check_unchanged(self, batch: Batch, held: Batch, batch_idx: int) -> None:
+    def _check_unchanged(self, batch: Batch, rows: HeldRows, batch_idx: int) -> None:
         """A handle promises that the rows stay: look at some of them."""
-        known = self._probes.get(batch_idx)
-        now = probes(batch)
-        if known is None:
-            self._probes[batch_idx] = now
-        if batch.handle != held.handle or (
-            known is not None and not all(map(torch.equal, known, now))
-        ):
+        now = Probe(rows.batches[batch_idx])
+        known = self._probes.setdefault(batch_idx, now)
+        foreign = batch.handle is not None and all(
+            batch.handle != held.handle for held in rows.batches[batch_idx:] + rows.batches
+        )
+        if foreign or not known.equals(now):
             raise ValueError(
-                f"batch {batch_idx} of the training data has changed since the pass before, "
-                "although its handle says that it stays: every pass has to bring the same rows"
+                f"batch {batch_idx} of the training data has changed since the pass before: every "
+                "pass has to bring the same rows"
             )
 
     def _end_pass(self, rows: HeldRows | StreamRows, lloyd: Lloyd) -> None:
@@ -340,7 +347,7 @@ class LitKMeans(LightningModule):
             self._take(lloyd, iteration.counts)
             self._count_step()
         self.last = iteration._replace(number=int(self.kmeans.n_iter)).reshape(())
-        self._report(self.last, rows)
+        self._report(self.last)
         if lloyd.finished:
             self.converged = True
             self.trainer.should_stop = True
@@ -357,9 +364,9 @@ class LitKMeans(LightningModule):
         assert not isinstance(optimizer, list)
         optimizer.step()
 
-    def _report(self, iteration: Iteration, rows: HeldRows | StreamRows) -> None:
+    def _report(self, iteration: Iteration) -> None:
         """Log the iteration, and say why the fit ends if it does now."""
-        sizes, n_samples = iteration.counts, rows.moments(METRICS[self.metric].kernel).n_samples
+        sizes = iteration.counts
         numbers = [
             iteration.inertia, iteration.shift, iteration.moved, (sizes == 0).sum(),
             sizes.min(), sizes.median(), sizes.max(),
@@ -374,7 +381,8 @@ class LitKMeans(LightningModule):
             "train/size_max": largest,
         }
         if not math.isnan(moved):
-            values["train/reassigned"] = moved / n_samples
+            n_rows = torch.tensor([self._n_rows], dtype=torch.float64)
+            values["train/reassigned"] = moved / float(all_sum([n_rows], self.process_group)[0])
         # "step" is Lightning's name for the x-axis.
         self.log_dict({**values, "step": float(iteration.number)}, **_LOG_OPTIONS)
         bar = {"train/inertia": inertia, "train/shift": shift}
@@ -393,7 +401,11 @@ class LitKMeans(LightningModule):
             self.stop_reason = "ended before it converged"
 
     def on_train_end(self) -> None:
-        self._forget_run()
+        # The state of the run stays, for a checkpoint; the rows do not.
+        self._batches = self._rows = self._search = None
+        self._probes.clear()
+        if self._lloyd is not None:
+            self._lloyd.merge = alone
         last = self.last
         if last is not None and bool((last.counts == 0).any()) and self.trainer.is_global_zero:
             warn_of_surplus(

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from kmeans_module.checks import check_sample_weight, check_samples
-from kmeans_module.rows import HeldRows, StreamRows, sampler_of, stable_order
+from kmeans_module.core.guard import version_of
+from kmeans_module.rows import HeldRows, StreamRows, listed_batches, sampler_of, stable_order
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.ranks import ProcessGroup
 
@@ -111,7 +111,7 @@ def training_rows(
     Batches that have a handle stay in memory, unless they would have to be copied to another
     device; all do where ``resident`` asks for that.
     """
-    if resident:
+    if resident or _are_listed(batches, device):
         held = [batch._replace(handle=i) for i, batch in enumerate(batches)]
     else:
         held = _staying(batches, device)
@@ -123,6 +123,14 @@ def training_rows(
         batches, n_features=batches.n_features, device=device,
         stable=stable_order(batches.trainer.train_dataloader), group=group,
     )  # fmt: skip
+
+
+def _are_listed(batches: TrainingBatches, device: torch.device) -> bool:
+    """Whether the batches are tensors of a list, on the device already."""
+    listed = listed_batches(batches.trainer.train_dataloader)
+    if listed is None or batches.batch_of is not None:
+        return False
+    return all(as_batch(data).x.device == device for data in listed)
 
 
 def _staying(batches: TrainingBatches, device: torch.device) -> list[Batch]:
@@ -146,7 +154,24 @@ def nth(loaders: Any, dataloader_idx: int) -> Any:
     return loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
 
 
-def probes(batch: Batch) -> tuple[Tensor, ...]:
-    """Copies of some rows of a batch and their weights, to see whether they change."""
-    parts = (batch.x,) if batch.sample_weight is None else (batch.x, batch.sample_weight)
-    return tuple(part[:: -(-len(part) // 16) or 1].clone() for part in parts)
+class Probe:
+    """How a batch looks: copies of some of its rows and weights, and how often torch has written
+    into them.
+
+    Args:
+        batch: that may be the same again.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        parts = (batch.x,) if batch.sample_weight is None else (batch.x, batch.sample_weight)
+        self.shapes = [part.shape for part in parts]
+        self.versions = [version_of(part) for part in parts]
+        self.rows = [part[:: -(-len(part) // 16) or 1].clone() for part in parts]
+
+    def equals(self, other: Probe) -> bool:
+        """Whether both are of the same batch, unchanged."""
+        return (
+            self.shapes == other.shapes
+            and self.versions == other.versions
+            and all(map(torch.equal, self.rows, other.rows))
+        )

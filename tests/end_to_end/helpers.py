@@ -67,6 +67,7 @@ def fit_layer(lit: LitKMeans, x: torch.Tensor, init: Any = None, **options: Any)
     layer = KMeansLayer(
         lit.kmeans.n_clusters, lit.kmeans.n_features,
         metric=lit.kmeans.metric, empty_cluster=lit.kmeans.empty_cluster,
+        dtype=lit.kmeans.centroids.dtype,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     init = lit.init if init is None else init

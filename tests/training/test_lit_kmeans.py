@@ -1,7 +1,6 @@
 import copy
 import math
 import pickle
-import weakref
 from contextlib import nullcontext
 
 import numpy as np
@@ -13,13 +12,18 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from kmeans_module import ArrayDataModule, BlobDataModule, KMeansLayer, LitKMeans
-from kmeans_module import functional as F
+from kmeans_module import (
+    ArrayDataModule,
+    BlobDataModule,
+    KMeansLayer,
+    LitKMeans,
+    NotInitializedError,
+)
 from kmeans_module.core.seeding import INITS
-from kmeans_module.rows import Batch, BatchLoader
-from kmeans_module.rows.resident import ResidentBatches
-from kmeans_module.training.lit_kmeans import as_batch, read_centroids
-from tests.conftest import blobs, brute_force, seeded, weights_for
+from kmeans_module.rows import Batch, BatchLoader, held, stream
+from kmeans_module.rows.batch import as_batch
+from kmeans_module.training.lit_kmeans import read_centroids
+from tests.conftest import blobs, brute_force, layer_at, seeded, weights_for
 from tests.end_to_end.helpers import MemoryLogger, fit_layer, quiet_trainer, train
 
 pytestmark = pytest.mark.filterwarnings(
@@ -40,7 +44,10 @@ def assert_same_fit(lit, layer, result, x=X):
     assert lit.converged == bool(result.converged)
 
 
-def assert_bitwise_fit(lit, layer, result, x=X):
+def assert_bitwise_fit(lit, layer, result, x=X, layer_is_stream=False):
+    if layer_is_stream:
+        assert result.labels is None
+        result = result._replace(labels=layer(x))
     assert_same_fit(lit, layer, result, x)
     assert torch.equal(lit.kmeans.centroids, layer.centroids)
 
@@ -90,6 +97,7 @@ def test_float64_rows_are_fitted_in_their_precision():
     x = X.double() + 1e6
     lit = LitKMeans(6, 3)
     train(lit, BatchLoader(x, batch_size=100))
+    assert lit.kmeans.centroids.dtype == torch.float64
     assert_same_fit(lit, *fit_layer(lit, x), x=x)
     lit = LitKMeans(6, 3)
     train(lit, BatchLoader(x), precision="64-true")
@@ -126,17 +134,27 @@ FOREIGN = {
     "rows": lambda: DataLoader(X, batch_size=100),
     "tuples": lambda: DataLoader(TensorDataset(X), batch_size=100),
     "targets": lambda: DataLoader(TensorDataset(X, TARGET), batch_size=100),
-    "regression targets": lambda: DataLoader(TensorDataset(X, X[:, 0]), batch_size=100),
     "dicts": lambda: DataLoader(Dicts(), batch_size=100),
     "a stream": lambda: DataLoader(Stream(), batch_size=100),
 }
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_any_loader_equals_the_layer(name):
-    lit = LitKMeans(6, 3)
+@pytest.mark.parametrize("init", [*INITS, "file"])
+def test_any_loader_equals_the_layer(name, init, tmp_path):
+    np.save(tmp_path / "init.npy", X[:6].numpy())
+    lit = LitKMeans(6, init=str(tmp_path / "init.npy") if init == "file" else init)
     train(lit, FOREIGN[name]())
-    assert_same_fit(lit, *fit_layer(lit, X))
+    start = X[:6] if init == "file" else init
+    assert_bitwise_fit(lit, *fit_layer(lit, FOREIGN[name](), init=start), layer_is_stream=True)
+    if init == "file":
+        assert_bitwise_fit(lit, *fit_layer(lit, X, init=start))
+
+
+def test_a_second_element_that_could_be_weights_is_refused():
+    loader = DataLoader(TensorDataset(X, X[:, 0]), batch_size=100)
+    with pytest.raises(ValueError, match="could be weights"):
+        train(LitKMeans(6), loader)
 
 
 def test_a_shuffling_loader_reaches_what_the_layer_reaches(tmp_path):
@@ -197,7 +215,7 @@ def test_an_unknown_init_names_the_choices(init):
 
 def test_a_layer_that_has_centroids_goes_on_from_them():
     lit = LitKMeans(6, 3)
-    lit.kmeans.initialize(X, X[:6])
+    lit.kmeans = layer_at(X[:6])
     train(lit, BatchLoader(X))
     assert_bitwise_fit(lit, *fit_layer(lit, X, init=X[:6]))
 
@@ -395,7 +413,7 @@ def test_validation_scores_equal_scikit_learn():
 
 def test_unlabelled_validation_rows_give_the_weighted_inertia_only():
     lit = LitKMeans(6, 3)
-    lit.kmeans.initialize(X, X[:6])
+    lit.kmeans = layer_at(X[:6])
     weight = weights_for(X)
     loader = BatchLoader(X, batch_size=100, sample_weight=weight)
     (scores,) = quiet_trainer().validate(lit, loader, verbose=False)
@@ -436,7 +454,7 @@ def test_half_precision_finds_what_the_layer_finds(precision):
     x = x.to(torch.bfloat16 if "bf16" in precision else torch.float16).float()
     init = x[np_init]
     lit = LitKMeans(4, 3)
-    lit.kmeans.initialize(x, init)
+    lit.kmeans = layer_at(init)
     train(lit, BatchLoader(x, batch_size=100), precision=precision)
     layer, result = fit_layer(lit, x, init=init)
     assert torch.equal(lit.float()(x), result.labels)
@@ -457,7 +475,9 @@ def test_counts_stay_exact_in_half_precision():
     ("batch", "message"),
     [
         ([X[0]], r"a batch should be .*got a Tensor of shape \(3,\)"),
-        ({"rows": X}, "a dict with it as 'x'; got a NoneType"),
+        ({"rows": X}, "a dict with 'x' .*; got a NoneType"),
+        ({"x": X, "weight": X[:, 0]}, "got 'weight': weights are named 'sample_weight'"),
+        ((X, TARGET, TARGET), "got 3 elements"),
         ([[X, X]], "got a list"),
         ("rows", "got a str"),
     ],
@@ -471,7 +491,8 @@ def test_as_batch_keeps_rows_weights_and_targets():
     ready = Batch(X, start=7)
     assert as_batch(ready) is ready
     assert as_batch((X, TARGET)).target is TARGET
-    assert as_batch([X, X[:, 0]]).target is None
+    with pytest.raises(ValueError, match="could be weights"):
+        as_batch([X, X[:, 0]])
     weight = torch.ones(len(X))
     batch = as_batch({"x": X, "target": TARGET, "sample_weight": weight})
     assert batch.x is X
@@ -499,7 +520,7 @@ def test_rows_that_are_not_finite_are_named(message, batch_size):
 
 def test_rows_that_turn_bad_after_the_start_leave_the_centroids():
     lit = LitKMeans(6, 3)
-    lit.kmeans.initialize(X, X[:6])
+    lit.kmeans = layer_at(X[:6])
     lit.variance = 1.0
     x = X.clone()
     x[7] = math.nan
@@ -589,32 +610,35 @@ def test_scores_cover_all_validation_loaders():
 
 @pytest.fixture
 def prepared(monkeypatch):
-    """Numbers of rows of the workspaces that the E-steps of a layer make, in their order."""
-    made, prepare = [], F.prepare
+    """Numbers of rows of the workspaces that are made for E-steps, in their order."""
+    made = []
+    for room in (held, stream):
+        make = room.workspace
 
-    def counted(x, *args, **options):
-        made.append(len(x))
-        return prepare(x, *args, **options)
+        def counted(x, *args, _make=make, **options):
+            made.append(len(x))
+            return _make(x, *args, **options)
 
-    monkeypatch.setattr(F, "prepare", counted)
+        monkeypatch.setattr(room, "workspace", counted)
     return made
 
 
-def run(loader, *, resident=True, lit=None, callbacks=(), **options):
-    """(LitKMeans, everything logged) after a fit, with or without workspaces that are kept."""
+def run(loader, lit=None, callbacks=(), **options):
+    """(LitKMeans, everything logged) after a fit."""
     lit, logger = lit or LitKMeans(30, 3, tol=0), MemoryLogger()
-    with pytest.MonkeyPatch.context() as patch:
-        if not resident:
-            patch.setattr(ResidentBatches, "workspace", lambda *_: None)
-        train(lit, loader, logger=logger, callbacks=list(callbacks), **options)
+    train(lit, loader, logger=logger, callbacks=list(callbacks), **options)
     return lit, logger.logged
 
 
-def assert_same_run(found, expected):
-    (lit, logged), (other, other_logged) = found, expected
-    assert logged == other_logged
-    assert torch.equal(lit.kmeans.centroids, other.kmeans.centroids)
-    assert torch.equal(lit.kmeans.counts, other.kmeans.counts)
+def assert_same_run(one, other):
+    """Equal but for who changed cluster, which a stream does not know."""
+    (lit, logged), (lit_too, logged_too) = one, other
+    for (step, values), (step_too, values_too) in zip(logged, logged_too, strict=True):
+        known = {key: value for key, value in values.items() if key != "train/reassigned"}
+        assert step == step_too
+        assert known == {key: values_too[key] for key in known}
+    assert torch.equal(lit.kmeans.centroids, lit_too.kmeans.centroids)
+    assert torch.equal(lit.kmeans.counts, lit_too.kmeans.counts)
 
 
 def chunks_of(x, **options):
@@ -622,24 +646,46 @@ def chunks_of(x, **options):
     return DataLoader(x.split(100), batch_size=None, **options)
 
 
+class Passing:
+    """The batches of a loader, as copies that do not stay."""
+
+    stable = True
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for data in self.loader:
+            batch = as_batch(data)
+            yield batch._replace(x=batch.x.clone(), handle=None)
+
+
+def started(init, **options):
+    lit = LitKMeans(len(init), 3, tol=0, **options)
+    lit.kmeans = layer_at(init.clone())
+    return lit
+
+
+STAYING = {
+    "whole": lambda: BatchLoader(X),
+    "batches": lambda: BatchLoader(X, batch_size=100),
+    "weights": lambda: BatchLoader(X, batch_size=100, sample_weight=weights_for(X)),
+    "list": lambda: chunks_of(X),
+}
+
+
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("algorithm", ["lloyd", "minibatch"])
-@pytest.mark.parametrize(
-    "loader",
-    [
-        lambda: BatchLoader(X),
-        lambda: BatchLoader(X, batch_size=100),
-        lambda: BatchLoader(X, batch_size=100, sample_weight=weights_for(X)),
-        lambda: chunks_of(X),
-    ],
-    ids=["whole", "batches", "weights", "foreign"],
-)
-def test_a_resident_batch_is_prepared_once_and_gives_the_same_bits(loader, algorithm, prepared):
-    lit = LitKMeans(30, 3, init="random", tol=0, algorithm=algorithm)
-    found = run(loader(), lit=lit, max_epochs=7)
-    assert (len(prepared), sum(prepared)) == (len(loader()), len(X))
-    other = LitKMeans(30, 3, init="random", tol=0, algorithm=algorithm)
-    assert_same_run(found, run(loader(), lit=other, resident=False, max_epochs=7))
+@pytest.mark.parametrize("loader", STAYING)
+def test_a_batch_that_stays_is_prepared_once_and_gives_the_same_bits(loader, algorithm, prepared):
+    make = STAYING[loader]
+    staying = run(make(), started(X[:30], algorithm=algorithm), max_epochs=7)
+    assert (len(prepared), sum(prepared)) == (len(make()), len(X))
+    passing = run(Passing(make()), started(X[:30], algorithm=algorithm), max_epochs=7)
+    assert_same_run(staying, passing)
     assert sum(prepared) == 8 * len(X)
 
 
@@ -654,20 +700,22 @@ def test_a_resident_batch_is_prepared_once_and_gives_the_same_bits(loader, algor
     ],
     ids=["shuffled", "foreign and shuffled", "in another order", "built anew", "a stream"],
 )
-def test_batches_that_are_not_resident_keep_no_workspace(loader, prepared):
-    found = run(loader(), max_epochs=4)
+def test_other_batches_keep_no_workspace_unless_they_are_resident(loader, prepared):
+    run(loader(), started(X[:30]), max_epochs=4)
     assert sum(prepared) == 4 * len(X)
-    assert_same_run(found, run(loader(), resident=False, max_epochs=4))
+    prepared.clear()
+    run(loader(), started(X[:30], resident=True), max_epochs=4)
+    assert sum(prepared) == len(X)
 
 
 class Edit(Callback):
-    """Changes the rows in place at the start of some epochs."""
+    """Changes the rows in place at the start of an epoch."""
 
     def __init__(self, x, edit):
         self.x, self.edit = x, edit
 
     def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch in (2, 3):
+        if trainer.current_epoch == 2:
             self.edit(self.x)
 
 
@@ -683,115 +731,186 @@ def by_a_view(x):
     x[:, :1].neg_()
 
 
-@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("edit", [by_torch, through_numpy, by_a_view])
 @pytest.mark.parametrize("batch_size", [None, 100])
-def test_rows_changed_in_place_between_epochs_are_seen(edit, batch_size, prepared):
-    def changed(resident):
-        x = X.clone()
-        loader = BatchLoader(x, batch_size=batch_size)
-        return run(loader, resident=resident, callbacks=[Edit(x, edit)], max_epochs=9)
-
-    found = changed(resident=True)
-    assert len(prepared) > len(BatchLoader(X, batch_size=batch_size)), "prepared again"
-    assert_same_run(found, changed(resident=False))
+@pytest.mark.parametrize("stays", [True, False])
+def test_rows_changed_in_place_between_epochs_are_refused(edit, batch_size, stays):
+    x = X.clone()
+    loader = BatchLoader(x, batch_size=batch_size)
+    loader = loader if stays else Passing(loader)
+    with pytest.raises(ValueError, match="every pass has to bring the same"):
+        run(loader, callbacks=[Edit(x, edit)], max_epochs=9)
 
 
-@pytest.mark.parametrize("edits", [False, True])
-def test_bounds_of_many_features_do_not_outlive_a_change(edits):
+def test_weights_changed_in_place_between_epochs_are_refused():
+    weight = weights_for(X)
+    loader = BatchLoader(X, sample_weight=weight)
+    edit = Edit(weight, lambda weight: weight[100:200].mul_(5))
+    with pytest.raises(ValueError, match="every pass has to bring the same"):
+        run(loader, callbacks=[edit], max_epochs=9)
+
+
+def test_bounds_of_many_features_give_the_bits_of_a_stream():
     # many centroids, few directions: what the native kernel keeps most of
     x = torch.randn(18_000, 6, generator=seeded()) @ torch.randn(6, 96, generator=seeded(1))
-    resident, plain = (x.clone() for _ in range(2))
     runs = []
-    for rows, kept in ((resident, True), (plain, False)):
-        edit = Edit(rows, lambda rows: rows[: len(rows) // 2].mul_(-1) if edits else None)
-        lit = LitKMeans(160, 96, tol=0, init="random")
-        loader = BatchLoader(rows, batch_size=9_000)
-        runs.append(run(loader, resident=kept, lit=lit, callbacks=[edit], max_epochs=6))
+    for wrap in (lambda loader: loader, Passing):
+        lit = LitKMeans(160, tol=0)
+        lit.kmeans = layer_at(x[:160])
+        runs.append(run(wrap(BatchLoader(x, batch_size=9_000)), lit, max_epochs=6))
     assert_same_run(*runs)
 
 
-def test_weights_changed_in_place_between_epochs_are_seen():
-    def changed(resident):
-        weight = weights_for(X)
-        loader = BatchLoader(X, sample_weight=weight)
-        edit = Edit(weight, lambda weight: weight[100:200].mul_(5))
-        return run(loader, resident=resident, callbacks=[edit], max_epochs=9)
-
-    assert_same_run(changed(resident=True), changed(resident=False))
-
-
 class Refilled(torch.utils.data.Dataset):
-    """Batches that are read into one buffer, other rows every time, without torch's knowledge."""
+    """Batches that are read into one buffer, without torch's knowledge."""
 
     def __init__(self):
-        self.buffer, self.served = torch.empty(100, 3), 0
+        self.buffer = torch.empty(100, 3)
 
     def __len__(self):
         return 5
 
     def __getitem__(self, i):
-        first = 170 * self.served % 403
-        self.served += 1
-        self.buffer.numpy()[:] = X[first : first + 100].numpy()
+        self.buffer.numpy()[:] = X[100 * i : 100 * (i + 1)].numpy()
         return self.buffer
 
 
-def test_a_buffer_that_is_filled_again_is_not_taken_for_a_resident_batch(tmp_path, prepared):
-    np.save(tmp_path / "init.npy", X[:30].numpy())
-
-    def fit(loader, resident):
-        lit = LitKMeans(30, 3, tol=0, init=str(tmp_path / "init.npy"))
-        return run(loader, lit=lit, resident=resident, max_epochs=5)
-
-    found = fit(DataLoader(Refilled(), batch_size=None), resident=True)
+def test_a_buffer_that_is_filled_again_is_no_batch_that_stays(prepared):
+    filled = run(DataLoader(Refilled(), batch_size=None), started(X[:30]), max_epochs=5)
     assert len(prepared) == 5 * 5, "every batch of every epoch"
-    assert_same_run(found, fit(DataLoader(Refilled(), batch_size=None), resident=False))
+    assert_same_run(filled, run(BatchLoader(X[:500]), started(X[:30]), max_epochs=5))
 
 
-class Watch(Callback):
-    """Remembers the workspaces that live in an epoch, without keeping them; copies the module."""
+class Generated:
+    """Batches that are made when they are asked for, in every pass anew."""
 
-    def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch == 3:
-            self.alive = weakref.ref(pl_module._resident.workspace(Batch(X), pl_module.kmeans))
-            self.copy = pickle.loads(pickle.dumps(copy.deepcopy(pl_module._resident)))
+    def __init__(self, seed_of=lambda number: 0, sizes=lambda number: [100] * 5):
+        self.seed_of, self.sizes, self.passes = seed_of, sizes, 0
+
+    def __iter__(self):
+        generator = seeded(self.seed_of(self.passes))
+        sizes = self.sizes(self.passes)
+        self.passes += 1
+        for n in sizes:
+            yield torch.randn(n, 3, generator=generator)
 
 
-def test_workspaces_end_with_the_fit_and_are_neither_copied_nor_checkpointed(tmp_path):
-    lit, watch = LitKMeans(30, 3, tol=0), Watch()
-    trainer = train(lit, BatchLoader(X), callbacks=[watch], max_epochs=5)
-    assert watch.alive() is None
-    assert watch.copy.workspace(Batch(X), lit.kmeans) is None, "a copy knows of no batch"
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (lambda: Generated(seed_of=lambda number: number), "brought other values in its 500 rows"),
+        (lambda: Generated(sizes=lambda number: [100] * (5 + (number > 2))), "brought 600 rows"),
+        (lambda: Generated(sizes=lambda number: [] if number else [100] * 5), "only once"),
+        (lambda: Generated(sizes=lambda number: []), "hold no batch"),
+        (lambda: Generated(sizes=lambda n: [] if n == 2 else [100] * 5), "brought no rows"),
+    ],
+)
+def test_a_pass_that_differs_is_refused(loader, message):
+    with pytest.raises(ValueError, match=message):
+        run(loader(), max_epochs=9)
+
+
+def test_a_stream_draws_from_a_sample_and_says_so(caplog):
+    with caplog.at_level("INFO", logger="kmeans_module"):
+        lit, _ = run(Generated(), LitKMeans(6))
+        run(BatchLoader(X), LitKMeans(6))
+    assert [record.message for record in caplog.records if record.levelname == "INFO"] == [
+        "k-means++ draws from a uniform sample of 65536 rows at most: the batches do not stay "
+        "in memory"
+    ]
+    assert lit.converged
+
+
+def test_workspaces_end_with_the_fit(prepared, tmp_path):
+    lit = LitKMeans(30, 3, tol=0)
+    trainer = train(lit, BatchLoader(X), max_epochs=5)
+    assert not any(isinstance(held_object, held.HeldSearch) for held_object in vars(lit).values())
+    copy.deepcopy(lit)
+    pickle.dumps(lit)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert not any("resident" in key or "workspace" in key for key in state["state_dict"])
+    assert set(state["state_dict"]) == {
+        "anchor", "kmeans.centroids", "kmeans.counts", "kmeans.n_iter", "kmeans.initialized"
+    }  # fmt: skip
 
 
-def test_a_resumed_fit_goes_on_as_if_it_had_not_stopped(tmp_path, prepared):
-    whole, _ = run(BatchLoader(X), max_epochs=6)
-    lit = LitKMeans(30, 3, tol=0)
-    train(lit, BatchLoader(X), max_epochs=3).save_checkpoint(tmp_path / "last.ckpt")
-    prepared.clear()
-    lit = LitKMeans(30, 3, tol=0)
-    train(lit, BatchLoader(X), ckpt_path=str(tmp_path / "last.ckpt"), max_epochs=6)
-    assert prepared == [len(X)] * 2, "the batch is known when it comes back"
-    assert torch.equal(lit.kmeans.centroids, whole.kmeans.centroids)
+@pytest.mark.parametrize("loader", [lambda: BatchLoader(X, batch_size=90), Generated])
+@pytest.mark.parametrize("algorithm", ["lloyd", "minibatch"])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_resumed_fit_goes_on_as_if_it_had_not_stopped(loader, algorithm, epochs, tmp_path):
+    def lit():
+        return LitKMeans(30, tol=0, algorithm=algorithm, init="random")
+
+    whole, logged = run(loader(), lit(), max_epochs=6)
+    train(lit(), loader(), max_epochs=epochs).save_checkpoint(tmp_path / "last.ckpt")
+    resumed, logger = lit(), MemoryLogger()
+    path = str(tmp_path / "last.ckpt")
+    train(resumed, loader(), ckpt_path=path, logger=logger, max_epochs=6)
+    assert_same_run((whole, logged[epochs:]), (resumed, logger.logged))
 
 
-def test_a_batch_that_is_freed_is_not_taken_for_the_next_in_its_place():
-    resident, layer = ResidentBatches(), KMeansLayer(2, 3)
-    layer.initialize(X, X[:2])
-    for _ in range(20):
-        x = torch.rand(5_000, 3)  # the allocator gives the same address again
-        assert resident.workspace(Batch(x), layer) is None
-        del x
-    x = torch.rand(5_000, 3)
-    assert resident.workspace(Batch(x), layer) is None
-    assert resident.workspace(Batch(x.view(-1).view(5_000, 3)), layer) is not None
-    assert resident.workspace(Batch(x[:4_000]), layer) is None
-    for wrong in (x.to_sparse(), [1.0] * len(x)):
-        assert resident.workspace(Batch(x, wrong), layer) is None
-    with torch.inference_mode():
-        x = torch.rand(50, 3)
-        assert resident.workspace(Batch(x), layer) is resident.workspace(Batch(x), layer) is None
+class SaveInMidEpoch(Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (2, 3):
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+
+
+# We do not need a loader that can be resumed: batches that stay are told by their number.
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+def test_a_fit_goes_on_from_the_middle_of_an_epoch(tmp_path):
+    path = tmp_path / "middle.ckpt"
+
+    def lit():
+        return LitKMeans(30, tol=0, init="random")
+
+    loader = BatchLoader(X, batch_size=90)
+    whole, _ = run(BatchLoader(X, batch_size=90), lit(), max_epochs=6)
+    train(lit(), loader, callbacks=[SaveInMidEpoch(path)], max_epochs=6)
+    resumed = lit()
+    train(resumed, BatchLoader(X, batch_size=90), ckpt_path=str(path), max_epochs=6)
+    assert torch.equal(resumed.kmeans.centroids, whole.kmeans.centroids)
+    assert int(resumed.kmeans.n_iter) == int(whole.kmeans.n_iter)
+    with pytest.raises(ValueError, match="middle of an epoch"):
+        train(lit(), Passing(loader), ckpt_path=str(path), max_epochs=6)
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
+    """The state that version 0.1 wrote after two iterations of this fit."""
+    lit = LitKMeans(6, 3, init="random", tol=0)
+    trainer = train(lit, BatchLoader(X), max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "new.ckpt")
+    checkpoint = torch.load(tmp_path / "new.ckpt", weights_only=True)
+    del checkpoint["kmeans"]["lloyd"]
+    for name in ("resident", "n_features"):
+        checkpoint["hyper_parameters"].pop(name, None)
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    resumed = LitKMeans(6, 3, init="random", tol=0)
+    train(resumed, BatchLoader(X), ckpt_path=str(tmp_path / "old.ckpt"))
+    whole = LitKMeans(6, 3, init="random", tol=0)
+    train(whole, BatchLoader(X))
+    assert torch.equal(resumed.kmeans.centroids, whole.kmeans.centroids)
+
+
+def test_the_layer_comes_from_the_data_or_from_a_state_dict():
+    lit = LitKMeans(6)
+    for use in (lambda: lit(X), lambda: lit.kmeans.centroids, lambda: lit.kmeans.transform(X)):
+        with pytest.raises(NotInitializedError, match="no centroids yet"):
+            use()
+    train(lit, BatchLoader(X.double()))
+    assert (lit.kmeans.n_features, lit.kmeans.centroids.dtype) == (3, torch.float64)
+    other = LitKMeans(6)
+    other.load_state_dict(lit.state_dict())
+    assert torch.equal(other(X.double()), lit(X.double()))
+    with pytest.raises(ValueError, match=r"x should have shape \(n_samples, 4\); got .*3"):
+        train(LitKMeans(6, 4), BatchLoader(X))
+
+
+def test_integers_beyond_float32_get_centroids_of_float64():
+    x = torch.randint(2**40, 2**41, (60, 2), generator=seeded())
+    lit = LitKMeans(3)
+    train(lit, BatchLoader(x))
+    assert lit.kmeans.centroids.dtype == torch.float64

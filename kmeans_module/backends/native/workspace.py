@@ -20,6 +20,7 @@ from kmeans_module.backends.native.directions import (
 )
 from kmeans_module.backends.native.library import ResultStruct, RowsStruct, address, loaded
 from kmeans_module.core.distances import full_precision, unit_rows
+from kmeans_module.core.guard import version_of
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -64,11 +65,6 @@ class Memory:
 
     def __reduce__(self) -> str:
         raise TypeError("a workspace belongs to its rows in this process; prepare another one")
-
-
-def version_of(tensor: Tensor) -> int:
-    """How often torch has written into a tensor; inference tensors do not count."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 class NativeWorkspace:
@@ -183,7 +179,7 @@ class NativeWorkspace:
 
     def _ready(self, centroids: Tensor) -> Tensor:
         if torch.promote_types(centroids.dtype, self.x.dtype) != self.x.dtype:
-            raise TypeError(f"rows of {self.x.dtype} were prepared, centroids are {centroids.dtype}")
+            raise TypeError(f"rows are {self.x.dtype}, centroids are {centroids.dtype}")
         return centroids.to(self.x.dtype).contiguous()
 
     def _keeps(self, problems: int) -> bool:

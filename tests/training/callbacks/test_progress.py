@@ -3,7 +3,7 @@ import pytest
 from kmeans_module import LitKMeans
 from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import IterationBar
-from tests.conftest import blobs
+from tests.conftest import blobs, layer_at
 from tests.end_to_end.helpers import train
 
 pytestmark = pytest.mark.filterwarnings(
@@ -32,7 +32,7 @@ def test_an_error_takes_the_bar_down():
     x = X.clone()
     x[7] = float("nan")
     lit = LitKMeans(4, 2)
-    lit.kmeans.initialize(X, X[:4])
+    lit.kmeans = layer_at(X[:4])
     lit.variance = 1.0
     with pytest.raises(ValueError, match="finite"):
         train(lit, BatchLoader(x), callbacks=[bar], enable_progress_bar=True)

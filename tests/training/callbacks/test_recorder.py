@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from kmeans_module import LitKMeans
+from kmeans_module import KMeansLayer, LitKMeans
 from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import ClusterFigures, RunFolder
 from kmeans_module.training.callbacks.recorder import Recorder
@@ -27,12 +27,12 @@ def test_the_trajectory_is_that_of_the_fit(batch_size):
     assert trajectory.iterations == list(range(6))
     assert torch.equal(trajectory.centroids[-1], lit.kmeans.centroids)
     for i in range(5):
-        step = LitKMeans(20, 2)
-        step.kmeans.initialize(X, trajectory.centroids[i])
-        stats = step.kmeans.e_step(X).stats
+        layer = KMeansLayer(20, 2)
+        layer.initialize(X, trajectory.centroids[i])
+        stats = layer.e_step(X).stats
         assert float(trajectory.inertia[i]) == pytest.approx(float(stats.inertia))
-        step.kmeans.m_step(stats)
-        assert torch.allclose(step.kmeans.centroids, trajectory.centroids[i + 1], atol=1e-5)
+        layer.m_step(stats)
+        assert torch.allclose(layer.centroids, trajectory.centroids[i + 1], atol=1e-5)
     assert torch.equal(trajectory.x, X)
 
 

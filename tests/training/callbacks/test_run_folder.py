@@ -16,7 +16,7 @@ from kmeans_module import (
 )
 from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import Checkpoints, RunFolder
-from tests.conftest import blobs
+from tests.conftest import blobs, layer_at
 from tests.end_to_end.helpers import quiet_trainer, train
 from tests.figures.test_animation import payload
 
@@ -205,7 +205,7 @@ def test_what_was_there_stays_whole_when_a_run_fails(tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, entry):
     (tmp_path / "file").write_text("")
     lit = LitKMeans(6, 2)
-    lit.kmeans.initialize(X, X[:6])
+    lit.kmeans = layer_at(X[:6])
     trainer = quiet_trainer(callbacks=[RunFolder()], default_root_dir=tmp_path / "file" / "run")
     with pytest.raises(NotADirectoryError, match="file"):
         getattr(trainer, entry)(lit, BatchLoader(X))

@@ -1,4 +1,4 @@
-"""Promises of Rows: any batches together are one sequence, drawn in proportion to weight."""
+"""Promises of draws: any batches together are one sequence, drawn in proportion to weight."""
 
 from __future__ import annotations
 
@@ -8,11 +8,24 @@ import pytest
 import torch
 
 from kmeans_module.backends.reference import ReferenceWorkspace
-from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.sharded import Rows
+from kmeans_module.core.problem import Problem
+from kmeans_module.rows import Batch, HeldRows
+from kmeans_module.rows.draws import HeldDraws, Positions, first_occurrences
 from tests.conftest import blobs, brute_force, seeded
 
 X = torch.arange(24, dtype=torch.float32).view(12, 2)
+
+
+def reversed_batches(
+    x: torch.Tensor, cuts: list[int] | None, weight: torch.Tensor | None
+) -> list[Batch]:
+    """x in the batches between the cuts, in reverse order: ``start`` says where they belong."""
+    edges = [0, *(cuts or []), x.shape[-2]]
+    batches = [
+        Batch(x[..., low:high, :], None if weight is None else weight[..., low:high], start=low)
+        for low, high in itertools.pairwise(edges)
+    ]
+    return batches[::-1]
 
 
 def rows_of(
@@ -23,18 +36,23 @@ def rows_of(
     metric: str = "euclidean",
     n_problems: int = 1,
     seed: int = 0,
-) -> Rows:
-    """x in the batches between the cuts, in reverse order: ``start`` says where they belong."""
-    n = x.shape[-2]
-    edges = [0, *(cuts or []), n]
-    batches = [
-        Batch(x[..., low:high, :], None if weight is None else weight[..., low:high], start=low)
-        for low, high in itertools.pairwise(edges)
-    ]
-    return Rows(
-        batches[::-1], n_problems=n_problems, metric=metric, like=torch.zeros(0),
-        generator=seeded(seed), group=None,
-    )  # fmt: skip
+) -> Positions:
+    """The rows of x by position, in batches that come in reverse order."""
+    problem = Problem(1, x.shape[-1], n_problems, metric=metric)
+    batches = reversed_batches(x, cuts, weight)
+    return Positions(batches, problem, generator=seeded(seed), group=None)
+
+
+def draws_of(
+    x: torch.Tensor,
+    cuts: list[int] | None = None,
+    *,
+    weight: torch.Tensor | None = None,
+    metric: str = "euclidean",
+) -> HeldDraws:
+    """The rows of x as seeding sees them, in batches that come in reverse order."""
+    rows = HeldRows(reversed_batches(x, cuts, weight))
+    return rows.draws(Problem(1, x.shape[-1], metric=metric), seeded())
 
 
 @pytest.mark.parametrize("cuts", [[], [5], [5, 5, 11]])
@@ -85,7 +103,7 @@ def test_the_ends_of_the_unit_interval_are_safe(
     mass = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.0, 0.0]])
     rows = rows_of(X[:6], [3])
     numbers = torch.tensor([[number]], dtype=torch.float64)
-    monkeypatch.setattr(Rows, "uniform", lambda self, m: numbers)
+    monkeypatch.setattr(Positions, "uniform", lambda self, m: numbers)
     # the batches come in reverse order
     position = rows.draw([mass[:, 3:], mass[:, :3]], 1).item()
     assert position == {0.0: 1, 0.4: 2}.get(number, 3)
@@ -129,11 +147,10 @@ def test_marked_rows_have_no_mass() -> None:
 def test_potential_is_the_inertia_with_the_candidate(cuts: list[int], weighted: bool) -> None:
     x = blobs(100, 3) + 1000
     weight = torch.rand(100, generator=seeded(1)).double() if weighted else None
-    rows = rows_of(x, cuts, weight=weight)
+    draws = draws_of(x, cuts, weight=weight)
     centers, candidates = x[None, :2], x[None, 50:55]
-    nearest = [torch.full((1, len(b.x)), torch.inf) for b in rows.batches]
-    rows.lower(nearest, centers)
-    found = rows.potentials(nearest, candidates)
+    draws.lower(centers)
+    found = draws.potentials(candidates)
     for i in range(5):
         joined = torch.cat([centers[0], candidates[0, i : i + 1]])
         lowest = brute_force(x, joined).min(-1).values
@@ -143,17 +160,21 @@ def test_potential_is_the_inertia_with_the_candidate(cuts: list[int], weighted: 
 
 @pytest.mark.parametrize("n_centers", [1, 3])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_lower_measures_to_the_nearest_centre(n_centers: int, metric: str) -> None:
+def test_lower_measures_to_the_nearest_center(n_centers: int, metric: str) -> None:
     x = blobs(60, 3)
-    rows = rows_of(x, [20], metric=metric)
-    centers = rows.take(torch.arange(n_centers).unsqueeze(0))
-    nearest = [torch.full((1, len(b.x)), torch.inf) for b in rows.batches]
-    rows.lower(nearest, centers)
+    draws = draws_of(x, [20], metric=metric)
+    centers = draws.take(torch.arange(n_centers).unsqueeze(0))
+    draws.lower(centers)
     unit = x / x.norm(dim=-1, keepdim=True) if metric == "cosine" else x
     expected = brute_force(unit, centers[0]).min(-1).values.float()
-    together = torch.cat(nearest[::-1], dim=-1)[0]
+    together = torch.cat(draws.nearest[::-1], dim=-1)[0]
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
     assert (together[:n_centers] <= 1e-6).all()
+
+
+def test_first_occurrences_keep_their_order() -> None:
+    values = torch.tensor([5, 3, 5, 1, 3, 3, 9, 1])
+    assert first_occurrences(values).tolist() == [5, 3, 1, 9]
 
 
 def test_autocast_and_matmul_precision_change_no_distance() -> None:

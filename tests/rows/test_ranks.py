@@ -18,10 +18,10 @@ import torch.multiprocessing as mp
 
 from kmeans_module import EmptyClusterError, KMeansLayer
 from kmeans_module.backends import workspace as prepare
-from kmeans_module.core.statistics import ClusterStats
 from kmeans_module.core.seeding import INITS
+from kmeans_module.core.statistics import ClusterStats
+from kmeans_module.rows import Batch
 from kmeans_module.rows import ranks as collective
-from kmeans_module.rows.batch import Batch
 from tests.conftest import blobs, seeded, weights_for
 
 GROUPS = {
@@ -177,7 +177,9 @@ def variance(rank: int, part: slice, group: dist.ProcessGroup | None) -> torch.T
         Batch(x[middle : part.stop], start=middle), Batch(x[part.start : middle], start=part.start)
     ]  # fmt: skip
     layer = KMeansLayer(9, 3)
-    scale = layer.initialize_from_batches(batches, generator=seeded(3), process_group=group)
+    rows = layer.prepare(batches, process_group=group)
+    layer.initialize(rows, generator=seeded(3))
+    scale = rows.moments().variance
     return torch.cat([scale.view(1, 1).expand(1, 3), layer.centroids.double()])
 
 

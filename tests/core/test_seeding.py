@@ -13,14 +13,19 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from threadpoolctl import threadpool_limits
 
 from kmeans_module import KMeansLayer
-from kmeans_module.core.seeding import INITS
+from kmeans_module.core.distances import unit_rows
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.seeding import INITS, check_init, kmeans_parallel
 from kmeans_module.rows import Batch
 from tests.conftest import blobs, data_set, seeded
+from tests.rows.helpers import Passes
 
 
-def initialized(x: torch.Tensor, k: int, init: Any, **options: Any) -> torch.Tensor:
-    metric = options.pop("metric", "euclidean")
-    layer = KMeansLayer(k, x.shape[-1], metric=metric)
+def initialized(
+    x: Any, k: int, init: Any, *, d: int | None = None, metric: str = "euclidean", **options: Any
+) -> torch.Tensor:
+    """Centroids of a tensor, or of batches with d features."""
+    layer = KMeansLayer(k, d or x.shape[-1], metric=metric)
     layer.initialize(x, init, **{"generator": seeded(), **options})
     return layer.centroids
 
@@ -65,10 +70,18 @@ def test_rows_of_weight_zero_are_never_chosen(init: str, k: int) -> None:
         assert found.max() < 500
 
 
-@pytest.mark.parametrize("init", ["random", "k-means++"])
-def test_centroids_are_rows_of_the_data(init: str) -> None:
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_centroids_are_distinct_rows_of_the_data(init: str, weighted: bool) -> None:
     x = blobs(100, 3)
-    rows_among(x, initialized(x, 12, init))
+    weight = torch.rand(100, generator=seeded(1)) if weighted else None
+    assert len(set(rows_among(x, initialized(x, 12, init, sample_weight=weight)))) == 12
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_centroids_of_a_stream_are_distinct_rows_of_the_data(init: str) -> None:
+    x = blobs(100, 3)
+    assert len(set(rows_among(x, initialized(Passes(x.split(30)), 12, init, d=3)))) == 12
 
 
 @pytest.mark.parametrize("init", ["k-means++", "k-means||"])
@@ -161,6 +174,16 @@ def test_a_tensor_is_taken_as_it_is() -> None:
     )
 
 
+@pytest.mark.parametrize("n_problems", [2, 4])
+def test_an_init_serves_restarts_of_its_problems(n_problems: int) -> None:
+    problem = Problem(3, 2, n_problems)
+    given = torch.randn(2, 3, 2, generator=seeded())
+    assert torch.equal(check_init(given, problem), given)
+    assert check_init(given[0], problem).shape == (1, 3, 2)
+    with pytest.raises(ValueError, match=r"init should have shape \(3, 2\)"):
+        check_init(torch.zeros(3, 3, 2), problem)
+
+
 def test_a_callable_gets_rows_k_and_generator() -> None:
     x, own = blobs(20, 2), seeded()
     seen: list[Any] = []
@@ -225,6 +248,30 @@ def test_kmeans_parallel_is_nearly_as_good_as_kmeans_plus_plus(name: str, k: int
     assert np.mean(ratios) <= 0.03 + 2 * np.std(ratios, ddof=1) / 10**0.5
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_candidates_of_kmeans_parallel_are_rows_of_the_data(
+    metric: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = blobs(200, 3)
+    rows = KMeansLayer(8, 3, metric=metric).prepare(Passes(x.split(70)) if stream else x)
+    draws = rows.draws(Problem(8, 3, metric=metric), seeded())
+    candidates: list[torch.Tensor] = []
+    standing_for = draws.standing_for
+
+    def noted(centers: torch.Tensor, masses: torch.Tensor) -> Any:
+        candidates.append(centers)
+        assert masses.sum().item() == len(x), "each row is near one of them"
+        return standing_for(centers, masses)
+
+    monkeypatch.setattr(draws, "standing_for", noted)
+    chosen = kmeans_parallel(draws, 8)
+    assert candidates[0].shape == (1, 1 + 5 * 8, 3)
+    rows_among(unit_rows(x) if metric == "cosine" else x, candidates[0][0])
+    apart = (chosen[0].unsqueeze(1) - candidates[0][0]).square().sum(-1).amin(-1)
+    assert (apart <= (0 if metric == "euclidean" else 1e-12)).all()
+
+
 def test_kmeans_parallel_weighs_its_candidates_by_their_clusters() -> None:
     # Of the candidates about half are among the few far rows; two centres belong to the groups.
     far = 28 + torch.rand(5, 1, generator=seeded())
@@ -266,5 +313,4 @@ def test_narrow_input_starts_at_its_rows(init: str, dtype: torch.dtype) -> None:
     found = initialized(x, 4, init)
     assert found.dtype == torch.float32
     assert ((found >= 0) & (found <= 1)).all()
-    if init != "k-means||":
-        rows_among(x.float(), found)
+    rows_among(x.float(), found)

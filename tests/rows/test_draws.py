@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from kmeans_module.backends.reference import ReferenceWorkspace
+from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.problem import Problem
-from kmeans_module.rows import Batch, HeldRows
+from kmeans_module.rows import Batch, HeldRows, StreamRows
 from kmeans_module.rows.draws import HeldDraws, Positions, first_occurrences
+from kmeans_module.rows.stream import StreamDraws
 from tests.conftest import blobs, brute_force, seeded
+from tests.rows.helpers import Passes
 
 X = torch.arange(24, dtype=torch.float32).view(12, 2)
 
@@ -170,6 +174,93 @@ def test_lower_measures_to_the_nearest_center(n_centers: int, metric: str) -> No
     together = torch.cat(draws.nearest[::-1], dim=-1)[0]
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
     assert (together[:n_centers] <= 1e-6).all()
+
+
+def draws_of_forms(
+    x: torch.Tensor, metric: str, weight: torch.Tensor | None = None
+) -> Iterator[HeldDraws | StreamDraws]:
+    """The rows of x as seeding sees them, in memory and in streams, in any batches."""
+    for cuts in ([], [30, 77], [1, 50, 50, 99]):
+        yield draws_of(x, cuts, weight=weight, metric=metric)
+        batches = reversed_batches(x, cuts, weight)
+        for part in (batches, batches[::-1]):
+            rows = StreamRows(Passes(part), n_features=x.shape[1], device=x.device, stable=False)
+            yield rows.draws(Problem(1, x.shape[1], metric=metric), seeded())
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_draws_by_distance_are_the_same_of_any_batches(metric: str, weighted: bool) -> None:
+    x = blobs(100, 3)
+    weight = torch.rand(100, generator=seeded(1)).double() if weighted else None
+    found = []
+    for draws in draws_of_forms(x, metric, weight):
+        first = draws.by_distance(None, 1)
+        second = draws.by_distance(first, 8)
+        third = draws.by_distance(second, 8)
+        found.append(torch.cat([first, second, third], dim=1))
+    for other in found[1:]:
+        assert torch.equal(other, found[0])
+    space = unit_rows(x) if metric == "cosine" else x
+    assert (found[0][0].unsqueeze(1) == space).all(-1).any(-1).all(), "rows of the data"
+    assert len(found[0][0].unique(dim=0)) == 17, "no row twice: its distance is 0"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_draws_by_distance_follow_the_squared_distance(stream: bool) -> None:
+    # From 0, the distances are 0, 1, 4, 9, weights 1, 2, 1, 1 make of them 0, 2, 4, 9.
+    x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    batches = [Batch(x, torch.tensor([1.0, 2, 1, 1]).double(), start=0)]
+    problem = Problem(1, 1, 15_000)
+    draws = (
+        StreamRows(batches, n_features=1, device=x.device, stable=True).draws(problem, seeded())
+        if stream
+        else HeldRows(batches).draws(problem, seeded())
+    )
+    found = draws.by_distance(torch.zeros(15_000, 1, 1), 1).flatten()
+    share = torch.bincount(found.long(), minlength=4) / 15_000
+    expected = torch.tensor([0, 2, 4, 9]) / 15
+    torch.testing.assert_close(share, expected, rtol=0, atol=4 * (0.25 / 15_000) ** 0.5)
+    assert share[0] == 0
+
+
+def test_where_fewer_rows_are_apart_the_first_is_repeated() -> None:
+    x = torch.tensor([[0.0], [5.0], [7.0]]).repeat(4, 1)
+    for draws in draws_of_forms(x.repeat(9, 1), "euclidean"):
+        near = torch.tensor([[[0.0], [5.0]]])
+        found = draws.by_distance(near, 50)
+        assert found.shape == (1, 50, 1)
+        assert found.unique().tolist() == [7]
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_masses_are_the_weights_of_the_rows_nearest_to_each(metric: str) -> None:
+    x = blobs(100, 3)
+    x[::9] = 0
+    weight = torch.randint(0, 4, (100,), generator=seeded(1)).double()
+    space = unit_rows(x) if metric == "cosine" else x
+    centers = space[[1, 20, 40, 70]]
+    counted = weight * (x != 0).any(-1) if metric == "cosine" else weight
+    expected = torch.zeros(4, dtype=torch.float64)
+    expected.index_add_(0, brute_force(space, centers).argmin(-1), counted)
+    for draws in draws_of_forms(x, metric, weight):
+        assert torch.equal(draws.masses(centers[None])[0], expected)
+
+
+def test_draws_that_stand_for_others_take_their_weights() -> None:
+    for draws in draws_of_forms(blobs(100, 1), "euclidean"):
+        other = draws.standing_for(torch.tensor([[[3.0], [4.0]]]), torch.tensor([[0.0, 1.0]]))
+        assert other.first().item() == 4
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_distinct_rows_are_distinct_in_every_form(weighted: bool) -> None:
+    x = torch.arange(100.0).unsqueeze(-1)
+    weight = (torch.arange(100) % 2).double() if weighted else None
+    for draws in draws_of_forms(x, "euclidean", weight):
+        found = draws.distinct(50)[0, :, 0]
+        assert len(found.unique()) == 50
+        assert weight is None or (found % 2 == 1).all()
 
 
 def test_first_occurrences_keep_their_order() -> None:

@@ -87,6 +87,20 @@ def test_batches_are_views_unless_shuffled() -> None:
         assert batch.sample_weight is None
 
 
+def test_views_have_a_handle_that_names_them_in_every_pass() -> None:
+    loader = BatchLoader(rows(10), batch_size=4)
+    handles = [batch.handle for batch in loader]
+    assert handles == [batch.handle for batch in loader]
+    assert len(set(handles)) == 3
+    assert None not in handles
+    other = [batch.handle for batch in BatchLoader(rows(10), batch_size=4)]
+    assert not set(handles) & set(other), "of another loader they are others"
+    shuffled = BatchLoader(rows(10), batch_size=4, shuffle=True)
+    assert [batch.handle for batch in shuffled] == [None] * 3
+    assert loader.hands_out_handles
+    assert not shuffled.hands_out_handles
+
+
 def test_order_is_new_every_epoch_and_repeats_with_its_epoch_and_seed() -> None:
     loader = BatchLoader(rows(50), batch_size=7, shuffle=True, seed=3)
     orders = []

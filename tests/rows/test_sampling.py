@@ -8,14 +8,9 @@ import torch
 from kmeans_module.rows.sampling import BLOCK, block_sums, search
 from tests.conftest import seeded
 
-
-@pytest.fixture(params=["native", "reference"])
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "reference":
-        monkeypatch.setenv("KMEANS_KERNEL", "reference")
+pytestmark = pytest.mark.usefixtures("kernel")
 
 
-@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("n", [1, BLOCK, 5 * BLOCK + 3, 200 * BLOCK])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sums_of_blocks(n: int, dtype: torch.dtype) -> None:
@@ -26,7 +21,6 @@ def test_sums_of_blocks(n: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(block_sums(columns), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("n", [1, 100, 5 * BLOCK + 3, 40 * BLOCK])
 def test_it_finds_where_the_sum_exceeds_a_target(n: int) -> None:
     mass = torch.randint(0, 3, (2, n), generator=seeded(), dtype=torch.float64)
@@ -37,7 +31,6 @@ def test_it_finds_where_the_sum_exceeds_a_target(n: int) -> None:
     assert torch.equal(search(mass, block_sums(mass), target.floor()), expected)
 
 
-@pytest.mark.usefixtures("kernel")
 def test_no_rounding_at_the_start_of_a_block_chooses_a_row_without_mass() -> None:
     for seed in range(20):
         mass = torch.rand(1, 36 * BLOCK, generator=seeded(seed), dtype=torch.float64)
@@ -47,7 +40,6 @@ def test_no_rounding_at_the_start_of_a_block_chooses_a_row_without_mass() -> Non
             assert (mass.gather(-1, search(mass, blocks, target)) > 0).all()
 
 
-@pytest.mark.usefixtures("kernel")
 def test_beyond_the_total_the_last_row_with_mass_is_found() -> None:
     mass = torch.zeros(1, 20 * BLOCK)
     mass[0, [5, 3 * BLOCK + 7]] = 1

@@ -26,6 +26,8 @@ Init = str | Tensor | InitFunction
 # For each center of k-means++. More than the usual 2 + ln k: they are measured together, and fits
 # end lower.
 CANDIDATES = 16
+# Candidates of k-means|| in a round, for each cluster.
+OVERSAMPLING = 2
 # Rows of a stream that k-means++ draws from: as many, or a multiple of k.
 SAMPLE, SAMPLE_OF_CLUSTER = 65_536, 256
 
@@ -56,7 +58,7 @@ def greedy(draws: HeldDraws, n_clusters: int) -> Tensor:
 
 
 def kmeans_parallel(draws: Draws, n_clusters: int, *, n_rounds: int = 5) -> Tensor:
-    """k-means||: in each of a few passes k rows are drawn by squared distance, all at once;
+    """k-means||: in each of a few passes 2k rows are drawn by squared distance, all at once;
     k-means++ on these candidates, weighted by their clusters, chooses k of them, (P, k, d).
 
     No iterations of Lloyd's algorithm reduce the candidates: their means lie nearer to the
@@ -66,7 +68,7 @@ def kmeans_parallel(draws: Draws, n_clusters: int, *, n_rounds: int = 5) -> Tens
     centers = draws.by_distance(None, 1)
     candidates = [centers]
     for _ in range(n_rounds):
-        centers = draws.by_distance(centers, n_clusters)
+        centers = draws.by_distance(centers, OVERSAMPLING * n_clusters)
         candidates.append(centers)
     chosen = torch.cat(candidates, dim=1)
     return greedy(draws.standing_for(chosen, draws.masses(chosen)), n_clusters)

@@ -13,7 +13,7 @@ from torch import Tensor
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
 from kmeans_module.rows.ranks import ProcessGroup, all_gather
 
-_ROWS = 1 << 18  # hashed together
+_ROWS = 1 << 17  # hashed together
 # Of splitmix64 (Steele, Lea & Flood, OOPSLA 2014), as signed numbers.
 _GAMMA, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
 
@@ -32,9 +32,10 @@ class KeyedDraw:
         self.m, self.seeds = m, seeds
         problems, device = len(seeds), seeds.device
         accumulator = accumulator_dtype(device)
-        self.keys = torch.empty((problems, 0), dtype=accumulator, device=device)
-        self.rows = torch.empty((problems, 0, n_features), dtype=dtype, device=device)
-        self.weights = torch.empty((problems, 0), dtype=accumulator, device=device)
+        # In any order; slots that nothing has filled yet have the key infinity.
+        self.keys = torch.full((problems, m), torch.inf, dtype=accumulator, device=device)
+        self.rows = torch.zeros((problems, m, n_features), dtype=dtype, device=device)
+        self.weights = torch.zeros((problems, m), dtype=accumulator, device=device)
 
     def add(self, rows: Tensor, weights: Tensor | None, masses: Tensor, start: int) -> None:
         """Take the rows of a batch.
@@ -47,52 +48,38 @@ class KeyedDraw:
         """
         for first in range(0, masses.shape[-1], _ROWS):
             part = slice(first, first + _ROWS)
-            self._add(
-                rows[..., part, :], None if weights is None else weights[..., part],
-                masses[:, part], start + first,
-            )  # fmt: skip
+            keys = self._keys(masses[:, part], start + first)
+            for p in range(len(keys)):
+                own_rows = rows[p, part] if rows.ndim == 3 else rows[part]
+                own_weights = weights[p] if weights is not None and weights.ndim == 2 else weights
+                self._take(p, keys[p], own_rows, None if own_weights is None else own_weights[part])
 
-    def _add(self, rows: Tensor, weights: Tensor | None, masses: Tensor, start: int) -> None:
-        keys = self._keys(masses, start)
-        if keys.shape[-1] > self.m:
-            keys, least = keys.topk(self.m, dim=-1, largest=False)
-        else:
-            least = torch.arange(keys.shape[-1], device=keys.device).expand_as(keys)
-        drawn = gather_rows(rows, least) if rows.ndim == 3 else rows[least]
-        if weights is None:
-            weighs = torch.ones_like(keys)
-        else:
-            weighs = weights.expand(len(keys), -1).gather(-1, least).to(self.weights)
-        self._keep(
-            torch.cat([self.keys, keys], dim=-1),
-            torch.cat([self.rows, drawn.to(self.rows)], dim=1),
-            torch.cat([self.weights, weighs], dim=-1),
-        )
+    def _take(self, p: int, keys: Tensor, rows: Tensor, weights: Tensor | None) -> None:
+        """Let rows (n, d) of problem p take the slots of rows with greater keys (n,)."""
+        below = (keys < self.keys[p].max()).nonzero().squeeze(-1)
+        if not len(below):
+            return
+        all_keys = torch.cat([self.keys[p], keys[below]])
+        least = all_keys.topk(self.m, largest=False).indices
+        stays = torch.zeros(self.m, dtype=torch.bool, device=keys.device)
+        stays[least[least < self.m]] = True
+        slots = (~stays).nonzero().squeeze(-1)
+        new = below[least[least >= self.m] - self.m]
+        self.keys[p, slots] = keys[new]
+        self.rows[p, slots] = rows[new].to(self.rows.dtype)
+        self.weights[p, slots] = 1.0 if weights is None else weights[new].to(self.weights.dtype)
 
     def finish(self, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Over all ranks, least key first: rows (P, m', d), weights and validity (P, m'), where
-        rows without mass are not valid; m' is less than m where there are fewer rows."""
+        """Over all ranks, least key first: rows (P, m, d), weights and validity (P, m), where
+        slots that no row with mass has filled are not valid."""
+        keys, rows, weights = self.keys, self.rows, self.weights
         if group is not None:
-            missing = self.m - self.keys.shape[-1]
-            pad = torch.nn.functional.pad
-            keys = all_gather(pad(self.keys, (0, missing), value=torch.inf), group)
-            rows = all_gather(pad(self.rows, (0, 0, 0, missing)), group)
-            weights = all_gather(pad(self.weights, (0, missing)), group)
-            self._keep(
-                keys.transpose(0, 1).flatten(1),
-                rows.transpose(0, 1).flatten(1, 2),
-                weights.transpose(0, 1).flatten(1),
-            )
-        order = self.keys.argsort(dim=-1, stable=True)
-        keys = self.keys.gather(-1, order)
-        return gather_rows(self.rows, order), self.weights.gather(-1, order), keys.isfinite()
-
-    def _keep(self, keys: Tensor, rows: Tensor, weights: Tensor) -> None:
-        """The m of least key of all that there are."""
-        if keys.shape[-1] > self.m:
-            keys, least = keys.topk(self.m, dim=-1, largest=False)
-            rows, weights = gather_rows(rows, least), weights.gather(-1, least)
-        self.keys, self.rows, self.weights = keys, rows, weights
+            keys = all_gather(keys, group).transpose(0, 1).flatten(1)
+            rows = all_gather(rows, group).transpose(0, 1).flatten(1, 2)
+            weights = all_gather(weights, group).transpose(0, 1).flatten(1)
+        order = keys.argsort(dim=-1, stable=True)[:, : self.m]
+        keys = keys.gather(-1, order)
+        return gather_rows(rows, order), weights.gather(-1, order), keys.isfinite()
 
     def _keys(self, masses: Tensor, start: int) -> Tensor:
         n = masses.shape[-1]

@@ -35,7 +35,7 @@ from kmeans_module.rows.survey import Survey
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1 << 18  # labels hashed together
+PART_ROWS = 1 << 18  # of a large batch, taken together
 _ODD = -7046029254386353131  # spreads positions over 64 bits
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -59,13 +59,14 @@ class Watch:
 
     def see(self, batch: Batch) -> None:
         """Count a batch."""
-        column = batch.x[..., 0].reshape(-1) if batch.x.shape[-1] else batch.x.new_zeros(0)
-        bits = column.contiguous().view(_BITS[column.element_size()])
-        if batch.sample_weight is not None and batch.sample_weight.ndim == 1:
-            bits = bits * (batch.sample_weight > 0)
-        checksum = bits.sum(dtype=torch.int64)
-        seen = torch.stack([checksum.new_tensor(batch.x.shape[-2]), checksum])
-        self._passing = seen if self._passing is None else self._passing + seen
+        for part in parts_of(batch):
+            column = part.x[:, 0].contiguous()
+            bits = column.view(_BITS[column.element_size()])
+            if part.sample_weight is not None:
+                bits = bits * (part.sample_weight > 0)
+            checksum = bits.sum(dtype=torch.int64)
+            seen = torch.stack([checksum.new_tensor(len(column)), checksum])
+            self._passing = seen if self._passing is None else self._passing + seen
 
     def end(self) -> None:
         """After the last batch of a pass.
@@ -95,6 +96,20 @@ class Watch:
                 f"a pass over the batches brought other values in its {n_rows} rows than the one "
                 "before: every pass has to bring the same (in any order)"
             )
+
+
+def parts_of(batch: Batch) -> Iterator[Batch]:
+    """Views of the rows of a batch, few enough that what is made for each of them is small."""
+    n = batch.x.shape[-2]
+    if n <= PART_ROWS:
+        yield batch
+        return
+    for first in range(0, n, PART_ROWS):
+        part = slice(first, first + PART_ROWS)
+        weight = batch.sample_weight
+        yield Batch(
+            batch.x[part], None if weight is None else weight[part], start=(batch.start or 0) + first
+        )
 
 
 class StreamRows:
@@ -137,7 +152,7 @@ class StreamRows:
         self.watch.begin()
         for batch in self.numbered(self.batches):
             self.watch.see(batch)
-            yield batch
+            yield from parts_of(batch)
         self.watch.end()
 
     def numbered(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -266,6 +281,13 @@ class StreamSearch:
         self._hashes = []
 
     def step(self, batch: Batch, centroids: Tensor) -> tuple[ClusterStats, Tensor]:
+        steps = [self._step(part, centroids) for part in parts_of(batch)]
+        stats, moved = steps[0]
+        for more, moved_more in steps[1:]:
+            stats, moved = stats + more, moved + moved_more
+        return stats, moved
+
+    def _step(self, batch: Batch, centroids: Tensor) -> tuple[ClusterStats, Tensor]:
         space = workspace(
             batch.x, batch.sample_weight, metric=self.problem.metric, dtype=self.problem.dtype,
             once=True,
@@ -371,11 +393,6 @@ class StreamDraws:
 
 def _hash(labels: Tensor) -> Tensor:
     """64 bits for labels (P, n), (P,)."""
-    total = labels.new_zeros(len(labels))
-    for start, part in zip(
-        range(0, labels.shape[-1], CHUNK), labels.split(CHUNK, dim=-1), strict=True
-    ):
-        places = torch.arange(start, start + part.shape[-1], device=labels.device)
-        mixed = (part + 1) * (places * _ODD | 1)
-        total += (mixed ^ (mixed >> 29)).sum(dim=-1)
-    return total
+    places = torch.arange(labels.shape[-1], device=labels.device)
+    mixed = (labels + 1) * (places * _ODD | 1)
+    return (mixed ^ (mixed >> 29)).sum(dim=-1)

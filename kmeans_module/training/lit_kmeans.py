@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -169,7 +169,7 @@ class LitKMeans(LightningModule):
         self._rows: HeldRows | StreamRows | None = None
         self._search: Any = None
         self._lloyd: Lloyd | None = None
-        self._probes: dict[int, Probe] = {}
+        self._probes: dict[Hashable, Probe] = {}
         self._n_rows = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -288,9 +288,9 @@ class LitKMeans(LightningModule):
                 rows.watch.begin()
         try:
             with errors_shared(self.process_group):
-                part = self._part(batch, batch_idx)
-                stats, moved = self._search.step(part, lloyd.centroids)
-            self._n_rows += len(part.x)
+                rows_of_step = self._rows_of_step(batch, batch_idx)
+                stats, moved = self._search.step(rows_of_step, lloyd.centroids)
+            self._n_rows += len(rows_of_step.x)
             lloyd.add(stats, moved)
             if self.algorithm == "minibatch":
                 self._take(lloyd)
@@ -302,7 +302,7 @@ class LitKMeans(LightningModule):
                 "the inertia is not finite: the data hold NaN, infinity or overflow"
             ) from error
 
-    def _part(self, data: Any, batch_idx: int) -> Batch:
+    def _rows_of_step(self, data: Any, batch_idx: int) -> Batch:
         """The rows of a training step: of batches that stay those in memory."""
         rows, batches = self._rows, self._batches
         assert batches is not None
@@ -325,8 +325,9 @@ class LitKMeans(LightningModule):
 
     def _check_unchanged(self, batch: Batch, rows: HeldRows, batch_idx: int) -> None:
         """A handle promises that the rows stay: look at some of them."""
-        now = Probe(rows.batches[batch_idx])
-        known = self._probes.setdefault(batch_idx, now)
+        now = Probe(batch)
+        name = batch.x.data_ptr() if batch.handle is None else batch.handle
+        known = self._probes.setdefault(name, now)
         foreign = batch.handle is not None and all(
             batch.handle != held.handle for held in rows.batches[batch_idx:] + rows.batches
         )

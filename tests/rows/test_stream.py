@@ -50,6 +50,23 @@ def test_batch_sizes_change_no_bit(init: str, split: list[int], stable: bool) ->
     assert torch.equal(found.history, expected.history)
 
 
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_large_batches_are_taken_part_by_part(
+    init: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit() -> tuple[KMeansLayer, FitResult]:
+        batches = [Batch(X[:350], WEIGHT[:350] if weighted else None), Batch(X[350:])]
+        return fitted(Passes(batches, stable=True), init=INITS[init])
+
+    theirs, expected = fit()
+    monkeypatch.setattr("kmeans_module.rows.stream.PART_ROWS", 13)
+    ours, found = fit()
+    assert torch.equal(ours.centroids, theirs.centroids)
+    assert torch.equal(found.inertia, expected.inertia)
+    assert torch.equal(found.n_iter, expected.n_iter)
+
+
 @pytest.mark.parametrize("init", ["k-means||", "a tensor"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])

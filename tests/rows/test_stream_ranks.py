@@ -1,0 +1,152 @@
+"""Promises of streams over ranks: together they equal one process, and fail together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from kmeans_module import KMeansLayer
+from kmeans_module.core.seeding import INITS
+from tests.conftest import blobs, seeded
+from tests.rows.helpers import Passes
+
+X = blobs(101, 3)
+SHARES = [slice(0, 40), slice(40, 101)]
+
+
+def first_rows(x: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
+    return x[:k]
+
+
+def init_that_fails(x: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
+    raise ValueError("the init has failed")
+
+
+JOBS: dict[str, dict[str, Any]] = {
+    **{init: {"init": init} for init in INITS},
+    "a tensor": {"init": X[::20].clone()},
+    "restarts": {"init": "random", "n_init": 3},
+    "a callable": {"init": first_rows},
+}
+
+
+def fitted(
+    share: slice, group: dist.ProcessGroup | None, size: int, **options: Any
+) -> dict[str, Tensor]:
+    layer = KMeansLayer(6, 3)
+    stream = Passes(X[share].split(size), stable=True)
+    found = layer.fit(stream, generator=seeded(3), tol=0, process_group=group, **options)
+    rows = layer.prepare(stream)
+    labels = torch.cat(list(rows.labels(layer.centroids[None])), dim=-1)
+    assert found.labels is None
+    return {**found._asdict(), "labels": labels, "centroids": layer.centroids}
+
+
+def narrow_last(parts: Sequence[Tensor], _: int) -> Sequence[Tensor]:
+    return [*parts[:-1], parts[-1][:, :2]]
+
+
+def failing(rank: int, group: dist.ProcessGroup) -> dict[str, Callable[[], object]]:
+    """Calls that go wrong on the last rank, or on the first."""
+    parts = X[SHARES[rank]].split(20)
+    spoilt = X.clone()
+    spoilt[90, 1] = torch.nan
+
+    def fit(stream: Any, **options: Any) -> object:
+        return KMeansLayer(6, 3).fit(stream, process_group=group, **options)
+
+    def on_the_last(change: Callable[[Sequence[Tensor], int], Sequence[Tensor]]) -> Passes:
+        return Passes(parts, change=change if rank else None)
+
+    return {
+        "an iterator": lambda: fit(iter(parts) if rank else Passes(parts)),
+        "NaN": lambda: fit(Passes(spoilt[SHARES[rank]].split(20))),
+        "a shorter pass": lambda: fit(on_the_last(lambda b, i: b if i < 2 else b[:-1])),
+        "an empty pass": lambda: fit(on_the_last(lambda b, i: () if i else b)),
+        "the init": lambda: fit(Passes(parts), init=init_that_fails),
+        "a bad batch": lambda: fit(on_the_last(narrow_last)),
+        "a bad batch later": lambda: fit(
+            on_the_last(lambda b, i: narrow_last(b, i) if i == 2 else b)
+        ),
+    }
+
+
+def caught(call: Callable[[], Any]) -> Any:
+    """What the call returns, or the kind and the text of its error."""
+    try:
+        return call()
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2,
+        timeout=timedelta(seconds=10),
+    )  # fmt: skip
+    group = dist.group.WORLD
+    assert group is not None
+    found: dict[str, Any] = {}
+    calls = {name: partial(fitted, SHARES[rank], group, 25, **job) for name, job in JOBS.items()}
+    # Ranks that wait for each other in vain leave a group that is of no use to the next call:
+    # what is most likely to go wrong comes last.
+    last = ("a callable", "the init", "a bad batch", "a bad batch later")
+    calls |= failing(rank, group)
+    for name in sorted(calls, key=lambda name: name in last):
+        found[name] = caught(calls[name])
+    torch.save(found, f"{folder}/{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank found. One spawn for all jobs: it costs seconds."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def assert_equals_one(results: list[dict[str, Tensor]], **job: Any) -> None:
+    alone = fitted(slice(None), None, 30, **job)
+    assert torch.equal(torch.cat([r["labels"] for r in results], dim=-1), alone["labels"])
+    for result in results:
+        for field in ("centroids", "inertia", "n_iter", "converged", "history"):
+            assert torch.equal(result[field], results[0][field]), field
+        torch.testing.assert_close(result["centroids"], alone["centroids"], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(result["inertia"], alone["inertia"], rtol=1e-9, atol=0)
+        assert torch.equal(result["n_iter"], alone["n_iter"])
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_streams_of_ranks_together_equal_one(name: str, ranks: list[dict[str, Any]]) -> None:
+    assert_equals_one([result[name] for result in ranks], **JOBS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("an iterator", "x is an iterator"),
+        ("NaN", "1 row holds NaN or infinity, the first is row"),
+        ("a shorter pass", "a pass over the batches brought 100 rows, the one before 101"),
+        ("an empty pass", "a pass over the batches brought 40 rows, the one before 101"),
+        ("the init", "the init has failed"),
+        ("a bad batch", r"x should have shape \(n_samples, 3\); got"),
+        ("a bad batch later", r"x should have shape \(n_samples, 3\); got"),
+    ],
+)
+def test_an_error_ends_all_ranks_with_its_message(
+    name: str, message: str, ranks: list[dict[str, Any]]
+) -> None:
+    for result in ranks:
+        kind, text = result[name]
+        assert kind == "ValueError"
+        assert re.search(message, text)

@@ -107,6 +107,7 @@ class KMeans:
         )  # fmt: skip
         self.layer_ = layer
         self.cluster_centers_ = _like(x, layer.centroids)
+        assert result.labels is not None
         self.labels_ = _like(x, result.labels)
         self.inertia_ = float(result.inertia)
         self.n_iter_ = int(result.n_iter)

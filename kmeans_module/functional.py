@@ -81,12 +81,7 @@ def e_step(
         (tensor([0, 0, 1]), tensor(2., dtype=torch.float64))
     """
     space, flat = _prepared(x, centroids, sample_weight, metric)
-    step = space.e_step(flat, start=start)
-    return EStep(
-        _shaped(step.labels, centroids),
-        _shaped(step.distances, centroids),
-        step.stats.reshape(centroids.shape[:-2]),
-    )
+    return space.e_step(flat, start=start).reshape(centroids.shape[:-2])
 
 
 @torch.no_grad()

@@ -1,13 +1,24 @@
-"""What modules share: counts that stay exact, shapes that are refused, a flag read once."""
+"""The state of modules: counts that stay exact, shapes that are refused, saving and loading."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from kmeans_module import checks as check
+from kmeans_module.core.empty_clusters import POLICIES
+from kmeans_module.core.guard import under_mode
+from kmeans_module.core.metrics import METRICS
+from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
+
+State = TypeVar("State", bound="CentroidState")
 
 
 class ExactBuffers(nn.Module):
@@ -53,3 +64,186 @@ def size_mismatches(
         and isinstance(state_dict.get(prefix + name), Tensor)
         and state_dict[prefix + name].shape != tensor.shape
     ]
+
+
+class CentroidState(ExactBuffers):
+    """Centroids, what they weigh, and how they came about: the buffers of a KMeansLayer.
+
+    The arguments are those of :class:`kmeans_module.KMeansLayer`.
+    """
+
+    exact = ("counts",)
+    centroids: Tensor
+    counts: Tensor
+    n_iter: Tensor
+    initialized: Tensor
+
+    def __init__(
+        self,
+        n_clusters: int,
+        n_features: int,
+        *,
+        metric: str = "euclidean",
+        empty_cluster: str = "relocate",
+        batch_shape: tuple[int, ...] = (),
+        requires_grad: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_clusters = check.check_integer("n_clusters", n_clusters, minimum=1)
+        self.n_features = check.check_integer("n_features", n_features, minimum=1)
+        check.check_choice("metric", metric, tuple(METRICS))
+        check.check_choice("empty_cluster", empty_cluster, POLICIES)
+        self.metric = metric
+        self.empty_cluster = empty_cluster
+        self.batch_shape = check.check_shape("batch_shape", batch_shape)
+        shape = (*self.batch_shape, self.n_clusters, self.n_features)
+        centroids = check.allocate("centroids", shape, device=device, dtype=dtype)
+        device, exact = centroids.device, accumulator_dtype(centroids.device)
+        if requires_grad:
+            self.register_parameter("centroids", nn.Parameter(centroids))
+        else:
+            self.register_buffer("centroids", centroids)
+        self.register_buffer("counts", torch.zeros(shape[:-1], device=device, dtype=exact))
+        n_iter = torch.zeros(self.batch_shape, device=device, dtype=torch.int64)
+        self.register_buffer("n_iter", n_iter)
+        self.register_buffer("initialized", torch.zeros((), device=device, dtype=torch.bool))
+        self._known_initialized = False
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Forget the centroids."""
+        for state in (self.centroids, self.counts, self.n_iter, self.initialized):
+            state.zero_()
+        self._known_initialized = False
+
+    def extra_repr(self) -> str:
+        parts = [f"n_clusters={self.n_clusters}, n_features={self.n_features}"]
+        if self.metric != "euclidean":
+            parts.append(f"metric={self.metric!r}")
+        if self.empty_cluster != "relocate":
+            parts.append(f"empty_cluster={self.empty_cluster!r}")
+        if self.batch_shape:
+            parts.append(f"batch_shape={self.batch_shape}")
+        return ", ".join(parts)
+
+    @torch.no_grad()
+    def set_centroids(self, centroids: Tensor, counts: Tensor | None = None) -> None:
+        """Take centroids, and what they weigh, as those to start from; n_iter becomes 0.
+
+        Args:
+            centroids: as many numbers as (*batch_shape, k, d).
+            counts: as many as (*batch_shape, k); None for 0.
+        """
+        self.centroids.copy_(centroids.view_as(self.centroids))
+        if counts is None:
+            self.counts.zero_()
+        else:
+            self.counts.copy_(counts.view_as(self.counts))
+        self.n_iter.zero_()
+        self.initialized.fill_(True)
+        self._known_initialized = True
+
+    @torch.no_grad()
+    def take_step(self, centroids: Tensor, counts: Tensor) -> None:
+        """Hold what an M-step made elsewhere gave; n_iter counts it.
+
+        Args:
+            centroids: as many numbers as (*batch_shape, k, d).
+            counts: as many as (*batch_shape, k).
+        """
+        self.centroids.copy_(centroids.view_as(self.centroids))
+        self.counts.copy_(counts.view_as(self.counts))
+        self.n_iter += 1
+
+    def note_initialized(self, initialized: bool) -> None:
+        """Say what the buffer ``initialized`` was set to from outside, which is read only once."""
+        self._known_initialized = initialized
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CentroidState:
+        super()._apply(fn, recurse)
+        self._known_initialized = False
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Centroids of another shape are refused before anything is copied.
+        state = dict(self._parameters) | dict(self._buffers)
+        mismatched = size_mismatches(state.items(), state_dict, prefix)
+        if mismatched:
+            *_, errors = args
+            errors.extend(mismatched)
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._known_initialized = False
+
+    def check_initialized(self) -> None:
+        """Raise NotInitializedError where there are no centroids yet (not in recorded code)."""
+        # The buffer may be on an accelerator: it is read once.
+        if self._known_initialized or under_mode():
+            return
+        self._known_initialized = bool(self.initialized)
+        if not self._known_initialized:
+            raise check.NotInitializedError(
+                "KMeansLayer has no centroids yet: call fit or initialize, or load a state_dict"
+            )
+
+    def problem(self) -> Problem:
+        """What the layer asks of k-means, in one object."""
+        return Problem(
+            self.n_clusters,
+            self.n_features,
+            math.prod(self.batch_shape),
+            metric=METRICS[self.metric].kernel,
+            empty_cluster=self.empty_cluster,
+            dtype=self.centroids.dtype,
+            device=self.centroids.device,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state and the configuration to a .safetensors file, atomically."""
+        from kmeans_module.files import save_tensors
+
+        self.check_initialized()
+        config = json.dumps({"metric": self.metric, "empty_cluster": self.empty_cluster})
+        save_tensors(path, dict(self.state_dict()), {"kmeans_module": config})
+
+    @classmethod
+    def from_file(
+        cls: type[State],
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+    ) -> State:
+        """A layer from the file that :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file is not one, or is damaged; it is named.
+        """
+        from kmeans_module.files import load_tensors
+
+        tensors, metadata = load_tensors(path)
+        centroids = tensors.get("centroids")
+        if centroids is None or centroids.ndim < 2 or not centroids.is_floating_point():
+            raise ValueError(f"{path}: holds no centroids (n_clusters, n_features)")
+        try:
+            layer = cls(
+                *centroids.shape[-2:],
+                batch_shape=tuple(centroids.shape[:-2]),
+                dtype=centroids.dtype,
+                **json.loads(metadata.get("kmeans_module", "{}")),
+            )
+            state = {**layer.state_dict(), "initialized": torch.ones((), dtype=torch.bool)}
+            layer.load_state_dict({**state, **tensors})
+            if not layer.centroids.isfinite().all():
+                raise ValueError("its centroids are NaN or infinite")
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: not the file of a KMeansLayer ({reason})") from error
+        return layer.to(device) if device is not None else layer
+
+    def flat_centroids(self) -> Tensor:
+        """The centroids of all problems, (P, k, d), without gradients."""
+        return self.centroids.detach().reshape(-1, self.n_clusters, self.n_features)

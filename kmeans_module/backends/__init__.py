@@ -99,9 +99,7 @@ class Backend(Protocol):
     ) -> Workspace:
         """See :func:`workspace`."""
 
-    def beam_search(
-        self, x: Tensor, codebooks: Tensor, *, beam_size: int
-    ) -> tuple[Tensor, Tensor]:
+    def beam_search(self, x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
         """See :func:`beam_search`."""
 
     def block_sums(self, mass: Tensor, size: int) -> Tensor:

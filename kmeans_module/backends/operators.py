@@ -12,7 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import native
+from kmeans_module.backends.native import BACKEND as NATIVE
+from kmeans_module.backends.native.library import library
+from kmeans_module.backends.native.workspace import NativeWorkspace
 from kmeans_module.backends.reference import ReferenceBackend, ReferenceWorkspace
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.statistics import (
@@ -27,10 +29,10 @@ from kmeans_module.core.statistics import (
 
 def _workspace(
     x: Tensor, sample_weight: Tensor | None, centroids: Tensor, metric: str
-) -> native.NativeWorkspace | ReferenceWorkspace:
+) -> NativeWorkspace | ReferenceWorkspace:
     # A compiler that folds constants runs operators while it compiles: both questions are asked.
-    if native.BACKEND.obstacle(x, centroids.dtype) is None and native.library() is not None:
-        return native.NativeWorkspace(x, sample_weight, metric=metric, once=True)
+    if NATIVE.obstacle(x, centroids.dtype) is None and library() is not None:
+        return NativeWorkspace(x, sample_weight, metric=metric, once=True)
     return ReferenceWorkspace(x, sample_weight, metric=metric)
 
 

@@ -159,16 +159,16 @@ def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
     search.end_pass()
     iteration = lloyd.end_pass(move=False)
     best.history[:, -1] = iteration.inertia
-    return best._replace(
-        labels=search.labels(), counts=iteration.counts, inertia=iteration.inertia
-    )
+    return best._replace(labels=search.labels(), counts=iteration.counts, inertia=iteration.inertia)
 
 
 def _best_restart(outcome: Fit, n_problems: int) -> Fit:
     """For each problem the restart of lowest inertia, the first of equals."""
     restart = outcome.inertia.view(-1, n_problems).argmin(dim=0)
     index = restart * n_problems + torch.arange(n_problems, device=restart.device)
-    return Fit(*(None if field is None else field[index] for field in outcome))
+    return outcome._replace(
+        **{name: field[index] for name, field in outcome._asdict().items() if field is not None}
+    )
 
 
 def _better(old: Fit, new: Fit) -> Fit:
@@ -176,11 +176,14 @@ def _better(old: Fit, new: Fit) -> Fit:
     length = max(old.history.shape[1], new.history.shape[1])
     old, new = (result._replace(history=_resize(result.history, length)) for result in (old, new))
     better = new.inertia < old.inertia
-    return Fit(
-        *(
-            None if a is None or b is None else b.where(better.view(-1, *[1] * (a.ndim - 1)), a)
-            for a, b in zip(old, new, strict=True)
-        )
+
+    def chosen(name: str) -> Tensor:
+        a, b = getattr(old, name), getattr(new, name)
+        winner: Tensor = b.where(better.view(-1, *[1] * (a.ndim - 1)), a)
+        return winner
+
+    return new._replace(
+        **{name: chosen(name) for name in Fit._fields if getattr(old, name) is not None}
     )
 
 

@@ -46,9 +46,12 @@ class Iteration(NamedTuple):
 
     def reshape(self, batch_shape: tuple[int, ...]) -> Iteration:
         """The same with other leading dimensions in place of the axis of problems."""
-        values = (value.reshape(batch_shape) for value in (self.inertia, self.shift, self.moved))
-        counts = self.counts.reshape(*batch_shape, self.counts.shape[-1])
-        return Iteration(self.number, *values, self.seconds, counts)
+        return self._replace(
+            inertia=self.inertia.reshape(batch_shape),
+            shift=self.shift.reshape(batch_shape),
+            moved=self.moved.reshape(batch_shape),
+            counts=self.counts.reshape(*batch_shape, self.counts.shape[-1]),
+        )
 
 
 class NonFiniteInertiaError(ValueError):

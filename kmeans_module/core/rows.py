@@ -47,8 +47,12 @@ class Search(Protocol):
     """
 
     problem: Problem
-    together: bool
-    holds: bool
+
+    @property
+    def together(self) -> bool: ...
+
+    @property
+    def holds(self) -> bool: ...
 
     def begin_pass(self) -> None:
         """Before the batches of a pass are handed to :meth:`step`."""
@@ -70,7 +74,8 @@ class Search(Protocol):
 class Draws(Protocol):
     """Rows as seeding sees them. Draws are the same whatever batches and ranks hold the rows."""
 
-    n_problems: int
+    @property
+    def n_problems(self) -> int: ...
 
     def distinct(self, m: int) -> Tensor:
         """Distinct rows, drawn one after the other in proportion to weight, (P, m, d)."""
@@ -99,7 +104,8 @@ class Draws(Protocol):
 class HeldDraws(Protocol):
     """Draws from rows in memory, for k-means++."""
 
-    n_problems: int
+    @property
+    def n_problems(self) -> int: ...
 
     def first(self) -> Tensor:
         """A row drawn by weight, (P, 1, d): the first center."""
@@ -123,9 +129,14 @@ class Rows(Protocol):
         shared: whether all problems have the same rows and weights.
     """
 
-    n_features: int
-    n_problems: int
-    shared: bool
+    @property
+    def n_features(self) -> int: ...
+
+    @property
+    def n_problems(self) -> int: ...
+
+    @property
+    def shared(self) -> bool: ...
 
     def __iter__(self) -> Iterator[Any]:
         """One pass over the batches of this rank."""

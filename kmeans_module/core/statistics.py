@@ -143,25 +143,20 @@ class ClusterStats:
         )
 
     @classmethod
-    def nothing(
-        cls, problems: int, k: int, d: int, *, device: torch.device
-    ) -> ClusterStats:
+    def nothing(cls, problems: int, k: int, d: int, *, device: torch.device) -> ClusterStats:
         """Statistics of no samples.
 
         Args:
             problems, k, d: sizes of the centroids (P, k, d).
             device: of the statistics.
         """
-        options = {"dtype": accumulator_dtype(device), "device": device}
+        exact = accumulator_dtype(device)
+        sums = torch.zeros((problems, k, d), dtype=exact, device=device)
+        counts, inertia = sums.new_zeros((problems, k)), sums.new_zeros(problems)
         labels = torch.zeros((problems, 0), dtype=torch.int64, device=device)
-        return cls(
-            torch.zeros((problems, k, d), **options),
-            torch.zeros((problems, k), **options),
-            torch.zeros(problems, **options),
-            no_farthest(
-                labels, labels.to(options["dtype"]), n_features=d, m=min(k, MAX_FARTHEST)
-            ),
-        )
+        m = min(k, MAX_FARTHEST)
+        farthest = no_farthest(labels, labels.to(exact), n_features=d, m=m)
+        return cls(sums, counts, inertia, farthest)
 
     def reshape(self, batch_shape: tuple[int, ...]) -> ClusterStats:
         """The same with other leading dimensions; (-1,) gives the axis of problems."""
@@ -178,7 +173,8 @@ class EStep(NamedTuple):
     """Outcome of an E-step.
 
     Attributes:
-        labels: nearest centroid of each sample, (P, n) int64; ties go to the lowest index.
+        labels: nearest centroid of each sample, (P, n) int64; ties go to the lowest index. None
+            for a stream, as are the distances.
         distances: squared Euclidean distance to that centroid, (P, n).
         stats: sums, counts, inertia of the clusters.
     """
@@ -186,6 +182,17 @@ class EStep(NamedTuple):
     labels: Tensor
     distances: Tensor
     stats: ClusterStats
+
+    def reshape(self, batch_shape: tuple[int, ...]) -> EStep:
+        """The same with batch_shape in place of the axis of problems."""
+        if self.labels is None:
+            return self._replace(stats=self.stats.reshape(batch_shape))
+        n = self.labels.shape[-1]
+        return EStep(
+            self.labels.reshape(*batch_shape, n),
+            self.distances.reshape(*batch_shape, n),
+            self.stats.reshape(batch_shape),
+        )
 
 
 def no_farthest(labels: Tensor, distances: Tensor, *, n_features: int, m: int) -> Farthest:

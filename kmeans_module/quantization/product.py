@@ -223,6 +223,7 @@ class ProductQuantizer(Quantizer):
             for _ in range(rotations):
                 turned = self._cut(x @ rotation.T)
                 labels = codebook.fit(turned, init="current", max_iter=2, tol=0).labels
+                assert labels is not None
                 decoded = self._joined(codebook.decode(labels), x.shape)
                 u, _, v = torch.linalg.svd(decoded.T @ x)
                 rotation = u @ v

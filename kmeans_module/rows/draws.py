@@ -188,9 +188,15 @@ class HeldDraws(Positions):
     @cached_property
     def nearest(self) -> list[Tensor]:
         """Squared distances to the nearest center so far, (P, n) for each batch."""
-        shapes = [(self.n_problems, batch.x.shape[-2]) for batch in self.batches]
-        options = {"dtype": self.dtype, "device": self.device}
-        return [torch.full(shape, math.inf, **options) for shape in shapes]
+        return [
+            torch.full(
+                (self.n_problems, batch.x.shape[-2]),
+                math.inf,
+                dtype=self.dtype,
+                device=self.device,
+            )
+            for batch in self.batches
+        ]
 
     def in_memory(self, n: int) -> HeldDraws:
         return self
@@ -273,7 +279,10 @@ class HeldDraws(Positions):
 
 
 def draw_seeds(
-    problems: int, generator: torch.Generator | None, device: torch.device, group: ProcessGroup | None
+    problems: int,
+    generator: torch.Generator | None,
+    device: torch.device,
+    group: ProcessGroup | None,
 ) -> Tensor:
     """A seed of keyed draws for each problem, (P,) int64, the same on all ranks."""
     place = "cpu" if generator is None else generator.device

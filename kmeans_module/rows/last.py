@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from typing import cast
 
-import torch
 from torch import Tensor
 
 from kmeans_module.core.problem import Problem
-from kmeans_module.core.statistics import ClusterStats
-from kmeans_module.rows.held import HeldRows, HeldSearch
+from kmeans_module.core.statistics import ClusterStats, EStep
+from kmeans_module.rows.held import HeldRows, HeldSearch, joined
 from kmeans_module.rows.stream import StreamRows, StreamSearch
-
-Outcome = tuple[Tensor | None, Tensor | None, ClusterStats]
 
 
 class LastSearch:
@@ -25,48 +23,51 @@ class LastSearch:
     def __reduce__(self) -> tuple[type[LastSearch], tuple[()]]:
         return LastSearch, ()
 
-    def of(self, rows: HeldRows | StreamRows, problem: Problem) -> RepeatedSteps:
-        """E-steps of these rows that find again what the ones before have learned."""
+    def e_step(self, rows: HeldRows | StreamRows, problem: Problem, centroids: Tensor) -> EStep:
+        """An E-step that finds again what the ones before have learned of the same rows.
+
+        Args:
+            rows: of this rank.
+            problem: what is asked for.
+            centroids: (P, k, d).
+
+        Returns:
+            labels and distances of this rank, (P, n), which belong to the caller, or None for a
+            stream; and the statistics of all ranks.
+
+        Raises:
+            ValueError: distances overflow.
+        """
         known = self._rows is not None and self._rows() is rows
         if not known or self._search is None or self._search.problem != problem:
             self._search = rows.search(problem)
             self._rows = weakref.ref(rows, self._forget)
-        return RepeatedSteps(self._search)
+        step = _step(rows, self._search, centroids)
+        stats, _ = rows.merge(step.stats, [])
+        if not bool(stats.inertia.isfinite().all()):
+            raise ValueError(f"squared distances overflow {problem.dtype}")
+        return step._replace(stats=stats)
 
     def _forget(self, _: object) -> None:
         self._rows = self._search = None
 
 
-class RepeatedSteps:
-    """E-steps whose results belong to the caller.
-
-    Args:
-        search: of the rows.
-    """
-
-    def __init__(self, search: HeldSearch | StreamSearch) -> None:
-        self.search = search
-
-    def e_step(self, rows: HeldRows | StreamRows, centroids: Tensor) -> Outcome:
-        """Labels and distances (P, n), None for a stream, and statistics of this rank."""
-        if isinstance(self.search, StreamSearch):
-            return None, None, self._statistics(rows, centroids)
-        steps = [
-            space.e_step(centroids, start=batch.start or 0)
-            for space, batch in zip(self.search.workspaces, self.search.batches, strict=True)
-        ]
-        stats = steps[0].stats
-        for step in steps[1:]:
-            stats = stats + step.stats
+def _step(
+    rows: HeldRows | StreamRows, search: HeldSearch | StreamSearch, centroids: Tensor
+) -> EStep:
+    if isinstance(search, HeldSearch):
+        step = joined(
+            [
+                space.e_step(centroids, start=batch.start or 0)
+                for space, batch in zip(search.workspaces, search.batches, strict=True)
+            ]
+        )
         # The next E-step overwrites the labels that a workspace keeps.
-        labels = torch.cat([step.labels for step in steps], dim=-1)
-        return labels, torch.cat([step.distances for step in steps], dim=-1), stats
-
-    def _statistics(self, rows: HeldRows | StreamRows, centroids: Tensor) -> ClusterStats:
-        device = centroids.device
-        stats = ClusterStats.nothing(*centroids.shape, device=device)
-        self.search.begin_pass()
-        for batch in rows:
-            stats = stats + self.search.step(batch, centroids)[0]
-        self.search.end_pass()
-        return stats
+        return step._replace(labels=step.labels.clone())
+    stats = ClusterStats.nothing(*centroids.shape, device=centroids.device)
+    search.begin_pass()
+    for batch in rows:
+        stats = stats + search.step(batch, centroids)[0]
+    search.end_pass()
+    none = cast("Tensor", None)
+    return EStep(none, none, stats)

@@ -108,7 +108,9 @@ def parts_of(batch: Batch) -> Iterator[Batch]:
         part = slice(first, first + PART_ROWS)
         weight = batch.sample_weight
         yield Batch(
-            batch.x[part], None if weight is None else weight[part], start=(batch.start or 0) + first
+            batch.x[part],
+            None if weight is None else weight[part],
+            start=(batch.start or 0) + first,
         )
 
 
@@ -178,9 +180,7 @@ class StreamRows:
         return self._moments[metric]
 
     def _survey(self, metric: str) -> Survey:
-        return Survey(
-            n_problems=1, n_features=self.n_features, metric=metric, device=self.device
-        )
+        return Survey(n_problems=1, n_features=self.n_features, metric=metric, device=self.device)
 
     def search(self, problem: Problem) -> StreamSearch:
         return StreamSearch(self, problem)

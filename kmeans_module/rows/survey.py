@@ -32,12 +32,13 @@ class Survey:
     def __init__(
         self, *, n_problems: int, n_features: int, metric: str, device: torch.device
     ) -> None:
-        options = {"dtype": accumulator_dtype(device), "device": device}
         self.metric = metric
-        self.span = torch.full((2, n_features), -math.inf, **options)
-        self.count = torch.zeros((n_problems, 1), **options)
-        self.mean = torch.zeros((n_problems, n_features), **options)
-        self.squares = torch.zeros((n_problems, n_features), **options)
+        self.mean = torch.zeros(
+            (n_problems, n_features), dtype=accumulator_dtype(device), device=device
+        )
+        self.squares = torch.zeros_like(self.mean)
+        self.count = self.mean.new_zeros((n_problems, 1))
+        self.span = self.mean.new_full((2, n_features), -math.inf)
         self.n_samples = self.n_weighty = 0
         self.nonfinite = Nonfinite()
 

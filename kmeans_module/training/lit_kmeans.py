@@ -27,15 +27,16 @@ from kmeans_module.core.rows import Moments
 from kmeans_module.core.seeding import INITS
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.metrics import Inertia
-from kmeans_module.rows import HeldRows, StreamRows, stable_order
+from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, errors_shared
+from kmeans_module.rows.source import stable_order
 from kmeans_module.training.loaders import (
     BatchOf,
     Numbering,
+    Probe,
     TrainingBatches,
     nth,
-    Probe,
     training_rows,
 )
 
@@ -278,7 +279,9 @@ class LitKMeans(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         rows, lloyd = self._rows, self._lloyd
-        assert rows is not None and lloyd is not None and self._batches is not None
+        assert rows is not None
+        assert lloyd is not None
+        assert self._batches is not None
         if batch_idx == 0:
             lloyd.begin_pass()
             self._search.begin_pass()
@@ -372,9 +375,9 @@ class LitKMeans(LightningModule):
             iteration.inertia, iteration.shift, iteration.moved, (sizes == 0).sum(),
             sizes.min(), sizes.median(), sizes.max(),
         ]  # fmt: skip
-        inertia, shift, moved, empty, smallest, median, largest = (
-            torch.stack([number.to(iteration.inertia) for number in numbers]).tolist()
-        )
+        inertia, shift, moved, empty, smallest, median, largest = torch.stack(
+            [number.to(iteration.inertia) for number in numbers]
+        ).tolist()
         values = {
             "train/empty_clusters": empty,
             "train/size_min": smallest,

@@ -11,9 +11,10 @@ from torch.utils.data import DistributedSampler
 
 from kmeans_module.checks import check_sample_weight, check_samples
 from kmeans_module.core.guard import version_of
-from kmeans_module.rows import HeldRows, StreamRows, listed_batches, sampler_of, stable_order
+from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.rows.source import listed_batches, sampler_of, stable_order
 
 BatchOf = Callable[[Any], Any]
 
@@ -135,7 +136,7 @@ def _are_listed(batches: TrainingBatches, device: torch.device) -> bool:
 
 def _staying(batches: TrainingBatches, device: torch.device) -> list[Batch]:
     """The batches where every one has a handle and is on the device already."""
-    loader = batches.trainer.train_dataloader
+    loader: Any = batches.trainer.train_dataloader
     if not getattr(loader, "hands_out_handles", False):
         return []
     held = []

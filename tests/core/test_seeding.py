@@ -266,7 +266,7 @@ def test_candidates_of_kmeans_parallel_are_rows_of_the_data(
 
     monkeypatch.setattr(draws, "standing_for", noted)
     chosen = kmeans_parallel(draws, 8)
-    assert candidates[0].shape == (1, 1 + 5 * 8, 3)
+    assert candidates[0].shape == (1, 1 + 5 * 16, 3), "twice k in each of five rounds"
     rows_among(unit_rows(x) if metric == "cosine" else x, candidates[0][0])
     apart = (chosen[0].unsqueeze(1) - candidates[0][0]).square().sum(-1).amin(-1)
     assert (apart <= (0 if metric == "euclidean" else 1e-12)).all()

@@ -88,7 +88,7 @@ def row_numbers(batch: Batch) -> Tensor:
     """The number of each row of a batch in its data set, (n,) int64."""
     if batch.index is not None:
         return batch.index
-    return torch.arange(batch.start, batch.start + len(batch.x))
+    return torch.arange(len(batch.x)) + (batch.start or 0)
 
 
 def save_labels(folder: Path, data: Any, labels: Tensor) -> list[str]:

@@ -61,7 +61,7 @@ class Recorder(Callback):
         last = as_kmeans(pl_module).last
         if trainer.is_global_zero and last is not None:
             # An iteration measures the centroids that it starts from: those of the frame before.
-            self.trajectory.measured(self.trajectory.iterations[-1], last.inertia)
+            self.trajectory.measured(self.trajectory.iterations[-1], float(last.inertia))
             self._record(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,0 +1,113 @@
+"""What centroids tell of samples: labels, distances, shares; and the centroids of labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kmeans_module import checks as check
+from kmeans_module import functional as F
+from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.guard import readable
+from kmeans_module.rows.survey import refuse_nonfinite
+from kmeans_module.state import CentroidState
+
+
+class Assignment(CentroidState):
+    """Samples meet centroids that stay as they are; the base of KMeansLayer."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Labels of the nearest centroids; never changes the layer.
+
+        Args:
+            x: samples, (*, d), or with a batch_shape (*batch_shape, n, d) or (n, d).
+
+        Returns:
+            (*), or (*batch_shape, n), int64. Ties go to the lowest index.
+
+        Raises:
+            NotInitializedError: the layer has no centroids.
+            ValueError: x has another number of features, or holds NaN or infinity (checked on
+                the CPU, not in compiled code).
+        """
+        x = self._check_input(x)
+        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
+        labels, finite = F.assign(rows, self.centroids, metric=self.metric)
+        if readable(x) and not finite:
+            refuse_nonfinite(x, compute_dtype(x, self.centroids))
+        return labels.reshape(self._label_shape(x))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Squared distances to all centroids, or 1 - cos, differentiable.
+
+        Args:
+            x: samples, (*, d), or with a batch_shape (*batch_shape, n, d) or (n, d).
+
+        Returns:
+            (*, k), or (*batch_shape, n, k).
+
+        Raises:
+            NotInitializedError, ValueError: as :meth:`forward`.
+        """
+        x = self._check_input(x)
+        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
+        distances = F.pairwise_distances(rows, self.centroids, metric=self.metric)
+        if readable(x) and not distances.isfinite().all():
+            refuse_nonfinite(x, distances.dtype)
+        return distances.reshape(*self._label_shape(x), self.n_clusters)
+
+    def soft_assign(
+        self, x: Tensor, *, temperature: float = 1.0, kernel: str = "softmax"
+    ) -> Tensor:
+        """Shares of the clusters in each sample, differentiable; see
+        :func:`kmeans_module.core.soft.soft_assign`.
+
+        Args:
+            x: samples, (*, d), or with a batch_shape (*batch_shape, n, d) or (n, d).
+            temperature: T of "softmax", degrees of freedom of "student-t"; more than 0.
+            kernel: "softmax" of -distance / T, or "student-t".
+
+        Returns:
+            (*, k), or (*batch_shape, n, k); each row sums to 1.
+
+        Raises:
+            NotInitializedError, ValueError: as :meth:`forward`.
+        """
+        x = self._check_input(x)
+        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
+        shares = F.soft_assign(
+            rows, self.centroids, temperature=temperature, kernel=kernel, metric=self.metric
+        )
+        if readable(x) and not shares.isfinite().all():
+            refuse_nonfinite(x, shares.dtype)
+        return shares.reshape(*self._label_shape(x), self.n_clusters)
+
+    def decode(self, labels: Tensor) -> Tensor:
+        """The centroids of labels.
+
+        Args:
+            labels: integers, (*), or with a batch_shape (*batch_shape, n).
+
+        Returns:
+            (*, d), or (*batch_shape, n, d).
+
+        Raises:
+            ValueError: labels outside 0 .. k-1 (checked on the CPU).
+        """
+        self.check_initialized()
+        labels = check.check_labels(labels, self.n_clusters, self.batch_shape)
+        check.check_device("labels", labels, self.centroids.device)
+        return F.decode(labels, self.centroids)
+
+    def _label_shape(self, x: Tensor) -> tuple[int, ...]:
+        return (*self.batch_shape, x.shape[-2]) if self.batch_shape else tuple(x.shape[:-1])
+
+    def _check_input(self, x: Tensor) -> Tensor:
+        self.check_initialized()
+        if self.batch_shape:
+            x = check.check_samples(x, self.n_features, self.batch_shape)
+        else:
+            x = check.check_features(x, self.n_features)
+        check.check_device("x", x, self.centroids.device)
+        return x

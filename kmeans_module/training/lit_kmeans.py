@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.clustering import AdjustedRandScore, NormalizedMutualInfoScore
 
-from kmeans_module import files
-from kmeans_module.checks import (
-    NotInitializedError,
-    check_choice,
-    check_integer,
-    check_number,
-)
+from kmeans_module.checks import check_choice, check_integer, check_number
 from kmeans_module.core.empty_clusters import POLICIES
 from kmeans_module.core.fit import warn_of_surplus
-from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError, alone
+from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError
 from kmeans_module.core.metrics import METRICS
-from kmeans_module.core.rows import Moments
 from kmeans_module.core.seeding import INITS
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.metrics import Inertia
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch
-from kmeans_module.rows.ranks import ProcessGroup, all_sum, errors_shared
+from kmeans_module.rows.ranks import ProcessGroup, errors_shared
 from kmeans_module.rows.source import stable_order
 from kmeans_module.training.loaders import (
     BatchOf,
     Numbering,
-    Probe,
     TrainingBatches,
     nth,
     training_rows,
 )
+from kmeans_module.training.pending import PendingLayer, dtype_for, read_centroids
+from kmeans_module.training.report import numbers_of, why_converged
+from kmeans_module.training.run import TrainingRun
+from kmeans_module.training.scores import Scores
 
 ALGORITHMS = ("lloyd", "minibatch")
 
@@ -46,26 +39,6 @@ ALGORITHMS = ("lloyd", "minibatch")
 _LOG_OPTIONS: dict[str, Any] = {
     "on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True, "reduce_fx": "max",
 }  # fmt: skip
-
-
-class PendingLayer(nn.Module):
-    """Stands for the layer until the data, or a state_dict, say what it is."""
-
-    @property
-    def initialized(self) -> Tensor:
-        """There are no centroids."""
-        return torch.zeros((), dtype=torch.bool)
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise NotInitializedError(
-            "LitKMeans has no centroids yet: it makes its layer from the data; call Trainer.fit, "
-            "or load a checkpoint"
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        if hasattr(KMeansLayer, name) or name in KMeansLayer.__annotations__:
-            self.forward(torch.empty(0))
-        return super().__getattr__(name)
 
 
 class LitKMeans(LightningModule):
@@ -151,27 +124,10 @@ class LitKMeans(LightningModule):
         self.rows_stay = False
         # DDP and the optimizer that counts the iterations ask for a parameter.
         self.anchor = nn.Parameter(torch.empty(0))
-        self.scores = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict(
-                    {
-                        "inertia": Inertia(),
-                        "adjusted_rand": AdjustedRandScore(),
-                        "normalized_mutual_info": NormalizedMutualInfoScore(),
-                    }
-                )
-                for stage in ("val", "test")
-            }
-        )
+        self.scores = nn.ModuleDict({stage: Scores() for stage in ("val", "test")})
         self._numberings: dict[str, Numbering] = {}
         self._resumed: dict[str, Any] | None = None
-        # What a fit knows of its rows, and its state.
-        self._batches: TrainingBatches | None = None
-        self._rows: HeldRows | StreamRows | None = None
-        self._search: Any = None
-        self._lloyd: Lloyd | None = None
-        self._probes: dict[Hashable, Probe] = {}
-        self._n_rows = 0
+        self._run: TrainingRun | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Labels of samples (*, d): (*) int64."""
@@ -206,19 +162,23 @@ class LitKMeans(LightningModule):
             self.trainer.should_stop = True
         self.rows_stay = stable_order(self.trainer.train_dataloader)
         with errors_shared(self.process_group):
-            self._batches = TrainingBatches(self.trainer, self.batch_of, self.n_features)
+            batches = TrainingBatches(self.trainer, self.batch_of, self.n_features)
             rows = training_rows(
-                self._batches, resident=self.resident, device=self.device,
-                group=self.process_group,
-            )  # fmt: skip
+                batches, resident=self.resident, device=self.device, group=self.process_group
+            )
         to_space = METRICS[self.metric].map
-        self._rows = rows = rows if to_space is None else rows.map(to_space)
+        rows = rows if to_space is None else rows.map(to_space)
         if resumed is None or not self.initialized:
             self._start(rows)
-        self._lloyd = self._machine(rows)
+        self._run = TrainingRun(
+            batches,
+            rows,
+            self._machine(rows),
+            metric=self.metric,
+            resident=self.resident,
+        )
         if resumed is not None and "lloyd" in resumed:
-            self._go_on(self._lloyd, resumed["lloyd"])
-        self._search = rows.search(self._lloyd.problem)
+            self._run.load_state_dict(resumed["lloyd"])
 
     def _start(self, rows: HeldRows | StreamRows) -> None:
         """Survey the rows, make the layer, choose its centroids unless it has some."""
@@ -263,153 +223,59 @@ class LitKMeans(LightningModule):
             return MiniBatch(problem, centroids, counts, threshold=threshold, merge=rows.merge)
         return Lloyd(problem, centroids, threshold=threshold, merge=rows.merge)
 
-    def _go_on(self, lloyd: Lloyd, state: dict[str, Any]) -> None:
-        """Take up a run where its checkpoint was written."""
-        if state["partial"] is not None and isinstance(self._rows, StreamRows):
-            raise ValueError(
-                "the checkpoint is of the middle of an epoch, and the loader starts its epochs "
-                "anew: go on from a checkpoint of the end of an epoch"
-            )
-        if self.global_rank and state["partial"] is not None:
-            # The first rank goes on with what all ranks had added up.
-            state = {**state, "partial": None, "moved": None}
-        lloyd.load_state_dict({**state, "centroids": lloyd.centroids})
-
     # Passes over the data.
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        rows, lloyd = self._rows, self._lloyd
-        assert rows is not None
-        assert lloyd is not None
-        assert self._batches is not None
-        if batch_idx == 0:
-            lloyd.begin_pass()
-            self._search.begin_pass()
-            self._numberings["train"] = self._batches.numbering()
-            self._n_rows = 0
-            if isinstance(rows, StreamRows):
-                rows.watch.begin()
+        run = self._run
+        assert run is not None
         try:
-            with errors_shared(self.process_group):
-                rows_of_step = self._rows_of_step(batch, batch_idx)
-                stats, moved = self._search.step(rows_of_step, lloyd.centroids)
-            self._n_rows += len(rows_of_step.x)
-            lloyd.add(stats, moved)
+            run.step(batch, batch_idx)
             if self.algorithm == "minibatch":
-                self._take(lloyd)
-                self._count_step()
+                self._take(run.lloyd)
             if self.trainer.is_last_batch:
-                self._end_pass(rows, lloyd)
+                self._end_pass(run)
         except NonFiniteInertiaError as error:
             raise ValueError(
                 "the inertia is not finite: the data hold NaN, infinity or overflow"
             ) from error
 
-    def _rows_of_step(self, data: Any, batch_idx: int) -> Batch:
-        """The rows of a training step: of batches that stay those in memory."""
-        rows, batches = self._rows, self._batches
-        assert batches is not None
-        if isinstance(rows, HeldRows):
-            if batch_idx >= len(rows.batches):
-                raise ValueError(
-                    f"an epoch has more batches than the first pass, {len(rows.batches)}: every "
-                    "pass has to bring the same"
-                )
-            held = rows.batches[batch_idx]
-            if not self.resident:
-                self._check_unchanged(as_batch(data, self.batch_of), rows, batch_idx)
-            return held
-        assert rows is not None
-        batch = batches.checked(self._numberings["train"].read(data, batch_idx))
-        if self.algorithm == "lloyd":
-            rows.watch.see(batch)
-        to_space = METRICS[self.metric].map
-        return batch if to_space is None else batch._replace(x=to_space(batch.x))
-
-    def _check_unchanged(self, batch: Batch, rows: HeldRows, batch_idx: int) -> None:
-        """A handle promises that the rows stay: look at some of them."""
-        now = Probe(batch)
-        name = batch.x.data_ptr() if batch.handle is None else batch.handle
-        known = self._probes.setdefault(name, now)
-        foreign = batch.handle is not None and all(
-            batch.handle != held.handle for held in rows.batches[batch_idx:] + rows.batches
-        )
-        if foreign or not known.equals(now):
-            raise ValueError(
-                f"batch {batch_idx} of the training data has changed since the pass before: every "
-                "pass has to bring the same rows"
-            )
-
-    def _end_pass(self, rows: HeldRows | StreamRows, lloyd: Lloyd) -> None:
+    def _end_pass(self, run: TrainingRun) -> None:
         """Close the iteration: M-step, log, and stop when it moved nothing."""
-        self._search.end_pass()
-        if isinstance(rows, StreamRows) and self.algorithm == "lloyd":
-            rows.watch.end()
-        iteration = lloyd.end_pass()
-        lloyd.look()
+        iteration = run.end_pass()
         if self.algorithm == "lloyd":
-            self._take(lloyd, iteration.counts)
-            self._count_step()
+            self._take(run.lloyd, iteration.counts)
         self.last = iteration._replace(number=int(self.kmeans.n_iter)).reshape(())
-        self._report(self.last)
-        if lloyd.finished:
+        self._report(self.last, run)
+        if run.lloyd.finished:
             self.converged = True
             self.trainer.should_stop = True
 
     def _take(self, lloyd: Lloyd, counts: Tensor | None = None) -> None:
-        """Let the layer hold the centroids of the run."""
+        """Let the layer hold the centroids of the run; the optimizer counts the M-step."""
         if isinstance(lloyd, MiniBatch):
             counts = lloyd.counts
         assert counts is not None
         self.kmeans.take_step(lloyd.centroids, counts)
-
-    def _count_step(self) -> None:
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()
 
-    def _report(self, iteration: Iteration) -> None:
+    def _report(self, iteration: Iteration, run: TrainingRun) -> None:
         """Log the iteration, and say why the fit ends if it does now."""
-        sizes = iteration.counts
-        numbers = [
-            iteration.inertia, iteration.shift, iteration.moved, (sizes == 0).sum(),
-            sizes.min(), sizes.median(), sizes.max(),
-        ]  # fmt: skip
-        inertia, shift, moved, empty, smallest, median, largest = torch.stack(
-            [number.to(iteration.inertia) for number in numbers]
-        ).tolist()
-        values = {
-            "train/empty_clusters": empty,
-            "train/size_min": smallest,
-            "train/size_median": median,
-            "train/size_max": largest,
-        }
-        if not math.isnan(moved):
-            n_rows = torch.tensor([self._n_rows], dtype=torch.float64)
-            values["train/reassigned"] = moved / float(all_sum([n_rows], self.process_group)[0])
+        shown, values = numbers_of(iteration, run.count_rows)
         # "step" is Lightning's name for the x-axis.
         self.log_dict({**values, "step": float(iteration.number)}, **_LOG_OPTIONS)
-        bar = {"train/inertia": inertia, "train/shift": shift}
-        self.log_dict(bar, prog_bar=True, **_LOG_OPTIONS)
-        assert self._lloyd is not None
-        if self._lloyd.finished:
-            still = shift == 0 or shift > self.tol * self.variance
-            self.stop_reason = (
-                "the centroids stand still"
-                if still
-                else f"shift {shift:.3g} is within tol={self.tol:g} × variance"
-            )
+        self.log_dict(shown, prog_bar=True, **_LOG_OPTIONS)
+        if run.lloyd.finished:
+            self.stop_reason = why_converged(iteration, self.tol, self.variance)
         elif self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             self.stop_reason = f"max_epochs={self.trainer.max_epochs} reached"
         else:
             self.stop_reason = "ended before it converged"
 
     def on_train_end(self) -> None:
-        # The state of the run stays, for a checkpoint; the rows do not.
-        self._batches = self._rows = self._search = None
-        self._probes.clear()
-        if self._lloyd is not None:
-            self._lloyd.merge = alone
+        if self._run is not None:
+            self._run.forget_rows()  # the state of the run stays, for a checkpoint
         last = self.last
         if last is not None and bool((last.counts == 0).any()) and self.trainer.is_global_zero:
             warn_of_surplus(
@@ -445,10 +311,8 @@ class LitKMeans(LightningModule):
             "variance": self.variance,
             "generator": None if self.generator is None else self.generator.get_state(),
         }
-        if self._lloyd is not None:
-            state = self._lloyd.state_dict()
-            del state["centroids"]  # the layer's
-            checkpoint["kmeans"]["lloyd"] = state
+        if self._run is not None:
+            checkpoint["kmeans"]["lloyd"] = self._run.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["kmeans"]
@@ -476,52 +340,16 @@ class LitKMeans(LightningModule):
                 batch_of=self.batch_of,
             )  # fmt: skip
         batch = self._numberings[stage].read(data, batch_idx)
-        step = self.kmeans.e_step(batch.x, batch.sample_weight)
-        scores = self._stage_scores(stage)
-        scores["inertia"].update(step.distances, batch.sample_weight)
-        if batch.target is None:
-            return
-        clustered = batch.target >= 0
-        if batch.sample_weight is not None:
-            clustered &= batch.sample_weight > 0
-        for name in ("adjusted_rand", "normalized_mutual_info"):
-            scores[name].update(step.labels[clustered], batch.target[clustered])
+        self._scores(stage).add(self.kmeans.e_step(batch.x, batch.sample_weight), batch)
 
     def _log_scores(self, stage: str) -> None:
         if not self.initialized:
             return
-        for name, score in self._stage_scores(stage).items():
-            if score.update_called:
-                self.log(f"{stage}/{name}", score.compute(), **_LOG_OPTIONS)
-                score.reset()
+        for name, value in self._scores(stage).compute().items():
+            self.log(f"{stage}/{name}", value, **_LOG_OPTIONS)
         self.log("step", float(self.kmeans.n_iter), **_LOG_OPTIONS)
 
-    def _stage_scores(self, stage: str) -> dict[str, Metric]:
+    def _scores(self, stage: str) -> Scores:
         scores = self.scores[stage]
-        assert isinstance(scores, nn.ModuleDict)
-        return {name: score for name, score in scores.items() if isinstance(score, Metric)}
-
-
-def dtype_for(example: Tensor, moments: Moments) -> torch.dtype:
-    """The dtype of centroids for rows: float64 for rows of it, and for integers beyond 2^24."""
-    if example.dtype == torch.float64:
-        return torch.float64
-    if not example.is_floating_point() and moments.low.numel():
-        largest = float(torch.maximum(moments.low.abs(), moments.high.abs()).max())
-        return torch.float64 if largest > 2**24 else torch.float32
-    return torch.float32
-
-
-def read_centroids(path: str) -> Tensor:
-    """Centroids (k, d) from what KMeansLayer.save wrote, or from any file of an array."""
-    if path.endswith(".safetensors"):
-        tensors, _ = files.load_tensors(path)
-        if "centroids" in tensors:
-            return tensors["centroids"]
-    try:
-        return files.read_array(path)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"init should be one of {', '.join(INITS)}, or the path of a file of centroids; "
-            f"got {path!r}, which is no file"
-        ) from error
+        assert isinstance(scores, Scores)
+        return scores

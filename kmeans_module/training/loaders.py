@@ -10,7 +10,6 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DistributedSampler
 
 from kmeans_module.checks import check_sample_weight, check_samples
-from kmeans_module.core.guard import version_of
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.ranks import ProcessGroup
@@ -153,26 +152,3 @@ def _staying(batches: TrainingBatches, device: torch.device) -> list[Batch]:
 def nth(loaders: Any, dataloader_idx: int) -> Any:
     """The loader of that number, of one or several."""
     return loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
-
-
-class Probe:
-    """How a batch looks: copies of some of its rows and weights, and how often torch has written
-    into them.
-
-    Args:
-        batch: that may be the same again.
-    """
-
-    def __init__(self, batch: Batch) -> None:
-        parts = (batch.x,) if batch.sample_weight is None else (batch.x, batch.sample_weight)
-        self.shapes = [part.shape for part in parts]
-        self.versions = [version_of(part) for part in parts]
-        self.rows = [part[:: -(-len(part) // 16) or 1].clone() for part in parts]
-
-    def equals(self, other: Probe) -> bool:
-        """Whether both are of the same batch, unchanged."""
-        return (
-            self.shapes == other.shapes
-            and self.versions == other.versions
-            and all(map(torch.equal, self.rows, other.rows))
-        )

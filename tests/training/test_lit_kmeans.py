@@ -22,7 +22,7 @@ from kmeans_module import (
 from kmeans_module.core.seeding import INITS
 from kmeans_module.rows import Batch, BatchLoader, held, stream
 from kmeans_module.rows.batch import as_batch
-from kmeans_module.training.lit_kmeans import read_centroids
+from kmeans_module.training.pending import read_centroids
 from tests.conftest import blobs, brute_force, layer_at, seeded, weights_for
 from tests.end_to_end.helpers import MemoryLogger, fit_layer, quiet_trainer, train
 
@@ -824,7 +824,7 @@ def test_a_stream_draws_from_a_sample_and_says_so(caplog):
 def test_workspaces_end_with_the_fit(prepared, tmp_path):
     lit = LitKMeans(30, 3, tol=0)
     trainer = train(lit, BatchLoader(X), max_epochs=5)
-    assert not any(isinstance(held_object, held.HeldSearch) for held_object in vars(lit).values())
+    assert not any(isinstance(held_object, held.HeldSearch) for held_object in vars(lit._run).values())
     copy.deepcopy(lit)
     pickle.dumps(lit)
     trainer.save_checkpoint(tmp_path / "last.ckpt")

@@ -1,0 +1,60 @@
+"""Before there is a layer: what stands for it, and what the data say of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kmeans_module import files
+from kmeans_module.checks import NotInitializedError
+from kmeans_module.core.rows import Moments
+from kmeans_module.core.seeding import INITS
+from kmeans_module.layer import KMeansLayer
+from kmeans_module.state import CentroidState
+
+
+class PendingLayer(nn.Module):
+    """Stands for the layer until the data, or a state_dict, say what it is."""
+
+    @property
+    def initialized(self) -> Tensor:
+        """There are no centroids."""
+        return torch.zeros((), dtype=torch.bool)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotInitializedError(
+            "LitKMeans has no centroids yet: it makes its layer from the data; call Trainer.fit, "
+            "or load a checkpoint"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(KMeansLayer, name) or name in CentroidState.__annotations__:
+            self.forward(torch.empty(0))
+        return super().__getattr__(name)
+
+
+def dtype_for(example: Tensor, moments: Moments) -> torch.dtype:
+    """The dtype of centroids for rows: float64 for rows of it, and for integers beyond 2^24."""
+    if example.dtype == torch.float64:
+        return torch.float64
+    if not example.is_floating_point() and moments.low.numel():
+        largest = float(torch.maximum(moments.low.abs(), moments.high.abs()).max())
+        return torch.float64 if largest > 2**24 else torch.float32
+    return torch.float32
+
+
+def read_centroids(path: str) -> Tensor:
+    """Centroids (k, d) from what KMeansLayer.save wrote, or from any file of an array."""
+    if path.endswith(".safetensors"):
+        tensors, _ = files.load_tensors(path)
+        if "centroids" in tensors:
+            return tensors["centroids"]
+    try:
+        return files.read_array(path)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"init should be one of {', '.join(INITS)}, or the path of a file of centroids; "
+            f"got {path!r}, which is no file"
+        ) from error

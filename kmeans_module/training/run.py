@@ -1,0 +1,182 @@
+"""A run of k-means over the batches that a Trainer hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+
+from kmeans_module.core.guard import version_of
+from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, alone
+from kmeans_module.core.metrics import METRICS
+from kmeans_module.rows import HeldRows, StreamRows
+from kmeans_module.rows.batch import Batch, as_batch
+from kmeans_module.rows.held import HeldSearch
+from kmeans_module.rows.ranks import all_sum, errors_shared, rank
+from kmeans_module.rows.stream import StreamSearch
+from kmeans_module.training.loaders import Numbering, TrainingBatches
+
+
+class TrainingRun:
+    """Rows, what is learned about them, and the state machine that their batches drive.
+
+    Args:
+        batches: of the trainer.
+        rows: of all these batches, in the space of the metric.
+        lloyd: the machine.
+        metric: of the layer.
+        resident: whether batches in memory stand for those of the loader.
+    """
+
+    def __init__(
+        self,
+        batches: TrainingBatches,
+        rows: HeldRows | StreamRows,
+        lloyd: Lloyd,
+        *,
+        metric: str,
+        resident: bool,
+    ) -> None:
+        self.batches = batches
+        self.rows: HeldRows | StreamRows | None = rows
+        self.lloyd = lloyd
+        self.metric = metric
+        self.resident = resident
+        self.group = rows.group
+        self.search: HeldSearch | StreamSearch | None = rows.search(lloyd.problem)
+        self.numbering: Numbering | None = None
+        self._probes: dict[Hashable, Probe] = {}
+        self._n_rows = 0
+
+    def step(self, data: Any, batch_idx: int) -> None:
+        """Take what the loader hands out as batch ``batch_idx`` of an epoch."""
+        rows, search = self.rows, self.search
+        assert rows is not None
+        assert search is not None
+        if batch_idx == 0:
+            self._begin_pass(rows, search)
+        with errors_shared(self.group):
+            if isinstance(rows, HeldRows):
+                batch = self._held(data, rows, batch_idx)
+            else:
+                batch = self._passing(data, rows, batch_idx)
+            stats, moved = search.step(batch, self.lloyd.centroids)
+        self._n_rows += len(batch.x)
+        self.lloyd.add(stats, moved)
+
+    def end_pass(self) -> Iteration:
+        """Close the iteration, and see at once whether it was the last."""
+        assert self.search is not None
+        self.search.end_pass()
+        if isinstance(self.rows, StreamRows) and self._every_pass_is_the_same:
+            self.rows.watch.end()
+        iteration = self.lloyd.end_pass()
+        self.lloyd.look()
+        return iteration
+
+    def count_rows(self) -> float:
+        """Rows of the pass, over all ranks; a collective."""
+        n_rows = torch.tensor([self._n_rows], dtype=torch.float64)
+        return float(all_sum([n_rows], self.group)[0])
+
+    def forget_rows(self) -> None:
+        """Keep only the state."""
+        self.rows = self.search = None
+        self._probes.clear()
+        self.lloyd.merge = alone
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the machine but for the centroids, which the layer holds."""
+        state = self.lloyd.state_dict()
+        del state["centroids"]
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a run where its checkpoint was written.
+
+        Raises:
+            ValueError: that was in the middle of an epoch, whose batches the loader cannot give.
+        """
+        if state["partial"] is not None and isinstance(self.rows, StreamRows):
+            raise ValueError(
+                "the checkpoint is of the middle of an epoch, and the loader starts its epochs "
+                "anew: go on from a checkpoint of the end of an epoch"
+            )
+        if state["partial"] is not None and self.group is not None:
+            raise ValueError(
+                "the checkpoint is of the middle of an epoch, of which it holds the sums of the "
+                f"first rank alone; this is rank {rank(self.group)} of several: go on from a "
+                "checkpoint of the end of an epoch"
+            )
+        self.lloyd.load_state_dict({**state, "centroids": self.lloyd.centroids})
+
+    @property
+    def _every_pass_is_the_same(self) -> bool:
+        # Mini-batches may be drawn, or changed at random, anew in every epoch.
+        return not isinstance(self.lloyd, MiniBatch)
+
+    def _begin_pass(self, rows: HeldRows | StreamRows, search: HeldSearch | StreamSearch) -> None:
+        self.lloyd.begin_pass()
+        search.begin_pass()
+        self.numbering = self.batches.numbering()
+        self._n_rows = 0
+        if isinstance(rows, StreamRows):
+            rows.watch.begin()
+
+    def _passing(self, data: Any, rows: StreamRows, batch_idx: int) -> Batch:
+        """The rows of a batch that comes and goes."""
+        assert self.numbering is not None
+        batch = self.batches.checked(self.numbering.read(data, batch_idx))
+        if self._every_pass_is_the_same:
+            rows.watch.see(batch)
+        to_space = METRICS[self.metric].map
+        return batch if to_space is None else batch._replace(x=to_space(batch.x))
+
+    def _held(self, data: Any, rows: HeldRows, batch_idx: int) -> Batch:
+        """The rows in memory that the batch stands for."""
+        if batch_idx >= len(rows.batches):
+            raise ValueError(
+                f"an epoch has more batches than the first pass, {len(rows.batches)}: every pass "
+                "has to bring the same"
+            )
+        if not self.resident:
+            self._check_unchanged(as_batch(data, self.batches.batch_of), rows, batch_idx)
+        return rows.batches[batch_idx]
+
+    def _check_unchanged(self, batch: Batch, rows: HeldRows, batch_idx: int) -> None:
+        """A handle promises that the rows stay: look at some of them."""
+        now = Probe(batch)
+        name = batch.x.data_ptr() if batch.handle is None else batch.handle
+        known = self._probes.setdefault(name, now)
+        foreign = batch.handle is not None and all(
+            batch.handle != held.handle for held in rows.batches[batch_idx:] + rows.batches
+        )
+        if foreign or not known.equals(now):
+            raise ValueError(
+                f"batch {batch_idx} of the training data has changed since the pass before: every "
+                "pass has to bring the same rows"
+            )
+
+
+class Probe:
+    """How a batch looks: copies of some of its rows and weights, and how often torch has written
+    into them.
+
+    Args:
+        batch: that may be the same again.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        parts = (batch.x,) if batch.sample_weight is None else (batch.x, batch.sample_weight)
+        self.shapes = [part.shape for part in parts]
+        self.versions = [version_of(part) for part in parts]
+        self.rows = [part[:: -(-len(part) // 16) or 1].clone() for part in parts]
+
+    def equals(self, other: Probe) -> bool:
+        """Whether both are of the same batch, unchanged."""
+        return (
+            self.shapes == other.shapes
+            and self.versions == other.versions
+            and all(map(torch.equal, self.rows, other.rows))
+        )

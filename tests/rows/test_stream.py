@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kmeans_module import FitResult, KMeansLayer
 from kmeans_module.core.lloyd import Iteration
-from kmeans_module.rows import Batch, StreamRows, stable_order
+from kmeans_module.rows import Batch, StreamRows
+from kmeans_module.rows.source import stable_order
 from tests.conftest import blobs, data_set, seeded
 from tests.rows.helpers import Passes
 

@@ -116,6 +116,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def assert_equals_one(results: list[dict[str, Tensor]], **job: Any) -> None:
+    assert all(isinstance(result, dict) for result in results), results
     alone = fitted(slice(None), None, 30, **job)
     assert torch.equal(torch.cat([r["labels"] for r in results], dim=-1), alone["labels"])
     for result in results:

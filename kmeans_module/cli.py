@@ -48,13 +48,12 @@ class Parser(LightningArgumentParser):
 
 
 class KMeansCLI(LightningCLI):
-    """LightningCLI for LitKMeans; its n_features is that of the data module."""
+    """LightningCLI for LitKMeans, which takes n_features from the data."""
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(self._model_class, "model")
         parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
         parser.set_defaults({"data": {"class_path": "kmeans_module.data.BlobDataModule"}})
-        parser.link_arguments("data.n_features", "model.n_features", apply_on="instantiate")
         parser.add_lightning_class_args(ClusterFigures, "figures")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(RunFolder, "run_folder")

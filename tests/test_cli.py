@@ -66,7 +66,6 @@ COMMAND_LINE = {
     ("fit", "--data=ArrayDataModule"): "required: path",
     ("fit", "--trainer.logger=NoLogger"): "trainer.logger cannot be 'NoLogger'",
     ("fit", "--trainer.precision=8"): "trainer.precision cannot be '8'",
-    ("fit", "--model.n_features=3"): 'model.n_features" must be given via "data.n_features"',
     ("fit", "--config=missing.yaml"): "missing.yaml",
     ("fit", "--config=key.yaml"): "model.n_cluster",
     ("fit", "--config=broken.yaml"): "did not find expected",
@@ -116,6 +115,7 @@ VALUES = {
     ("--trainer.logger.save_dir=key.yaml",): "Not a directory: .*key.yaml",
     ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=key.yaml/x"): "Not a directory",
     ("--trainer.logger=false", "--trainer.default_root_dir=key.yaml/x"): "Not a directory",
+    ("--model.n_features=3",): "x should have shape (n_samples, 3); got 2 features",
 }
 
 

@@ -77,7 +77,7 @@ def run(
             lloyd.add(*search.step(batch, lloyd.centroids))
         search.end_pass()
         iteration = lloyd.end_pass(move=number < max_iter)
-        history.append(iteration.inertia)
+        history.append(lloyd.stats.inertia)
         if callback is not None and iteration.number > iterations:
             iterations = iteration.number
             callback(iteration)
@@ -158,8 +158,10 @@ def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
         lloyd.add(*search.step(batch, best.centroids))
     search.end_pass()
     iteration = lloyd.end_pass(move=False)
-    best.history[:, -1] = iteration.inertia
-    return best._replace(labels=search.labels(), counts=iteration.counts, inertia=iteration.inertia)
+    best.history[:, -1] = lloyd.stats.inertia
+    return best._replace(
+        labels=search.labels(), counts=iteration.counts, inertia=lloyd.stats.inertia
+    )
 
 
 def _best_restart(outcome: Fit, n_problems: int) -> Fit:

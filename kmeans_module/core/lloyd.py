@@ -35,21 +35,23 @@ class Iteration(NamedTuple):
             NaN where the number is not known, as in the first iteration and for streams.
         seconds: from the start of the pass to the end of the M-step.
         counts: weight of each cluster in the E-step, (*batch_shape, k) float64.
+
+    Numbers of a single problem may be floats, once they have been read from the device.
     """
 
     number: int
-    inertia: Tensor
-    shift: Tensor
-    moved: Tensor
+    inertia: Tensor | float
+    shift: Tensor | float
+    moved: Tensor | float
     seconds: float
     counts: Tensor
 
     def reshape(self, batch_shape: tuple[int, ...]) -> Iteration:
         """The same with other leading dimensions in place of the axis of problems."""
         return self._replace(
-            inertia=self.inertia.reshape(batch_shape),
-            shift=self.shift.reshape(batch_shape),
-            moved=self.moved.reshape(batch_shape),
+            inertia=torch.as_tensor(self.inertia).reshape(batch_shape),
+            shift=torch.as_tensor(self.shift).reshape(batch_shape),
+            moved=torch.as_tensor(self.moved).reshape(batch_shape),
             counts=self.counts.reshape(*batch_shape, self.counts.shape[-1]),
         )
 

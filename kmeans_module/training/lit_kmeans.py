@@ -29,7 +29,7 @@ from kmeans_module.training.loaders import (
     training_rows,
 )
 from kmeans_module.training.pending import PendingLayer, dtype_for, read_centroids
-from kmeans_module.training.report import numbers_of, why_converged
+from kmeans_module.training.report import as_numbers, logged_numbers, why_converged
 from kmeans_module.training.run import TrainingRun
 from kmeans_module.training.scores import Scores
 
@@ -244,7 +244,7 @@ class LitKMeans(LightningModule):
         iteration = run.end_pass()
         if self.algorithm == "lloyd":
             self._take(run.lloyd, iteration.counts)
-        self.last = iteration._replace(number=int(self.kmeans.n_iter)).reshape(())
+        self.last = as_numbers(iteration)._replace(number=int(self.kmeans.n_iter))
         self._report(self.last, run)
         if run.lloyd.finished:
             self.converged = True
@@ -262,9 +262,10 @@ class LitKMeans(LightningModule):
 
     def _report(self, iteration: Iteration, run: TrainingRun) -> None:
         """Log the iteration, and say why the fit ends if it does now."""
-        shown, values = numbers_of(iteration, run.count_rows)
         # "step" is Lightning's name for the x-axis.
-        self.log_dict({**values, "step": float(iteration.number)}, **_LOG_OPTIONS)
+        values = {**logged_numbers(iteration, run.count_rows), "step": float(iteration.number)}
+        self.log_dict(values, **_LOG_OPTIONS)
+        shown = {"train/inertia": iteration.inertia, "train/shift": iteration.shift}
         self.log_dict(shown, prog_bar=True, **_LOG_OPTIONS)
         if run.lloyd.finished:
             self.stop_reason = why_converged(iteration, self.tol, self.variance)
@@ -279,7 +280,7 @@ class LitKMeans(LightningModule):
         last = self.last
         if last is not None and bool((last.counts == 0).any()) and self.trainer.is_global_zero:
             warn_of_surplus(
-                self.kmeans.centroids[None], last.counts[None], last.inertia[None],
+                self.kmeans.centroids[None], last.counts[None], last.counts.new_tensor([last.inertia]),
                 empty_cluster=self.empty_cluster, stacklevel=2,
             )  # fmt: skip
 

@@ -10,38 +10,31 @@ import torch
 from kmeans_module.core.lloyd import Iteration
 
 
-def numbers_of(
-    iteration: Iteration, count_rows: Callable[[], float]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Numbers by the names under which they are logged: for the progress bar too, and others.
+def as_numbers(iteration: Iteration) -> Iteration:
+    """The iteration of one problem with floats, read with one wait for an accelerator."""
+    counts = iteration.counts.reshape(-1)
+    tensors = [torch.as_tensor(value) for value in (iteration.inertia, iteration.shift)]
+    tensors.append(torch.as_tensor(iteration.moved))
+    inertia, shift, moved = torch.stack([t.to(counts).reshape(()) for t in tensors]).tolist()
+    return iteration._replace(inertia=inertia, shift=shift, moved=moved, counts=counts)
+
+
+def logged_numbers(iteration: Iteration, count_rows: Callable[[], float]) -> dict[str, float]:
+    """Numbers of an iteration by the names under which they are logged, but for those that the
+    progress bar shows too.
 
     Args:
-        iteration: of one problem, without batch_shape.
+        iteration: see :func:`as_numbers`.
         count_rows: rows of the pass, over all ranks.
     """
     sizes = iteration.counts
-    numbers = [
-        iteration.inertia,
-        iteration.shift,
-        iteration.moved,
-        (sizes == 0).sum(),
-        sizes.min(),
-        sizes.median(),
-        sizes.max(),
-    ]
-    # One wait for an accelerator.
-    inertia, shift, moved, empty, smallest, median, largest = torch.stack(
-        [number.to(iteration.inertia) for number in numbers]
-    ).tolist()
-    values = {
-        "train/empty_clusters": empty,
-        "train/size_min": smallest,
-        "train/size_median": median,
-        "train/size_max": largest,
-    }
-    if not math.isnan(moved):
-        values["train/reassigned"] = moved / count_rows()
-    return {"train/inertia": inertia, "train/shift": shift}, values
+    numbers = [(sizes == 0).sum(), sizes.min(), sizes.median(), sizes.max()]
+    names = ("empty_clusters", "size_min", "size_median", "size_max")
+    values = torch.stack([number.to(sizes) for number in numbers]).tolist()
+    logged = {f"train/{name}": value for name, value in zip(names, values, strict=True)}
+    if not math.isnan(iteration.moved):
+        logged["train/reassigned"] = float(iteration.moved) / count_rows()
+    return logged
 
 
 def why_converged(iteration: Iteration, tol: float, variance: float) -> str:

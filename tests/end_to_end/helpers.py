@@ -64,11 +64,14 @@ def train(lit: LitKMeans, data: Any, ckpt_path: str | None = None, **options: An
 
 def fit_layer(lit: LitKMeans, x: torch.Tensor, init: Any = None, **options: Any) -> Any:
     """(layer, result) of KMeansLayer.fit with the settings of a LitKMeans."""
+    fitted = isinstance(lit.kmeans, KMeansLayer)
     layer = KMeansLayer(
-        lit.kmeans.n_clusters, lit.kmeans.n_features,
-        metric=lit.kmeans.metric, empty_cluster=lit.kmeans.empty_cluster,
-        dtype=lit.kmeans.centroids.dtype,
-    )  # fmt: skip
+        lit.n_clusters,
+        lit.kmeans.n_features if fitted else x.shape[1],
+        metric=lit.metric,
+        empty_cluster=lit.empty_cluster,
+        dtype=lit.kmeans.centroids.dtype if fitted else None,
+    )
     generator = torch.Generator().manual_seed(0)
     init = lit.init if init is None else init
     return layer, layer.fit(x, init=init, tol=lit.tol, generator=generator, **options)

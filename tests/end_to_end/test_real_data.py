@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kmeans_module import KMeansLayer
 from kmeans_module.cli import main
 from tests.end_to_end.helpers import ROOT
-from tests.test_animation import payload
+from tests.figures.test_animation import payload
 
 QUIET = ("--trainer.enable_progress_bar=false", "--figures.projector=false")
 

@@ -40,7 +40,7 @@ def outcome(lit):
     kmeans = lit.kmeans
     return (
         kmeans.centroids.tolist(), kmeans.counts.tolist(), int(kmeans.n_iter),
-        lit.converged, lit.stop_reason, lit.last and lit.last[:4],
+        lit.converged, lit.stop_reason, lit.last and lit.last[:3],
     )  # fmt: skip
 
 

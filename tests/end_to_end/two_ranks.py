@@ -62,7 +62,7 @@ def fit(lit: LitKMeans, data: Any, x: torch.Tensor) -> Outcome:
         "labels": lit(x),
         "steps": torch.stack(steps.centroids),
         "inertia": lit.last.inertia,
-        "sizes": lit.last.sizes,
+        "sizes": lit.last.counts,
         "n_iter": int(lit.kmeans.n_iter),
         "stopped": (lit.converged, lit.stop_reason.split(" ")[0]),
         "logged": logger.logged,

@@ -2,6 +2,7 @@ import copy
 import math
 import pickle
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -878,21 +879,17 @@ def test_a_fit_goes_on_from_the_middle_of_an_epoch(tmp_path):
         train(lit(), Passing(loader), ckpt_path=str(path), max_epochs=6)
 
 
-def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
-    """The state that version 0.1 wrote after two iterations of this fit."""
-    lit = LitKMeans(6, 3, init="random", tol=0)
-    trainer = train(lit, BatchLoader(X), max_epochs=2)
-    trainer.save_checkpoint(tmp_path / "new.ckpt")
-    checkpoint = torch.load(tmp_path / "new.ckpt", weights_only=True)
-    del checkpoint["kmeans"]["lloyd"]
-    for name in ("resident", "n_features"):
-        checkpoint["hyper_parameters"].pop(name, None)
-    torch.save(checkpoint, tmp_path / "old.ckpt")
+def test_a_checkpoint_of_the_version_before_the_rows_goes_on():
+    path = Path(__file__).parent / "checkpoints" / "version_0_1.ckpt"  # after two iterations
     resumed = LitKMeans(6, 3, init="random", tol=0)
-    train(resumed, BatchLoader(X), ckpt_path=str(tmp_path / "old.ckpt"))
+    train(resumed, BatchLoader(X), ckpt_path=str(path))
     whole = LitKMeans(6, 3, init="random", tol=0)
     train(whole, BatchLoader(X))
     assert torch.equal(resumed.kmeans.centroids, whole.kmeans.centroids)
+    assert torch.equal(resumed.kmeans.n_iter, whole.kmeans.n_iter)
+    loaded = LitKMeans.load_from_checkpoint(path, weights_only=True)
+    assert int(loaded.kmeans.n_iter) == 2
+    assert loaded(X).shape == (503,)
 
 
 def test_the_layer_comes_from_the_data_or_from_a_state_dict():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -105,6 +106,9 @@ def work(rank: int, folder: str) -> None:
     for name in sorted(calls, key=lambda name: name in last):
         found[name] = caught(calls[name])
     torch.save(found, f"{folder}/{rank}.pt")
+    with suppress(RuntimeError):
+        dist.barrier(group)
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

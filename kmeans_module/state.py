@@ -182,7 +182,7 @@ class CentroidState(ExactBuffers):
     def check_initialized(self) -> None:
         """Raise NotInitializedError where there are no centroids yet (not in recorded code)."""
         # The buffer may be on an accelerator: it is read once.
-        if self._known_initialized or under_mode():
+        if torch.compiler.is_compiling() or self._known_initialized or under_mode():
             return
         self._known_initialized = bool(self.initialized)
         if not self._known_initialized:

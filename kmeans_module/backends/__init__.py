@@ -219,6 +219,8 @@ def _asked(asked: str, x: Tensor, dtype: torch.dtype | None, operation: str) -> 
     """The backend that KMEANS_KERNEL names, for tensors of its device; else the usual one."""
     if asked not in DEVICES:
         raise ValueError(f"KMEANS_KERNEL should be one of {', '.join(DEVICES)}; got {asked}")
+    if not torch.compiler.is_compiling():
+        log.debug("KMEANS_KERNEL=%s is set", asked)
     if asked == "reference":
         return reference.BACKEND
     usual = (reference.BACKEND,) if x.device.type == DEVICES[asked] else BACKENDS

@@ -7,6 +7,7 @@ between two batches is the state of the machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kmeans_module.core.empty_clusters import raise_if_empty
@@ -21,6 +23,7 @@ from kmeans_module.core.m_step import m_step
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import ClusterStats, Farthest, to_host
 
+Flags = NDArray[np.bool_]
 Merge = Callable[[ClusterStats, Sequence[Tensor]], tuple[ClusterStats, list[Tensor]]]
 
 
@@ -31,7 +34,7 @@ class Iteration(NamedTuple):
         number: iterations so far, this one included.
         inertia: of the centroids before the M-step, (*batch_shape) float64.
         shift: Σ‖c_new - c_old‖² of the M-step, (*batch_shape) float64.
-        moved: labels that differ from those of the iteration before, (*batch_shape) float64;
+        moved: labels that differ from those of the iteration before, (*batch_shape);
             NaN where the number is not known, as in the first iteration and for streams.
         seconds: from the start of the pass to the end of the M-step.
         counts: weight of each cluster in the E-step, (*batch_shape, k) float64.
@@ -81,7 +84,7 @@ class Lloyd:
         centroids: (P, k, d).
         stats: of the last pass, over all ranks; the next pass replaces them.
         passes: passes so far.
-        n_iter: iterations of each problem, (P,) int64 array.
+        finished: whether every problem has converged.
         active: which problems have not converged, (P,) bool array.
         converged: which problems have, (P,) bool array.
     """
@@ -102,11 +105,12 @@ class Lloyd:
         self.merge = merge
         self.limit = np.zeros(n_problems) if threshold is None else threshold.cpu().numpy()
         self.passes = 0
-        self.n_iter = np.zeros(n_problems, dtype=np.int64)
+        self.finished = False
+        self._stopped_at = np.zeros(n_problems, dtype=np.int64)
         self.active = np.ones(n_problems, dtype=bool)
         self.converged = np.zeros(n_problems, dtype=bool)
         # A cluster that was filled takes samples at the next E-step: labels may come back equal.
-        self._filled = np.ones(n_problems, dtype=bool)
+        self._filled: Flags | None = np.ones(n_problems, dtype=bool)
         self._unknown = torch.full((n_problems,), torch.nan, dtype=torch.float64)
         self._shift: Tensor | None = None
         self._partial: ClusterStats | None = None
@@ -114,9 +118,9 @@ class Lloyd:
         self._began = perf_counter()
 
     @property
-    def finished(self) -> bool:
-        """Whether every problem has converged."""
-        return not self.active.any()
+    def n_iter(self) -> NDArray[np.int64]:
+        """Iterations of each problem, (P,)."""
+        return np.where(self.active, self.passes, self._stopped_at)
 
     def begin_pass(self) -> None:
         """Open a pass over the data; what an unfinished one has brought is dropped."""
@@ -150,41 +154,54 @@ class Lloyd:
             EmptyClusterError: a cluster is empty and the policy is "error".
         """
         stats, moved = self._close()
-        inertia, empty = stats.inertia, self._count_empty(stats)
-        values = [inertia, moved, *([] if empty is None else [empty])]
+        empty = self._count_empty(stats)
+        values = [stats.inertia, moved, *([] if empty is None else [empty])]
         if self._shift is not None:
             values.append(self._shift)
         inertias, moves, *others = to_host(values)
-        if not np.isfinite(inertias).all():
+        if not math.isfinite(inertias.sum()):
             raise NonFiniteInertiaError("the inertia is not finite")
-        n_empty = np.zeros(len(inertias)) if empty is None else others[0]
-        if self.problem.empty_cluster == "error" and n_empty.any():
+        empties = None if empty is None else others[0]
+        some_empty = empties is not None and bool(empties.any())
+        if some_empty and self.problem.empty_cluster == "error":
             raise_if_empty(stats.counts)
-        before = self.passes
-        shifts = others[-1] if self._shift is not None else None
-        still = np.zeros_like(self.active) if shifts is None else shifts <= self.limit
-        self.n_iter[self.active] = before
-        self.passes += move
-        same_labels = (moves == 0) & ~self._filled
-        self.n_iter[self.active & same_labels & ~still] = self.passes
-        self._finish(self.active & (same_labels | still))
+        still = None if self._shift is None else others[-1] <= self.limit
         self._shift = None
+        self._see_who_stopped(moves == 0, still, counts_as_iteration=move)
         if move and not self.finished:
-            self._filled = (n_empty > 0) & (self.problem.empty_cluster in ("relocate", "split"))
-            self._move(stats, some_empty=bool(n_empty.any()))
-        shift = torch.zeros_like(inertia) if self._shift is None else self._shift
+            refills = self.problem.empty_cluster in ("relocate", "split")
+            self._filled = empties > 0 if some_empty and refills and empties is not None else None
+            self._move(stats, some_empty=some_empty)
+        shift = torch.zeros_like(stats.inertia) if self._shift is None else self._shift
         seconds = perf_counter() - self._began
         number = int(self.n_iter.max()) if self.finished else self.passes
-        return Iteration(number, inertia, shift, moved, seconds, stats.counts)
+        return Iteration(number, stats.inertia, shift, moved, seconds, stats.counts)
+
+    def _see_who_stopped(
+        self, unmoved: Flags, still: Flags | None, *, counts_as_iteration: bool
+    ) -> None:
+        """Count the pass, and freeze the problems that have converged.
+
+        Args:
+            unmoved: problems none of whose labels moved, (P,).
+            still: problems that stopped with the M-step before this pass, (P,).
+            counts_as_iteration: whether an M-step belongs to this pass.
+        """
+        before = self.passes
+        self.passes += counts_as_iteration
+        if still is not None and still.any():
+            self._finish(still, before)
+        if self._filled is not None:
+            unmoved = unmoved & ~self._filled
+        if unmoved.any():
+            self._finish(unmoved, self.passes)
 
     def look(self) -> None:
         """Read the shift of the last M-step now: the problems within the threshold converge."""
         if self._shift is None:
             return
         (shifts,) = to_host([self._shift])
-        still = self.active & (shifts <= self.limit)
-        self.n_iter[still] = self.passes
-        self._finish(still)
+        self._finish(shifts <= self.limit, self.passes)
 
     def _close(self) -> tuple[ClusterStats, Tensor]:
         """Statistics and moved labels of the pass, over all ranks."""
@@ -196,8 +213,7 @@ class Lloyd:
         self._partial = self._moved = None
         stats, (moved,) = self.merge(partial, [moved])
         self.stats = stats
-        known = moved if self.passes else self._unknown
-        return stats, known.to(stats.inertia)
+        return stats, moved if self.passes else self._unknown.to(stats.inertia)
 
     def _count_empty(self, stats: ClusterStats) -> Tensor | None:
         # Backends give the farthest samples wherever a cluster may be empty.
@@ -208,14 +224,17 @@ class Lloyd:
             self.centroids, stats, empty_cluster=self.problem.empty_cluster,
             metric=self.problem.metric, some_empty=some_empty,
         )  # fmt: skip
-        if not self.active.all():
+        if self.converged.any():
             moves = torch.from_numpy(self.active).to(moved.device)
             moved = moved.where(moves.view(-1, 1, 1), self.centroids)
         self.centroids = moved
 
-    def _finish(self, problems: np.ndarray[Any, Any]) -> None:
+    def _finish(self, problems: Flags, n_iter: int) -> None:
+        problems = problems & self.active
+        self._stopped_at[problems] = n_iter
         self.converged |= problems
         self.active &= ~problems
+        self.finished = not self.active.any()
 
     def state_dict(self) -> dict[str, Any]:
         """All that the run knows, also in the middle of a pass: tensors and plain values."""
@@ -223,10 +242,10 @@ class Lloyd:
         return {
             "centroids": self.centroids,
             "passes": self.passes,
-            "n_iter": torch.from_numpy(self.n_iter.copy()),
+            "n_iter": torch.from_numpy(self.n_iter),
             "active": torch.from_numpy(self.active.copy()),
             "converged": torch.from_numpy(self.converged.copy()),
-            "filled": torch.from_numpy(self._filled.copy()),
+            "filled": None if self._filled is None else torch.from_numpy(self._filled.copy()),
             "shift": self._shift,
             "moved": self._moved,
             "partial": None if partial is None else _fields(partial),
@@ -237,10 +256,12 @@ class Lloyd:
         device = self.centroids.device
         self.centroids = state["centroids"].to(device)
         self.passes = state["passes"]
-        self.n_iter = state["n_iter"].cpu().numpy().copy()
+        self._stopped_at = state["n_iter"].cpu().numpy().copy()
         self.active = state["active"].cpu().numpy().copy()
         self.converged = state["converged"].cpu().numpy().copy()
-        self._filled = state["filled"].cpu().numpy().copy()
+        filled = state["filled"]
+        self._filled = None if filled is None else filled.cpu().numpy().copy()
+        self.finished = not self.active.any()
         self._shift = None if state["shift"] is None else state["shift"].to(device)
         self._moved = None if state["moved"] is None else state["moved"].to(device)
         self._partial = None if state["partial"] is None else _stats(state["partial"], device)

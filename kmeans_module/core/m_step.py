@@ -10,7 +10,6 @@ between them the moving average that learns codebooks.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kmeans_module.core.distances import unit_rows
@@ -18,7 +17,6 @@ from kmeans_module.core.empty_clusters import refill
 from kmeans_module.core.statistics import ClusterStats
 
 
-@torch.no_grad()
 def m_step(
     centroids: Tensor,
     stats: ClusterStats,
@@ -28,7 +26,7 @@ def m_step(
     metric: str,
     some_empty: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """New centroids of P problems.
+    """New centroids of P problems; not differentiable, to be called without gradients.
 
     Args:
         centroids: of the E-step, (P, k, d).
@@ -54,7 +52,7 @@ def m_step(
         sums, counts = refill(old, sums, counts, stats, policy=empty_cluster, dtype=dtype)
     divisor = counts.unsqueeze(-1)
     if not some_empty and metric == "euclidean":
-        new = (sums / divisor).to(dtype)
+        new = sums.div(divisor).to(dtype)
     else:
         weighs = divisor > 0
         new = sums / divisor.where(weighs, 1.0)

@@ -113,8 +113,8 @@ def initialize(
     given: object = init
     if callable(init):
         n = max(SAMPLE, SAMPLE_OF_CLUSTER * k)
-        make = init
-        given = rows.from_first(lambda: make(rows.excerpt(n, generator), k, generator))
+        sample, make = rows.excerpt(n, generator), init
+        given = rows.from_first(lambda: make(sample, k, generator))
     start = check_init(given, problem)
     start = start.repeat(problem.n_problems // len(start), 1, 1).view(-1, k, d)
     return _in_metric(start, problem)

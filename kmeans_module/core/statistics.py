@@ -28,7 +28,7 @@ def accumulator_dtype(device: torch.device) -> torch.dtype:
 
 def to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
     """Tensors of one shape as arrays, with a single wait for the device."""
-    if all(tensor.device.type == "cpu" for tensor in tensors):
+    if tensors[0].device.type == "cpu":
         return [tensor.numpy() for tensor in tensors]
     together = torch.stack([tensor.to(tensors[0]) for tensor in tensors]).cpu()
     return list(np.asarray(together))

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import Workspace
+from kmeans_module.backends import Workspace, backend_for
 from kmeans_module.backends.reference import just_below
 from kmeans_module.core.distances import compute_dtype, unit_rows
 from kmeans_module.core.problem import Problem
@@ -56,6 +56,7 @@ class Positions:
         self.batches = [batch for batch in batches if batch.x.shape[-2]]
         sample = batches[0].x if batches else torch.empty(0, dtype=problem.dtype)
         self.dtype = compute_dtype(sample, problem.dtype)
+        self._backend = backend_for(sample.new_empty(0, 0, dtype=self.dtype), operation="sums")
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -95,11 +96,13 @@ class Positions:
 
     def uniform(self, m: int) -> Tensor:
         """Numbers in [0, 1), (P, m), the same on all ranks."""
-        device = "cpu" if self.generator is None else self.generator.device
+        device = torch.device("cpu") if self.generator is None else self.generator.device
         numbers = torch.rand(
-            (self.n_problems, m), dtype=accumulator_dtype(torch.device(device)),
-            device=device, generator=self.generator,
-        )  # fmt: skip
+            (self.n_problems, m),
+            dtype=accumulator_dtype(device),
+            device=device,
+            generator=self.generator,
+        )
         return broadcast(numbers.to(self.device, self.accumulator), self.group)
 
     def draw(
@@ -107,26 +110,24 @@ class Positions:
     ) -> Tensor:
         """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch; for
         problems whose masses are all 0, to other masses."""
-        blocks = [block_sums(mass) for mass in masses]
-        ends = self._ends(blocks)
-        total = ends[-1]
-        if otherwise is not None and bool((nothing := total == 0).any()):
-            instead = zip(otherwise, masses, strict=True)
+        blocks = [block_sums(mass, self._backend) for mass in masses]
+        ends = None if self._alone else self._ends(blocks)
+        total = blocks[0].sum(dim=-1, keepdim=True) if ends is None else ends[-1]
+        if otherwise is not None and not bool(total.all()):
+            nothing, instead = total == 0, zip(otherwise, masses, strict=True)
             return self.draw([other.to(mass).where(nothing, mass) for other, mass in instead], m)
         target = (self.uniform(m) * total).minimum(just_below(total))
-        if self._alone:
-            return search(masses[0], blocks[0], target)
+        if ends is None:
+            return search(masses[0], blocks[0], target, self._backend)
         positions = torch.zeros((self.n_problems, m), dtype=torch.int64, device=self.device)
         for i, (mass, place) in enumerate(zip(masses, self._places, strict=True)):
             low = ends[place - 1] if place else torch.zeros_like(total)
-            local = search(mass, blocks[i], target - low) + self.starts[i]
+            local = search(mass, blocks[i], target - low, self._backend) + self.starts[i]
             positions += local * ((target >= low) & (target < ends[place]))
         return all_sum([positions], self.group)[0]
 
     def _ends(self, blocks: Sequence[Tensor]) -> Tensor:
         """Cumulative sums over the batches of all ranks in the order of ``start``, (·, P, 1)."""
-        if self._alone:
-            return blocks[0].sum(dim=-1).view(1, -1, 1)
         shape = (self._slots, self.n_problems)
         totals = torch.zeros(shape, dtype=self.accumulator, device=self.device)
         for i, sums in enumerate(blocks):
@@ -150,7 +151,10 @@ class Positions:
 
     def _at(self, batch: Batch, positions: Tensor) -> Tensor:
         """Rows of a batch, where the metric is Euclidean: (P, m, d)."""
-        rows = batch.x[positions] if batch.x.ndim == 2 else gather_rows(batch.x, positions)
+        if batch.x.ndim == 3:
+            rows = gather_rows(batch.x, positions)
+        else:
+            rows = batch.x.index_select(0, positions.flatten()).view(*positions.shape, -1)
         rows = rows.to(self.dtype)
         return unit_rows(rows) if self.metric == "cosine" else rows
 

@@ -85,9 +85,9 @@ class KeyedDraw:
         n = masses.shape[-1]
         numbers = torch.arange(start, start + n, device=masses.device)
         accumulator = self.keys.dtype
-        # 53 bits of the hash, in the middle of their interval: neither 0 nor 1
-        bits = _hash(numbers + _hash(self.seeds).unsqueeze(-1)) >> 11 & ((1 << 53) - 1)
-        uniform = (bits.to(accumulator) + 0.5) / (1 << 53)
+        # 52 bits of the hash, in the middle of their interval: neither 0 nor 1
+        bits = _hash(numbers + _hash(self.seeds).unsqueeze(-1)) >> 12 & ((1 << 52) - 1)
+        uniform = (bits.to(accumulator) + 0.5) / (1 << 52)
         masses = masses.to(accumulator)
         keys = uniform.log().neg() / masses
         return keys.where(masses > 0, torch.inf)

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kmeans_module.backends import backend_for
+from kmeans_module.backends import Backend, backend_for
 
 BLOCK = 1024
 
 
-def block_sums(mass: Tensor) -> Tensor:
-    """Sums of consecutive blocks of (P, n) numbers, the last one short, (P, n_blocks)."""
-    return backend_for(mass, operation="sums").block_sums(mass, BLOCK)
+def block_sums(mass: Tensor, backend: Backend | None = None) -> Tensor:
+    """Sums of consecutive blocks of (P, n) numbers, the last one short, (P, n_blocks).
+
+    Args:
+        mass: none negative.
+        backend: that serves such numbers; None to ask which one does.
+    """
+    backend = backend or backend_for(mass, operation="sums")
+    return backend.block_sums(mass, BLOCK)
 
 
-def search(mass: Tensor, blocks: Tensor, target: Tensor) -> Tensor:
+def search(mass: Tensor, blocks: Tensor, target: Tensor, backend: Backend | None = None) -> Tensor:
     """Where the cumulative sum of mass (P, n) exceeds the targets (P, m): (P, m) indices.
 
     ``blocks`` are the block sums of the mass. Rounding never leads to a row without mass, unless
     no row has any.
     """
-    return backend_for(mass, operation="sums").search_sums(mass, BLOCK, blocks, target)
+    backend = backend or backend_for(mass, operation="sums")
+    return backend.search_sums(mass, BLOCK, blocks, target)

@@ -28,6 +28,7 @@ from kmeans_module.rows.ranks import (
     all_gather,
     all_sum,
     all_sum_stats,
+    errors_shared,
     from_first,
     rank,
 )
@@ -145,23 +146,27 @@ class StreamRows:
         self.stable = stable
         self.group = group
         self.watch = Watch(group)
-        self.first = 0  # number of this rank's first row
+        self.first = 0  # number of this rank's first row, where batches do not say it
+        self._numbers_rows = False
         self.example = torch.empty(0, self.n_features, device=device)  # of the rows' dtype, later
         self._moments: dict[str, Moments] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         """One pass, whose batches have a start; it is refused at its end if it is another one."""
         self.watch.begin()
-        for batch in self.numbered(self.batches):
-            self.watch.see(batch)
-            yield from parts_of(batch)
+        with errors_shared(self.group):
+            for batch in self.numbered(self.batches):
+                self.watch.see(batch)
+                yield from parts_of(batch)
         self.watch.end()
 
     def numbered(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Batches with the number of their first row."""
         first = self.first
         for batch in batches:
-            yield batch if batch.start is not None else batch._replace(start=first)
+            if batch.start is None:
+                self._numbers_rows, batch = True, batch._replace(start=first)
+            yield batch
             first += batch.x.shape[-2]
 
     def moments(self, metric: str = "euclidean") -> Moments:
@@ -175,7 +180,10 @@ class StreamRows:
             survey = survey or self._survey(metric)
             if self.group is not None:
                 sizes = torch.tensor([survey.n_samples], device=self.device)
-                self.first = int(all_gather(sizes, self.group)[: rank(self.group)].sum())
+                first = int(all_gather(sizes, self.group)[: rank(self.group)].sum())
+                if self._numbers_rows and not self.first:
+                    survey.nonfinite.first += first  # it was not known while they were read
+                self.first = first
             self._moments[metric] = survey.finish(self.group)
         return self._moments[metric]
 
@@ -218,9 +226,12 @@ class StreamRows:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> StreamRows:
         rows = StreamRows(
-            Mapped(self.batches, function), n_features=self.n_features, device=self.device,
-            stable=self.stable, group=self.group,
-        )  # fmt: skip
+            Mapped(self.batches, function),
+            n_features=function(self.example).shape[-1],
+            device=self.device,
+            stable=self.stable,
+            group=self.group,
+        )
         rows.first = self.first
         return rows
 

@@ -33,63 +33,67 @@ class Survey:
         self, *, n_problems: int, n_features: int, metric: str, device: torch.device
     ) -> None:
         self.metric = metric
-        self.mean = torch.zeros(
-            (n_problems, n_features), dtype=accumulator_dtype(device), device=device
-        )
-        self.squares = torch.zeros_like(self.mean)
-        self.count = self.mean.new_zeros((n_problems, 1))
-        self.span = self.mean.new_full((2, n_features), -math.inf)
+        self.n_problems = n_problems
+        exact = accumulator_dtype(device)
+        self.low = torch.full((n_features,), math.inf, dtype=exact, device=device)
+        self.high = -self.low
+        # Rows of positive weight, (P, 1); mean, and sum of squares about it, (P, d).
+        self.count: Tensor | None = None
+        self.mean = self.squares = self.low.new_zeros((n_problems, n_features))
         self.n_samples = self.n_weighty = 0
         self.nonfinite = Nonfinite()
 
     def add(self, batch: Batch, start: int) -> None:
         """Take a batch whose first row has the number ``start``."""
         x, weight = batch.x, batch.sample_weight
-        if not x.shape[-2]:
+        n = x.shape[-2]
+        if not n:
             return
         backend = backend_for(x, operation="moments")
         low, high, sums = backend.moments(x, weight, None, metric=self.metric)
-        bounds = torch.stack([-low, high])
-        if not bool(sums.isfinite().all() & bounds.isfinite().all()):
+        if not bool(torch.cat([low, high, sums.view(-1)]).isfinite().all()):
             self.nonfinite.look(x, start)
-        self.span = torch.maximum(self.span, bounds)
-        self.n_samples += x.shape[-2]
+        self.n_samples += n
         if weight is None:
-            count = torch.full_like(self.count, x.shape[-2])
-            self.n_weighty += x.shape[-2]
+            count = sums.new_full((1, 1), n)
+            self.n_weighty += n
         else:
-            count = (weight > 0).sum(dim=-1, keepdim=True).to(self.count).expand_as(self.count)
+            count = (weight > 0).sum(dim=-1, keepdim=True).to(sums).view(-1, 1)
             self.n_weighty += int(count.min())
         mean = sums / count.clamp(min=1)
         squares = backend.moments(x, weight, mean, metric=self.metric)[2]
+        if self.count is None:
+            self.low, self.high = low, high
+            self.count, self.mean, self.squares = count, mean, squares
+            return
+        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         total = self.count + count
-        gap = mean - self.mean
-        share = count / total.clamp(min=1)
+        gap, share = mean - self.mean, count / total.clamp(min=1)
         self.squares = self.squares + squares + gap.square() * (self.count * share)
         self.mean = torch.where(self.count > 0, self.mean + gap * share, mean)
         self.count = total
 
     def finish(self, group: ProcessGroup | None) -> Moments:
         """The moments over all ranks."""
-        spans = all_gather(self.span, group)
-        low, high = (-spans[:, 0]).amin(dim=0), spans[:, 1].amax(dim=0)
-        sizes = torch.tensor([self.n_samples, self.n_weighty], device=self.span.device)
-        (sizes,) = all_sum([sizes], group)
-        count, mean, squares = self.count, self.mean, self.squares
-        if group is not None:
-            total, sums = all_sum([count, mean * count], group)
-            joint = sums / total.clamp(min=1)
-            about = squares + count * (mean - joint).square()
-            (squares,) = all_sum([about], group)
-            count, mean = total, joint
-        if spans.isnan().any() or not bool(low.isfinite().all() & high.isfinite().all()):
-            text = str(self.nonfinite)
-            if not text and int(sizes[0]) and group is not None:
-                text = ELSEWHERE
-        else:
-            text = ""
-        variance = (squares / count.clamp(min=1)).mean(dim=-1)
-        return Moments(int(sizes[0]), int(sizes[1]), low, high, mean, variance, text)
+        count = self.mean.new_zeros((1, 1)) if self.count is None else self.count
+        text, low, high = str(self.nonfinite), self.low, self.high
+        if group is None:
+            variance = (self.squares / count.clamp(min=1)).mean(dim=-1)
+            return Moments(self.n_samples, self.n_weighty, low, high, self.mean, variance, text)
+        spans = all_gather(torch.stack([low, -high]), group)
+        low, high = spans[:, 0].amin(dim=0), -spans[:, 1].amin(dim=0)
+        sizes = torch.tensor([self.n_samples, self.n_weighty, int(bool(text))], device=low.device)
+        n_samples, n_weighty, n_bad = (int(size) for size in all_sum([sizes], group)[0])
+        mean, squares = (
+            value.expand(self.n_problems, -1).contiguous() for value in (self.mean, self.squares)
+        )
+        count = count.expand(self.n_problems, 1)
+        total, sums = all_sum([count.contiguous(), mean * count], group)
+        joint = sums / total.clamp(min=1)
+        (squares,) = all_sum([squares + count * (mean - joint).square()], group)
+        variance = (squares / total.clamp(min=1)).mean(dim=-1)
+        text = text or (ELSEWHERE if n_bad else "")
+        return Moments(n_samples, n_weighty, low, high, joint, variance, text)
 
 
 # In place of the text where the rows that are not finite are another rank's.

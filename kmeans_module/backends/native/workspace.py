@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,11 @@ log = logging.getLogger(__name__)
 _SORTED = 4096
 # Centers that seeding is taken to end with.
 _SEEDING = 512
+
+
+def has_empty(counts: Tensor) -> bool:
+    """Whether a cluster weighs nothing."""
+    return bool(np.count_nonzero(counts.numpy()) < counts.numel())
 
 
 class Memory:
@@ -97,10 +103,14 @@ class NativeWorkspace:
         self.sample_weight = sample_weight
         self.memories: list[Memory] = []
         self._once = once
+        self._library = loaded()
         self._rows = self._structs(sample_weight)
         self._seeding_weight: Tensor | None = None
         self._labels_version = 0
         self._k = 0
+        self._looks = False
+        self._seeding_pays = worthwhile(x.shape[-2], _SEEDING, x.shape[-1])
+        self._results: list[ResultStruct] = []
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         problems, n = len(centroids), self.x.shape[-2]
@@ -124,7 +134,7 @@ class NativeWorkspace:
         problems, _, d = centroids.shape
         distances = torch.empty((problems, self.x.shape[-2]), dtype=self.x.dtype, device="cpu")
         stats = self._search(centroids, distances)
-        if (stats.counts.numpy() == 0).any():
+        if has_empty(stats.counts):
             farthest = find_farthest(
                 lambda part: rows_and_weights(
                     self.x, self.sample_weight, part, metric=self.metric, dtype=self.x.dtype,
@@ -140,7 +150,7 @@ class NativeWorkspace:
         self, centroids: Tensor, *, start: int = 0, farthest: bool = True
     ) -> ClusterStats:
         stats = self._search(centroids, None)
-        if farthest and (stats.counts.numpy() == 0).any():
+        if farthest and has_empty(stats.counts):
             changed = self.changed
             stats = self.e_step(centroids, start=start).stats
             self.changed = changed
@@ -152,32 +162,44 @@ class NativeWorkspace:
         # Labels of the last call are good guesses, unless somebody wrote into them.
         warm = len(self.memories) == problems and self._k == k
         warm = warm and self._labels_version == version_of(self.labels)
-        keeps = self._keeps(problems)
-        memories = self._memories(problems)
         if not warm:
-            self._k = k
-            shape = (problems, self.x.shape[-2])
-            self.labels = torch.empty(shape, dtype=torch.int64, device="cpu")
-            self._labels_version = version_of(self.labels)
+            self._start(problems, k, d)
         sums = torch.empty((problems, k, d), dtype=torch.float64, device="cpu")
         counts = torch.empty((problems, k), dtype=torch.float64, device="cpu")
         inertia = torch.empty(problems, dtype=torch.float64, device="cpu")
-        changed = torch.empty(problems, dtype=torch.int64, device="cpu")
+        self.changed = torch.empty(problems, dtype=torch.int64, device="cpu")
         centroids = self._ready(centroids)
-        for p, memory in enumerate(memories):
-            if keeps:
+        pointers = sums.data_ptr(), counts.data_ptr(), inertia.data_ptr(), self.changed.data_ptr()
+        for p, memory in enumerate(self.memories):
+            if self._looks:
                 self._find_directions(memory, p, centroids[p], once=self._once)
-            result = ResultStruct(
-                address(self.labels, p), 0 if distances is None else address(distances, p),
-                address(sums, p), address(counts, p), address(inertia, p), address(changed, p),
-                warm,
-            )  # fmt: skip
-            remembers = keeps and not (self._once and memory.directions is None)
+            result = self._results[p]
+            result.distances = 0 if distances is None else address(distances, p)
+            result.sums = pointers[0] + 8 * p * k * d
+            result.counts = pointers[1] + 8 * p * k
+            result.inertia = pointers[2] + 8 * p
+            result.changed = pointers[3] + 8 * p
+            result.warm = warm
+            remembers = self._keeps(problems) and not (self._once and memory.directions is None)
             self._run(p, centroids, result, memory if remembers else None)
-        self.changed = changed
         return ClusterStats(sums, counts, inertia)
 
+    def _start(self, problems: int, k: int, d: int) -> None:
+        """Get ready for E-steps with another number of centroids."""
+        self._memories(problems)
+        self._k = k
+        n = self.x.shape[-2]
+        keeps = self._keeps(problems)
+        self._looks = keeps and (
+            worthwhile(n, k, d, once=self._once) or any(m.directions for m in self.memories)
+        )
+        self.labels = torch.empty((problems, n), dtype=torch.int64, device="cpu")
+        self._labels_version = version_of(self.labels)
+        self._results = [ResultStruct(address(self.labels, p)) for p in range(problems)]
+
     def _ready(self, centroids: Tensor) -> Tensor:
+        if centroids.dtype == self.x.dtype:
+            return centroids.contiguous()
         if torch.promote_types(centroids.dtype, self.x.dtype) != self.x.dtype:
             raise TypeError(f"rows are {self.x.dtype}, centroids are {centroids.dtype}")
         return centroids.to(self.x.dtype).contiguous()
@@ -209,10 +231,9 @@ class NativeWorkspace:
 
     def _find_directions_for_seeding(self, memory: Memory, p: int, n_candidates: int) -> None:
         """The same for potentials, where the coordinates are read again in each round."""
-        n, d = self.x.shape[-2:]
-        most = d * self.x.element_size() // 4 - 1
+        most = self.x.shape[-1] * self.x.element_size() // 4 - 1
         self._measure_along(
-            memory, p, "seeding", worthwhile(n, _SEEDING, d),
+            memory, p, "seeding", self._seeding_pays,
             lambda rows: find_directions_for_seeding(rows, n_candidates=n_candidates, most=most),
         )  # fmt: skip
 
@@ -255,9 +276,9 @@ class NativeWorkspace:
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64, device="cpu")
         candidates = self._ready(candidates)
-        keeps = self._keeps(len(candidates))
+        looks = self._seeding_pays and self._keeps(len(candidates))
         for p, memory in enumerate(self._memories(len(candidates))):
-            if keeps:
+            if looks or memory.directions is not None:
                 self._find_directions_for_seeding(memory, p, candidates.shape[1])
             self._call(
                 "km_potentials", self._of(self._seeding_rows, p), address(nearest, p),
@@ -300,5 +321,5 @@ class NativeWorkspace:
         return structs[p] if len(structs) > 1 else structs[0]
 
     def _call(self, function: str, *arguments: object) -> None:
-        if getattr(loaded(), function)(*arguments, torch.get_num_threads()):
+        if getattr(self._library, function)(*arguments, torch.get_num_threads()):
             raise MemoryError(f"no memory for the statistics of {tuple(self.x.shape)} rows")

@@ -71,13 +71,8 @@ def run(
     lloyd = Lloyd(problem, centroids, threshold=threshold, merge=rows.merge)
     history, iterations = [], 0
     for number in range(max_iter + 1):
-        lloyd.begin_pass()
-        search.begin_pass()
-        for batch in rows:
-            lloyd.add(*search.step(batch, lloyd.centroids))
-        search.end_pass()
-        iteration = lloyd.end_pass(move=number < max_iter)
-        history.append(lloyd.stats.inertia)
+        iteration = _pass(rows, search, lloyd, move=number < max_iter)
+        history.append(torch.as_tensor(iteration.inertia))
         if callback is not None and iteration.number > iterations:
             iterations = iteration.number
             callback(iteration)
@@ -85,7 +80,7 @@ def run(
             break
     device = centroids.device
     return Fit(
-        lloyd.centroids, search.labels(), lloyd.stats.counts, lloyd.stats.inertia,
+        lloyd.centroids, search.labels(), iteration.counts, history[-1],
         torch.from_numpy(lloyd.n_iter).to(device), torch.from_numpy(lloyd.converged).to(device),
         torch.stack(history, dim=-1),
     )  # fmt: skip
@@ -152,16 +147,20 @@ def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
     """Labels and inertia of the best centroids alone: ties within rounding fall as they do in a
     call on these problems alone."""
     lloyd = Lloyd(search.problem, best.centroids, merge=rows.merge)
+    iteration = _pass(rows, search, lloyd, move=False)
+    inertia = torch.as_tensor(iteration.inertia)
+    best.history[:, -1] = inertia
+    return best._replace(labels=search.labels(), counts=iteration.counts, inertia=inertia)
+
+
+def _pass(rows: Rows, search: Search, lloyd: Lloyd, *, move: bool) -> Iteration:
+    """One E-step over all the data, and the M-step."""
     lloyd.begin_pass()
     search.begin_pass()
     for batch in rows:
-        lloyd.add(*search.step(batch, best.centroids))
+        lloyd.add(*search.step(batch, lloyd.centroids))
     search.end_pass()
-    iteration = lloyd.end_pass(move=False)
-    best.history[:, -1] = lloyd.stats.inertia
-    return best._replace(
-        labels=search.labels(), counts=iteration.counts, inertia=lloyd.stats.inertia
-    )
+    return lloyd.end_pass(move=move)
 
 
 def _best_restart(outcome: Fit, n_problems: int) -> Fit:

@@ -82,14 +82,11 @@ class Lloyd:
 
     Attributes:
         centroids: (P, k, d).
-        stats: of the last pass, over all ranks; the next pass replaces them.
         passes: passes so far.
         finished: whether every problem has converged.
         active: which problems have not converged, (P,) bool array.
         converged: which problems have, (P,) bool array.
     """
-
-    stats: ClusterStats
 
     def __init__(
         self,
@@ -159,10 +156,10 @@ class Lloyd:
         if self._shift is not None:
             values.append(self._shift)
         inertias, moves, *others = to_host(values)
-        if not math.isfinite(inertias.sum()):
+        if not math.isfinite(np.add.reduce(inertias)):
             raise NonFiniteInertiaError("the inertia is not finite")
         empties = None if empty is None else others[0]
-        some_empty = empties is not None and bool(empties.any())
+        some_empty = empties is not None and bool(np.count_nonzero(empties))
         if some_empty and self.problem.empty_cluster == "error":
             raise_if_empty(stats.counts)
         still = None if self._shift is None else others[-1] <= self.limit
@@ -189,11 +186,12 @@ class Lloyd:
         """
         before = self.passes
         self.passes += counts_as_iteration
-        if still is not None and still.any():
+        # count_nonzero: of arrays of one element, methods of numpy take most of an iteration.
+        if still is not None and np.count_nonzero(still):
             self._finish(still, before)
         if self._filled is not None:
             unmoved = unmoved & ~self._filled
-        if unmoved.any():
+        if np.count_nonzero(unmoved):
             self._finish(unmoved, self.passes)
 
     def look(self) -> None:
@@ -212,7 +210,6 @@ class Lloyd:
             moved = torch.zeros(len(self.centroids), device=device)
         self._partial = self._moved = None
         stats, (moved,) = self.merge(partial, [moved])
-        self.stats = stats
         return stats, moved if self.passes else self._unknown.to(stats.inertia)
 
     def _count_empty(self, stats: ClusterStats) -> Tensor | None:
@@ -224,7 +221,7 @@ class Lloyd:
             self.centroids, stats, empty_cluster=self.problem.empty_cluster,
             metric=self.problem.metric, some_empty=some_empty,
         )  # fmt: skip
-        if self.converged.any():
+        if np.count_nonzero(self.converged):
             moves = torch.from_numpy(self.active).to(moved.device)
             moved = moved.where(moves.view(-1, 1, 1), self.centroids)
         self.centroids = moved

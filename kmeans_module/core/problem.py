@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """P independent problems of one size.
 
     Attributes:
@@ -27,8 +26,8 @@ class Problem:
     metric: str = "euclidean"
     empty_cluster: str = "relocate"
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")  # noqa: RUF009  # immutable
+    device: torch.device = torch.device("cpu")
 
     def repeated(self, times: int) -> Problem:
         """The same problems so many times over: restarts."""
-        return replace(self, n_problems=self.n_problems * times)
+        return self._replace(n_problems=self.n_problems * times)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -347,7 +346,7 @@ class StreamDraws:
         return self._pass(self._centers, m)
 
     def masses(self, centers: Tensor) -> Tensor:
-        search = StreamSearch(self.rows, replace(self.problem, n_clusters=centers.shape[1]))
+        search = StreamSearch(self.rows, self.problem._replace(n_clusters=centers.shape[1]))
         counts = torch.zeros(
             centers.shape[:2], dtype=accumulator_dtype(centers.device), device=centers.device
         )

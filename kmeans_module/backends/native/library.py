@@ -93,4 +93,4 @@ def loaded() -> ctypes.CDLL:
 def address(tensor: Tensor, p: int) -> int:
     """Where the numbers of problem p are; 0 where there are none."""
     first = tensor.data_ptr()
-    return first and first + p * tensor.stride(0) * tensor.element_size()
+    return first and first + p * tensor.stride(0) * tensor.element_size() if p else first

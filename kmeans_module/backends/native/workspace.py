@@ -108,7 +108,7 @@ class NativeWorkspace:
         self._seeding_weight: Tensor | None = None
         self._labels_version = 0
         self._k = 0
-        self._looks = False
+        self._looks = self._keeps_k = False
         self._seeding_pays = worthwhile(x.shape[-2], _SEEDING, x.shape[-1])
         self._results: list[ResultStruct] = []
 
@@ -127,7 +127,10 @@ class NativeWorkspace:
             result = ResultStruct(
                 address(labels, p), inertia=address(inertia, p), changed=address(changed, p)
             )
-            self._run(p, centroids, result, memory)
+            self._call(
+                "km_e_step", self._of(self._rows, p), address(centroids, p), centroids.shape[1],
+                result, memory and memory.handle,
+            )  # fmt: skip
         return labels, inertia.isfinite().all()
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
@@ -180,8 +183,15 @@ class NativeWorkspace:
             result.inertia = pointers[2] + 8 * p
             result.changed = pointers[3] + 8 * p
             result.warm = warm
-            remembers = self._keeps(problems) and not (self._once and memory.directions is None)
-            self._run(p, centroids, result, memory if remembers else None)
+            remembers = self._keeps_k and not (self._once and memory.directions is None)
+            self._call(
+                "km_e_step",
+                self._of(self._rows, p),
+                address(centroids, p),
+                k,
+                result,
+                memory.handle if remembers else None,
+            )
         return ClusterStats(sums, counts, inertia)
 
     def _start(self, problems: int, k: int, d: int) -> None:
@@ -189,7 +199,7 @@ class NativeWorkspace:
         self._memories(problems)
         self._k = k
         n = self.x.shape[-2]
-        keeps = self._keeps(problems)
+        self._keeps_k = keeps = self._keeps(problems)
         self._looks = keeps and (
             worthwhile(n, k, d, once=self._once) or any(m.directions for m in self.memories)
         )
@@ -296,12 +306,6 @@ class NativeWorkspace:
                 address(center, p), memory.knows(nearest), memory.handle,
             )  # fmt: skip
             memory.note(nearest)
-
-    def _run(self, p: int, centroids: Tensor, result: ResultStruct, memory: Memory | None) -> None:
-        self._call(
-            "km_e_step", self._of(self._rows, p), address(centroids, p), centroids.shape[1],
-            result, memory and memory.handle,
-        )  # fmt: skip
 
     def _structs(self, weight: Tensor | None) -> list[RowsStruct]:
         """The C view of the rows of each problem; a single one where all problems share them."""

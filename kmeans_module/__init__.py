@@ -4,14 +4,18 @@ Everything is at hand here; what needs torchmetrics, matplotlib or Lightning is 
 is first asked for, so that ``import kmeans_module`` costs no more than ``import torch``.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kmeans_module.backends import show_backends
 from kmeans_module.checks import NotInitializedError
 from kmeans_module.core.empty_clusters import EmptyClusterError
+from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.layer import FitResult, KMeansLayer
+from kmeans_module.moved import MOVED, MovedFinder, where
+from kmeans_module.rows import Batch, BatchLoader
 
 if TYPE_CHECKING:
     from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
@@ -24,6 +28,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArrayDataModule",
+    "Batch",
+    "BatchLoader",
     "BlobDataModule",
     "ClusterStats",
     "ClusterUsage",
@@ -32,6 +38,7 @@ __all__ = [
     "FitResult",
     "ImageDataModule",
     "Inertia",
+    "Iteration",
     "KMeans",
     "KMeansLayer",
     "LitKMeans",
@@ -55,8 +62,14 @@ _LAZY = {
     "VectorQuantizer": "quantization",
 }
 
+# Last: it says where a module that no longer exists has moved.
+if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
+    sys.meta_path.append(MovedFinder())
+
 
 def __getattr__(name: str) -> Any:
+    if name in MOVED:
+        raise AttributeError(where(name))
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

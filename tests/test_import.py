@@ -1,11 +1,17 @@
-"""Promise of the package: importing it costs no more than importing torch."""
+"""Promises of the package's names: importing is light, and old names lead to the new ones."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import statistics
 import subprocess
 import sys
 
 import pytest
+
+import kmeans_module
+from kmeans_module.moved import MOVED
 
 HEAVY = ("lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "pandas", "pyarrow")
 
@@ -18,14 +24,66 @@ def test_importing_the_package_loads_no(module: str, loaded: frozenset[str]) -> 
 @pytest.fixture(scope="module")
 def loaded() -> frozenset[str]:
     code = "import kmeans_module, sys; print(*{name.split('.')[0] for name in sys.modules})"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    names = frozenset(run.stdout.split())
+    names = frozenset(output_of(code).split())
     assert "torch" in names
     return names
 
 
-def test_every_public_name_is_there() -> None:
-    import kmeans_module
+def output_of(code: str) -> str:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout
 
+
+@pytest.mark.slow
+def test_importing_takes_little_more_than_torch() -> None:
+    code = (
+        "import time; t = time.perf_counter(); import torch; u = time.perf_counter(); "
+        "import kmeans_module; print(time.perf_counter() - u)"
+    )
+    assert statistics.median(float(output_of(code)) for _ in range(10)) < 0.15
+
+
+def test_every_public_name_is_there() -> None:
     for name in kmeans_module.__all__:
         assert getattr(kmeans_module, name) is not None
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert kmeans_module.__version__ == importlib.metadata.version("kmeans-module")
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_a_module_that_moved_says_where(old: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match=rf"kmeans_module\.{old} has moved: .*"):
+        importlib.import_module(f"kmeans_module.{old}")
+    package, _, name = f"kmeans_module.{old}".rpartition(".")
+    with pytest.raises(ImportError, match="has moved"):
+        exec(f"from {package} import {name}")
+    assert not hasattr(kmeans_module, old)
+
+
+@pytest.mark.parametrize("text", MOVED.values(), ids=MOVED)
+def test_where_a_module_moved_there_is_something(text: str) -> None:
+    for word in text.replace(",", " ").split():
+        if word.startswith("kmeans_module"):
+            importlib.import_module(word)
+
+
+def test_parts_of_modules_that_moved_say_where_too() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"kmeans_module\.kernels has moved"):
+        importlib.import_module("kmeans_module.kernels.reference")
+    with pytest.raises(ModuleNotFoundError, match="No module named"):
+        importlib.import_module("kmeans_module.nothing")
+
+
+def test_the_lightning_module_has_its_old_name_too() -> None:
+    from kmeans_module import lightning_module
+    from kmeans_module.rows import as_batch
+
+    assert lightning_module.LitKMeans is kmeans_module.LitKMeans
+    assert lightning_module.Iteration is kmeans_module.Iteration
+    assert lightning_module.as_batch is as_batch
+    assert lightning_module.read_centroids
+    assert lightning_module.ALGORITHMS == ("lloyd", "minibatch")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = lightning_module.nothing

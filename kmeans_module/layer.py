@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,49 +13,16 @@ from kmeans_module import checks as check
 from kmeans_module import functional as F
 from kmeans_module.assignment import Assignment
 from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.fit import Fit, fit, warn_of_surplus
+from kmeans_module.core.fit import fit, warn_of_surplus
 from kmeans_module.core.guard import readable
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.seeding import Init, check_name, initialize
 from kmeans_module.core.statistics import ClusterStats, EStep
+from kmeans_module.result import FitResult
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, check_fits, enter, survey
 from kmeans_module.rows.last import LastSearch
 from kmeans_module.rows.ranks import ProcessGroup, errors_shared
 from kmeans_module.rows.survey import refuse, refuse_nonfinite
-
-
-class FitResult(NamedTuple):
-    """What a fit found; the centroids are in the layer.
-
-    Attributes:
-        labels: nearest centroid of each sample, (*batch_shape, n) int64; None for a stream, whose
-            labels ``rows.labels(centroids)`` gives batch by batch.
-        inertia: weighted sum of squared distances, (*batch_shape) float64.
-        n_iter: iterations, (*batch_shape) int64.
-        converged: whether the centroids stand still: no label changed in the last E-step, or the
-            shift of the last M-step is within tol, (*batch_shape) bool. A fit may find that out
-            in its last iteration, with n_iter equal to max_iter.
-        history: inertia of the centroids before each iteration, and at last of those that
-            the layer holds, (*batch_shape, n_iter.max() + 1) float64.
-    """
-
-    labels: Tensor | None
-    inertia: Tensor
-    n_iter: Tensor
-    converged: Tensor
-    history: Tensor
-
-    @classmethod
-    def of(cls, outcome: Fit, batch_shape: tuple[int, ...]) -> FitResult:
-        """With batch_shape in place of the axis of problems."""
-        labels = outcome.labels
-        return cls(
-            None if labels is None else labels.reshape(*batch_shape, -1),
-            outcome.inertia.reshape(batch_shape),
-            outcome.n_iter.reshape(batch_shape),
-            outcome.converged.reshape(batch_shape),
-            outcome.history.reshape(*batch_shape, -1),
-        )
 
 
 class KMeansLayer(Assignment):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 _FORMS = (
@@ -84,3 +85,11 @@ def _labels(data: tuple[Any, ...] | list[Any]) -> Tensor | None:
             "hand in a dict, or say with batch_of="
         )
     return labels if labels.ndim == 1 else None
+
+
+def weighs(batch: Batch, n_problems: int) -> Tensor:
+    """1 for rows of positive weight, 0 for others, (P, n)."""
+    x, weight = batch.x, batch.sample_weight
+    if weight is None:
+        return torch.ones((n_problems, x.shape[-2]), device=x.device)
+    return (weight > 0).float().expand(n_problems, -1)

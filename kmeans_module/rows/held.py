@@ -14,8 +14,8 @@ from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.draws import HeldDraws, draw_seeds
-from kmeans_module.rows.keyed import KeyedDraw
+from kmeans_module.rows.draws import HeldDraws
+from kmeans_module.rows.keyed import draw_seeds, uniform_sample
 from kmeans_module.rows.ranks import (
     ProcessGroup,
     all_gather,
@@ -145,12 +145,7 @@ class HeldRows:
 
     def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
         seeds = draw_seeds(self.n_problems, generator, self.device, self.group)
-        first = self.batches[0].x
-        draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=first.dtype)
-        for batch in self.batches:
-            draw.add(batch.x, None, weighs(batch, self.n_problems), batch.start or 0)
-        rows, _, valid = draw.finish(self.group)
-        return rows[:, : int(valid.sum(dim=-1).min())]
+        return uniform_sample(self.batches, m, seeds, self.group)[0]
 
 
 class HeldSearch:
@@ -201,14 +196,6 @@ class HeldSearch:
     def labels(self) -> Tensor:
         parts = [space.labels for space in self.workspaces]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-
-def weighs(batch: Batch, n_problems: int) -> Tensor:
-    """1 for rows of positive weight, 0 for others, (P, n)."""
-    x, weight = batch.x, batch.sample_weight
-    if weight is None:
-        return torch.ones((n_problems, x.shape[-2]), device=x.device)
-    return (weight > 0).float().expand(n_problems, -1)
 
 
 def joined(steps: Sequence[EStep]) -> EStep:

@@ -7,11 +7,14 @@ Weighted random sampling with a reservoir, IPL 97, 2006). They merge like any st
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
-from kmeans_module.rows.ranks import ProcessGroup, all_gather
+from kmeans_module.rows.batch import Batch, weighs
+from kmeans_module.rows.ranks import ProcessGroup, all_gather, broadcast
 
 _ROWS = 1 << 17  # hashed together
 # Of splitmix64 (Steele, Lea & Flood, OOPSLA 2014), as signed numbers.
@@ -99,3 +102,49 @@ def _hash(numbers: Tensor) -> Tensor:
     mixed = (mixed ^ (mixed >> 30 & (1 << 34) - 1)) * _FIRST
     mixed = (mixed ^ (mixed >> 27 & (1 << 37) - 1)) * _SECOND
     return mixed ^ (mixed >> 31 & (1 << 33) - 1)
+
+
+def draw_seeds(
+    problems: int,
+    generator: torch.Generator | None,
+    device: torch.device,
+    group: ProcessGroup | None,
+) -> Tensor:
+    """A seed of keyed draws for each problem, (P,) int64, the same on all ranks."""
+    place = "cpu" if generator is None else generator.device
+    numbers = torch.randint(2**62, (problems,), device=place, generator=generator)
+    return broadcast(numbers.to(device), group)
+
+
+def repeat_first(rows: Tensor, valid: Tensor, m: int) -> Tensor:
+    """Rows (P, m', d) made m by repeating the first in place of those that are not valid."""
+    rows = rows.where(valid.unsqueeze(-1), rows[:, :1])
+    missing = m - rows.shape[1]
+    return torch.cat([rows, rows[:, :1].expand(-1, missing, -1)], dim=1) if missing else rows
+
+
+def uniform_sample(
+    batches: Iterable[Batch], m: int, seeds: Tensor, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """At most m rows drawn uniformly from those of positive weight, and their weights.
+
+    Args:
+        batches: one pass over the rows of this rank, with their starts.
+        m: rows to draw.
+        seeds: of the draw for each problem, (P,).
+        group: the ranks that hold the rest.
+
+    Returns:
+        (P, m, d) and (P, m).
+    """
+    draw: KeyedDraw | None = None
+    for batch in batches:
+        x = batch.x
+        if draw is None:
+            draw = KeyedDraw(m, seeds, n_features=x.shape[-1], dtype=x.dtype)
+        draw.add(x, batch.sample_weight, weighs(batch, len(seeds)), batch.start or 0)
+    if draw is None:
+        raise ValueError("the batches hold no rows to draw from")
+    rows, weights, valid = draw.finish(group)
+    m = int(valid.sum(dim=-1).min())
+    return rows[:, :m], weights[:, :m]

@@ -6,7 +6,6 @@ of each batch's, and draws keep the rows of least key.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,104 +13,25 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import workspace
-from kmeans_module.core.distances import compute_dtype, unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
-from kmeans_module.core.statistics import ClusterStats, EStep, accumulator_dtype
+from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.draws import HeldDraws, draw_seeds, repeat_first
-from kmeans_module.rows.held import HeldRows, joined, weighs
-from kmeans_module.rows.keyed import KeyedDraw
+from kmeans_module.rows.held import joined
+from kmeans_module.rows.keyed import draw_seeds, uniform_sample
 from kmeans_module.rows.ranks import (
     ProcessGroup,
     all_gather,
-    all_sum,
     all_sum_stats,
     errors_shared,
     from_first,
     rank,
 )
+from kmeans_module.rows.stream_draws import StreamDraws
 from kmeans_module.rows.survey import Survey
+from kmeans_module.rows.watch import Watch, parts_of
 
-log = logging.getLogger(__name__)
-
-PART_ROWS = 1 << 18  # of a large batch, taken together
 _ODD = -7046029254386353131  # spreads positions over 64 bits
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class Watch:
-    """Whether a pass brings what the pass before brought: rows, counted, and a checksum of the
-    first feature of the rows that weigh something, which no order of the rows changes.
-
-    Args:
-        group: the ranks that hold the rest.
-    """
-
-    def __init__(self, group: ProcessGroup | None) -> None:
-        self.group = group
-        self.expected: list[int] | None = None
-        self._passing: Tensor | None = None
-
-    def begin(self) -> None:
-        """Before the first batch of a pass."""
-        self._passing = None
-
-    def see(self, batch: Batch) -> None:
-        """Count a batch."""
-        for part in parts_of(batch):
-            column = part.x[:, 0].contiguous()
-            bits = column.view(_BITS[column.element_size()])
-            if part.sample_weight is not None:
-                bits = bits * (part.sample_weight > 0)
-            checksum = bits.sum(dtype=torch.int64)
-            seen = torch.stack([checksum.new_tensor(len(column)), checksum])
-            self._passing = seen if self._passing is None else self._passing + seen
-
-    def end(self) -> None:
-        """After the last batch of a pass.
-
-        Raises:
-            ValueError: the pass brought other rows than the one before, or none.
-        """
-        seen = torch.zeros(2, dtype=torch.int64) if self._passing is None else self._passing
-        n_rows, checksum = (int(value) for value in all_sum([seen], self.group)[0])
-        self._passing = None
-        if self.expected is None:
-            self.expected = [n_rows, checksum]
-            return
-        before = self.expected[0]
-        if n_rows == 0 and before:
-            raise ValueError(
-                f"the second pass over the batches brought no rows, the first {before}: hand in "
-                "a loader, a list or a class whose __iter__ starts again, not an iterator"
-            )
-        if n_rows != before:
-            raise ValueError(
-                f"a pass over the batches brought {n_rows} rows, the one before {before}: "
-                "every pass has to bring the same"
-            )
-        if checksum != self.expected[1]:
-            raise ValueError(
-                f"a pass over the batches brought other values in its {n_rows} rows than the one "
-                "before: every pass has to bring the same (in any order)"
-            )
-
-
-def parts_of(batch: Batch) -> Iterator[Batch]:
-    """Views of the rows of a batch, few enough that what is made for each of them is small."""
-    n = batch.x.shape[-2]
-    if n <= PART_ROWS:
-        yield batch
-        return
-    for first in range(0, n, PART_ROWS):
-        part = slice(first, first + PART_ROWS)
-        weight = batch.sample_weight
-        yield Batch(
-            batch.x[part],
-            None if weight is None else weight[part],
-            start=(batch.start or 0) + first,
-        )
 
 
 class StreamRows:
@@ -195,7 +115,7 @@ class StreamRows:
     def draws(
         self, problem: Problem, generator: torch.Generator | None, search: Any = None
     ) -> StreamDraws:
-        return StreamDraws(self, problem, generator)
+        return StreamDraws(self, problem, generator, self.group)
 
     def merge(
         self, stats: ClusterStats, also: Sequence[Tensor]
@@ -235,23 +155,8 @@ class StreamRows:
         return rows
 
     def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
-        return self.sampled(m, generator)[0]
-
-    def sampled(
-        self, m: int, generator: torch.Generator | None, problems: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """m rows drawn uniformly from those of positive weight, (P, m, d), and their weights."""
-        draw: KeyedDraw | None = None
-        seeds = draw_seeds(problems, generator, self.device, self.group)
-        for batch in self:
-            if draw is None:
-                draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=batch.x.dtype)
-            draw.add(batch.x, batch.sample_weight, weighs(batch, problems), batch.start or 0)
-        if draw is None:
-            draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=torch.float32)
-        rows, weights, valid = draw.finish(self.group)
-        kept = int(valid.sum(dim=-1).min())
-        return rows[:, :kept], weights[:, :kept]
+        seeds = draw_seeds(1, generator, self.device, self.group)
+        return uniform_sample(self, m, seeds, self.group)[0]
 
 
 class Mapped:
@@ -316,89 +221,6 @@ class StreamSearch:
 
     def labels(self) -> None:
         return None
-
-
-class StreamDraws:
-    """A stream as seeding sees it; see :class:`kmeans_module.core.rows.Draws`.
-
-    Args:
-        rows: the stream.
-        problem: what is asked for.
-        generator: what the draws come from; None for torch's default.
-    """
-
-    def __init__(
-        self, rows: StreamRows, problem: Problem, generator: torch.Generator | None
-    ) -> None:
-        self.rows = rows
-        self.problem = problem
-        self.generator = generator
-        self.n_problems = problem.n_problems
-        self._centers: Tensor | None = None
-
-    def distinct(self, m: int) -> Tensor:
-        return self._pass(None, m)
-
-    def by_distance(self, centers: Tensor | None, m: int) -> Tensor:
-        if centers is not None:
-            known = self._centers
-            self._centers = centers if known is None else torch.cat([known, centers], dim=1)
-        return self._pass(self._centers, m)
-
-    def masses(self, centers: Tensor) -> Tensor:
-        search = StreamSearch(self.rows, self.problem._replace(n_clusters=centers.shape[1]))
-        counts = torch.zeros(
-            centers.shape[:2], dtype=accumulator_dtype(centers.device), device=centers.device
-        )
-        for batch in self.rows:
-            counts += search.step(batch, centers)[0].counts
-        return all_sum([counts], self.rows.group)[0]
-
-    def standing_for(self, x: Tensor, sample_weight: Tensor) -> HeldDraws:
-        # All ranks hold the same rows; the numbers drawn are those of the first rank.
-        rows = HeldRows([Batch(x, sample_weight, start=0)], n_problems=len(x))
-        draws = rows.draws(self.problem, self.generator)
-        draws.numbers_from(self.rows.group)
-        return draws
-
-    def in_memory(self, n: int) -> HeldDraws:
-        log.info(
-            "k-means++ draws from a uniform sample of %d rows at most: the batches do not stay in "
-            "memory",
-            n,
-        )
-        rows, weights = self.rows.sampled(n, self.generator, self.n_problems)
-        return self.standing_for(rows, weights)
-
-    def _pass(self, centers: Tensor | None, m: int) -> Tensor:
-        """Rows (P, m, d) drawn by weight × squared distance to the nearest of the centers."""
-        problem, group = self.problem, self.rows.group
-        seeds = draw_seeds(self.n_problems, self.generator, problem.device, group)
-        draw: KeyedDraw | None = None
-        for batch in self.rows:
-            if draw is None:
-                dtype = compute_dtype(batch.x, problem.dtype)
-                draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=dtype)
-            draw.add(batch.x, None, self._masses(batch, centers), batch.start or 0)
-        if draw is None:
-            draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=problem.dtype)
-        rows, _, valid = draw.finish(group)
-        rows = unit_rows(rows) if problem.metric == "cosine" else rows
-        return repeat_first(rows, valid, m)
-
-    def _masses(self, batch: Batch, centers: Tensor | None) -> Tensor:
-        """Weight of the rows, × squared distance to the nearest of the centers, (P, n)."""
-        metric = self.problem.metric
-        weight = weighs(batch, self.n_problems)
-        if batch.sample_weight is not None:
-            weight = batch.sample_weight.expand(self.n_problems, -1)
-        if metric == "cosine":
-            weight = weight * (batch.x != 0).any(dim=-1)
-        if centers is None:
-            return weight
-        space = workspace(batch.x, metric=metric, dtype=self.problem.dtype, once=True)
-        distances = space.e_step(centers).distances
-        return (2 * distances if metric == "cosine" else distances) * weight
 
 
 def _hash(labels: Tensor) -> Tensor:

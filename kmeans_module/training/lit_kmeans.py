@@ -76,7 +76,7 @@ class LitKMeans(LightningModule):
         kmeans: the :class:`~kmeans_module.KMeansLayer`.
         last: the latest :class:`~kmeans_module.core.lloyd.Iteration`, or None.
         converged: whether the fit stopped by itself.
-        stop_reason: why the fit ended.
+        stop_reason: why it ended.
         variance: mean variance of the features, what ``tol`` is relative to.
         rows_stay: whether every epoch brings the rows in the same order.
     """
@@ -267,12 +267,11 @@ class LitKMeans(LightningModule):
         self.log_dict(values, **_LOG_OPTIONS)
         shown = {"train/inertia": iteration.inertia, "train/shift": iteration.shift}
         self.log_dict(shown, prog_bar=True, **_LOG_OPTIONS)
+        self.stop_reason = "ended before it converged"
         if run.lloyd.finished:
             self.stop_reason = why_converged(iteration, self.tol, self.variance)
         elif self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             self.stop_reason = f"max_epochs={self.trainer.max_epochs} reached"
-        else:
-            self.stop_reason = "ended before it converged"
 
     def on_train_end(self) -> None:
         if self._run is not None:
@@ -280,9 +279,12 @@ class LitKMeans(LightningModule):
         last = self.last
         if last is not None and bool((last.counts == 0).any()) and self.trainer.is_global_zero:
             warn_of_surplus(
-                self.kmeans.centroids[None], last.counts[None], last.counts.new_tensor([last.inertia]),
-                empty_cluster=self.empty_cluster, stacklevel=2,
-            )  # fmt: skip
+                self.kmeans.centroids[None],
+                last.counts[None],
+                last.counts.new_tensor([last.inertia]),
+                empty_cluster=self.empty_cluster,
+                stacklevel=2,
+            )
 
     # Scores, predictions, checkpoints.
 

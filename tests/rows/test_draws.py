@@ -12,8 +12,9 @@ from kmeans_module.backends.reference import ReferenceWorkspace
 from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.rows import Batch, HeldRows, StreamRows
-from kmeans_module.rows.draws import HeldDraws, Positions, first_occurrences
-from kmeans_module.rows.stream import StreamDraws
+from kmeans_module.rows.draws import HeldDraws
+from kmeans_module.rows.positions import Positions, first_occurrences
+from kmeans_module.rows.stream_draws import StreamDraws
 from tests.conftest import blobs, brute_force, seeded
 from tests.rows.helpers import Passes
 

@@ -61,7 +61,7 @@ def test_large_batches_are_taken_part_by_part(
         return fitted(Passes(batches, stable=True), init=INITS[init])
 
     theirs, expected = fit()
-    monkeypatch.setattr("kmeans_module.rows.stream.PART_ROWS", 13)
+    monkeypatch.setattr("kmeans_module.rows.watch.PART_ROWS", 13)
     ours, found = fit()
     assert torch.equal(ours.centroids, theirs.centroids)
     assert torch.equal(found.inertia, expected.inertia)

@@ -1,0 +1,173 @@
+"""Rows in memory by their number, over batches and ranks, and draws of these numbers.
+
+Positions number the rows of all ranks; a draw is a uniform number and a search for it in the
+cumulative sum of the masses, so it is the same whatever batches and ranks hold the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kmeans_module.backends import backend_for
+from kmeans_module.backends.reference import just_below
+from kmeans_module.core.distances import compute_dtype, unit_rows
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.statistics import accumulator_dtype, gather_rows
+from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum, broadcast, rank
+from kmeans_module.rows.sampling import block_sums, search
+
+_NOWHERE = torch.iinfo(torch.int64).max
+
+
+class Positions:
+    """The rows of P problems by their number, over batches and ranks.
+
+    Args:
+        batches: of this rank, each with a ``start``; x is (n, d), shared by the problems, or
+            (P, n, d).
+        problem: what is asked for; "cosine" scales rows to unit length and gives zero rows no
+            weight.
+        generator: draws on its own device, by default torch's CPU generator.
+        group: the ranks that hold the rest.
+    """
+
+    def __init__(
+        self,
+        batches: Sequence[Batch],
+        problem: Problem,
+        *,
+        generator: torch.Generator | None,
+        group: ProcessGroup | None,
+    ) -> None:
+        self.n_problems = problem.n_problems
+        self.metric = problem.metric
+        self.generator = generator
+        self.group = group
+        self.device = problem.device
+        self.accumulator = accumulator_dtype(problem.device)
+        self.n_features = problem.n_features
+        self.batches = [batch for batch in batches if batch.x.shape[-2]]
+        sample = batches[0].x if batches else torch.empty(0, dtype=problem.dtype)
+        self.dtype = compute_dtype(sample, problem.dtype)
+        self._backend = backend_for(sample.new_empty(0, 0, dtype=self.dtype), operation="sums")
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Number the positions of all rows: batches of all ranks in the order of ``start``."""
+        sizes = [batch.x.shape[-2] for batch in self.batches]
+        self._alone = self.group is None and len(sizes) == 1
+        if self._alone:
+            self.starts, self._places = [0], [0]
+            return
+        most = torch.tensor([len(sizes)], device=self.device)
+        slots = int(all_gather(most, self.group).max())
+        table = torch.zeros((slots, 2), dtype=torch.int64, device=self.device)
+        table[:, 0] = _NOWHERE
+        for i, (batch, size) in enumerate(zip(self.batches, sizes, strict=True)):
+            table[i, 0], table[i, 1] = batch.start or 0, size
+        flat = all_gather(table, self.group).view(-1, 2)
+        self._order = flat[:, 0].argsort(stable=True)
+        ends = flat[self._order, 1].cumsum(0)
+        starts = torch.empty_like(ends)
+        starts[self._order] = ends - flat[self._order, 1]
+        self._slots = slots
+        first = rank(self.group) * slots
+        mine = slice(first, first + len(sizes))
+        self.starts = [int(start) for start in starts[mine]]
+        self._places = [int(place) for place in self._order.argsort()[mine]]
+
+    def weight(self, i: int) -> Tensor:
+        """Weights of batch i, (P, n)."""
+        x, sample_weight = self.batches[i].x, self.batches[i].sample_weight
+        if sample_weight is None:
+            weight = torch.ones(x.shape[:-1], dtype=self.dtype, device=self.device)
+        else:
+            weight = sample_weight.to(self.accumulator)
+        if self.metric == "cosine":
+            weight = weight * (x != 0).any(dim=-1)
+        return weight.expand(self.n_problems, -1)
+
+    def uniform(self, m: int) -> Tensor:
+        """Numbers in [0, 1), (P, m), the same on all ranks."""
+        device = torch.device("cpu") if self.generator is None else self.generator.device
+        numbers = torch.rand(
+            (self.n_problems, m),
+            dtype=accumulator_dtype(device),
+            device=device,
+            generator=self.generator,
+        )
+        return broadcast(numbers.to(self.device, self.accumulator), self.group)
+
+    def draw(
+        self, masses: Sequence[Tensor], m: int, *, otherwise: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch; for
+        problems whose masses are all 0, to other masses."""
+        blocks = [block_sums(mass, self._backend) for mass in masses]
+        ends = None if self._alone else self._ends(blocks)
+        total = blocks[0].sum(dim=-1, keepdim=True) if ends is None else ends[-1]
+        if otherwise is not None and not bool(total.all()):
+            nothing, instead = total == 0, zip(otherwise, masses, strict=True)
+            return self.draw([other.to(mass).where(nothing, mass) for other, mass in instead], m)
+        target = (self.uniform(m) * total).minimum(just_below(total))
+        if ends is None:
+            return search(masses[0], blocks[0], target, self._backend)
+        positions = torch.zeros((self.n_problems, m), dtype=torch.int64, device=self.device)
+        for i, (mass, place) in enumerate(zip(masses, self._places, strict=True)):
+            low = ends[place - 1] if place else torch.zeros_like(total)
+            local = search(mass, blocks[i], target - low, self._backend) + self.starts[i]
+            positions += local * ((target >= low) & (target < ends[place]))
+        return all_sum([positions], self.group)[0]
+
+    def _ends(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Cumulative sums over the batches of all ranks in the order of ``start``, (·, P, 1)."""
+        shape = (self._slots, self.n_problems)
+        totals = torch.zeros(shape, dtype=self.accumulator, device=self.device)
+        for i, sums in enumerate(blocks):
+            totals[i] = sums.sum(dim=-1)
+        totals = all_gather(totals, self.group).view(-1, self.n_problems)
+        return totals[self._order].cumsum(0).unsqueeze(-1)
+
+    def take(self, positions: Tensor) -> Tensor:
+        """The rows at positions (P, m), where the metric is Euclidean: (P, m, d)."""
+        if self._alone:
+            return self._at(self.batches[0], positions)
+        shape = (*positions.shape, self.n_features)
+        taken = torch.zeros(shape, dtype=self.accumulator, device=self.device)
+        for i, batch in enumerate(self.batches):
+            local = positions - self.starts[i]
+            inside = (local >= 0) & (local < batch.x.shape[-2])
+            local = local.clamp(0, batch.x.shape[-2] - 1)
+            rows = self._at(batch, local).to(self.accumulator)
+            taken += rows.where(inside.unsqueeze(-1), 0)
+        return all_sum([taken], self.group)[0].to(self.dtype)
+
+    def _at(self, batch: Batch, positions: Tensor) -> Tensor:
+        """Rows of a batch, where the metric is Euclidean: (P, m, d)."""
+        if batch.x.ndim == 3:
+            rows = gather_rows(batch.x, positions)
+        else:
+            rows = batch.x.index_select(0, positions.flatten()).view(*positions.shape, -1)
+        rows = rows.to(self.dtype)
+        return unit_rows(rows) if self.metric == "cosine" else rows
+
+    def mark(self, masses: Sequence[Tensor], positions: Tensor) -> None:
+        """Set the masses at positions (P, m) to 0, in place."""
+        for i, mass in enumerate(masses):
+            local = positions - self.starts[i]
+            inside = (local >= 0) & (local < mass.shape[-1])
+            problem, column = inside.nonzero(as_tuple=True)
+            mass[problem, local[problem, column]] = 0
+
+
+def first_occurrences(values: Tensor) -> Tensor:
+    """The values without repetitions, in the order in which they come."""
+    order = values.argsort(stable=True)
+    ordered = values[order]
+    repeated = torch.zeros_like(values, dtype=torch.bool)
+    repeated[order[1:]] = ordered[1:] == ordered[:-1]
+    return values[~repeated]

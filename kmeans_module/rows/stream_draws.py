@@ -1,0 +1,113 @@
+"""A stream as seeding sees it: draws within a pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from kmeans_module.backends import workspace
+from kmeans_module.core.distances import compute_dtype, unit_rows
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.statistics import accumulator_dtype
+from kmeans_module.rows.batch import Batch, weighs
+from kmeans_module.rows.draws import HeldDraws, stand_in
+from kmeans_module.rows.keyed import KeyedDraw, draw_seeds, repeat_first, uniform_sample
+from kmeans_module.rows.ranks import ProcessGroup, all_sum, rank
+
+log = logging.getLogger(__name__)
+
+
+class StreamDraws:
+    """A stream as seeding sees it; see :class:`kmeans_module.core.rows.Draws`.
+
+    Args:
+        passes: the stream; each iteration over it is a pass over the batches of this rank.
+        problem: what is asked for.
+        generator: what the draws come from; None for torch's default.
+        group: the ranks that hold the rest.
+    """
+
+    def __init__(
+        self,
+        passes: Iterable[Batch],
+        problem: Problem,
+        generator: torch.Generator | None,
+        group: ProcessGroup | None,
+    ) -> None:
+        self.passes = passes
+        self.problem = problem
+        self.generator = generator
+        self.group = group
+        self.n_problems = problem.n_problems
+        self._centers: Tensor | None = None
+
+    def distinct(self, m: int) -> Tensor:
+        return self._pass(None, m)
+
+    def by_distance(self, centers: Tensor | None, m: int) -> Tensor:
+        if centers is not None:
+            known = self._centers
+            self._centers = centers if known is None else torch.cat([known, centers], dim=1)
+        return self._pass(self._centers, m)
+
+    def masses(self, centers: Tensor) -> Tensor:
+        counts = torch.zeros(
+            centers.shape[:2], dtype=accumulator_dtype(centers.device), device=centers.device
+        )
+        for batch in self.passes:
+            space = workspace(
+                batch.x,
+                batch.sample_weight,
+                metric=self.problem.metric,
+                dtype=centers.dtype,
+                once=True,
+            )
+            counts += space.statistics(centers, farthest=False).counts
+        return all_sum([counts], self.group)[0]
+
+    def standing_for(self, x: Tensor, sample_weight: Tensor) -> HeldDraws:
+        return stand_in(x, sample_weight, self.problem, self.generator, self.group)
+
+    def in_memory(self, n: int) -> HeldDraws:
+        if rank(self.group) == 0:
+            log.info(
+                "k-means++ draws from a uniform sample of %d rows at most: the batches do not "
+                "stay in memory",
+                n,
+            )
+        return self.standing_for(*uniform_sample(self.passes, n, self._seeds(), self.group))
+
+    def _seeds(self) -> Tensor:
+        return draw_seeds(self.n_problems, self.generator, self.problem.device, self.group)
+
+    def _pass(self, centers: Tensor | None, m: int) -> Tensor:
+        """Rows (P, m, d) drawn by weight × squared distance to the nearest of the centers."""
+        problem, seeds = self.problem, self._seeds()
+        draw: KeyedDraw | None = None
+        for batch in self.passes:
+            if draw is None:
+                dtype = compute_dtype(batch.x, problem.dtype)
+                draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=dtype)
+            draw.add(batch.x, None, self._masses(batch, centers), batch.start or 0)
+        if draw is None:
+            draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=problem.dtype)
+        rows, _, valid = draw.finish(self.group)
+        rows = unit_rows(rows) if problem.metric == "cosine" else rows
+        return repeat_first(rows, valid, m)
+
+    def _masses(self, batch: Batch, centers: Tensor | None) -> Tensor:
+        """Weight of the rows, × squared distance to the nearest of the centers, (P, n)."""
+        metric = self.problem.metric
+        weight = weighs(batch, self.n_problems)
+        if batch.sample_weight is not None:
+            weight = batch.sample_weight.expand(self.n_problems, -1)
+        if metric == "cosine":
+            weight = weight * (batch.x != 0).any(dim=-1)
+        if centers is None:
+            return weight
+        space = workspace(batch.x, metric=metric, dtype=self.problem.dtype, once=True)
+        distances = space.e_step(centers).distances
+        return (2 * distances if metric == "cosine" else distances) * weight

@@ -21,7 +21,7 @@ from kmeans_module.backends.native.directions import (
 )
 from kmeans_module.backends.native.library import ResultStruct, RowsStruct, address, loaded
 from kmeans_module.core.distances import full_precision, unit_rows
-from kmeans_module.core.guard import version_of
+from kmeans_module.core.guard import under_mode, version_of
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -113,6 +113,7 @@ class NativeWorkspace:
         self._results: list[ResultStruct] = []
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
+        self._guard()
         problems, n = len(centroids), self.x.shape[-2]
         labels = torch.empty((problems, n), dtype=torch.int64, device="cpu")
         inertia = torch.empty(problems, dtype=torch.float64, device="cpu")
@@ -161,6 +162,7 @@ class NativeWorkspace:
 
     def _search(self, centroids: Tensor, distances: Tensor | None) -> ClusterStats:
         """An E-step that leaves its labels in the workspace."""
+        self._guard()
         problems, k, d = centroids.shape
         # Labels of the last call are good guesses, unless somebody wrote into them.
         warm = len(self.memories) == problems and self._k == k
@@ -284,6 +286,7 @@ class NativeWorkspace:
         return self._structs(self._seeding_weight)
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
+        self._guard()
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64, device="cpu")
         candidates = self._ready(candidates)
         looks = self._seeding_pays and self._keeps(len(candidates))
@@ -299,6 +302,7 @@ class NativeWorkspace:
         return potential
 
     def lower(self, nearest: Tensor, center: Tensor) -> None:
+        self._guard()
         center = self._ready(center)
         for p, memory in enumerate(self._memories(len(nearest))):
             self._call(
@@ -323,6 +327,12 @@ class NativeWorkspace:
 
     def _of(self, structs: list[RowsStruct], p: int) -> RowsStruct:
         return structs[p] if len(structs) > 1 else structs[0]
+
+    def _guard(self) -> None:
+        """Refuse to take pointers of what this call would make where a mode has come up since."""
+        mode = under_mode()
+        if mode is not None:
+            raise RuntimeError(f"rows prepared in eager code meet them again where {mode}")
 
     def _call(self, function: str, *arguments: object) -> None:
         if getattr(self._library, function)(*arguments, torch.get_num_threads()):

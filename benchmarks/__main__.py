@@ -27,10 +27,13 @@ COMMANDS = {
     "assign": "labels of new data, against faiss and scikit-learn",
     "growth": "milliseconds per iteration against n and against k",
     "memory": "peak memory of a fit beyond its data",
+    "stream": "peak memory of LitKMeans over a loader, against the number of batches",
     "seeding": "k-means++ against scikit-learn's, paired over seeds",
+    "inits": "k-means|| against k-means++ after convergence",
     "quantize": "codebooks against vector-quantize-pytorch and faiss",
     "overhead": "what import and Lightning add",
 }
+SEEDS = {"fit": 5, "seeding": 20, "inits": 10}  # of the commands that have no --repeats
 PLOTS = {"lloyd": ROOT / "docs" / "speed.png", "growth": ROOT / "docs" / "growth.png"}
 
 
@@ -45,11 +48,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     rows = module.run(options)
-    if options.json is None and _is_full(options):
+    if options.json is None and is_full(options):
         options.json = RESULTS / f"{options.what}.json"
     if options.json:
         write_json(options, rows)
-    if options.what in PLOTS and (options.plot or _is_full(options)):
+    if options.what in PLOTS and (options.plot or is_full(options)):
         from benchmarks import plots
 
         draw = plots.speed if options.what == "lloyd" else plots.growth
@@ -66,10 +69,11 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="what", required=True)
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        if name not in ("growth", "overhead"):
+        if name not in ("growth", "overhead", "stream"):
             command.add_argument("workloads", nargs="*", help="names of workloads; default all")
         command.add_argument("--scale", type=float, default=1.0, help="share of the rows to take")
-        command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+        if name not in ("inits", "stream"):
+            command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
         command.add_argument("--threads", type=int, help="of torch and of the peers")
         command.add_argument(
             "--json", type=Path, help="write the figures here; default of a full run: " + str(
@@ -77,11 +81,11 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         if name in PLOTS:
             command.add_argument("--plot", type=Path, help="draw the figures into this PNG")
-        if name in ("fit", "seeding"):
+        if name in SEEDS:
             command.add_argument(
-                "--seeds", type=int, default=5 if name == "fit" else 20, help="how many"
+                "--seeds", type=int, default=SEEDS[name], help=f"default {SEEDS[name]}"
             )
-        else:
+        elif name != "stream":
             repeats = 5 if name == "overhead" else 3
             command.add_argument("--repeats", type=int, default=repeats, help=f"default {repeats}")
             command.add_argument("--iterations", type=int, default=20, help="at most; default 20")
@@ -93,6 +97,15 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     choices["growth"].add_argument("--max-n", type=int, default=10_000_000)
     choices["seeding"].add_argument("--rows", type=int, default=5_000, help="of each workload")
+    inits = choices["inits"]
+    inits.add_argument("--rows", type=int, default=20_000, help="of each workload")
+    inits.add_argument("--ks", type=int, nargs="+", default=[10, 100, 500, 2000], metavar="K")
+    inits.add_argument("--iterations", type=int, default=100, help="at most; default 100")
+    inits.add_argument("--no-sklearn", action="store_true", help="leave the peer out")
+    stream = choices["stream"]
+    stream.add_argument("--batches", type=int, nargs="+", default=[4, 16, 48], metavar="N")
+    stream.add_argument("--features", type=int, nargs="+", default=[2, 64], metavar="D")
+    stream.add_argument("--batch-mb", type=float, default=16.0, help="of a batch")
     text = "the README's table of speeds, from the figures of lloyd"
     table = commands.add_parser("table", help=text, description=text)
     table.add_argument("source", type=Path, nargs="?", default=RESULTS / "lloyd.json")
@@ -120,10 +133,20 @@ def write_json(options: argparse.Namespace, rows: list[dict[str, object]]) -> No
     print(f"wrote {options.json}")
 
 
-def _is_full(options: argparse.Namespace) -> bool:
+def is_full(options: argparse.Namespace) -> bool:
     """Whether the run is the one that the committed figures come from."""
-    whole = options.scale == 1 and options.dtype == "float32" and not options.threads
-    return whole and not getattr(options, "workloads", None) and not getattr(options, "peers", None)
+    parts = (getattr(options, name, None) for name in ("workloads", "peers", "threads"))
+    float32 = getattr(options, "dtype", "float32") == "float32"
+    return options.scale == 1 and float32 and not any(parts) and _are_defaults(options)
+
+
+def _are_defaults(options: argparse.Namespace) -> bool:
+    """Whether the sizes of a command are those that its figures are committed for."""
+    usual = parser().parse_args([options.what])
+    return all(
+        getattr(options, name, None) == getattr(usual, name, None)
+        for name in ("ks", "rows", "batches", "features", "batch_mb")
+    )
 
 
 def _rounded(value: object) -> object:

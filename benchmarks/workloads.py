@@ -34,7 +34,7 @@ class Workload(NamedTuple):
 
 
 def blobs(n: int, d: int, k: int) -> Tensor:
-    """Normal clusters of equal weight; the centres are uniform."""
+    """Normal clusters of equal weight; the centers are uniform."""
     generator = torch.Generator().manual_seed(0)
     centers = torch.rand(k, d, generator=generator) * 70 - 35
     labels = torch.randint(k, (n,), generator=generator)
@@ -65,11 +65,11 @@ def _patches() -> Tensor:
     return patches.reshape(-1, 192).contiguous()
 
 
-def _noise(n: int, d: int) -> Tensor:
+def noise(n: int, d: int) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
 
 
-def _zipf(n: int, d: int, k: int) -> Tensor:
+def zipf(n: int, d: int, k: int) -> Tensor:
     """Clusters whose sizes follow Zipf's law."""
     generator = torch.Generator().manual_seed(0)
     centers = torch.rand(k, d, generator=generator) * 70 - 35
@@ -91,8 +91,8 @@ WORKLOADS: dict[str, _Source] = {
     "blobs-16d-100": _Source("blobs", lambda: blobs(500_000, 16, 100), 100),
     "patches": _Source("patches of a photograph", _patches, 512),
     "embeddings": _Source("unit vectors", lambda: _embeddings(100_000, 256, 1024), 1024),
-    "noise": _Source("Gaussian noise", lambda: _noise(100_000, 128), 1000),
-    "zipf": _Source("cluster sizes by Zipf's law", lambda: _zipf(300_000, 8, 200), 200),
+    "noise": _Source("Gaussian noise", lambda: noise(100_000, 128), 1000),
+    "zipf": _Source("cluster sizes by Zipf's law", lambda: zipf(300_000, 8, 200), 200),
 }
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import draws, machine, peers, table, workloads
-from benchmarks.__main__ import main
+from benchmarks import draws, inits, machine, peers, stream, table, workloads
+from benchmarks.__main__ import is_full, main, parser
 from benchmarks.peers import OURS, PEERS, Peer, Run
 
 ROOT = Path(__file__).parents[1]
@@ -191,3 +191,41 @@ def test_quantizers_are_compared(tmp_path: Path) -> None:
     assert set(row["ms"]) == {"train", "eval"}
     assert all(value > 0 for found in row["ms"].values() for value in found.values())
     assert len(row["ms"]["train"]) == 2
+
+
+def test_inits_are_compared_after_convergence(tmp_path: Path) -> None:
+    rows = figures(
+        tmp_path, "inits", "noise", "patches", "--rows", "400000", "--ks", "10", "--seeds", "3"
+    )["rows"]  # fmt: skip
+    assert [row["title"] for row in rows] == [
+        "Gaussian noise, 400 × 128", "patches of two photographs, 400 × 192"
+    ]  # fmt: skip
+    for row in rows:
+        for init in ("k-means||", "scikit-learn"):
+            ratio, two_errors = row[init]
+            assert abs(ratio) < 0.2
+            assert two_errors > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_stream_is_measured_in_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "INITS", ("random",))
+    (row,) = figures(
+        tmp_path, "stream", "--scale", "1", "--batch-mb", "0.125", "--batches", "3",
+        "--features", "2",
+    )["rows"]  # fmt: skip
+    assert row["data_mb"] == pytest.approx(3 * row["batch_mb"])
+    assert 0 <= row["beyond_mb"] < 500
+
+
+@pytest.mark.parametrize("what", ["inits", "stream", "seeding", "lloyd", "overhead"])
+def test_only_a_run_of_the_usual_sizes_is_full(what: str) -> None:
+    assert is_full(parser().parse_args([what]))
+    assert not is_full(parser().parse_args([what, "--scale", "0.5"]))
+
+
+@pytest.mark.parametrize("size", ["inits --ks 10", "stream --batches 4", "seeding --rows 9"])
+def test_a_run_of_other_sizes_is_not_full(size: str) -> None:
+    assert not is_full(parser().parse_args(size.split()))

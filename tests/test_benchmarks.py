@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import draws, inits, machine, peers, stream, table, workloads
+from benchmarks import draws, machine, peers, stream, table, workloads
 from benchmarks.__main__ import is_full, main, parser
 from benchmarks.peers import OURS, PEERS, Peer, Run
 

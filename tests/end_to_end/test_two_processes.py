@@ -1,6 +1,6 @@
+import os
 import socket
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,14 +8,27 @@ import torch
 from PIL import Image
 
 from kmeans_module import LitKMeans
-from tests.end_to_end.helpers import ROOT, environment, fit_layer, run_script, train
-from tests.end_to_end.two_ranks import CASES, blobs, run_all
+from tests.end_to_end.helpers import environment, fit_layer, run_script, train
+from tests.end_to_end.two_ranks import CASES, blobs, run_all, run_rank
+from tests.processes import run_ranks
 
 REFUSED = ("error", "NaN", "too few rows")
 LABELLED = [name for name in CASES if name.startswith(("labels", "predicted"))]
 FITTED = [name for name in CASES if name not in (*REFUSED, *LABELLED, "metrics")]
 # The sampler that Lightning injects shuffles in training, whatever the loader does.
 RESHUFFLED = ("foreign", "foreign, shuffled")
+
+
+def work(rank, folder, port):
+    """As a rank that torchrun has started."""
+    os.environ.update(
+        {
+            **environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
+            "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "tests",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }
+    )  # fmt: skip
+    run_rank(Path(folder), rank, 2)
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +43,7 @@ def outcomes(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.end_to_end.two_ranks", str(folder)]
-    ranks = [
-        subprocess.Popen(
-            command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env={
-                **environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
-                "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "tests",
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            },
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        errors = [process.communicate(timeout=200)[1] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(errors)[-4000:]
+    run_ranks(work, (str(folder), port), 2)
     threads = torch.get_num_threads()
     try:
         one = run_all(folder)

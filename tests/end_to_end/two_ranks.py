@@ -1,13 +1,12 @@
-"""Runs of one configuration, on however many ranks: ``python -m tests.end_to_end.two_ranks FOLDER``
-as each of the ranks, with the environment of torchrun."""
+"""Runs of one configuration, on however many ranks, each with the environment of torchrun."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -24,7 +23,7 @@ from kmeans_module.rows.loader import BatchLoader
 from tests.end_to_end.helpers import MemoryLogger, quiet_trainer
 
 SIZES = [101, 99, 83, 120, 77, 23]
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+RANK, WORLD = 0, 1
 Outcome = dict[str, Any]
 
 
@@ -211,13 +210,16 @@ def run_all(folder: Path) -> dict[str, Outcome]:
     torch.set_num_threads(1)
     outcomes = {}
     for name, run in CASES.items():
-        began = time.monotonic()
         outcomes[name] = run(folder)
-        print(f"{name}: {time.monotonic() - began:.2f} s", file=sys.stderr)  # noqa: T201
     return outcomes
 
 
-if __name__ == "__main__":
-    torch.save(run_all(Path(sys.argv[1])), Path(sys.argv[1]) / f"{RANK}.pt")
+def run_rank(folder: Path, rank: int, world: int) -> None:
+    """All cases as one of the ranks; leaves their outcomes in a file."""
+    global RANK, WORLD
+    RANK, WORLD = rank, world
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        outcomes = run_all(folder)
+    torch.save(outcomes, folder / f"{RANK}.pt")
     if dist.is_initialized():  # a process that ends with it open may abort
         dist.destroy_process_group()

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from kmeans_module.quantization import join
+from tests.processes import run_ranks
 from tests.quantization import ranks
 from tests.quantization.helpers import assert_same
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What each of two or three ranks made of all cases. One spawn for them: it costs seconds."""
+    """What each of two or three ranks made of all cases."""
     world: int = request.param
     folder = tmp_path_factory.mktemp("quantizers")
-    mp.spawn(ranks.work, (world, str(folder)), nprocs=world)
+    run_ranks(ranks.work, (world, str(folder)), world)
     return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world)]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from kmeans_module import EmptyClusterError, KMeansLayer
 from kmeans_module.backends import workspace as prepare
@@ -23,6 +22,7 @@ from kmeans_module.core.statistics import ClusterStats
 from kmeans_module.rows import Batch
 from kmeans_module.rows import ranks as collective
 from tests.conftest import blobs, seeded, weights_for
+from tests.processes import run_ranks
 
 GROUPS = {
     "two": [0.37],
@@ -193,10 +193,10 @@ EVERYDAY = ("two", "three, one without rows")
     ],
 )
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What each rank found, and the shards. One spawn for all jobs: it costs seconds."""
+    """What each rank found, and the shards."""
     cuts = GROUPS[request.param]
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (cuts, str(folder)), nprocs=len(cuts) + 1)
+    run_ranks(work, (cuts, str(folder)), len(cuts) + 1)
     found = [torch.load(Path(folder, f"{r}.pt"), weights_only=False) for r in range(len(cuts) + 1)]
     return found, shards(cuts, 101)
 

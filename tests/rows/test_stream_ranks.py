@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from kmeans_module import KMeansLayer
 from kmeans_module.core.seeding import INITS
 from tests.conftest import blobs, seeded
+from tests.processes import run_ranks
 from tests.rows.helpers import Passes
 
 X = blobs(101, 3)
@@ -113,9 +113,9 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each rank found. One spawn for all jobs: it costs seconds."""
+    """What each rank found."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (str(folder),), nprocs=2)
+    run_ranks(work, (str(folder),), 2)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -115,7 +115,7 @@ VALUES = {
     ("--trainer.logger.save_dir=key.yaml",): "Not a directory: .*key.yaml",
     ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=key.yaml/x"): "Not a directory",
     ("--trainer.logger=false", "--trainer.default_root_dir=key.yaml/x"): "Not a directory",
-    ("--model.n_features=3",): "x should have shape (n_samples, 3); got 2 features",
+    ("--model.n_features=3",): "x should have shape (n_samples, 3); got (1500, 2)",
 }
 
 

@@ -18,6 +18,11 @@ def under_mode() -> str | None:
     """What is being recorded or transformed at the moment; None in plain eager code."""
     if torch.compiler.is_compiling():
         return "code is being compiled or exported"
+    return transformed()
+
+
+def transformed() -> str | None:
+    """What tensors are traced or transformed by, also inside of an operator that runs."""
     # No public functions tell these: they are what torch's own dispatch asks.
     if torch._C._get_tracing_state() is not None:
         return "torch.jit traces"

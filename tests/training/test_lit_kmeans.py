@@ -825,7 +825,8 @@ def test_a_stream_draws_from_a_sample_and_says_so(caplog):
 def test_workspaces_end_with_the_fit(prepared, tmp_path):
     lit = LitKMeans(30, 3, tol=0)
     trainer = train(lit, BatchLoader(X), max_epochs=5)
-    assert not any(isinstance(held_object, held.HeldSearch) for held_object in vars(lit._run).values())
+    kept = vars(lit._run).values()
+    assert not any(isinstance(part, held.HeldSearch | held.HeldRows) for part in kept)
     copy.deepcopy(lit)
     pickle.dumps(lit)
     trainer.save_checkpoint(tmp_path / "last.ckpt")

@@ -21,7 +21,7 @@ from kmeans_module.backends.native.directions import (
 )
 from kmeans_module.backends.native.library import ResultStruct, RowsStruct, address, loaded
 from kmeans_module.core.distances import full_precision, unit_rows
-from kmeans_module.core.guard import under_mode, version_of
+from kmeans_module.core.guard import transformed, version_of
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -330,7 +330,7 @@ class NativeWorkspace:
 
     def _guard(self) -> None:
         """Refuse to take pointers of what this call would make where a mode has come up since."""
-        mode = under_mode()
+        mode = transformed()
         if mode is not None:
             raise RuntimeError(f"rows prepared in eager code meet them again where {mode}")
 

@@ -50,7 +50,7 @@ def growth(rows: Rows) -> Figure:
             (line,) = axes.plot(x, y, "o-", label=title)
             straight = [y[0] * value / x[0] for value in x]
             axes.plot(x, straight, ":", color=line.get_color(), alpha=0.6)
-        axes.plot([], [], ":", color="grey", label="slope 1")
+        axes.plot([], [], ":", color="gray", label="slope 1")
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="ms per iteration")
         values = sorted({row[against] for row in rows if row["against"] == against})
         axes.set_xticks(values, [f"{value:,}" for value in values], fontsize="small")

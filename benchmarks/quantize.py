@@ -100,7 +100,7 @@ def _batches(size: tuple[int, int, int, int]) -> list[Tensor]:
 
 def _step(module: nn.Module, batches: list[Tensor], what: str) -> Callable[[], object]:
     module.train()
-    module(batches[0])  # initialises
+    module(batches[0])  # initializes
     module.train(what == "train")
     turn = itertools.cycle(batches)
 

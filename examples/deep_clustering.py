@@ -4,7 +4,7 @@ Deep clustering of handwritten digits without their labels (Caron et al., Deep c
 unsupervised learning of visual features, ECCV 2018): at the start of each epoch the embeddings of
 all pictures are clustered by a KMeansLayer, and its labels are what the network then learns to
 tell from distorted pictures. In the end k-means finds the digits in the embeddings far better
-than in the pixels; the agreement with the true ones is measured, and never learnt from.
+than in the pixels; the agreement with the true ones is measured, and never learned from.
 """
 
 from __future__ import annotations

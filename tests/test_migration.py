@@ -178,7 +178,7 @@ def assert_one_pass_agrees(ours: nn.Module, theirs: Any, x: Tensor, **arguments:
 
 
 def assert_codebooks_agree(ours: VectorQuantizer, theirs: Any) -> None:
-    ours.update()
+    ours.apply_update()
     state, own = theirs._codebook, ours.codebook
     close(own.centroids, state.embed.reshape(own.centroids.shape))
     counts = state.cluster_size.reshape(own.counts.shape)
@@ -279,7 +279,7 @@ def cosine() -> None:
     ours = brought_over(theirs, metric="cosine")
     assert_steps_agree(ours, theirs, n_steps=1)
     assert_one_pass_agrees(ours, theirs, normal(3, 40, 4, seed=5))
-    ours.update()
+    ours.apply_update()
     away = (ours.codebook.centroids - theirs.codebook).abs().max()
     assert away > 1e-3, "the second step is another one"
 
@@ -293,8 +293,8 @@ def dead_codes() -> None:
     never = brought_over(theirs, revive_below=0)
     for module in (ours, never, theirs):
         module(x)
-    ours.update()
-    never.update()
+    ours.apply_update()
+    never.apply_update()
     revived = (theirs.codebook - never.codebook.centroids).abs().amax(dim=-1) > 1e-4
     close(theirs.codebook[~revived], ours.codebook.centroids[~revived])
     for codebook in (theirs.codebook, ours.codebook.centroids):
@@ -574,7 +574,7 @@ def levels() -> None:
     own, other = residual_pair()
     for seed in range(3):
         assert_levels_agree(own, other, normal(2, 40, 4, seed=seed))
-    own.update()
+    own.apply_update()
     assert own.codebooks.shape == other.codebooks.shape
     close(own.codebooks, other.codebooks)
     assert other(normal(2, 40, 4))[2].shape == (3,)
@@ -606,7 +606,7 @@ def shared() -> None:
     options = {"shared_codebook": True}
     own, other = residual_pair(theirs=options, ours=options)
     assert_levels_agree(own, other, normal(2, 40, 4))
-    own.update()
+    own.apply_update()
     counts = own.levels[0].codebook.counts  # type: ignore[union-attr]
     close(counts.sum() * 0.2, torch.tensor(0.8 * 8 + 0.2 * 240, dtype=torch.float64))
     total = 8.0
@@ -667,7 +667,7 @@ def residual_mask() -> None:
     for seed in range(3):
         mask = normal(2, 40, seed=20 + seed) > 0
         assert_levels_agree(own, other, normal(2, 40, 4, seed=seed), mask=mask)
-    own.update()
+    own.apply_update()
     close(own.codebooks, other.codebooks)
 
 

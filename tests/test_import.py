@@ -7,6 +7,7 @@ import importlib.metadata
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,11 @@ def test_where_a_module_moved_there_is_something(text: str) -> None:
     for word in text.replace(",", " ").split():
         if word.startswith("kmeans_module"):
             importlib.import_module(word)
+
+
+def test_the_changelog_lists_every_module_that_moved() -> None:
+    table = (Path(__file__).parents[1] / "CHANGELOG.md").read_text().partition("### Moved")[2]
+    assert all(f".{old}`" in table for old in [*MOVED, "lightning_module"])
 
 
 def test_parts_of_modules_that_moved_say_where_too() -> None:

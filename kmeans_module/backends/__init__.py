@@ -29,9 +29,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# Whose tensors a backend serves, by the names that the environment variable KMEANS_KERNEL takes.
-DEVICES = {"native": "cpu", "triton": "cuda", "reference": "any device"}
-
 
 class Workspace(Protocol):
     """E-steps, and seeding, on fixed rows; P independent problems in one call.
@@ -76,9 +73,11 @@ class Backend(Protocol):
 
     Attributes:
         name: as in KMEANS_KERNEL.
+        device: the type of device whose tensors it serves, or "any device".
     """
 
     name: str
+    device: str
 
     def missing(self) -> str | None:
         """Why it can serve nothing on this machine; None where it can."""
@@ -127,6 +126,13 @@ class Backend(Protocol):
 
 
 BACKENDS: tuple[Backend, ...] = (native.BACKEND, reference.BACKEND)
+
+# By the names that KMEANS_KERNEL takes, also that of a backend which this version has not.
+DEVICES = {
+    **{backend.name: backend.device for backend in BACKENDS[:-1]},
+    "triton": "cuda",
+    reference.BACKEND.name: reference.BACKEND.device,
+}
 
 
 def backend_for(x: Tensor, dtype: torch.dtype | None = None, operation: str = "e_step") -> Backend:

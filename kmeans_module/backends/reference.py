@@ -190,6 +190,7 @@ class ReferenceBackend:
     """See :class:`kmeans_module.backends.Backend`."""
 
     name = "reference"
+    device = "any device"
 
     def missing(self) -> str | None:
         return None

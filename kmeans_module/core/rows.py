@@ -167,7 +167,7 @@ class Rows(Protocol):
         """One E-step of this rank's rows with centroids (P, k, d)."""
 
     def labels(self, centroids: Tensor, *, metric: str = "euclidean") -> Iterator[Tensor]:
-        """Labels (P, n) of one batch after the other."""
+        """Labels (P, n) of one batch after the other; (n,) for centroids (k, d)."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Rows:
         """The rows after a function of (..., n, d) that treats each row alone."""

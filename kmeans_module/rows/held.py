@@ -135,9 +135,11 @@ class HeldRows:
         return joined(steps)
 
     def labels(self, centroids: Tensor, *, metric: str = "euclidean") -> Iterator[Tensor]:
+        problems = centroids if centroids.ndim == 3 else centroids.unsqueeze(0)
         for batch in self.batches:
             space = workspace(batch.x, metric=metric, dtype=centroids.dtype, once=True)
-            yield space.assign(centroids)[0]
+            labels = space.assign(problems)[0]
+            yield labels if centroids.ndim == 3 else labels[0]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> HeldRows:
         batches = [batch._replace(x=function(batch.x)) for batch in self.batches]

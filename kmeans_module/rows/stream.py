@@ -132,9 +132,11 @@ class StreamRows:
         return joined([step for _, step in self._steps(centroids, metric)])
 
     def labels(self, centroids: Tensor, *, metric: str = "euclidean") -> Iterator[Tensor]:
+        problems = centroids if centroids.ndim == 3 else centroids.unsqueeze(0)
         for batch in self:
             space = workspace(batch.x, metric=metric, dtype=centroids.dtype, once=True)
-            yield space.assign(centroids)[0]
+            labels = space.assign(problems)[0]
+            yield labels if centroids.ndim == 3 else labels[0]
 
     def _steps(self, centroids: Tensor, metric: str) -> Iterator[tuple[Batch, EStep]]:
         for batch in self:

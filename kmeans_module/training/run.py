@@ -128,10 +128,12 @@ class TrainingRun:
         """The rows of a batch that comes and goes."""
         assert self.numbering is not None
         batch = self.batches.checked(self.numbering.read(data, batch_idx))
+        to_space = METRICS[self.metric].map
+        if to_space is not None:
+            batch = batch._replace(x=to_space(batch.x))
         if self._every_pass_is_the_same:
             rows.watch.see(batch)
-        to_space = METRICS[self.metric].map
-        return batch if to_space is None else batch._replace(x=to_space(batch.x))
+        return batch
 
     def _held(self, data: Any, rows: HeldRows, batch_idx: int) -> Batch:
         """The rows in memory that the batch stands for."""

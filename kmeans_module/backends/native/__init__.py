@@ -20,6 +20,7 @@ class NativeBackend:
     """See :class:`kmeans_module.backends.Backend`."""
 
     name = "native"
+    device = "cpu"
 
     def missing(self) -> str | None:
         # A tracing compiler cannot load the library: it has to know beforehand.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.empty_clusters import POLICIES
-from kmeans_module.core.guard import under_mode
+from kmeans_module.core.guard import compiling, under_mode
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
@@ -182,7 +182,7 @@ class CentroidState(ExactBuffers):
     def check_initialized(self) -> None:
         """Raise NotInitializedError where there are no centroids yet (not in recorded code)."""
         # The buffer may be on an accelerator: it is read once.
-        if torch.compiler.is_compiling() or self._known_initialized or under_mode():
+        if compiling() or self._known_initialized or under_mode():
             return
         self._known_initialized = bool(self.initialized)
         if not self._known_initialized:

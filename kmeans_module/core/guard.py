@@ -14,9 +14,15 @@ from torch import Tensor
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
+def compiling() -> bool:
+    """Whether torch.compile or torch.export reads this code. Asked first, it keeps what follows
+    from becoming a condition of the compiled code."""
+    return torch.compiler.is_compiling()
+
+
 def under_mode() -> str | None:
     """What is being recorded or transformed at the moment; None in plain eager code."""
-    if torch.compiler.is_compiling():
+    if compiling():
         return "code is being compiled or exported"
     return transformed()
 

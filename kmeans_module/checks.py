@@ -45,6 +45,16 @@ def check_number(name: str, value: object, *, minimum: float, maximum: float = m
     return float(value)
 
 
+def check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} should be True or False; got {value!r}")
+
+
+def check_callable(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} should be a function or None; got {type(value).__name__}")
+
+
 def check_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} should be a torch.Tensor; got {type(value).__name__}")

@@ -21,7 +21,7 @@ from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.result import FitResult
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, check_fits, enter, survey
 from kmeans_module.rows.last import LastSearch
-from kmeans_module.rows.ranks import ProcessGroup, errors_shared
+from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
 from kmeans_module.rows.survey import refuse, refuse_nonfinite
 
 
@@ -96,6 +96,7 @@ class KMeansLayer(Assignment):
         with errors_shared(process_group):
             check.check_generator(generator)
             init = self._flat_init(init)
+        self._agree(process_group, init)
         rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
         survey(rows, self.problem(), init)
         self.set_centroids(initialize(rows, self.problem(), init, generator=generator))
@@ -267,7 +268,9 @@ class KMeansLayer(Assignment):
             check.check_integer("n_init", n_init, minimum=1)
             tol = check.check_number("tol", tol, minimum=0)
             check.check_generator(generator)
+            check.check_callable("callback", callback)
             init = self._flat_init(init)
+        self._agree(process_group, init, max_iter=max_iter, tol=tol, n_init=n_init)
         rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
         problem = self.problem()
         variance = survey(rows, problem, init)
@@ -319,6 +322,12 @@ class KMeansLayer(Assignment):
             group=group,
             **options,
         )
+
+    def _agree(self, group: ProcessGroup | None, init: Init, **arguments: object) -> None:
+        """Refuse arguments that differ between ranks: they would wait for each other."""
+        if group is not None:
+            kind = init if isinstance(init, str) else type(init).__name__
+            agree(group, init=kind, layer=repr(self), dtype=self.centroids.dtype, **arguments)
 
     def _flat_init(self, init: Init) -> Init:
         """Checks what the batch_shape and the buffers have to say of an init."""

@@ -229,7 +229,6 @@ def _asked(asked: str, x: Tensor, dtype: torch.dtype | None, operation: str) -> 
         log.debug("KMEANS_KERNEL=%s is set", asked)
     if asked == "reference":
         return reference.BACKEND
-    usual = (reference.BACKEND,) if x.device.type == DEVICES[asked] else BACKENDS
     for backend in BACKENDS:
         if backend.name == asked and x.device.type == DEVICES[asked]:
             obstacle = backend.obstacle(x, dtype, operation)
@@ -238,4 +237,5 @@ def _asked(asked: str, x: Tensor, dtype: torch.dtype | None, operation: str) -> 
             return _eager_or_operators(backend, x, operation)
     if x.device.type == DEVICES[asked]:
         raise RuntimeError(f"KMEANS_KERNEL={asked}, but this version has no such backend")
-    return next(b for b in usual if b.obstacle(x, dtype, operation) is None)
+    serving = next(b for b in BACKENDS if b.obstacle(x, dtype, operation) is None)
+    return _eager_or_operators(serving, x, operation)

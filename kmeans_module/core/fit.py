@@ -117,9 +117,12 @@ def fit(
         restarts = min(together, n_init - first)
         repeated = problem.repeated(restarts) if restarts > 1 else problem
         centroids = initialize(rows, repeated, init, generator=generator, search=search)
+        told = callback
+        if callback is not None and restarts > 1:
+            told = _tell_of_the_best(callback, problem.n_problems)
         outcome = run(
             rows, search, repeated, centroids, max_iter=max_iter,
-            threshold=threshold.repeat(restarts), callback=callback,
+            threshold=threshold.repeat(restarts), callback=told,
         )  # fmt: skip
         if restarts > 1:
             outcome = _best_restart(outcome, problem.n_problems)
@@ -161,6 +164,27 @@ def _pass(rows: Rows, search: Search, lloyd: Lloyd, *, move: bool) -> Iteration:
         lloyd.add(*search.step(batch, lloyd.centroids))
     search.end_pass()
     return lloyd.end_pass(move=move)
+
+
+def _tell_of_the_best(
+    callback: Callable[[Iteration], object], n_problems: int
+) -> Callable[[Iteration], object]:
+    """Tells, of restarts that run together, of the one with the lowest inertia for each problem."""
+
+    def tell(iteration: Iteration) -> None:
+        inertia = torch.as_tensor(iteration.inertia).view(-1, n_problems)
+        problems = torch.arange(n_problems, device=inertia.device)
+        index = inertia.argmin(dim=0) * n_problems + problems
+        callback(
+            iteration._replace(
+                inertia=inertia.flatten()[index],
+                shift=torch.as_tensor(iteration.shift)[index],
+                moved=torch.as_tensor(iteration.moved)[index],
+                counts=iteration.counts[index],
+            )
+        )
+
+    return tell
 
 
 def _best_restart(outcome: Fit, n_problems: int) -> Fit:

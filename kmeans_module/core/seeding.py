@@ -115,6 +115,8 @@ def initialize(
         n = max(SAMPLE, SAMPLE_OF_CLUSTER * k)
         sample, make = rows.excerpt(n, generator), init
         given = rows.from_first(lambda: make(sample, k, generator))
+    else:
+        given = rows.from_first(lambda: init)  # ranks may have been given others
     start = check_init(given, problem)
     start = start.repeat(problem.n_problems // len(start), 1, 1).view(-1, k, d)
     return _in_metric(start, problem)

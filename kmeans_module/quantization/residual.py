@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kmeans_module import checks as check
 from kmeans_module.backends import beam_search
 from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.guard import under_mode
+from kmeans_module.core.guard import compiling
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.gradients import rotate, straight_through
 from kmeans_module.quantization.layout import NO_CODE, Layout, check_codes
@@ -222,7 +222,7 @@ class ResidualQuantizer(Quantizer):
         centroids = self.level(0).codebook.centroids
         x, _ = self.layout.check(x, None, centroids.device)
         rows = self.layout.to_rows(x, compute_dtype(x, centroids))[0]
-        if beam_size == 1 or under_mode():
+        if beam_size == 1 or compiling():
             by_level, left = [], rows
             for layer in self.codebook_layers():
                 by_level.append(layer(left))

@@ -67,6 +67,11 @@ def as_batch(data: Any, batch_of: Callable[[Any], Any] | None = None) -> Batch:
     if not isinstance(x, Tensor) or x.ndim != 2:
         shape = f" of shape {tuple(x.shape)}" if isinstance(x, Tensor) else ""
         raise ValueError(f"{_FORMS}; got a {type(x).__name__}{shape}; batch_of= can make one")
+    if isinstance(target, Tensor) and target.shape != x.shape[:1]:
+        raise ValueError(
+            f"labels of a batch should have shape {tuple(x.shape[:1])}, one per row; "
+            f"got {tuple(target.shape)}"
+        )
     return Batch(x, weight, target)
 
 
@@ -77,14 +82,15 @@ def _labels(data: tuple[Any, ...] | list[Any]) -> Tensor | None:
     if len(data) > 2:
         raise ValueError(f"{_FORMS}; got {len(data)} elements; batch_of= can choose among them")
     labels = data[1]
-    if not isinstance(labels, Tensor):
+    if labels is None:
         return None
-    if labels.is_floating_point():
+    kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
         raise ValueError(
-            f"{_FORMS}; got (tensor, {labels.dtype}), whose second element could be weights: "
-            "hand in a dict, or say with batch_of="
+            f"{_FORMS}; got (tensor, {kind}), whose second element could be weights: hand in a "
+            "dict, or say with batch_of="
         )
-    return labels if labels.ndim == 1 else None
+    return labels
 
 
 def weighs(batch: Batch, n_problems: int) -> Tensor:

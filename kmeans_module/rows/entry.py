@@ -14,7 +14,7 @@ from kmeans_module.core.problem import Problem
 from kmeans_module.core.seeding import Init, check_init
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.held import HeldRows
-from kmeans_module.rows.ranks import ProcessGroup, errors_shared
+from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
 from kmeans_module.rows.source import CheckedLoader, stable_order
 from kmeans_module.rows.stream import StreamRows
 from kmeans_module.rows.survey import refuse, refuse_too_few
@@ -46,9 +46,10 @@ def enter(
         ValueError, TypeError: bad data; rows of other sizes, or with weights once more.
     """
     if isinstance(x, AnyRows):
-        if sample_weight is not None or group is not None:
+        if sample_weight is not None or group is not None or resident or batch_of is not None:
             raise ValueError(
-                "rows have their sample_weight and process_group already; got them again"
+                "rows have their sample_weight and process_group, and are in memory or not; "
+                "got sample_weight, process_group, resident or batch_of again"
             )
         check_fits(x, problem)
         return x
@@ -120,7 +121,10 @@ def rows_of(
             through only once.
     """
     with errors_shared(group):
+        check.check_flag("resident", resident)
         if isinstance(x, Tensor):
+            if resident or batch_of is not None:
+                raise ValueError("resident and batch_of go with batches; x is a tensor")
             batch = _tensor_batch(x, sample_weight, n_features, device, batch_shape)
             batches: list[Batch] | None = [batch]
         else:
@@ -130,6 +134,7 @@ def rows_of(
             batches = loader.staying(resident=resident)
             if batches is not None and not batches:
                 raise ValueError("x holds no batch")
+    agree(group, x="a stream" if batches is None else "in memory")
     if batches is None:
         return StreamRows(
             loader, n_features=n_features, device=device, stable=stable_order(x), group=group

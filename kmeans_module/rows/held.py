@@ -48,6 +48,11 @@ class HeldRows:
         self.n_features = batches[0].x.shape[-1]
         self.device = batches[0].x.device
         self.example = batches[0].x[:0].reshape(0, self.n_features)  # of the rows' dtype
+        for batch in batches:
+            if batch.x.dtype != self.example.dtype:
+                raise ValueError(
+                    f"all batches should be of one dtype, {self.example.dtype}; got {batch.x.dtype}"
+                )
         self.batches = self._numbered(batches)
         self._moments: dict[str, Moments] = {}
 
@@ -147,7 +152,7 @@ class HeldRows:
 
     def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
         seeds = draw_seeds(self.n_problems, generator, self.device, self.group)
-        return uniform_sample(self.batches, m, seeds, self.group)[0]
+        return uniform_sample(self.batches, m, seeds, self.group, example=self.example)[0]
 
 
 class HeldSearch:

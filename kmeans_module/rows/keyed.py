@@ -124,7 +124,12 @@ def repeat_first(rows: Tensor, valid: Tensor, m: int) -> Tensor:
 
 
 def uniform_sample(
-    batches: Iterable[Batch], m: int, seeds: Tensor, group: ProcessGroup | None
+    batches: Iterable[Batch],
+    m: int,
+    seeds: Tensor,
+    group: ProcessGroup | None,
+    *,
+    example: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """At most m rows drawn uniformly from those of positive weight, and their weights.
 
@@ -133,18 +138,15 @@ def uniform_sample(
         m: rows to draw.
         seeds: of the draw for each problem, (P,).
         group: the ranks that hold the rest.
+        example: no rows, (0, d), of the dtype that the rows of all ranks have.
 
     Returns:
         (P, m, d) and (P, m).
     """
-    draw: KeyedDraw | None = None
+    draw = KeyedDraw(m, seeds, n_features=example.shape[-1], dtype=example.dtype)
     for batch in batches:
-        x = batch.x
-        if draw is None:
-            draw = KeyedDraw(m, seeds, n_features=x.shape[-1], dtype=x.dtype)
-        draw.add(x, batch.sample_weight, weighs(batch, len(seeds)), batch.start or 0)
-    if draw is None:
-        raise ValueError("the batches hold no rows to draw from")
+        weight = batch.sample_weight
+        draw.add(batch.x, weight, weighs(batch, len(seeds)), batch.start or 0)
     rows, weights, valid = draw.finish(group)
     m = int(valid.sum(dim=-1).min())
     return rows[:, :m], weights[:, :m]

@@ -95,6 +95,60 @@ def from_first(make: Callable[[], Any], group: ProcessGroup | None, device: torc
     return made[0].to(device) if isinstance(made[0], Tensor) else made[0]
 
 
+_DTYPES = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)
+
+
+def common_example(example: Tensor, n_samples: int, group: ProcessGroup | None) -> Tensor:
+    """No rows, (0, d), of the dtype and features of the ranks that hold some.
+
+    Raises:
+        ValueError: the rows of ranks differ in dtype.
+    """
+    if group is None:
+        return example
+    mine = [_DTYPES.index(example.dtype), example.shape[-1]] if n_samples else [-1, -1]
+    kinds = all_gather(torch.tensor(mine), group)
+    kinds = kinds[kinds[:, 0] >= 0]
+    if not len(kinds):
+        return example
+    if bool((kinds != kinds[0]).any()):
+        names = ", ".join(f"{_DTYPES[int(dtype)]} of {int(d)} features" for dtype, d in kinds)
+        raise ValueError(f"x should be alike on all ranks; they hold {names}")
+    dtype, d = (int(value) for value in kinds[0])
+    return torch.empty(0, d, dtype=_DTYPES[dtype], device=example.device)
+
+
+def agree(group: ProcessGroup | None, **arguments: object) -> None:
+    """Refuse arguments that differ between the ranks of a group, by name.
+
+    Args:
+        group: the ranks; None for this process only.
+        arguments: plain values.
+    """
+    if group is None:
+        return
+    everywhere: list[dict[str, object]] = [{} for _ in range(world_size(group))]
+    dist.all_gather_object(everywhere, arguments, group=group)
+    for name, value in everywhere[0].items():
+        for number, others in enumerate(everywhere):
+            if others[name] != value:
+                raise ValueError(
+                    f"{name} should be the same on all ranks; it is {value} on rank 0 and "
+                    f"{others[name]} on rank {number}"
+                )
+
+
 class ErrorElsewhere(ValueError):
     """Another rank has the cause, and its message."""
 

@@ -14,6 +14,19 @@ from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.loader import BatchLoader
 
 
+class OneDtype:
+    """Refuses rows of another dtype than the first ones."""
+
+    def __init__(self) -> None:
+        self.dtype: torch.dtype | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.dtype = self.dtype or x.dtype
+        if x.dtype != self.dtype:
+            raise ValueError(f"all batches should be of one dtype, {self.dtype}; got {x.dtype}")
+        return x
+
+
 class CheckedLoader:
     """The batches of a loader: checked, and on a device.
 
@@ -46,13 +59,14 @@ class CheckedLoader:
         self.n_features = n_features
         self.device = device
         self.batch_of = batch_of
+        self._one_dtype = OneDtype()
 
     def __iter__(self) -> Iterator[Batch]:
         for data in self.loader:
             yield self._checked(as_batch(data, self.batch_of))
 
     def _checked(self, batch: Batch) -> Batch:
-        x = check.check_samples(batch.x, self.n_features).to(self.device)
+        x = self._one_dtype(check.check_samples(batch.x, self.n_features)).to(self.device)
         weight = batch.sample_weight
         if isinstance(weight, Tensor):
             weight = weight.to(self.device)

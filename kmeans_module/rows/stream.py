@@ -23,6 +23,7 @@ from kmeans_module.rows.ranks import (
     ProcessGroup,
     all_gather,
     all_sum_stats,
+    common_example,
     errors_shared,
     from_first,
     rank,
@@ -45,6 +46,8 @@ class StreamRows:
         stable: whether every pass brings the batches in the same order.
         group: the ranks that hold the rest. Batches without a ``start`` are numbered in their
             order, rank by rank.
+        every_pass_is_the_same: whether a pass that brings other rows than the one before is
+            refused.
     """
 
     n_problems = 1
@@ -58,8 +61,10 @@ class StreamRows:
         device: torch.device,
         stable: bool,
         group: ProcessGroup | None = None,
+        every_pass_is_the_same: bool = True,
     ) -> None:
         self.batches = batches
+        self.every_pass_is_the_same = every_pass_is_the_same
         self.n_features = n_features or 0
         self.device = device
         self.stable = stable
@@ -75,9 +80,11 @@ class StreamRows:
         self.watch.begin()
         with errors_shared(self.group):
             for batch in self.numbered(self.batches):
-                self.watch.see(batch)
+                if self.every_pass_is_the_same:
+                    self.watch.see(batch)
                 yield from parts_of(batch)
-        self.watch.end()
+        if self.every_pass_is_the_same:
+            self.watch.end()
 
     def numbered(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Batches with the number of their first row."""
@@ -97,6 +104,7 @@ class StreamRows:
                     survey = self._survey(metric)
                 survey.add(batch, batch.start or 0)
             survey = survey or self._survey(metric)
+            self.example = common_example(self.example, survey.n_samples, self.group)
             if self.group is not None:
                 sizes = torch.tensor([survey.n_samples], device=self.device)
                 first = int(all_gather(sizes, self.group)[: rank(self.group)].sum())
@@ -115,7 +123,7 @@ class StreamRows:
     def draws(
         self, problem: Problem, generator: torch.Generator | None, search: Any = None
     ) -> StreamDraws:
-        return StreamDraws(self, problem, generator, self.group)
+        return StreamDraws(self, problem, generator, self.group, example=self.example)
 
     def merge(
         self, stats: ClusterStats, also: Sequence[Tensor]
@@ -152,13 +160,14 @@ class StreamRows:
             device=self.device,
             stable=self.stable,
             group=self.group,
+            every_pass_is_the_same=self.every_pass_is_the_same,
         )
         rows.first = self.first
         return rows
 
     def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
         seeds = draw_seeds(1, generator, self.device, self.group)
-        return uniform_sample(self, m, seeds, self.group)[0]
+        return uniform_sample(self, m, seeds, self.group, example=self.example)[0]
 
 
 class Mapped:

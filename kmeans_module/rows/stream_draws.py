@@ -28,6 +28,7 @@ class StreamDraws:
         problem: what is asked for.
         generator: what the draws come from; None for torch's default.
         group: the ranks that hold the rest.
+        example: no rows, (0, d), of the dtype that the rows of all ranks have.
     """
 
     def __init__(
@@ -36,7 +37,10 @@ class StreamDraws:
         problem: Problem,
         generator: torch.Generator | None,
         group: ProcessGroup | None,
+        *,
+        example: Tensor,
     ) -> None:
+        self.example = example
         self.passes = passes
         self.problem = problem
         self.generator = generator
@@ -78,7 +82,10 @@ class StreamDraws:
                 "stay in memory",
                 n,
             )
-        return self.standing_for(*uniform_sample(self.passes, n, self._seeds(), self.group))
+        rows, weights = uniform_sample(
+            self.passes, n, self._seeds(), self.group, example=self.example
+        )
+        return self.standing_for(rows, weights)
 
     def _seeds(self) -> Tensor:
         return draw_seeds(self.n_problems, self.generator, self.problem.device, self.group)
@@ -86,14 +93,10 @@ class StreamDraws:
     def _pass(self, centers: Tensor | None, m: int) -> Tensor:
         """Rows (P, m, d) drawn by weight × squared distance to the nearest of the centers."""
         problem, seeds = self.problem, self._seeds()
-        draw: KeyedDraw | None = None
+        dtype = compute_dtype(self.example, problem.dtype)
+        draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=dtype)
         for batch in self.passes:
-            if draw is None:
-                dtype = compute_dtype(batch.x, problem.dtype)
-                draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=dtype)
             draw.add(batch.x, None, self._masses(batch, centers), batch.start or 0)
-        if draw is None:
-            draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=problem.dtype)
         rows, _, valid = draw.finish(self.group)
         rows = unit_rows(rows) if problem.metric == "cosine" else rows
         return repeat_first(rows, valid, m)

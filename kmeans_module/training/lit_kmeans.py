@@ -21,14 +21,14 @@ from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.ranks import ProcessGroup, errors_shared
 from kmeans_module.rows.source import stable_order
-from kmeans_module.training.loaders import (
-    BatchOf,
-    Numbering,
-    TrainingBatches,
-    nth,
-    training_rows,
+from kmeans_module.training.loaders import BatchOf, Numbering, TrainingBatches, nth, training_rows
+from kmeans_module.training.pending import (
+    PendingLayer,
+    check_same_kind,
+    dtype_for,
+    make_layer,
+    read_centroids,
 )
-from kmeans_module.training.pending import PendingLayer, dtype_for, read_centroids
 from kmeans_module.training.report import as_numbers, logged_numbers, why_converged
 from kmeans_module.training.run import TrainingRun
 from kmeans_module.training.scores import Scores
@@ -150,7 +150,12 @@ class LitKMeans(LightningModule):
 
     def training_batches(self) -> Iterator[Batch]:
         """One pass over the training batches of this rank, on its device; no collective."""
-        return iter(TrainingBatches(self.trainer, self.batch_of, self.n_features))
+        return iter(self._training_batches())
+
+    def _training_batches(self) -> TrainingBatches:
+        layer = self.kmeans
+        n_features = layer.n_features if isinstance(layer, KMeansLayer) else self.n_features
+        return TrainingBatches(self.trainer, self.batch_of, n_features)
 
     # From the data to the layer.
 
@@ -162,9 +167,14 @@ class LitKMeans(LightningModule):
             self.trainer.should_stop = True
         self.rows_stay = stable_order(self.trainer.train_dataloader)
         with errors_shared(self.process_group):
-            batches = TrainingBatches(self.trainer, self.batch_of, self.n_features)
+            check_same_kind(self.kmeans, self)
+            batches = self._training_batches()
             rows = training_rows(
-                batches, resident=self.resident, device=self.device, group=self.process_group
+                batches,
+                resident=self.resident,
+                device=self.device,
+                group=self.process_group,
+                every_pass_is_the_same=self.algorithm == "lloyd",
             )
         to_space = METRICS[self.metric].map
         rows = rows if to_space is None else rows.map(to_space)
@@ -191,22 +201,12 @@ class LitKMeans(LightningModule):
                     "the training data hold no batch, or the loader can be gone through only once"
                 )
             if not isinstance(self.kmeans, KMeansLayer):
-                self._make_layer(rows.n_features, dtype_for(rows.example, moments))
+                self.kmeans = make_layer(self, rows.n_features, dtype_for(rows.example, moments))
         if self.initialized:
             self.kmeans.prepare(rows)
         else:
             self.kmeans.initialize(rows, init, generator=self.generator)
         self.variance = float(moments.variance[0])
-
-    def _make_layer(self, n_features: int, dtype: torch.dtype) -> None:
-        if self.n_features not in (None, n_features):
-            raise ValueError(
-                f"x should have shape (n_samples, {self.n_features}); got {n_features} features"
-            )
-        self.kmeans = KMeansLayer(
-            self.n_clusters, n_features, metric=self.metric, empty_cluster=self.empty_cluster,
-            device=self.device, dtype=dtype,
-        )  # fmt: skip
 
     def _initial_centroids(self) -> str | Tensor:
         if not isinstance(self.init, str) or self.init in INITS:
@@ -331,7 +331,7 @@ class LitKMeans(LightningModule):
     ) -> None:
         centroids = state_dict.get(f"{prefix}kmeans.centroids")
         if isinstance(centroids, Tensor) and not isinstance(self.kmeans, KMeansLayer):
-            self._make_layer(centroids.shape[-1], centroids.dtype)
+            self.kmeans = make_layer(self, centroids.shape[-1], centroids.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _score(self, stage: str, data: Any, batch_idx: int, loader: Any) -> None:

@@ -13,7 +13,7 @@ from kmeans_module.checks import check_sample_weight, check_samples
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.source import listed_batches, sampler_of, stable_order
+from kmeans_module.rows.source import OneDtype, listed_batches, sampler_of, stable_order
 
 BatchOf = Callable[[Any], Any]
 
@@ -75,6 +75,7 @@ class TrainingBatches:
         self.trainer = trainer
         self.batch_of = batch_of
         self.n_features = n_features
+        self._one_dtype = OneDtype()
 
     def __iter__(self) -> Iterator[Batch]:
         trainer = self.trainer
@@ -99,12 +100,17 @@ class TrainingBatches:
         """A batch with rows of n_features and right weights."""
         if self.n_features is None:
             self.n_features = batch.x.shape[-1]
-        x = check_samples(batch.x, self.n_features)
+        x = self._one_dtype(check_samples(batch.x, self.n_features))
         return batch._replace(x=x, sample_weight=check_sample_weight(batch.sample_weight, x))
 
 
 def training_rows(
-    batches: TrainingBatches, *, resident: bool, device: torch.device, group: ProcessGroup | None
+    batches: TrainingBatches,
+    *,
+    resident: bool,
+    device: torch.device,
+    group: ProcessGroup | None,
+    every_pass_is_the_same: bool = True,
 ) -> HeldRows | StreamRows:
     """The rows of all training batches.
 
@@ -122,6 +128,7 @@ def training_rows(
     return StreamRows(
         batches, n_features=batches.n_features, device=device,
         stable=stable_order(batches.trainer.train_dataloader), group=group,
+        every_pass_is_the_same=every_pass_is_the_same,
     )  # fmt: skip
 
 

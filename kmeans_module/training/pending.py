@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -30,9 +31,38 @@ class PendingLayer(nn.Module):
         )
 
     def __getattr__(self, name: str) -> Any:
-        if hasattr(KMeansLayer, name) or name in CentroidState.__annotations__:
+        options = inspect.signature(KMeansLayer).parameters
+        if name in options or hasattr(KMeansLayer, name) or name in CentroidState.__annotations__:
             self.forward(torch.empty(0))
         return super().__getattr__(name)
+
+
+def make_layer(wanted: Any, n_features: int, dtype: torch.dtype) -> KMeansLayer:
+    """The layer of a LitKMeans, for data of so many features and this dtype."""
+    if wanted.n_features not in (None, n_features):
+        raise ValueError(
+            f"x should have shape (n_samples, {wanted.n_features}); got {n_features} features"
+        )
+    return KMeansLayer(
+        wanted.n_clusters,
+        n_features,
+        metric=wanted.metric,
+        empty_cluster=wanted.empty_cluster,
+        device=wanted.device,
+        dtype=dtype,
+    )
+
+
+def check_same_kind(layer: nn.Module, wanted: Any) -> None:
+    """Refuse a layer of other n_clusters, metric or batch_shape than LitKMeans was told."""
+    if not isinstance(layer, KMeansLayer):
+        return
+    expected = {"n_clusters": wanted.n_clusters, "metric": wanted.metric, "batch_shape": ()}
+    for name, value in expected.items():
+        if getattr(layer, name) != value:
+            raise ValueError(
+                f"kmeans should be a layer with {name}={value!r}; got {getattr(layer, name)!r}"
+            )
 
 
 def dtype_for(example: Tensor, moments: Moments) -> torch.dtype:

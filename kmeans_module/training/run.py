@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kmeans_module.core.guard import version_of
-from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, alone
+from kmeans_module.core.lloyd import Iteration, Lloyd, alone
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch
@@ -47,7 +47,7 @@ class TrainingRun:
         self.search: HeldSearch | StreamSearch | None = rows.search(lloyd.problem)
         self.numbering: Numbering | None = None
         self._probes: dict[Hashable, Probe] = {}
-        self._n_rows = 0
+        self._n_rows = self._n_batches = 0
 
     def step(self, data: Any, batch_idx: int) -> None:
         """Take what the loader hands out as batch ``batch_idx`` of an epoch."""
@@ -63,13 +63,19 @@ class TrainingRun:
                 batch = self._passing(data, rows, batch_idx)
             stats, moved = search.step(batch, self.lloyd.centroids)
         self._n_rows += len(batch.x)
+        self._n_batches = batch_idx + 1
         self.lloyd.add(stats, moved)
 
     def end_pass(self) -> Iteration:
         """Close the iteration, and see at once whether it was the last."""
         assert self.search is not None
         self.search.end_pass()
-        if isinstance(self.rows, StreamRows) and self._every_pass_is_the_same:
+        if isinstance(self.rows, HeldRows) and self._n_batches < len(self.rows.batches):
+            raise ValueError(
+                f"an epoch has {self._n_batches} batches, the first pass had "
+                f"{len(self.rows.batches)}: every pass has to bring the same"
+            )
+        if isinstance(self.rows, StreamRows) and self.rows.every_pass_is_the_same:
             self.rows.watch.end()
         iteration = self.lloyd.end_pass()
         self.lloyd.look()
@@ -111,11 +117,6 @@ class TrainingRun:
             )
         self.lloyd.load_state_dict({**state, "centroids": self.lloyd.centroids})
 
-    @property
-    def _every_pass_is_the_same(self) -> bool:
-        # Mini-batches may be drawn, or changed at random, anew in every epoch.
-        return not isinstance(self.lloyd, MiniBatch)
-
     def _begin_pass(self, rows: HeldRows | StreamRows, search: HeldSearch | StreamSearch) -> None:
         self.lloyd.begin_pass()
         search.begin_pass()
@@ -131,7 +132,7 @@ class TrainingRun:
         to_space = METRICS[self.metric].map
         if to_space is not None:
             batch = batch._replace(x=to_space(batch.x))
-        if self._every_pass_is_the_same:
+        if rows.every_pass_is_the_same:
             rows.watch.see(batch)
         return batch
 

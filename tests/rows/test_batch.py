@@ -24,8 +24,6 @@ WEIGHT = torch.ones(20)
         ((X,), Batch(X)),
         ([X, TARGET], Batch(X, None, TARGET)),
         ((X, TARGET.bool()), Batch(X, None, TARGET.bool())),
-        ((X, ["a"] * 20), Batch(X)),
-        ((X, TARGET.view(20, 1)), Batch(X)),
         ({"x": X}, Batch(X)),
         (
             {"x": X, "target": TARGET, "sample_weight": WEIGHT, "name": "a"},

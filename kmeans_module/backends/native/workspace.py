@@ -210,6 +210,11 @@ class NativeWorkspace:
         self._results = [ResultStruct(address(self.labels, p)) for p in range(problems)]
 
     def _ready(self, centroids: Tensor) -> Tensor:
+        """Centroids (P, k, d) as the kernel reads them."""
+        if centroids.shape[-1] != self.x.shape[-1]:
+            raise ValueError(
+                f"rows have {self.x.shape[-1]} features, centroids {centroids.shape[-1]}"
+            )
         if centroids.dtype == self.x.dtype:
             return centroids.contiguous()
         if torch.promote_types(centroids.dtype, self.x.dtype) != self.x.dtype:
@@ -287,6 +292,7 @@ class NativeWorkspace:
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         self._guard()
+        self._check_nearest(nearest)
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64, device="cpu")
         candidates = self._ready(candidates)
         looks = self._seeding_pays and self._keeps(len(candidates))
@@ -303,6 +309,7 @@ class NativeWorkspace:
 
     def lower(self, nearest: Tensor, center: Tensor) -> None:
         self._guard()
+        self._check_nearest(nearest)
         center = self._ready(center)
         for p, memory in enumerate(self._memories(len(nearest))):
             self._call(
@@ -327,6 +334,14 @@ class NativeWorkspace:
 
     def _of(self, structs: list[RowsStruct], p: int) -> RowsStruct:
         return structs[p] if len(structs) > 1 else structs[0]
+
+    def _check_nearest(self, nearest: Tensor) -> None:
+        """Distances that the kernel writes into are of the rows' dtype and size."""
+        if nearest.dtype != self.x.dtype or nearest.shape[1:] != self.x.shape[-2:-1]:
+            raise TypeError(
+                f"distances should be {self.x.dtype} for {self.x.shape[-2]} rows; got "
+                f"{nearest.dtype} of shape {tuple(nearest.shape)}"
+            )
 
     def _guard(self) -> None:
         """Refuse to take pointers of what this call would make where a mode has come up since."""

@@ -89,6 +89,25 @@ def test_the_reference_can_be_asked_for(operation: str, monkeypatch: pytest.Monk
     assert type(backends.workspace(X)) is ReferenceWorkspace
 
 
+@needs_native
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.trace:DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
+def test_a_backend_that_is_asked_for_stands_back_from_traces_and_shapes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = KMeansLayer(3, 2).eval()
+    layer.set_centroids(torch.eye(3, 2))
+    x = blobs(20, 2)
+    expected = layer(x)
+    for asked in ("native", "reference", "triton"):
+        monkeypatch.setenv("KMEANS_KERNEL", asked)
+        traced = torch.jit.trace(layer, x)
+        assert torch.equal(traced(x), expected)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert layer(torch.empty(7, 2)).shape == (7,)
+
+
 def test_the_reference_can_be_asked_for_before_the_start() -> None:
     code = (
         "import torch; from kmeans_module import backends;"

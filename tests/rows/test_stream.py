@@ -350,3 +350,37 @@ def test_what_batches_are_made_of_can_be_said() -> None:
     layer, _ = fitted(loader, init=INITS["a tensor"], batch_of=lambda data: data["features"])
     expected, _ = fitted(X, init=INITS["a tensor"])
     assert torch.equal(layer.centroids, expected.centroids)
+
+
+@pytest.mark.parametrize("x", [Passes(X.split(100)), X.half()])
+def test_a_callback_with_restarts_of_a_shared_run_sees_the_best(x: Any) -> None:
+    layer, seen = KMeansLayer(5, 4), []
+    found = layer.fit(x, init="random", n_init=3, generator=seeded(2), callback=seen.append)
+    assert [it.number for it in seen] == list(range(1, len(seen) + 1))
+    assert len(seen) >= int(found.n_iter)
+    assert all(it.counts.shape == (5,) and it.counts.sum() == len(X) for it in seen)
+    inertias = [float(it.inertia) for it in seen]
+    assert inertias == sorted(inertias, reverse=True)
+    assert inertias[-1] == pytest.approx(float(found.inertia), rel=1e-3)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_batches_of_several_dtypes_are_refused(in_memory: bool) -> None:
+    parts = [X[:100], X[100:].double()]
+    message = "all batches should be of one dtype, torch.float32; got torch.float64"
+    with pytest.raises(ValueError, match=message):
+        KMeansLayer(5, 4).fit(parts if in_memory else Passes(parts))
+
+
+@pytest.mark.parametrize("options", [{"resident": True}, {"batch_of": lambda batch: batch}])
+def test_what_goes_with_batches_is_refused_for_tensors_and_rows(options: dict[str, Any]) -> None:
+    layer = KMeansLayer(5, 4)
+    with pytest.raises(ValueError, match="resident and batch_of go with batches; x is a tensor"):
+        layer.prepare(X, **options)
+    with pytest.raises(ValueError, match=r"got sample_weight, .* resident or batch_of again"):
+        layer.fit(layer.prepare(X), **options)
+
+
+def test_a_callback_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(TypeError, match="callback"):
+        KMeansLayer(5, 4).fit(X, callback=3)  # type: ignore[arg-type]

@@ -69,6 +69,10 @@ def failing(rank: int, group: dist.ProcessGroup) -> dict[str, Callable[[], objec
         return Passes(parts, change=change if rank else None)
 
     return {
+        "tol": lambda: fit(Passes(parts), tol=0.1 * rank),
+        "init names": lambda: fit(Passes(parts), init=list(INITS)[rank]),
+        "dtypes": lambda: fit(Passes([p.double() if rank else p for p in parts])),
+        "places": lambda: fit(Passes(parts) if rank else X[SHARES[0]]),
         "an iterator": lambda: fit(iter(parts) if rank else Passes(parts)),
         "NaN": lambda: fit(Passes(spoilt[SHARES[rank]].split(20))),
         "a shorter pass": lambda: fit(on_the_last(lambda b, i: b if i < 2 else b[:-1])),
@@ -102,6 +106,10 @@ def work(rank: int, folder: str) -> None:
     # Ranks that wait for each other in vain leave a group that is of no use to the next call:
     # what is most likely to go wrong comes last.
     last = ("a callable", "the init", "a bad batch", "a bad batch later")
+    calls["another tensor"] = partial(
+        fitted, SHARES[rank], group, 25, init=X[::20].clone() + 10 * rank
+    )
+    calls["no rows"] = partial(fitted, [slice(None), slice(0, 0)][rank], group, 25)
     calls |= failing(rank, group)
     for name in sorted(calls, key=lambda name: name in last):
         found[name] = caught(calls[name])
@@ -136,9 +144,23 @@ def test_streams_of_ranks_together_equal_one(name: str, ranks: list[dict[str, An
     assert_equals_one([result[name] for result in ranks], **JOBS[name])
 
 
+def test_centroids_to_start_from_are_those_of_the_first_rank(
+    ranks: list[dict[str, Any]],
+) -> None:
+    assert_equals_one([result["another tensor"] for result in ranks], **JOBS["a tensor"])
+
+
+def test_a_rank_may_hold_no_rows(ranks: list[dict[str, Any]]) -> None:
+    assert_equals_one([result["no rows"] for result in ranks])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("tol", "tol should be the same on all ranks; it is 0.0 on rank 0 and 0.1 on rank 1"),
+        ("init names", "init should be the same on all ranks"),
+        ("dtypes", "x should be alike on all ranks; they hold torch.float32 of 3 features, "),
+        ("places", "x should be the same on all ranks; it is in memory on rank 0 and a stream"),
         ("an iterator", "x is an iterator"),
         ("NaN", "1 row holds NaN or infinity, the first is row"),
         ("a shorter pass", "a pass over the batches brought 100 rows, the one before 101"),

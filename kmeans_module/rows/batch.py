@@ -93,6 +93,19 @@ def _labels(data: tuple[Any, ...] | list[Any]) -> Tensor | None:
     return labels
 
 
+class OneDtype:
+    """Refuses rows of another dtype than the first ones."""
+
+    def __init__(self) -> None:
+        self.dtype: torch.dtype | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.dtype = self.dtype or x.dtype
+        if x.dtype != self.dtype:
+            raise ValueError(f"all batches should be of one dtype, {self.dtype}; got {x.dtype}")
+        return x
+
+
 def weighs(batch: Batch, n_problems: int) -> Tensor:
     """1 for rows of positive weight, 0 for others, (P, n)."""
     x, weight = batch.x, batch.sample_weight

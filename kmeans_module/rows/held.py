@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
 from kmeans_module.core.statistics import ClusterStats, EStep
-from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.batch import Batch, OneDtype
 from kmeans_module.rows.draws import HeldDraws
 from kmeans_module.rows.keyed import draw_seeds, uniform_sample
 from kmeans_module.rows.ranks import (
@@ -48,11 +48,9 @@ class HeldRows:
         self.n_features = batches[0].x.shape[-1]
         self.device = batches[0].x.device
         self.example = batches[0].x[:0].reshape(0, self.n_features)  # of the rows' dtype
+        one_dtype = OneDtype()
         for batch in batches:
-            if batch.x.dtype != self.example.dtype:
-                raise ValueError(
-                    f"all batches should be of one dtype, {self.example.dtype}; got {batch.x.dtype}"
-                )
+            one_dtype(batch.x)
         self.batches = self._numbered(batches)
         self._moments: dict[str, Moments] = {}
 
@@ -140,11 +138,7 @@ class HeldRows:
         return joined(steps)
 
     def labels(self, centroids: Tensor, *, metric: str = "euclidean") -> Iterator[Tensor]:
-        problems = centroids if centroids.ndim == 3 else centroids.unsqueeze(0)
-        for batch in self.batches:
-            space = workspace(batch.x, metric=metric, dtype=centroids.dtype, once=True)
-            labels = space.assign(problems)[0]
-            yield labels if centroids.ndim == 3 else labels[0]
+        return labels_of(self.batches, centroids, metric)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> HeldRows:
         batches = [batch._replace(x=function(batch.x)) for batch in self.batches]
@@ -203,6 +197,15 @@ class HeldSearch:
     def labels(self) -> Tensor:
         parts = [space.labels for space in self.workspaces]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def labels_of(batches: Iterable[Batch], centroids: Tensor, metric: str) -> Iterator[Tensor]:
+    """Labels of each batch, (n,) for centroids (k, d) and (P, n) for (P, k, d)."""
+    problems = centroids if centroids.ndim == 3 else centroids.unsqueeze(0)
+    for batch in batches:
+        space = workspace(batch.x, metric=metric, dtype=centroids.dtype, once=True)
+        labels = space.assign(problems)[0]
+        yield labels if centroids.ndim == 3 else labels[0]
 
 
 def joined(steps: Sequence[EStep]) -> EStep:

@@ -95,20 +95,6 @@ def from_first(make: Callable[[], Any], group: ProcessGroup | None, device: torc
     return made[0].to(device) if isinstance(made[0], Tensor) else made[0]
 
 
-_DTYPES = (
-    torch.bool,
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-)
-
-
 def common_example(example: Tensor, n_samples: int, group: ProcessGroup | None) -> Tensor:
     """No rows, (0, d), of the dtype and features of the ranks that hold some.
 
@@ -117,16 +103,22 @@ def common_example(example: Tensor, n_samples: int, group: ProcessGroup | None) 
     """
     if group is None:
         return example
-    mine = [_DTYPES.index(example.dtype), example.shape[-1]] if n_samples else [-1, -1]
-    kinds = all_gather(torch.tensor(mine), group)
-    kinds = kinds[kinds[:, 0] >= 0]
-    if not len(kinds):
+    mine = (example.dtype, example.shape[-1]) if n_samples else None
+    kinds = [kind for kind in _everywhere(mine, group) if kind is not None]
+    if not kinds:
         return example
-    if bool((kinds != kinds[0]).any()):
-        names = ", ".join(f"{_DTYPES[int(dtype)]} of {int(d)} features" for dtype, d in kinds)
+    if any(kind != kinds[0] for kind in kinds):
+        names = ", ".join(f"{dtype} of {d} features" for dtype, d in kinds)
         raise ValueError(f"x should be alike on all ranks; they hold {names}")
-    dtype, d = (int(value) for value in kinds[0])
-    return torch.empty(0, d, dtype=_DTYPES[dtype], device=example.device)
+    dtype, d = kinds[0]
+    return torch.empty(0, d, dtype=dtype, device=example.device)
+
+
+def _everywhere(value: Any, group: ProcessGroup) -> list[Any]:
+    """A plain value of each rank."""
+    values: list[Any] = [None] * world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
 
 
 def agree(group: ProcessGroup | None, **arguments: object) -> None:
@@ -138,8 +130,7 @@ def agree(group: ProcessGroup | None, **arguments: object) -> None:
     """
     if group is None:
         return
-    everywhere: list[dict[str, object]] = [{} for _ in range(world_size(group))]
-    dist.all_gather_object(everywhere, arguments, group=group)
+    everywhere = _everywhere(arguments, group)
     for name, value in everywhere[0].items():
         for number, others in enumerate(everywhere):
             if others[name] != value:

@@ -10,21 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SequentialSampler
 
 from kmeans_module import checks as check
-from kmeans_module.rows.batch import Batch, as_batch
+from kmeans_module.rows.batch import Batch, OneDtype, as_batch
 from kmeans_module.rows.loader import BatchLoader
-
-
-class OneDtype:
-    """Refuses rows of another dtype than the first ones."""
-
-    def __init__(self) -> None:
-        self.dtype: torch.dtype | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.dtype = self.dtype or x.dtype
-        if x.dtype != self.dtype:
-            raise ValueError(f"all batches should be of one dtype, {self.dtype}; got {x.dtype}")
-        return x
 
 
 class CheckedLoader:

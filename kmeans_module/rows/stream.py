@@ -17,7 +17,7 @@ from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.held import joined
+from kmeans_module.rows.held import joined, labels_of
 from kmeans_module.rows.keyed import draw_seeds, uniform_sample
 from kmeans_module.rows.ranks import (
     ProcessGroup,
@@ -140,11 +140,7 @@ class StreamRows:
         return joined([step for _, step in self._steps(centroids, metric)])
 
     def labels(self, centroids: Tensor, *, metric: str = "euclidean") -> Iterator[Tensor]:
-        problems = centroids if centroids.ndim == 3 else centroids.unsqueeze(0)
-        for batch in self:
-            space = workspace(batch.x, metric=metric, dtype=centroids.dtype, once=True)
-            labels = space.assign(problems)[0]
-            yield labels if centroids.ndim == 3 else labels[0]
+        return labels_of(self, centroids, metric)
 
     def _steps(self, centroids: Tensor, metric: str) -> Iterator[tuple[Batch, EStep]]:
         for batch in self:

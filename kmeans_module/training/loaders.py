@@ -11,9 +11,9 @@ from torch.utils.data import DistributedSampler
 
 from kmeans_module.checks import check_sample_weight, check_samples
 from kmeans_module.rows import HeldRows, StreamRows
-from kmeans_module.rows.batch import Batch, as_batch
+from kmeans_module.rows.batch import Batch, OneDtype, as_batch
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.source import OneDtype, listed_batches, sampler_of, stable_order
+from kmeans_module.rows.source import listed_batches, sampler_of, stable_order
 
 BatchOf = Callable[[Any], Any]
 

@@ -96,8 +96,6 @@ class Assignment(CentroidState):
             ValueError: labels outside 0 .. k-1 (checked on the CPU).
         """
         self.check_initialized()
-        labels = check.check_labels(labels, self.n_clusters, self.batch_shape)
-        check.check_device("labels", labels, self.centroids.device)
         return F.decode(labels, self.centroids)
 
     def _label_shape(self, x: Tensor) -> tuple[int, ...]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from kmeans_module.core.guard import readable, under_mode
-from kmeans_module.core.statistics import accumulator_dtype
+from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
+from kmeans_module.core.words import first_line, shown
 
 _LARGEST_WEIGHT = 1e100
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -23,31 +25,35 @@ class NotInitializedError(ValueError):
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} should be one of {', '.join(choices)}; got {value!r}")
+        raise ValueError(f"{name} should be one of {', '.join(choices)}; got {shown(value)}")
 
 
 def check_integer(name: str, value: object, *, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} should be an integer; got {value!r}")
+        raise TypeError(f"{name} should be an integer; got {shown(value)}")
     value = int(value)
     if value < minimum:
-        raise ValueError(f"{name} should be >= {minimum}; got {value}")
+        raise ValueError(f"{name} should be >= {minimum}; got {shown(value)}")
     if value > 2**62:
-        raise ValueError(f"{name}={value} overflows a 64-bit integer")
+        raise ValueError(f"{name}={shown(value)} overflows a 64-bit integer")
     return value
 
 
 def check_number(name: str, value: object, *, minimum: float, maximum: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} should be a number; got {value!r}")
-    if not minimum <= value <= maximum or math.isinf(value):
-        raise ValueError(f"{name} should be from {minimum:g} to {maximum:g}; got {value}")
-    return float(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} should be a number; got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not minimum <= number <= maximum or math.isinf(number):
+        raise ValueError(f"{name} should be from {minimum:g} to {maximum:g}; got {shown(value)}")
+    return number
 
 
 def check_flag(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"{name} should be True or False; got {value!r}")
+        raise TypeError(f"{name} should be True or False; got {shown(value)}")
 
 
 def check_callable(name: str, value: object) -> None:
@@ -60,8 +66,9 @@ def check_tensor(name: str, value: object) -> Tensor:
         raise TypeError(f"{name} should be a torch.Tensor; got {type(value).__name__}")
     if value.is_complex():
         raise TypeError(f"{name} should hold real numbers; got {value.dtype}")
-    if value.layout != torch.strided or value.is_quantized:
-        raise TypeError(f"{name} should be a dense tensor; got {value.layout}, {value.dtype}")
+    if value.is_nested or value.layout != torch.strided or value.is_quantized:
+        kind = "a nested tensor" if value.is_nested else f"{value.layout}, {value.dtype}"
+        raise TypeError(f"{name} should be a dense tensor; got {kind}")
     return value
 
 
@@ -70,6 +77,76 @@ def check_rows(x: object) -> Tensor:
     if x.dtype not in _FLOATS + _INTEGERS:
         raise TypeError(f"x should hold floats, signed integers, uint8 or bool; got {x.dtype}")
     return x
+
+
+def check_sized(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
+    """Finite real numbers of a shape, whose sizes are numbers, or words for any size from 1 up."""
+    value = check_tensor(name, value)
+    fits = value.ndim == len(shape) and all(
+        size > 0 if isinstance(wanted, str) else size == wanted
+        for size, wanted in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{name} should have shape ({wanted}); got {tuple(value.shape)}")
+    if value.is_meta:
+        raise ValueError(f"{name} should hold numbers; it is on meta, where there are none")
+    if readable(value) and not value.double().isfinite().all():
+        raise ValueError(f"{name} should be finite; it contains NaN or infinity")
+    return value
+
+
+def check_sequence(name: str, value: object, length: int) -> None:
+    """None, or a list or the like of so many items."""
+    if value is None:
+        return
+    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if not listed and not (isinstance(value, Tensor) and not value.is_nested and value.ndim == 1):
+        raise TypeError(f"{name} should be a list or None; got {shown(value)}")
+    if len(value) != length:  # type: ignore[arg-type]
+        raise ValueError(f"{name} should have {length} items; got {shown(value)}")
+
+
+def check_text(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} should be text or None; got {shown(value)}")
+
+
+def check_centroids(centroids: object) -> Tensor:
+    """Centroids (*batch_shape, k, d) with k, d >= 1."""
+    centroids = check_tensor("centroids", centroids)
+    if centroids.dtype not in _FLOATS:
+        raise TypeError(f"centroids should hold floats; got {centroids.dtype}")
+    if centroids.ndim < 2 or 0 in centroids.shape:
+        raise ValueError(
+            "centroids should have shape (*batch_shape, n_clusters, n_features), none of them 0; "
+            f"got {tuple(centroids.shape)}"
+        )
+    return centroids
+
+
+def check_statistics(stats: object, centroids: Tensor) -> ClusterStats:
+    """ClusterStats with the batch_shape and the sizes of centroids (*batch_shape, k, d)."""
+    if not isinstance(stats, ClusterStats):
+        raise TypeError(f"stats should be ClusterStats; got {type(stats).__name__}")
+    fields = [check_tensor("stats", field) for field in (stats.sums, stats.counts, stats.inertia)]
+    shapes = [tuple(field.shape) for field in fields]
+    shape = tuple(centroids.shape)
+    if shapes != [shape, shape[:-1], shape[:-2]]:
+        raise ValueError(
+            f"stats should be of centroids {shape}; "
+            f"got sums, counts and inertia of shapes {', '.join(map(str, shapes))}"
+        )
+    check_device("stats", stats.sums, centroids.device)
+    return stats
+
+
+def check_numel(name: str, value: object, like: Tensor) -> Tensor:
+    """As many real numbers as a tensor has, in its shape."""
+    value = check_tensor(name, value)
+    if value.numel() != like.numel():
+        raise ValueError(f"{name} should have shape {tuple(like.shape)}; got {tuple(value.shape)}")
+    return value.reshape(like.shape)
 
 
 def check_device(name: str, value: Tensor, device: torch.device) -> None:
@@ -131,11 +208,11 @@ def check_sample_weight(
 
 def check_shape(name: str, value: object) -> tuple[int, ...]:
     if not isinstance(value, tuple | list):
-        raise TypeError(f"{name} should be a tuple of integers; got {value!r}")
+        raise TypeError(f"{name} should be a tuple of integers; got {shown(value)}")
     return tuple(check_integer(name, size, minimum=1) for size in value)
 
 
-def check_labels(labels: object, n_clusters: int, batch_shape: tuple[int, ...]) -> Tensor:
+def check_labels(labels: object, n_clusters: int, batch_shape: tuple[int, ...] = ()) -> Tensor:
     """Integers from 0 to n_clusters - 1 (looked at on the CPU), (*) or (*batch_shape, n)."""
     labels = check_tensor("labels", labels)
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
@@ -161,14 +238,23 @@ def allocate(
     dtype: torch.dtype | None,
 ) -> Tensor:
     """Zeros; a ValueError where the size overflows or there is no room."""
-    if dtype is not None and dtype not in _FLOATS:
-        raise TypeError(f"dtype should be one of {', '.join(map(str, _FLOATS))}; got {dtype!r}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in _FLOATS):
+        raise TypeError(
+            f"dtype should be one of {', '.join(map(str, _FLOATS))}; got {shown(dtype)}"
+        )
+    if device is not None:
+        try:
+            device = torch.device(device)
+        except (RuntimeError, TypeError, ValueError):
+            raise ValueError(
+                f"device should be a torch.device or the name of one; got {shown(device)}"
+            ) from None
     if math.prod(shape) >= 2**60:
         raise ValueError(f"{name} of shape {shape} overflow a 64-bit size")
     try:
         return torch.zeros(shape, device=device, dtype=dtype)
     except RuntimeError as error:
-        raise ValueError(f"no room for {name} of shape {shape}: {error}") from error
+        raise ValueError(f"no room for {name} of shape {shape}: {first_line(error)}") from error
 
 
 def check_process_group(group: object) -> None:

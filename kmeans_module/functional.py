@@ -15,8 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kmeans_module import checks as check
 from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core import distances
+from kmeans_module.core.empty_clusters import POLICIES
 from kmeans_module.core.m_step import m_step
 from kmeans_module.core.metrics import METRICS, in_space
 from kmeans_module.core.soft import soft_shares
@@ -80,6 +82,7 @@ def e_step(
         >>> step.labels, step.stats.inertia
         (tensor([0, 0, 1]), tensor(2., dtype=torch.float64))
     """
+    start = check.check_integer("start", start, minimum=0)
     space, flat = _prepared(x, centroids, sample_weight, metric)
     return space.e_step(flat, start=start).reshape(centroids.shape[:-2])
 
@@ -118,6 +121,16 @@ def update_centroids(
     Raises:
         EmptyClusterError: a cluster is empty and empty_cluster is "error".
     """
+    centroids = check.check_centroids(centroids)
+    stats = check.check_statistics(stats, centroids)
+    decay = check.check_number("decay", decay, minimum=0, maximum=1)
+    check.check_choice("empty_cluster", empty_cluster, POLICIES)
+    check.check_choice("metric", metric, tuple(METRICS))
+    counts = check.check_tensor("counts", counts)
+    if counts.shape != centroids.shape[:-1]:
+        raise ValueError(
+            f"counts should have shape {tuple(centroids.shape[:-1])}; got {tuple(counts.shape)}"
+        )
     batch_shape, (k, d) = centroids.shape[:-2], centroids.shape[-2:]
     old_counts = counts.reshape(-1, k) * decay if decay else None
     new, new_counts, shift = m_step(
@@ -155,7 +168,7 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
     Returns:
         (..., m, k).
     """
-    x = in_space(x, metric)
+    x, centroids = _broadcast(x, centroids, metric)
     return distances.pairwise_distances(x, centroids, metric=METRICS[metric].kernel)
 
 
@@ -188,7 +201,7 @@ def soft_assign(
         tensor([[0.5000, 0.5000],
                 [0.9820, 0.0180]])
     """
-    x = in_space(x, metric)
+    x, centroids = _broadcast(x, centroids, metric)
     return soft_shares(
         x, centroids, temperature=temperature, kernel=kernel, metric=METRICS[metric].kernel
     )
@@ -209,6 +222,9 @@ def decode(labels: Tensor, centroids: Tensor) -> Tensor:
         >>> decode(torch.tensor([1, 1, 0]), torch.tensor([[0.0], [10.0]])).flatten()
         tensor([10., 10.,  0.])
     """
+    centroids = check.check_centroids(centroids)
+    labels = check.check_labels(labels, centroids.shape[-2], tuple(centroids.shape[:-2]))
+    check.check_device("labels", labels, centroids.device)
     if centroids.ndim == 2:
         return centroids[labels]
     index = labels.unsqueeze(-1).expand(*labels.shape, centroids.shape[-1])
@@ -219,6 +235,12 @@ def _prepared(
     x: Tensor, centroids: Tensor, sample_weight: Tensor | None, metric: str
 ) -> tuple[Workspace, Tensor]:
     """A workspace whose problems are the batch dimensions, flattened, and the centroids so."""
+    check.check_choice("metric", metric, tuple(METRICS))
+    centroids = check.check_centroids(centroids)
+    batch_shape = tuple(centroids.shape[:-2])
+    x = check.check_samples(x, centroids.shape[-1], batch_shape)
+    check.check_device("x", x, centroids.device)
+    sample_weight = check.check_sample_weight(sample_weight, x, batch_shape)
     x = in_space(x, metric)
     if centroids.ndim > 3:
         x = x.flatten(0, -3) if x.ndim > 2 else x
@@ -226,12 +248,27 @@ def _prepared(
             sample_weight = sample_weight.flatten(0, -2)
         centroids = centroids.flatten(0, -3)
     elif centroids.ndim == 2:
-        x = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         centroids = centroids.unsqueeze(0)
     space = workspace(
         x, sample_weight, metric=METRICS[metric].kernel, dtype=centroids.dtype, once=True
     )
     return space, centroids
+
+
+def _broadcast(x: Tensor, centroids: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """Rows in the space of the metric, and centroids, whose leading dimensions broadcast."""
+    check.check_choice("metric", metric, tuple(METRICS))
+    centroids = check.check_centroids(centroids)
+    x = check.check_rows(x)
+    check.check_device("x", x, centroids.device)
+    shape, d = tuple(x.shape), centroids.shape[-1]
+    leading = zip(reversed(shape[:-2]), reversed(centroids.shape[:-2]), strict=False)
+    if len(shape) < 2 or shape[-1] != d or any(a != b and 1 not in (a, b) for a, b in leading):
+        raise ValueError(
+            f"x should have shape (..., m, {d}) that broadcasts with centroids "
+            f"{tuple(centroids.shape)}; got {shape}"
+        )
+    return in_space(x, metric), centroids
 
 
 def _shaped(values: Tensor, centroids: Tensor) -> Tensor:

@@ -154,18 +154,15 @@ class KMeansLayer(Assignment):
                 compiled code).
         """
         self.check_initialized()
-        start = check.check_integer("start", start, minimum=0)
         if isinstance(x, AnyRows):
+            start = check.check_integer("start", start, minimum=0)
             if sample_weight is not None or start:
                 raise ValueError("rows have their sample_weight and start already; got them again")
             problem = self.problem()
             check_fits(x, problem)
             step = self._last_search.e_step(x, problem, self.flat_centroids())
             return step.reshape(self.batch_shape)
-        x = check.check_samples(x, self.n_features, self.batch_shape)
-        check.check_device("x", x, self.centroids.device)
-        weight = check.check_sample_weight(sample_weight, x, self.batch_shape)
-        step = F.e_step(x, self.centroids, weight, metric=self.metric, start=start)
+        step = F.e_step(x, self.centroids, sample_weight, metric=self.metric, start=start)
         if readable(x) and not step.stats.inertia.isfinite().all():
             refuse_nonfinite(x, step.distances.dtype)
         return step
@@ -186,15 +183,6 @@ class KMeansLayer(Assignment):
             EmptyClusterError: a cluster is empty and the policy is "error".
         """
         self.check_initialized()
-        decay = check.check_number("decay", decay, minimum=0, maximum=1)
-        if not isinstance(stats, ClusterStats):
-            raise TypeError(f"stats should be ClusterStats; got {type(stats).__name__}")
-        shapes = [tuple(field.shape) for field in (stats.sums, stats.counts, stats.inertia)]
-        if shapes != [self.centroids.shape, self.counts.shape, self.batch_shape]:
-            raise ValueError(
-                f"stats should be of centroids {tuple(self.centroids.shape)}; "
-                f"got sums, counts and inertia of shapes {', '.join(map(str, shapes))}"
-            )
         centroids, counts, shift = F.update_centroids(
             self.centroids, self.counts, stats,
             decay=decay, empty_cluster=self.empty_cluster, metric=self.metric,

@@ -98,6 +98,7 @@ class CentroidState(ExactBuffers):
         self.metric = metric
         self.empty_cluster = empty_cluster
         self.batch_shape = check.check_shape("batch_shape", batch_shape)
+        check.check_flag("requires_grad", requires_grad)
         shape = (*self.batch_shape, self.n_clusters, self.n_features)
         centroids = check.allocate("centroids", shape, device=device, dtype=dtype)
         device, exact = centroids.device, accumulator_dtype(centroids.device)
@@ -136,11 +137,14 @@ class CentroidState(ExactBuffers):
             centroids: as many numbers as (*batch_shape, k, d).
             counts: as many as (*batch_shape, k); None for 0.
         """
-        self.centroids.copy_(centroids.view_as(self.centroids))
+        centroids = check.check_numel("centroids", centroids, self.centroids)
+        if counts is not None:
+            counts = check.check_numel("counts", counts, self.counts)
+        self.centroids.copy_(centroids)
         if counts is None:
             self.counts.zero_()
         else:
-            self.counts.copy_(counts.view_as(self.counts))
+            self.counts.copy_(counts)
         self.n_iter.zero_()
         self.initialized.fill_(True)
         self._known_initialized = True

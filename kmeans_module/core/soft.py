@@ -13,13 +13,17 @@ computed again there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kmeans_module.core.distances import chunk_rows, squared_distances
+from kmeans_module.core.guard import readable
+from kmeans_module.core.words import shown
 
 KERNELS = ("softmax", "student-t")
 
@@ -45,12 +49,23 @@ def soft_shares(
     return in_chunks(shares, x, centroids)[0]
 
 
-def check_soft(temperature: float, kernel: str = "softmax") -> None:
+def check_soft(temperature: object, kernel: object = "softmax") -> None:
     """Refuse what no soft assignment can be made of."""
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel should be one of {', '.join(KERNELS)}; got {kernel!r}")
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature should be more than 0 and finite; got {temperature!r}")
+    if not isinstance(kernel, str) or kernel not in KERNELS:
+        raise ValueError(f"kernel should be one of {', '.join(KERNELS)}; got {shown(kernel)}")
+    # A tensor of one element may be learned; its value is looked at where that costs no wait.
+    if isinstance(temperature, Tensor) and temperature.numel() == 1:
+        if not readable(temperature):
+            return
+        temperature = temperature.item()
+    if isinstance(temperature, bool) or not isinstance(temperature, Real):
+        raise TypeError(f"temperature should be a number; got {shown(temperature)}")
+    try:
+        number = float(temperature)
+    except OverflowError:
+        number = math.inf
+    if not 0 < number < math.inf:
+        raise ValueError(f"temperature should be more than 0 and finite; got {shown(temperature)}")
 
 
 def in_chunks(

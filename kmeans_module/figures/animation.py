@@ -14,6 +14,7 @@ import torch
 from matplotlib.colors import to_hex
 from torch import Tensor
 
+from kmeans_module import checks as check
 from kmeans_module.figures.arrays import FloatArray, evenly, to_numpy
 from kmeans_module.figures.colors import cluster_colors
 from kmeans_module.figures.plane import find_plane, view_limits
@@ -51,7 +52,18 @@ def animation_html(
         max_points: most samples drawn.
         max_frames: most frames; fewer if needed for 250,000 positions of centroids in all.
     """
-    n_frames, k, _ = centroids.shape
+    centroids = check.check_sized("centroids", centroids, ("t", "k", "d"))
+    n_frames, k, d = centroids.shape
+    x = check.check_sized("x", x, ("n", d))
+    labels = check.check_labels(check.check_sized("labels", labels, (n_frames, len(x))), k)
+    inertia = check.check_tensor("inertia", inertia)
+    if inertia.shape != (n_frames,):
+        raise ValueError(f"inertia should have shape ({n_frames},); got {tuple(inertia.shape)}")
+    check.check_text("title", title)
+    check.check_sequence("iterations", iterations, n_frames)
+    check.check_sequence("feature_names", feature_names, d)
+    max_points = check.check_integer("max_points", max_points, minimum=1)
+    max_frames = check.check_integer("max_frames", max_frames, minimum=2)
     numbers = range(n_frames) if iterations is None else iterations
     frames = evenly(n_frames, min(max_frames, max(2, MAX_POSITIONS // k)))
     kept_frames = torch.from_numpy(frames)

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from kmeans_module import checks as check
 from kmeans_module import functional
 from kmeans_module.figures.arrays import FloatArray, IntArray, evenly, to_numpy
 from kmeans_module.figures.colors import cluster_colors
@@ -52,7 +53,15 @@ def clustering_figure(
         title: heading of the figure.
         feature_names: ``d`` names, for the axes of one or two features.
     """
+    centroids = check.check_sized("centroids", centroids, ("k", "d"))
     k, d = centroids.shape
+    x = check.check_sized("x", x, ("n", d))
+    labels = check.check_labels(check.check_sized("labels", labels, (len(x),)), k)
+    if path is not None and len(path := check.check_tensor("path", path)):
+        path = check.check_sized("path", path, ("t", k, d))
+    check.check_callable("assign", assign)
+    check.check_text("title", title)
+    check.check_sequence("feature_names", feature_names, d)
     if d > 1:
         shown = torch.from_numpy(evenly(len(x), MAX_POINTS))
         x, labels = x[shown.to(x.device)], labels[shown.to(labels.device)]
@@ -89,7 +98,7 @@ def clustering_figure(
 
 def cluster_sizes_figure(counts: Tensor) -> Figure:
     """Bars of the sizes ``counts`` ``(k,)``, largest first, in the colors of the clusters."""
-    sizes = to_numpy(counts)
+    sizes = to_numpy(check.check_sized("counts", counts, ("k",)))
     k, mean = len(sizes), float(sizes.mean())
     order = np.argsort(-sizes, kind="stable")
     figure = new_figure(8.0, 4.0)

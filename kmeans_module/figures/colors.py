@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.colors import hsv_to_rgb, to_rgb
 
+from kmeans_module.checks import check_integer
 from kmeans_module.figures.arrays import FloatArray
 
 # Okabe & Ito (2008), Color Universal Design, without black.
@@ -38,6 +39,7 @@ def cluster_colors(n_clusters: int) -> FloatArray:
     Returns:
         RGB in [0, 1] of shape ``(n_clusters, 3)``.
     """
+    n_clusters = check_integer("n_clusters", n_clusters, minimum=0)
     if n_clusters <= len(_DISTINCT):
         return np.array([to_rgb(color) for color in _DISTINCT[:n_clusters]]).reshape(-1, 3)
     # Roberts (2018), The unreasonable effectiveness of quasirandom sequences, in three dimensions.

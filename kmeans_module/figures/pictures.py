@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from kmeans_module import checks as check
 from kmeans_module.figures.arrays import FloatArray, to_numpy
 from kmeans_module.figures.drawing import draw_bars, new_figure
 
@@ -22,6 +23,8 @@ def palette_figure(centroids: Tensor, counts: Tensor) -> Figure:
     Each swatch shows its hexadecimal code and its share of the pixels, from ``counts`` ``(k,)``;
     beyond 256 colors there is no room for this text.
     """
+    centroids = check.check_sized("centroids", centroids, ("k", 3))
+    counts = check.check_sized("counts", counts, (len(centroids),))
     colors, shares = _sorted_palette(centroids, counts)
     k = len(colors)
     columns = min(k, 8 if k <= 64 else int(np.ceil(np.sqrt(k))))
@@ -60,7 +63,13 @@ def quantized_figure(
         palette: shape ``(k, 3)``, in [0, 1].
         counts: number of pixels of each color, of shape ``(k,)``; the widths in the strip.
     """
+    palette = check.check_sized("palette", palette, ("k", 3))
+    counts = check.check_sized("counts", counts, (len(palette),))
+    check.check_sequence("quantized", quantized, len(originals))
     pairs = list(zip(originals, quantized, strict=True))[:MAX_IMAGES]
+    for original, replaced in pairs:
+        original = check.check_sized("originals", original, ("height", "width", 3))
+        check.check_sized("quantized", replaced, tuple(original.shape))
     heights = [5.0 * image.shape[0] / image.shape[1] for image, _ in pairs]
     figure = new_figure(10.0, sum(heights) + 1.0)
     grid = figure.add_gridspec(len(pairs) + 1, 2, height_ratios=[*heights, 0.4])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kmeans_module import checks as check
 from kmeans_module.rows.batch import Batch
 
 
@@ -52,16 +53,21 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        x = check.check_rows(x)
         if x.ndim != 2 or len(x) == 0:
             raise ValueError(f"x should be (n, d) with n >= 1, got shape {tuple(x.shape)}")
         for name, values in (("target", target), ("sample_weight", sample_weight)):
-            if values is not None and values.shape != x.shape[:1]:
+            if values is not None and check.check_tensor(name, values).shape != x.shape[:1]:
                 raise ValueError(
                     f"{name} should be ({len(x)},), one per row of x, got {tuple(values.shape)}"
                 )
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size should be >= 1 or None, got {batch_size}")
-        if not 0 <= rank < world_size:
+        if batch_size is not None:
+            batch_size = check.check_integer("batch_size", batch_size, minimum=1)
+        check.check_flag("shuffle", shuffle)
+        seed = check.check_integer("seed", seed, minimum=0)
+        rank = check.check_integer("rank", rank, minimum=0)
+        world_size = check.check_integer("world_size", world_size, minimum=1)
+        if rank >= world_size:
             raise ValueError(f"rank should be in [0, world_size={world_size}), got {rank}")
         self.x = x
         self.batch_size = len(x) if batch_size is None else batch_size

@@ -126,7 +126,7 @@ def test_one_feature_spreads_the_samples_beside_the_centroids():
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
 def test_one_sample_one_frame_and_any_scale_are_drawn(d, scale):
     x = torch.full((1, d), 2.0) * scale
-    data = payload(animation_html(x, torch.zeros(1, 1), x[None], torch.zeros(1)))
+    data = payload(animation_html(x, torch.zeros(1, 1, dtype=torch.int64), x[None], torch.zeros(1)))
     assert np.isfinite(data["points"]).all()
     assert np.ptp(data["limits"][0]) > 0
     assert data["iterations"] == [0]

@@ -125,11 +125,11 @@ def test_global_generator_is_left_alone() -> None:
     [
         (torch.zeros(3), {}, r"x should be \(n, d\) with n >= 1, got shape \(3,\)"),
         (torch.zeros(0, 2), {}, r"x should be \(n, d\) with n >= 1, got shape \(0, 2\)"),
-        (rows(3), {"batch_size": 0}, r"batch_size should be >= 1 or None, got 0"),
+        (rows(3), {"batch_size": 0}, r"batch_size should be >= 1; got 0"),
         (rows(3), {"target": torch.zeros(2)}, r"target should be \(3,\), .*got \(2,\)"),
         (rows(3), {"sample_weight": torch.ones(3, 1)}, r"sample_weight should be .*got \(3, 1\)"),
         (rows(3), {"rank": 2, "world_size": 2}, r"rank should be in \[0, world_size=2\), got 2"),
-        (rows(3), {"rank": -1}, r"rank should be in \[0, world_size=1\), got -1"),
+        (rows(3), {"rank": -1}, r"rank should be >= 0; got -1"),
     ],
 )
 def test_bad_arguments_are_named(x: torch.Tensor, options: dict[str, Any], message: str) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from kmeans_module import figures
+from kmeans_module.checks import check_flag, check_integer
 from kmeans_module.data import ImageDataModule
 from kmeans_module.training.callbacks.drawing import draw_clusters
 from kmeans_module.training.callbacks.reading import as_kmeans, n_iterations
@@ -32,8 +33,9 @@ class ClusterFigures(Callback):
     """
 
     def __init__(self, every_n_iterations: int | None = None, projector: bool = True) -> None:
-        if every_n_iterations is not None and every_n_iterations < 1:
-            raise ValueError(f"every_n_iterations should be >= 1; got {every_n_iterations}")
+        if every_n_iterations is not None:
+            check_integer("every_n_iterations", every_n_iterations, minimum=1)
+        check_flag("projector", projector)
         self.every_n_iterations = every_n_iterations
         self.projector = projector
         self._drawn = -1

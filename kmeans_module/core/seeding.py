@@ -26,6 +26,8 @@ Init = str | Tensor | InitFunction
 # For each center of k-means++. More than the usual 2 + ln k: they are measured together, and fits
 # end lower.
 CANDIDATES = 16
+# Potentials that differ by less, relatively, are taken for equal.
+ROUNDING = 1e-9
 # Candidates of k-means|| in a round, for each cluster.
 OVERSAMPLING = 2
 # Rows of a stream that k-means++ draws from: as many, or a multiple of k.
@@ -50,7 +52,10 @@ def greedy(draws: HeldDraws, n_clusters: int) -> Tensor:
     for _ in range(1, n_clusters):
         draws.lower(center)
         candidates = draws.candidates(CANDIDATES)
-        best = draws.potentials(candidates).argmin(dim=-1)
+        potentials = draws.potentials(candidates)
+        # The first of those that are least but for rounding, which depends on the batches.
+        least = potentials.amin(dim=-1, keepdim=True)
+        best = (potentials <= least * (1 + ROUNDING)).to(torch.uint8).argmax(dim=-1)
         index = best.view(-1, 1, 1).expand(-1, 1, candidates.shape[-1])
         center = candidates.gather(1, index)
         centers.append(center)
@@ -94,9 +99,10 @@ def initialize(
     Args:
         rows: of this rank.
         problem: what is asked for.
-        init: one of INITS, a tensor (k, d) or (P, k, d), or a function of the rows of the
-            first rank (of a stream, of a uniform sample), ``init(x, n_clusters, generator)``,
-            that returns such a tensor.
+        init: one of INITS, a tensor (k, d) or (P, k, d), or a function ``init(x, n_clusters,
+            generator)`` that returns such a tensor: called on the first rank, once for each
+            restart, with all rows, whatever their weights (where a stream or several ranks hold
+            many, with a uniform sample of those of positive weight).
         generator: what the draws come from; None for torch's default.
         search: of the rows, where a run has one already.
 
@@ -114,12 +120,24 @@ def initialize(
     if callable(init):
         n = max(SAMPLE, SAMPLE_OF_CLUSTER * k)
         sample, make = rows.excerpt(n, generator), init
-        given = rows.from_first(lambda: make(sample, k, generator))
+        given = rows.from_first(lambda: _called(make, sample, k, generator))
     else:
         given = rows.from_first(lambda: init)  # ranks may have been given others
     start = check_init(given, problem)
     start = start.repeat(problem.n_problems // len(start), 1, 1).view(-1, k, d)
     return _in_metric(start, problem)
+
+
+def _called(
+    make: InitFunction, x: Tensor, n_clusters: int, generator: torch.Generator | None
+) -> Tensor:
+    given: object = make(x, n_clusters, generator)
+    if not isinstance(given, Tensor):
+        raise TypeError(
+            f"init(x, n_clusters, generator) should return a tensor ({n_clusters}, "
+            f"{x.shape[-1]}); it returned {brief(given)}"
+        )
+    return given.detach()
 
 
 def check_name(init: object) -> None:
@@ -137,6 +155,8 @@ def check_init(init: object, problem: Problem) -> Tensor:
         raise TypeError(f"init should be a name, a tensor or a callable; got {brief(init)}")
     if init.is_complex():
         raise TypeError(f"init should hold real numbers; got {init.dtype}")
+    if init.layout != torch.strided or init.is_quantized:
+        raise TypeError(f"init should be a dense tensor; got {init.layout}, {init.dtype}")
     if (
         init.ndim not in (2, 3)
         or init.shape[-2:] != (k, d)

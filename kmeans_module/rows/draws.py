@@ -14,8 +14,8 @@ from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.keyed import KeyedDraw, draw_seeds, repeat_first
-from kmeans_module.rows.positions import Positions, first_occurrences
+from kmeans_module.rows.keyed import DistinctRows, KeyedDraw, draw_seeds, repeat_first
+from kmeans_module.rows.positions import Positions
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, broadcast
 
 
@@ -40,6 +40,35 @@ class HeldDraws(Positions):
         self.problem = problem
         self.workspaces = workspaces
         self.weights = [self.weight(i) for i in range(len(self.batches))]
+        self._centers: list[Tensor] = []
+        self._all_are_centers = False
+
+    @cached_property
+    def drawn_by(self) -> list[Tensor]:
+        """Weights by which rows are drawn, (P, n) for each batch; all alike in a problem where
+        none is positive, so that its centroids are rows too."""
+        if not self._weighted and self.metric == "euclidean":
+            return self.weights
+        weightless = self._total(self.weights).unsqueeze(-1) == 0
+        return [weight.masked_fill(weightless, 1) for weight in self.weights]
+
+    @cached_property
+    def _weighted(self) -> bool:
+        """Whether rows of any rank may have weights."""
+        return self.group is not None or any(b.sample_weight is not None for b in self.batches)
+
+    def _total(self, masses: Sequence[Tensor]) -> Tensor:
+        """Sum of masses (P, n) over batches and ranks, (P,)."""
+        total = torch.zeros(self.n_problems, dtype=self.accumulator, device=self.device)
+        for mass in masses:
+            total += mass.sum(dim=-1, dtype=self.accumulator)
+        return all_sum([total], self.group)[0]
+
+    @cached_property
+    def _spaces(self) -> list[Tensor]:
+        """Rows of each batch as they are taken, for comparisons."""
+        rows = [batch.x.to(self.dtype) for batch in self.batches]
+        return [unit_rows(x) for x in rows] if self.metric == "cosine" else rows
 
     @cached_property
     def nearest(self) -> list[Tensor]:
@@ -57,31 +86,48 @@ class HeldDraws(Positions):
     def in_memory(self, n: int) -> HeldDraws:
         return self
 
-    def standing_for(self, x: Tensor, sample_weight: Tensor) -> HeldDraws:
+    def standing_for(self, x: Tensor, sample_weight: Tensor | None) -> HeldDraws:
         return stand_in(x, sample_weight, self.problem, self.generator, self.group)
 
     def distinct(self, m: int) -> Tensor:
-        masses = [weight.clone() for weight in self.weights]
-        chosen = [torch.empty(0, dtype=torch.int64, device=self.device)] * self.n_problems
-        while any(len(positions) < m for positions in chosen):
-            drawn = self.draw(masses, m)
-            self.mark(masses, drawn)
-            for p, positions in enumerate(drawn):
-                chosen[p] = torch.cat([chosen[p], first_occurrences(positions)])[:m]
-        return self.take(torch.stack(chosen))
+        seeds = draw_seeds(self.n_problems, self.generator, self.device, self.group)
+        found, masses = DistinctRows(m, self.n_problems), self.drawn_by
+        while found.take(*self._keyed(masses, m, seeds)):
+            masses = [found.unlike(w, x) for w, x in zip(self.drawn_by, self._spaces, strict=True)]
+        return found.finish()
+
+    def _keyed(self, masses: Sequence[Tensor], m: int, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (P, m, d) of least key, and which of them are valid, (P, m)."""
+        draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=self.dtype)
+        for batch, mass, start in zip(self.batches, masses, self.starts, strict=True):
+            draw.add(batch.x, None, mass, start)
+        rows, _, valid = draw.finish(self.group)
+        return unit_rows(rows) if self.metric == "cosine" else rows, valid
 
     def first(self) -> Tensor:
-        return self.take(self.draw(self.weights, 1))
+        return self.take(self.draw(self.drawn_by, 1))
 
     def candidates(self, m: int) -> Tensor:
-        # Where all distances are 0 the weights decide.
-        return self.take(self.draw(self._far(), m, otherwise=self.weights))
+        return self.take(self.draw(self._far(), m, otherwise=self._unlike_centers))
+
+    def _unlike_centers(self) -> list[Tensor]:
+        """Weights of rows that are at distance 0 of a center but no center, as far as their
+        distance underflows; all weights where a problem has no such rows."""
+        if self._all_are_centers:
+            return self.drawn_by
+        rows = torch.cat(self._centers, dim=1)
+        centers = DistinctRows(rows.shape[1], self.n_problems)
+        centers.take(rows, torch.ones_like(rows[..., 0], dtype=torch.bool))
+        unlike = [centers.unlike(w, x) for w, x in zip(self.drawn_by, self._spaces, strict=True)]
+        nothing = self._total(unlike).unsqueeze(-1) == 0
+        self._all_are_centers = bool(nothing.all())
+        return [w.where(nothing, u) for w, u in zip(self.drawn_by, unlike, strict=True)]
 
     def _far(self) -> list[Tensor]:
         """Weight × squared distance to the nearest center, (P, n) for each batch."""
         return [
             near if batch.sample_weight is None and self.metric == "euclidean" else near * weight
-            for near, weight, batch in zip(self.nearest, self.weights, self.batches, strict=True)
+            for near, weight, batch in zip(self.nearest, self.drawn_by, self.batches, strict=True)
         ]
 
     def potentials(self, candidates: Tensor) -> Tensor:
@@ -93,6 +139,7 @@ class HeldDraws(Positions):
         return all_sum([potential], self.group)[0]
 
     def lower(self, center: Tensor) -> None:
+        self._centers.append(center)
         for near, space in zip(self.nearest, self.workspaces, strict=True):
             if center.shape[1] == 1:
                 space.lower(near, center)
@@ -105,12 +152,8 @@ class HeldDraws(Positions):
         if centers is not None:
             self.lower(centers)
         seeds = draw_seeds(self.n_problems, self.generator, self.device, self.group)
-        draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=self.dtype)
-        masses = self.weights if centers is None else self._far()
-        for batch, mass, start in zip(self.batches, masses, self.starts, strict=True):
-            draw.add(batch.x, None, mass, start)
-        rows, _, valid = draw.finish(self.group)
-        return repeat_first(unit_rows(rows) if self.metric == "cosine" else rows, valid, m)
+        rows, valid = self._keyed(self.drawn_by if centers is None else self._far(), m, seeds)
+        return repeat_first(rows, valid, m, otherwise=centers)
 
     def masses(self, centers: Tensor) -> Tensor:
         counts = torch.zeros(centers.shape[:2], dtype=self.accumulator, device=self.device)
@@ -137,12 +180,13 @@ class StandIn(HeldDraws):
 
 def stand_in(
     x: Tensor,
-    sample_weight: Tensor,
+    sample_weight: Tensor | None,
     problem: Problem,
     generator: torch.Generator | None,
     group: ProcessGroup | None,
 ) -> HeldDraws:
-    """Draws from rows (P, n, d) with weights (P, n) that all ranks of a group hold alike."""
+    """Draws from rows (n, d) or (P, n, d) with weights (n,) or (P, n) that all ranks of a group
+    hold alike."""
     space = workspace(x, sample_weight, metric=problem.metric, dtype=problem.dtype)
     return StandIn(
         [Batch(x, sample_weight, start=0)],

@@ -78,9 +78,14 @@ class Draws(Protocol):
     @property
     def n_problems(self) -> int: ...
 
-    def distinct(self, m: int) -> Tensor:
+    def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
         """Distinct rows, drawn one after the other in proportion to weight, (P, m, d); equal
-        rows count as one, and the first is repeated where there are too few."""
+        rows count as one, and the first is repeated where there are too few.
+
+        Args:
+            m: rows to draw.
+            first: rows (P, c, d) that come before, each once.
+        """
 
     def by_distance(self, centers: Tensor | None, m: int) -> Tensor:
         """Distinct rows (P, m, d) drawn by weight × squared distance to the nearest center.

@@ -41,7 +41,9 @@ def random(draws: Draws, n_clusters: int) -> Tensor:
 
 def kmeans_plus_plus(draws: Draws, n_clusters: int) -> Tensor:
     """Greedy k-means++ (P, k, d); of a stream, on a uniform sample of its rows."""
-    return greedy(draws.in_memory(max(SAMPLE, SAMPLE_OF_CLUSTER * n_clusters)), n_clusters)
+    held = draws.in_memory(max(SAMPLE, SAMPLE_OF_CLUSTER * n_clusters))
+    # Rows whose distance to a center underflows to 0 are no copies of it.
+    return draws.distinct(n_clusters, first=greedy(held, n_clusters))
 
 
 def greedy(draws: HeldDraws, n_clusters: int) -> Tensor:
@@ -76,7 +78,8 @@ def kmeans_parallel(draws: Draws, n_clusters: int, *, n_rounds: int = 5) -> Tens
         centers = draws.by_distance(centers, OVERSAMPLING * n_clusters)
         candidates.append(centers)
     chosen = torch.cat(candidates, dim=1)
-    return greedy(draws.standing_for(chosen, draws.masses(chosen)), n_clusters)
+    centers = greedy(draws.standing_for(chosen, draws.masses(chosen)), n_clusters)
+    return draws.distinct(n_clusters, first=centers)
 
 
 INITS: dict[str, Callable[[Draws, int], Tensor]] = {
@@ -155,8 +158,11 @@ def check_init(init: object, problem: Problem) -> Tensor:
         raise TypeError(f"init should be a name, a tensor or a callable; got {brief(init)}")
     if init.is_complex():
         raise TypeError(f"init should hold real numbers; got {init.dtype}")
-    if init.layout != torch.strided or init.is_quantized:
-        raise TypeError(f"init should be a dense tensor; got {init.layout}, {init.dtype}")
+    if init.layout != torch.strided or init.is_quantized or init.is_meta:
+        raise TypeError(
+            f"init should be a dense tensor in memory; got {init.layout}, {init.dtype} on "
+            f"{init.device}"
+        )
     if (
         init.ndim not in (2, 3)
         or init.shape[-2:] != (k, d)

@@ -40,8 +40,6 @@ class HeldDraws(Positions):
         self.problem = problem
         self.workspaces = workspaces
         self.weights = [self.weight(i) for i in range(len(self.batches))]
-        self._centers: list[Tensor] = []
-        self._all_are_centers = False
 
     @cached_property
     def drawn_by(self) -> list[Tensor]:
@@ -49,20 +47,16 @@ class HeldDraws(Positions):
         none is positive, so that its centroids are rows too."""
         if not self._weighted and self.metric == "euclidean":
             return self.weights
-        weightless = self._total(self.weights).unsqueeze(-1) == 0
+        total = torch.zeros(self.n_problems, dtype=self.accumulator, device=self.device)
+        for weight in self.weights:
+            total += weight.sum(dim=-1, dtype=self.accumulator)
+        weightless = all_sum([total], self.group)[0].unsqueeze(-1) == 0
         return [weight.masked_fill(weightless, 1) for weight in self.weights]
 
     @cached_property
     def _weighted(self) -> bool:
         """Whether rows of any rank may have weights."""
         return self.group is not None or any(b.sample_weight is not None for b in self.batches)
-
-    def _total(self, masses: Sequence[Tensor]) -> Tensor:
-        """Sum of masses (P, n) over batches and ranks, (P,)."""
-        total = torch.zeros(self.n_problems, dtype=self.accumulator, device=self.device)
-        for mass in masses:
-            total += mass.sum(dim=-1, dtype=self.accumulator)
-        return all_sum([total], self.group)[0]
 
     @cached_property
     def _spaces(self) -> list[Tensor]:
@@ -89,12 +83,18 @@ class HeldDraws(Positions):
     def standing_for(self, x: Tensor, sample_weight: Tensor | None) -> HeldDraws:
         return stand_in(x, sample_weight, self.problem, self.generator, self.group)
 
-    def distinct(self, m: int) -> Tensor:
+    def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
         seeds = draw_seeds(self.n_problems, self.generator, self.device, self.group)
-        found, masses = DistinctRows(m, self.n_problems), self.drawn_by
-        while found.take(*self._keyed(masses, m, seeds)):
-            masses = [found.unlike(w, x) for w, x in zip(self.drawn_by, self._spaces, strict=True)]
+        found = DistinctRows(m, self.n_problems, first)
+        while found.wants_more:
+            found.take(*self._keyed(self._unlike(found), m, seeds))
         return found.finish()
+
+    def _unlike(self, found: DistinctRows) -> list[Tensor]:
+        """Weights of the rows, 0 for those that equal one which is found, (P, n) for each batch."""
+        if not found.rows:
+            return self.drawn_by
+        return [found.unlike(w, x) for w, x in zip(self.drawn_by, self._spaces, strict=True)]
 
     def _keyed(self, masses: Sequence[Tensor], m: int, seeds: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (P, m, d) of least key, and which of them are valid, (P, m)."""
@@ -108,20 +108,8 @@ class HeldDraws(Positions):
         return self.take(self.draw(self.drawn_by, 1))
 
     def candidates(self, m: int) -> Tensor:
-        return self.take(self.draw(self._far(), m, otherwise=self._unlike_centers))
-
-    def _unlike_centers(self) -> list[Tensor]:
-        """Weights of rows that are at distance 0 of a center but no center, as far as their
-        distance underflows; all weights where a problem has no such rows."""
-        if self._all_are_centers:
-            return self.drawn_by
-        rows = torch.cat(self._centers, dim=1)
-        centers = DistinctRows(rows.shape[1], self.n_problems)
-        centers.take(rows, torch.ones_like(rows[..., 0], dtype=torch.bool))
-        unlike = [centers.unlike(w, x) for w, x in zip(self.drawn_by, self._spaces, strict=True)]
-        nothing = self._total(unlike).unsqueeze(-1) == 0
-        self._all_are_centers = bool(nothing.all())
-        return [w.where(nothing, u) for w, u in zip(self.drawn_by, unlike, strict=True)]
+        # Where all distances are 0 the weights decide.
+        return self.take(self.draw(self._far(), m, otherwise=self.drawn_by))
 
     def _far(self) -> list[Tensor]:
         """Weight × squared distance to the nearest center, (P, n) for each batch."""
@@ -139,7 +127,6 @@ class HeldDraws(Positions):
         return all_sum([potential], self.group)[0]
 
     def lower(self, center: Tensor) -> None:
-        self._centers.append(center)
         for near, space in zip(self.nearest, self.workspaces, strict=True):
             if center.shape[1] == 1:
                 space.lower(near, center)

@@ -142,36 +142,35 @@ class DistinctRows:
     Args:
         m: rows for each problem.
         n_problems: P.
+        first: rows (P, c, d) to begin with; None for none.
+
+    Attributes:
+        rows: that are taken, (c, d) for each problem.
+        wants_more: whether another draw may bring some.
     """
 
-    def __init__(self, m: int, n_problems: int) -> None:
+    def __init__(self, m: int, n_problems: int, first: Tensor | None = None) -> None:
         self.m = m
+        self.n_problems = n_problems
         self.rows: list[Tensor] = []
         self.hashes: list[Tensor] = []
-        self.n_problems = n_problems
+        self.wants_more = True
+        if first is not None:
+            self.take(first, torch.ones_like(first[..., 0], dtype=torch.bool))
 
-    def take(self, rows: Tensor, valid: Tensor) -> bool:
-        """Take the rows (P, m, d) of a draw among those unlike all of the draws before.
-
-        Returns:
-            Whether another draw may bring more.
-        """
-        more = False
+    def take(self, rows: Tensor, valid: Tensor) -> None:
+        """Take the rows (P, c, d) of a draw that are valid, (P, c), and unlike each other; they
+        are unlike those of the draws before."""
+        before = self.rows or [rows[p, :0] for p in range(self.n_problems)]
+        self.rows, self.hashes, self.wants_more = [], [], False
         for p in range(self.n_problems):
-            drawn = rows[p][valid[p]]
+            drawn = torch.cat([before[p], rows[p][valid[p]]])
+            is_full = len(drawn) == len(before[p]) + rows.shape[1]
             hashes = row_hashes(drawn)
             first = where_first(hashes)
-            is_full = len(drawn) == rows.shape[1]
-            drawn, hashes = drawn[first], hashes[first]
-            if len(self.rows) > p:
-                drawn = torch.cat([self.rows[p], drawn])
-                hashes = torch.cat([self.hashes[p], hashes])
-                self.rows[p], self.hashes[p] = drawn[: self.m], hashes[: self.m]
-            else:
-                self.rows.append(drawn)
-                self.hashes.append(hashes)
-            more = more or (is_full and len(self.rows[p]) < self.m)
-        return more
+            self.rows.append(drawn[first][: self.m])
+            self.hashes.append(hashes[first][: self.m])
+            self.wants_more |= is_full and len(self.rows[p]) < self.m
 
     def unlike(self, weights: Tensor, rows: Tensor) -> Tensor:
         """Weights (P, n) of rows (n, d) or (P, n, d), 0 for those that are taken already."""

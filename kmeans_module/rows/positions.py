@@ -6,7 +6,7 @@ cumulative sum of the masses, so it is the same whatever batches and ranks hold 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -107,7 +107,7 @@ class Positions:
         masses: Sequence[Tensor],
         m: int,
         *,
-        otherwise: Callable[[], Sequence[Tensor]] | None = None,
+        otherwise: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch; for
         problems whose masses are all 0, to other masses."""
@@ -115,7 +115,7 @@ class Positions:
         ends = None if self._alone else self._ends(blocks)
         total = blocks[0].sum(dim=-1, keepdim=True) if ends is None else ends[-1]
         if otherwise is not None and not bool(total.all()):
-            nothing, instead = total == 0, zip(otherwise(), masses, strict=True)
+            nothing, instead = total == 0, zip(otherwise, masses, strict=True)
             return self.draw([other.to(mass).where(nothing, mass) for other, mass in instead], m)
         target = (self.uniform(m) * total).minimum(just_below(total))
         if ends is None:

@@ -58,11 +58,10 @@ class StreamDraws:
         self.n_problems = problem.n_problems
         self._centers: Tensor | None = None
 
-    def distinct(self, m: int) -> Tensor:
-        seeds, found = self._seeds(), DistinctRows(m, self.n_problems)
-        more = True
-        while more:
-            more = found.take(*self._keyed(lambda batch: self._unlike(batch, found), m, seeds))
+    def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
+        seeds, found = self._seeds(), DistinctRows(m, self.n_problems, first)
+        while found.wants_more:
+            found.take(*self._keyed(lambda batch: self._unlike(batch, found), m, seeds))
         return found.finish()
 
     def by_distance(self, centers: Tensor | None, m: int) -> Tensor:

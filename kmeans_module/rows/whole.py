@@ -50,7 +50,7 @@ def whole(
         x = torch.cat([x, x.new_zeros((*x.shape[:-2], missing, x.shape[-1]))], dim=-2)
         x = all_gather(x, group).movedim(0, -3).flatten(-3, -2).to(dtype)
         weight = all_gather(torch.nn.functional.pad(weight, (0, missing)), group).flatten()
-        number = torch.nn.functional.pad(number, (0, missing), value=_NOWHERE)
+        number = torch.cat([number, number.new_full((missing,), _NOWHERE)])
         number = all_gather(number, group).flatten()
     order = number.argsort(stable=True)
     order = order[: int((number < _NOWHERE).sum())]

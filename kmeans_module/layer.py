@@ -17,7 +17,7 @@ from kmeans_module.core.empty_clusters import EmptyClusterError
 from kmeans_module.core.fit import fit
 from kmeans_module.core.guard import readable
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
-from kmeans_module.core.seeding import Init, check_name, initialize
+from kmeans_module.core.seeding import Init, check_name, flat_init, initialize
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
 from kmeans_module.result import FitResult
@@ -346,11 +346,5 @@ class KMeansLayer(Assignment):
         if isinstance(init, str) and init == "current":
             self.check_initialized()
             return self.flat_centroids()
-        if isinstance(init, Tensor) and init.ndim > 2:
-            if init.shape != self.centroids.shape:
-                raise ValueError(
-                    f"init should have shape {tuple(self.centroids.shape)}; got {tuple(init.shape)}"
-                )
-            return init.flatten(0, -3)
         check_name(init)
-        return init
+        return flat_init(init, tuple(self.centroids.shape))

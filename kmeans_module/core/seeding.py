@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from reprlib import repr as brief
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,6 +150,28 @@ def check_name(init: object) -> None:
         raise ValueError(
             f"init should be one of {', '.join(INITS)}, a tensor or a callable; got {init!r}"
         )
+
+
+def flat_init(init: Init, shape: tuple[int, ...]) -> Init:
+    """An init of centroids of a shape (*batch_shape, k, d), for problems (P, k, d).
+
+    Raises:
+        ValueError: a tensor, or what a function returns, of another shape than this one or
+            (k, d).
+    """
+    if isinstance(init, Tensor) and init.ndim > 2:
+        if init.shape != shape:
+            raise ValueError(f"init should have shape {shape}; got {tuple(init.shape)}")
+        return init.flatten(0, -3)
+    if isinstance(init, str | Tensor) or not callable(init):
+        return init
+    make = init
+
+    def flat(x: Tensor, n_clusters: int, generator: torch.Generator | None) -> Any:
+        x = x.reshape(*shape[:-2], *x.shape[-2:]) if x.ndim > 2 else x
+        return flat_init(make(x, n_clusters, generator), shape)
+
+    return flat
 
 
 def check_init(init: object, problem: Problem) -> Tensor:

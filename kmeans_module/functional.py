@@ -18,7 +18,7 @@ from torch import Tensor
 from kmeans_module import checks as check
 from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core import distances
-from kmeans_module.core.empty_clusters import POLICIES
+from kmeans_module.core.empty_clusters import POLICIES, EmptyClusterError
 from kmeans_module.core.m_step import m_step
 from kmeans_module.core.metrics import METRICS, in_space
 from kmeans_module.core.soft import soft_shares
@@ -133,10 +133,13 @@ def update_centroids(
         )
     batch_shape, (k, d) = centroids.shape[:-2], centroids.shape[-2:]
     old_counts = counts.reshape(-1, k) * decay if decay else None
-    new, new_counts, shift = m_step(
-        centroids.reshape(-1, k, d), stats.reshape((-1,)), old_counts,
-        empty_cluster=empty_cluster, metric=METRICS[metric].kernel,
-    )  # fmt: skip
+    try:
+        new, new_counts, shift = m_step(
+            centroids.reshape(-1, k, d), stats.reshape((-1,)), old_counts,
+            empty_cluster=empty_cluster, metric=METRICS[metric].kernel,
+        )  # fmt: skip
+    except EmptyClusterError as error:
+        raise error.named(batch_shape) from None
     return (
         new.reshape(*batch_shape, k, d),
         new_counts.clone().reshape(*batch_shape, k),  # not those of stats

@@ -13,11 +13,13 @@ from kmeans_module import checks as check
 from kmeans_module import functional as F
 from kmeans_module.assignment import Assignment
 from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.fit import fit, warn_of_surplus
+from kmeans_module.core.empty_clusters import EmptyClusterError
+from kmeans_module.core.fit import fit
 from kmeans_module.core.guard import readable
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
-from kmeans_module.core.seeding import Init, check_name, initialize
+from kmeans_module.core.seeding import Init, check_name, flat_init, initialize
 from kmeans_module.core.statistics import ClusterStats, EStep
+from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
 from kmeans_module.result import FitResult
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, check_fits, enter, survey
 from kmeans_module.rows.last import LastSearch
@@ -99,6 +101,12 @@ class KMeansLayer(Assignment):
         self._agree(process_group, init)
         rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
         survey(rows, self.problem(), init)
+        if isinstance(init, str):
+            n_weighty = rows.moments(self.problem().metric).n_weighty
+            warn_of_weights(
+                n_weighty.expand(self.problem().n_problems), self.n_clusters, stacklevel=3,
+                batch_shape=self.batch_shape,
+            )  # fmt: skip
         self.set_centroids(initialize(rows, self.problem(), init, generator=generator))
 
     def prepare(
@@ -278,6 +286,8 @@ class KMeansLayer(Assignment):
                 generator=generator,
                 callback=None if callback is None else report,
             )
+        except EmptyClusterError as error:
+            raise error.named(self.batch_shape) from None
         except NonFiniteInertiaError as error:
             dtype = compute_dtype(rows.example, problem.dtype)
             raise ValueError(
@@ -291,6 +301,8 @@ class KMeansLayer(Assignment):
             best.inertia,
             empty_cluster=self.empty_cluster,
             stacklevel=3,
+            n_weighty=rows.moments(problem.metric).n_weighty,
+            batch_shape=self.batch_shape,
         )
         return FitResult.of(best, self.batch_shape)
 
@@ -322,11 +334,5 @@ class KMeansLayer(Assignment):
         if isinstance(init, str) and init == "current":
             self.check_initialized()
             return self.flat_centroids()
-        if isinstance(init, Tensor) and init.ndim > 2:
-            if init.shape != self.centroids.shape:
-                raise ValueError(
-                    f"init should have shape {tuple(self.centroids.shape)}; got {tuple(init.shape)}"
-                )
-            return init.flatten(0, -3)
         check_name(init)
-        return init
+        return flat_init(init, tuple(self.centroids.shape))

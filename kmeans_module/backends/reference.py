@@ -1,7 +1,7 @@
 """The E-step in plain torch: for every device, and the measure of every faster backend.
 
-Labels are those of the nearest centroid within the rounding of the squared norms: products
-decide, as in scikit-learn and faiss. Distances are Σ(x - c)².
+Labels are those of the nearest centroid within the rounding of Σ(x - c)², which decides and is
+what distances are; see :mod:`kmeans_module.core.nearest`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from kmeans_module.core.distances import (
     chunk_rows,
     compute_dtype,
     few_distances,
-    full_precision,
-    nearest,
+    squared_norms,
     unit_rows,
 )
+from kmeans_module.core.guard import under_mode
+from kmeans_module.core.nearest import Screen
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
     EStep,
     accumulator_dtype,
     find_farthest,
-    row_weights,
+    gather_rows,
     rows_and_weights,
     space_rows,
 )
@@ -54,13 +55,7 @@ class ReferenceWorkspace:
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         """Labels (P, n), and whether every row had a finite score, ()."""
-        # Allocated at once: what outlives a chunk between its temporaries would split the heap.
-        shape = (len(centroids), self.x.shape[-2])
-        labels = torch.empty(shape, dtype=torch.int64, device=centroids.device)
-        finite = torch.ones((), dtype=torch.bool, device=centroids.device)
-        for part, _rows, chunk_labels, scores in self._chunks(centroids):
-            labels[:, part] = chunk_labels
-            finite &= scores.isfinite().all()
+        labels, _, finite = self._nearest(centroids)
         return labels, finite
 
     def statistics(
@@ -77,7 +72,7 @@ class ReferenceWorkspace:
         dtype = compute_dtype(self.x, centroids)
         accumulator = accumulator_dtype(self.x.device)
         device = self.x.device
-        labels = torch.empty((problems, n), dtype=torch.int64, device=device)
+        labels, parts, _ = self._nearest(centroids)
         to_nearest = torch.empty((problems, n), dtype=dtype, device=device)
         sums = torch.zeros((problems * k, d), dtype=accumulator, device=device)
         counts = torch.zeros(problems * k, dtype=accumulator, device=device)
@@ -85,17 +80,13 @@ class ReferenceWorkspace:
         flat_centroids = centroids.to(dtype).reshape(problems * k, d)
         first_cluster = torch.arange(problems, device=device).unsqueeze(-1) * k
 
-        for part, rows, chunk_labels, _ in self._chunks(centroids):
-            rows = rows.expand(problems, -1, -1)
-            weights = row_weights(self.sample_weight, part, rows, metric=self.metric)
-            clusters = (chunk_labels + first_cluster).flatten()
+        for part in parts:
+            rows, weights = self._rows_and_weights(part, dtype, problems)
+            clusters = (labels[:, part] + first_cluster).flatten()
             nearest_centroids = flat_centroids.index_select(0, clusters).view_as(rows)
-            difference = rows - nearest_centroids
-            with full_precision(device):
-                chunk_distances = torch.linalg.vecdot(difference, difference)
+            chunk_distances = squared_norms(rows - nearest_centroids)
             if self.metric == "cosine":
                 chunk_distances = (chunk_distances / 2).where((rows != 0).any(dim=-1), 1.0)
-            labels[:, part] = chunk_labels
             to_nearest[:, part] = chunk_distances
             rows = rows.to(accumulator)
             chunk_distances = chunk_distances.to(accumulator)
@@ -156,27 +147,62 @@ class ReferenceWorkspace:
             rows = space_rows(self.x, part, metric=self.metric, dtype=dtype)
             yield part, few_distances(rows, points)
 
-    def _chunks(self, centroids: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """Slices of rows with the rows, their labels and smallest scores."""
+    def _nearest(self, centroids: Tensor) -> tuple[Tensor, list[slice], Tensor]:
+        """Labels (P, n) by chunks of rows, these chunks, and whether all scores were finite ()."""
         problems, k, d = centroids.shape
-        n = self.x.shape[-2]
+        n, device = self.x.shape[-2], centroids.device
         dtype = compute_dtype(self.x, centroids)
-        offset = centroids.mean(dim=1, keepdim=True, dtype=accumulator_dtype(centroids.device))
-        offset = offset.to(dtype)  # rows and centroids have to lose the very same offset
-        centered = centroids.to(dtype) - offset
-        half_norms = centered.square().sum(-1).div_(2).unsqueeze(1)
-        transposed = centered.transpose(1, 2)
+        screen = Screen(centroids.to(dtype))
+        recorded = under_mode() is not None
         if torch.compiler.is_exporting():  # for any number of rows
             parts = [slice(None)]
         else:
-            size = chunk_rows(n, k, d, problems, centroids.device)
+            size = chunk_rows(n, screen.fixed_width if recorded else k, d, problems, device)
             parts = [slice(first, min(first + size, n)) for first in range(0, n, size)]
+        # Allocated at once: what outlives a chunk between its temporaries would split the heap.
+        labels = torch.empty((problems, n), dtype=torch.int64, device=device)
+        doubtful = torch.zeros((problems, n), dtype=torch.bool, device=device)
+        finite = torch.ones((), dtype=torch.bool, device=device)
         for part in parts:
             rows = space_rows(self.x, part, metric=self.metric, dtype=dtype)
-            labels, scores = nearest(rows, transposed, offset, half_norms)
-            if self.metric == "cosine":
-                labels = labels * (rows != 0).any(dim=-1)
-            yield part, rows, labels, scores
+            if recorded:
+                chosen = screen.decide_in_a_fixed_graph(rows)
+            else:
+                chosen, doubtful[:, part], chunk_finite = screen.guess(rows)
+                finite &= chunk_finite
+            labels[:, part] = self._without_zero_rows(chosen, rows)
+        if not recorded:
+            self._decide(labels, doubtful, screen)
+        return labels, parts, finite
+
+    def _decide(self, labels: Tensor, doubtful: Tensor, screen: Screen) -> None:
+        """Correct the labels (P, n) of the rows that are in doubt, (P, n). The host waits for the
+        device once, and again where there are such rows."""
+        problem, row = doubtful.nonzero(as_tuple=True)
+        if not len(row):
+            return
+        index = row.unsqueeze(0)
+        if len(doubtful) > 1:  # (P, m) with the rows of each problem, the first one repeated
+            counts = doubtful.sum(dim=-1)
+            first = counts.cumsum(0) - counts
+            place = torch.arange(len(row), device=row.device) - first[problem]
+            some = row[first.clamp(max=len(row) - 1)].where(counts > 0, 0)
+            index = some.unsqueeze(-1).repeat(1, int(counts.max()))
+            index[problem, place] = row
+        dtype = screen.centroids.dtype
+        k, d = screen.centroids.shape[1:]
+        size = chunk_rows(index.shape[-1], k, d, len(labels), row.device)
+        for part in torch.split(index, size, dim=-1):
+            if self.x.ndim == 3:
+                rows = gather_rows(self.x, part)
+            else:
+                rows = self.x.index_select(0, part.flatten()).view(*part.shape, -1)
+            rows = space_rows(rows, slice(None), metric=self.metric, dtype=dtype)
+            labels.scatter_(-1, part, self._without_zero_rows(screen.decide(rows), rows))
+
+    def _without_zero_rows(self, labels: Tensor, rows: Tensor) -> Tensor:
+        """Under the cosine metric zero rows have label 0."""
+        return labels * (rows != 0).any(dim=-1) if self.metric == "cosine" else labels
 
     def _rows_and_weights(
         self, part: slice, dtype: torch.dtype, problems: int

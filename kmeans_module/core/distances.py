@@ -80,14 +80,14 @@ def squared_distances(rows: Tensor, centroids: Tensor, *, metric: str = "euclide
     """Squared distances (..., m, k) of rows (..., m, d) and centroids (..., k, d) by one product.
 
     An offset that rows and centroids lose keeps large common parts from cancelling; distances
-    near 0 have an error of rounding, relative to the squared norms.
+    near 0 have an error of rounding, relative to the squared norms about the central centroid.
     """
     dtype = compute_dtype(rows, centroids)
     rows, centroids = rows.to(dtype), centroids.to(dtype)
     with full_precision(rows.device):
         if metric == "cosine":
             return _one_minus_cosine(rows, centroids)
-        offset = centroids.detach().mean(dim=-2, keepdim=True)
+        offset = central(centroids.detach())
         rows, centroids = rows - offset, centroids - offset
         norms = rows.square().sum(-1, keepdim=True) + centroids.square().sum(-1).unsqueeze(-2)
         return (norms - 2 * rows @ centroids.transpose(-1, -2)).clamp(min=0)
@@ -97,43 +97,41 @@ def _one_minus_cosine(rows: Tensor, centroids: Tensor) -> Tensor:
     return 1 - unit_rows(rows) @ unit_rows(centroids).transpose(-1, -2)
 
 
-def nearest(
-    rows: Tensor, centroids: Tensor, offset: Tensor, half_norms: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Labels, and the smallest score, of the rows of one chunk; multiplies first.
+def squared_norms(difference: Tensor) -> Tensor:
+    """Σ(x - c)² (...) of differences (..., d)."""
+    with full_precision(difference.device):
+        squared: Tensor = torch.linalg.vecdot(difference, difference)
+    return squared
 
-    The score ½‖c - o‖² - (x - o)·(c - o) differs from ½‖x - c‖² by a constant of the row,
-    so both have the same argmin; the common offset o keeps it from cancelling.
 
-    Args:
-        rows: (m, d) or (P, m, d).
-        centroids: centroids less the offset, transposed, (P, d, k).
-        offset: (P, 1, d).
-        half_norms: ½‖c - o‖², (P, 1, k).
-
-    Returns:
-        labels (P, m) and scores (P, m).
-    """
-    with full_precision(rows.device):
-        scores = torch.baddbmm(half_norms, rows - offset, centroids, alpha=-1)
-    smallest, labels = scores.min(dim=-1)
-    return labels, smallest
+def central(points: Tensor) -> Tensor:
+    """Of points (..., k, d) the one nearest to their mean, (..., 1, d): an offset that a few far
+    points do not carry away, as they do the mean."""
+    apart = (points - points.mean(dim=-2, keepdim=True)).square().sum(-1)
+    index = apart.argmin(dim=-1, keepdim=True).unsqueeze(-1)
+    return points.gather(-2, index.expand(*index.shape[:-1], points.shape[-1]))
 
 
 def few_distances(rows: Tensor, points: Tensor) -> Tensor:
-    """Squared distances of rows to a few points; exact to rounding for a single point.
+    """Squared distances of rows to a few points; to a single point it subtracts first.
+
+    To several it multiplies in float64 (float32 on MPS), about one of the points: few products
+    are no work, and what rounding takes of the distances of float32 is nothing.
 
     Args:
         rows: (m, d) or (P, m, d).
-        points: (P, p, d).
+        points: (P, p, d), of the dtype of the rows.
 
     Returns:
         (P, m, p).
     """
-    offset = points.mean(dim=1, keepdim=True)
-    points = points - offset
-    norms = points.square().sum(-1).unsqueeze(1)
-    rows = (rows - offset).expand(len(points), -1, -1)
+    if points.shape[1] == 1:
+        return squared_norms(rows - points).unsqueeze(-1)
+    wide = torch.float32 if rows.device.type == "mps" else torch.float64
+    offset = central(points).to(wide)
+    centered, others = rows.to(wide) - offset, points.to(wide) - offset
+    norms = others.square().sum(-1).unsqueeze(1)
     with full_precision(rows.device):
-        products = torch.baddbmm(norms, rows, points.transpose(1, 2), alpha=-2)
-    return (products + rows.square().sum(-1, keepdim=True)).clamp_(min=0)
+        products = torch.baddbmm(norms, centered, others.transpose(1, 2), alpha=-2)
+    distances = products + centered.square().sum(-1, keepdim=True)
+    return distances.clamp_(min=0).to(rows.dtype)

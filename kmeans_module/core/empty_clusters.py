@@ -11,7 +11,30 @@ POLICIES = ("relocate", "split", "keep", "error")
 
 
 class EmptyClusterError(ValueError):
-    """A cluster has no samples and the policy is "error"."""
+    """A cluster has no samples and the policy is "error".
+
+    Attributes:
+        problem: the first one with such a cluster.
+    """
+
+    problem = 0
+
+    def named(self, batch_shape: tuple[int, ...]) -> EmptyClusterError:
+        """The same with the name of the problem, where there are several."""
+        if not batch_shape:
+            return self
+        named = EmptyClusterError(f"{problem_name(self.problem, batch_shape)}: {self}")
+        named.problem = self.problem
+        return named
+
+
+def problem_name(problem: int, batch_shape: tuple[int, ...]) -> str:
+    """A problem by its index in batch_shape; restarts of all problems count on."""
+    index = []
+    for size in reversed(batch_shape):
+        problem, place = divmod(problem, size)
+        index.append(place)
+    return f"problem {index[0] if len(index) == 1 else tuple(reversed(index))}"
 
 
 def rounding(counts: Tensor, dtype: torch.dtype) -> Tensor:
@@ -50,14 +73,19 @@ def refill(
 
 
 def raise_if_empty(counts: Tensor) -> None:
-    """Raise EmptyClusterError that names the empty clusters of counts (P, k)."""
-    empty = (counts == 0).any(dim=0).nonzero().flatten().tolist()
-    if empty:
-        shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
-        raise EmptyClusterError(
-            f"{len(empty)} of {counts.shape[-1]} clusters have no samples (clusters {shown}) "
-            'and empty_cluster="error"'
-        )
+    """Raise EmptyClusterError that names the empty clusters of counts (P, k), of the first
+    problem that has such."""
+    problems = (counts == 0).any(dim=-1).nonzero().flatten().tolist()
+    if not problems:
+        return
+    empty = (counts[problems[0]] == 0).nonzero().flatten().tolist()
+    shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
+    error = EmptyClusterError(
+        f"{len(empty)} of {counts.shape[-1]} clusters have no samples (clusters {shown}) "
+        'and empty_cluster="error"'
+    )
+    error.problem = problems[0]
+    raise error
 
 
 def _relocate(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kmeans_module.core.empty_clusters import rounding
 from kmeans_module.core.lloyd import Iteration, Lloyd
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Rows, Search
@@ -216,32 +214,3 @@ def _resize(history: Tensor, length: int) -> Tensor:
     """(P, length): cut, or drawn out by the last inertia."""
     columns = torch.arange(length, device=history.device).clamp(max=history.shape[1] - 1)
     return history[:, columns]
-
-
-def warn_of_surplus(
-    centroids: Tensor, counts: Tensor, inertia: Tensor, *, empty_cluster: str, stacklevel: int
-) -> None:
-    """Say how many clusters were left without samples, and why.
-
-    Args:
-        centroids: (P, k, d).
-        counts: (P, k).
-        inertia: (P,).
-        empty_cluster: the policy.
-        stacklevel: of the caller.
-    """
-    n_clusters = counts.shape[-1]
-    empty = int((counts == 0).sum(dim=-1).max())
-    if not empty:
-        return
-    negligible = rounding(counts, centroids.dtype).square() * counts
-    squared_norms = centroids.to(counts).square().sum(dim=-1)
-    if (inertia > (negligible * squared_norms).sum(dim=-1)).any():
-        cause = "no sample is nearest to their centroids"
-    else:
-        cause = f"x has only {n_clusters - empty} distinct rows"
-    warnings.warn(
-        f"{empty} of n_clusters={n_clusters} clusters have no samples: {cause} "
-        f"(empty_cluster={empty_cluster!r})",
-        stacklevel=stacklevel + 1,
-    )

@@ -21,7 +21,8 @@ class Moments(NamedTuple):
 
     Attributes:
         n_samples: rows.
-        n_weighty: rows of positive weight, of the problem that has fewest.
+        n_weighty: rows of positive weight of each problem, (P,), or (1,) where problems share
+            them.
         low, high: smallest and largest value of each feature, (d,) float64.
         mean: of each feature over the rows of positive weight, (P, d) float64.
         variance: mean over the features of their variance, (P,) float64.
@@ -29,7 +30,7 @@ class Moments(NamedTuple):
     """
 
     n_samples: int
-    n_weighty: int
+    n_weighty: Tensor
     low: Tensor
     high: Tensor
     mean: Tensor
@@ -77,8 +78,14 @@ class Draws(Protocol):
     @property
     def n_problems(self) -> int: ...
 
-    def distinct(self, m: int) -> Tensor:
-        """Distinct rows, drawn one after the other in proportion to weight, (P, m, d)."""
+    def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
+        """Distinct rows, drawn one after the other in proportion to weight, (P, m, d); equal
+        rows count as one, and the first is repeated where there are too few.
+
+        Args:
+            m: rows to draw.
+            first: rows (P, c, d) that come before, each once.
+        """
 
     def by_distance(self, centers: Tensor | None, m: int) -> Tensor:
         """Distinct rows (P, m, d) drawn by weight × squared distance to the nearest center.
@@ -92,13 +99,13 @@ class Draws(Protocol):
     def masses(self, centers: Tensor) -> Tensor:
         """Weight of the rows nearest to each of the centers (P, c, d): (P, c) float64."""
 
-    def standing_for(self, x: Tensor, sample_weight: Tensor) -> HeldDraws:
-        """Draws of this generator from other rows (P, n, d) with weights (P, n), alike on all
-        ranks."""
+    def standing_for(self, x: Tensor, sample_weight: Tensor | None) -> HeldDraws:
+        """Draws of this generator from other rows (n, d) or (P, n, d) with weights (n,) or
+        (P, n), alike on all ranks."""
 
     def in_memory(self, n: int) -> HeldDraws:
         """The rows for draws that go through them again and again: themselves where they are in
-        memory, else a uniform sample of n rows."""
+        memory or no more than n, else a uniform sample of n rows."""
 
 
 class HeldDraws(Protocol):
@@ -161,7 +168,8 @@ class Rows(Protocol):
         """What the first rank makes, on all ranks."""
 
     def excerpt(self, n: int, generator: torch.Generator | None) -> Tensor:
-        """This rank's rows in one tensor (..., n, d); of a stream, a uniform sample of n rows."""
+        """The rows of all ranks in one tensor (..., n, d), in their order; of a stream or of
+        several ranks that hold more than n, a uniform sample of n of positive weight."""
 
     def e_step(self, centroids: Tensor, *, metric: str = "euclidean") -> EStep:
         """One E-step of this rank's rows with centroids (P, k, d)."""

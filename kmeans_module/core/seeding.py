@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from reprlib import repr as brief
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ Init = str | Tensor | InitFunction
 # For each center of k-means++. More than the usual 2 + ln k: they are measured together, and fits
 # end lower.
 CANDIDATES = 16
+# Potentials that differ by less, relatively, are taken for equal.
+ROUNDING = 1e-9
 # Candidates of k-means|| in a round, for each cluster.
 OVERSAMPLING = 2
 # Rows of a stream that k-means++ draws from: as many, or a multiple of k.
@@ -39,7 +42,9 @@ def random(draws: Draws, n_clusters: int) -> Tensor:
 
 def kmeans_plus_plus(draws: Draws, n_clusters: int) -> Tensor:
     """Greedy k-means++ (P, k, d); of a stream, on a uniform sample of its rows."""
-    return greedy(draws.in_memory(max(SAMPLE, SAMPLE_OF_CLUSTER * n_clusters)), n_clusters)
+    held = draws.in_memory(max(SAMPLE, SAMPLE_OF_CLUSTER * n_clusters))
+    # Rows whose distance to a center underflows to 0 are no copies of it.
+    return draws.distinct(n_clusters, first=greedy(held, n_clusters))
 
 
 def greedy(draws: HeldDraws, n_clusters: int) -> Tensor:
@@ -50,7 +55,10 @@ def greedy(draws: HeldDraws, n_clusters: int) -> Tensor:
     for _ in range(1, n_clusters):
         draws.lower(center)
         candidates = draws.candidates(CANDIDATES)
-        best = draws.potentials(candidates).argmin(dim=-1)
+        potentials = draws.potentials(candidates)
+        # The first of those that are least but for rounding, which depends on the batches.
+        least = potentials.amin(dim=-1, keepdim=True)
+        best = (potentials <= least * (1 + ROUNDING)).to(torch.uint8).argmax(dim=-1)
         index = best.view(-1, 1, 1).expand(-1, 1, candidates.shape[-1])
         center = candidates.gather(1, index)
         centers.append(center)
@@ -71,7 +79,8 @@ def kmeans_parallel(draws: Draws, n_clusters: int, *, n_rounds: int = 5) -> Tens
         centers = draws.by_distance(centers, OVERSAMPLING * n_clusters)
         candidates.append(centers)
     chosen = torch.cat(candidates, dim=1)
-    return greedy(draws.standing_for(chosen, draws.masses(chosen)), n_clusters)
+    centers = greedy(draws.standing_for(chosen, draws.masses(chosen)), n_clusters)
+    return draws.distinct(n_clusters, first=centers)
 
 
 INITS: dict[str, Callable[[Draws, int], Tensor]] = {
@@ -94,9 +103,10 @@ def initialize(
     Args:
         rows: of this rank.
         problem: what is asked for.
-        init: one of INITS, a tensor (k, d) or (P, k, d), or a function of the rows of the
-            first rank (of a stream, of a uniform sample), ``init(x, n_clusters, generator)``,
-            that returns such a tensor.
+        init: one of INITS, a tensor (k, d) or (P, k, d), or a function ``init(x, n_clusters,
+            generator)`` that returns such a tensor: called on the first rank, once for each
+            restart, with all rows, whatever their weights (where a stream or several ranks hold
+            many, with a uniform sample of those of positive weight).
         generator: what the draws come from; None for torch's default.
         search: of the rows, where a run has one already.
 
@@ -114,12 +124,24 @@ def initialize(
     if callable(init):
         n = max(SAMPLE, SAMPLE_OF_CLUSTER * k)
         sample, make = rows.excerpt(n, generator), init
-        given = rows.from_first(lambda: make(sample, k, generator))
+        given = rows.from_first(lambda: _called(make, sample, k, generator))
     else:
         given = rows.from_first(lambda: init)  # ranks may have been given others
     start = check_init(given, problem)
     start = start.repeat(problem.n_problems // len(start), 1, 1).view(-1, k, d)
     return _in_metric(start, problem)
+
+
+def _called(
+    make: InitFunction, x: Tensor, n_clusters: int, generator: torch.Generator | None
+) -> Tensor:
+    given: object = make(x, n_clusters, generator)
+    if not isinstance(given, Tensor):
+        raise TypeError(
+            f"init(x, n_clusters, generator) should return a tensor ({n_clusters}, "
+            f"{x.shape[-1]}); it returned {brief(given)}"
+        )
+    return given.detach()
 
 
 def check_name(init: object) -> None:
@@ -130,6 +152,28 @@ def check_name(init: object) -> None:
         )
 
 
+def flat_init(init: Init, shape: tuple[int, ...]) -> Init:
+    """An init of centroids of a shape (*batch_shape, k, d), for problems (P, k, d).
+
+    Raises:
+        ValueError: a tensor, or what a function returns, of another shape than this one or
+            (k, d).
+    """
+    if isinstance(init, Tensor) and init.ndim > 2:
+        if init.shape != shape:
+            raise ValueError(f"init should have shape {shape}; got {tuple(init.shape)}")
+        return init.flatten(0, -3)
+    if isinstance(init, str | Tensor) or not callable(init):
+        return init
+    make = init
+
+    def flat(x: Tensor, n_clusters: int, generator: torch.Generator | None) -> Any:
+        x = x.reshape(*shape[:-2], *x.shape[-2:]) if x.ndim > 2 else x
+        return flat_init(make(x, n_clusters, generator), shape)
+
+    return flat
+
+
 def check_init(init: object, problem: Problem) -> Tensor:
     """An init that is a tensor (k, d) or (P, k, d), as (1 or P, k, d) of the problem's dtype."""
     k, d = problem.n_clusters, problem.n_features
@@ -137,6 +181,11 @@ def check_init(init: object, problem: Problem) -> Tensor:
         raise TypeError(f"init should be a name, a tensor or a callable; got {brief(init)}")
     if init.is_complex():
         raise TypeError(f"init should hold real numbers; got {init.dtype}")
+    if init.layout != torch.strided or init.is_quantized or init.is_meta:
+        raise TypeError(
+            f"init should be a dense tensor in memory; got {init.layout}, {init.dtype} on "
+            f"{init.device}"
+        )
     if (
         init.ndim not in (2, 3)
         or init.shape[-2:] != (k, d)

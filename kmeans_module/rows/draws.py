@@ -14,8 +14,8 @@ from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.keyed import KeyedDraw, draw_seeds, repeat_first
-from kmeans_module.rows.positions import Positions, first_occurrences
+from kmeans_module.rows.keyed import DistinctRows, KeyedDraw, draw_seeds, repeat_first
+from kmeans_module.rows.positions import Positions
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, broadcast
 
 
@@ -42,6 +42,29 @@ class HeldDraws(Positions):
         self.weights = [self.weight(i) for i in range(len(self.batches))]
 
     @cached_property
+    def drawn_by(self) -> list[Tensor]:
+        """Weights by which rows are drawn, (P, n) for each batch; all alike in a problem where
+        none is positive, so that its centroids are rows too."""
+        if not self._weighted and self.metric == "euclidean":
+            return self.weights
+        total = torch.zeros(self.n_problems, dtype=self.accumulator, device=self.device)
+        for weight in self.weights:
+            total += weight.sum(dim=-1, dtype=self.accumulator)
+        weightless = all_sum([total], self.group)[0].unsqueeze(-1) == 0
+        return [weight.masked_fill(weightless, 1) for weight in self.weights]
+
+    @cached_property
+    def _weighted(self) -> bool:
+        """Whether rows of any rank may have weights."""
+        return self.group is not None or any(b.sample_weight is not None for b in self.batches)
+
+    @cached_property
+    def _spaces(self) -> list[Tensor]:
+        """Rows of each batch as they are taken, for comparisons."""
+        rows = [batch.x.to(self.dtype) for batch in self.batches]
+        return [unit_rows(x) for x in rows] if self.metric == "cosine" else rows
+
+    @cached_property
     def nearest(self) -> list[Tensor]:
         """Squared distances to the nearest center so far, (P, n) for each batch."""
         return [
@@ -57,31 +80,42 @@ class HeldDraws(Positions):
     def in_memory(self, n: int) -> HeldDraws:
         return self
 
-    def standing_for(self, x: Tensor, sample_weight: Tensor) -> HeldDraws:
+    def standing_for(self, x: Tensor, sample_weight: Tensor | None) -> HeldDraws:
         return stand_in(x, sample_weight, self.problem, self.generator, self.group)
 
-    def distinct(self, m: int) -> Tensor:
-        masses = [weight.clone() for weight in self.weights]
-        chosen = [torch.empty(0, dtype=torch.int64, device=self.device)] * self.n_problems
-        while any(len(positions) < m for positions in chosen):
-            drawn = self.draw(masses, m)
-            self.mark(masses, drawn)
-            for p, positions in enumerate(drawn):
-                chosen[p] = torch.cat([chosen[p], first_occurrences(positions)])[:m]
-        return self.take(torch.stack(chosen))
+    def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
+        seeds = draw_seeds(self.n_problems, self.generator, self.device, self.group)
+        found = DistinctRows(m, self.n_problems, first)
+        while found.wants_more:
+            found.take(*self._keyed(self._unlike(found), m, seeds))
+        return found.finish()
+
+    def _unlike(self, found: DistinctRows) -> list[Tensor]:
+        """Weights of the rows, 0 for those that equal one which is found, (P, n) for each batch."""
+        if not found.rows:
+            return self.drawn_by
+        return [found.unlike(w, x) for w, x in zip(self.drawn_by, self._spaces, strict=True)]
+
+    def _keyed(self, masses: Sequence[Tensor], m: int, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (P, m, d) of least key, and which of them are valid, (P, m)."""
+        draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=self.dtype)
+        for batch, mass, start in zip(self.batches, masses, self.starts, strict=True):
+            draw.add(batch.x, None, mass, start)
+        rows, _, valid = draw.finish(self.group)
+        return unit_rows(rows) if self.metric == "cosine" else rows, valid
 
     def first(self) -> Tensor:
-        return self.take(self.draw(self.weights, 1))
+        return self.take(self.draw(self.drawn_by, 1))
 
     def candidates(self, m: int) -> Tensor:
         # Where all distances are 0 the weights decide.
-        return self.take(self.draw(self._far(), m, otherwise=self.weights))
+        return self.take(self.draw(self._far(), m, otherwise=self.drawn_by))
 
     def _far(self) -> list[Tensor]:
         """Weight × squared distance to the nearest center, (P, n) for each batch."""
         return [
             near if batch.sample_weight is None and self.metric == "euclidean" else near * weight
-            for near, weight, batch in zip(self.nearest, self.weights, self.batches, strict=True)
+            for near, weight, batch in zip(self.nearest, self.drawn_by, self.batches, strict=True)
         ]
 
     def potentials(self, candidates: Tensor) -> Tensor:
@@ -105,12 +139,8 @@ class HeldDraws(Positions):
         if centers is not None:
             self.lower(centers)
         seeds = draw_seeds(self.n_problems, self.generator, self.device, self.group)
-        draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=self.dtype)
-        masses = self.weights if centers is None else self._far()
-        for batch, mass, start in zip(self.batches, masses, self.starts, strict=True):
-            draw.add(batch.x, None, mass, start)
-        rows, _, valid = draw.finish(self.group)
-        return repeat_first(unit_rows(rows) if self.metric == "cosine" else rows, valid, m)
+        rows, valid = self._keyed(self.drawn_by if centers is None else self._far(), m, seeds)
+        return repeat_first(rows, valid, m, otherwise=centers)
 
     def masses(self, centers: Tensor) -> Tensor:
         counts = torch.zeros(centers.shape[:2], dtype=self.accumulator, device=self.device)
@@ -137,12 +167,13 @@ class StandIn(HeldDraws):
 
 def stand_in(
     x: Tensor,
-    sample_weight: Tensor,
+    sample_weight: Tensor | None,
     problem: Problem,
     generator: torch.Generator | None,
     group: ProcessGroup | None,
 ) -> HeldDraws:
-    """Draws from rows (P, n, d) with weights (P, n) that all ranks of a group hold alike."""
+    """Draws from rows (n, d) or (P, n, d) with weights (n,) or (P, n) that all ranks of a group
+    hold alike."""
     space = workspace(x, sample_weight, metric=problem.metric, dtype=problem.dtype)
     return StandIn(
         [Batch(x, sample_weight, start=0)],

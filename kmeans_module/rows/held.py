@@ -19,11 +19,13 @@ from kmeans_module.rows.keyed import draw_seeds, uniform_sample
 from kmeans_module.rows.ranks import (
     ProcessGroup,
     all_gather,
+    all_sum,
     all_sum_stats,
     from_first,
     rank,
 )
 from kmeans_module.rows.survey import Survey
+from kmeans_module.rows.whole import whole
 
 
 class HeldRows:
@@ -125,8 +127,15 @@ class HeldRows:
         return from_first(make, self.group, self.device)
 
     def excerpt(self, n: int, generator: torch.Generator | None) -> Tensor:
-        rows = [batch.x for batch in self.batches]
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-2)
+        if self.group is None and len(self.batches) == 1:
+            return self.batches[0].x
+        n_samples = int(all_sum([torch.tensor([len(self)], device=self.device)], self.group)[0])
+        if self.group is None or n_samples <= n:
+            example = self.batches[0].x[..., :0, :]
+            batches = (batch._replace(sample_weight=None) for batch in self.batches)
+            return whole(batches, self.group, example=example)[0]
+        sample = self.sample(n, generator)
+        return sample if self.batches[0].x.ndim == 3 else sample[0]
 
     def e_step(self, centroids: Tensor, *, metric: str = "euclidean") -> EStep:
         steps = [

@@ -93,6 +93,7 @@ class KeyedDraw:
         uniform = (bits.to(accumulator) + 0.5) / (1 << 52)
         masses = masses.to(accumulator)
         keys = uniform.log().neg() / masses
+        keys = keys.clamp(max=torch.finfo(accumulator).max)  # of masses that are nearly 0
         return keys.where(masses > 0, torch.inf)
 
 
@@ -102,6 +103,91 @@ def _hash(numbers: Tensor) -> Tensor:
     mixed = (mixed ^ (mixed >> 30 & (1 << 34) - 1)) * _FIRST
     mixed = (mixed ^ (mixed >> 27 & (1 << 37) - 1)) * _SECOND
     return mixed ^ (mixed >> 31 & (1 << 33) - 1)
+
+
+def row_hashes(rows: Tensor) -> Tensor:
+    """A number for the values of each row (..., n, d), (..., n) int64: equal rows have the same,
+    of other rows 1 in 2^64 has."""
+    d = rows.shape[-1]
+    places = _hash(torch.arange(d, device=rows.device))
+    size = max(1, _ROWS // max(1, d * rows.shape[:-2].numel()))
+    hashes = []
+    for part in torch.split(rows, size, dim=-2):
+        numbers = part + 0.0  # -0 is 0
+        bits = torch.int64 if numbers.element_size() == 8 else torch.int32
+        hashes.append(_hash(numbers.view(bits).long() + places).sum(dim=-1))
+    return torch.cat(hashes, dim=-1)
+
+
+def first_occurrences(values: Tensor) -> Tensor:
+    """The values without repetitions, in the order in which they come."""
+    return values[where_first(values)]
+
+
+def where_first(values: Tensor) -> Tensor:
+    """Which of the values (n,) have not come before, (n,) bool."""
+    order = values.argsort(stable=True)
+    ordered = values[order]
+    first = torch.ones_like(values, dtype=torch.bool)
+    first[order[1:]] = ordered[1:] != ordered[:-1]
+    return first
+
+
+class DistinctRows:
+    """m rows for each of P problems, no two of them equal, from one keyed draw after the other.
+
+    Equal rows are one row that weighs as much as they together: the first of them that is drawn
+    stands for all.
+
+    Args:
+        m: rows for each problem.
+        n_problems: P.
+        first: rows (P, c, d) to begin with; None for none.
+
+    Attributes:
+        rows: that are taken, (c, d) for each problem.
+        wants_more: whether another draw may bring some.
+    """
+
+    def __init__(self, m: int, n_problems: int, first: Tensor | None = None) -> None:
+        self.m = m
+        self.n_problems = n_problems
+        self.rows: list[Tensor] = []
+        self.hashes: list[Tensor] = []
+        self.wants_more = True
+        if first is not None:
+            self.take(first, torch.ones_like(first[..., 0], dtype=torch.bool))
+
+    def take(self, rows: Tensor, valid: Tensor) -> None:
+        """Take the rows (P, c, d) of a draw that are valid, (P, c), and unlike each other; they
+        are unlike those of the draws before."""
+        before = self.rows or [rows[p, :0] for p in range(self.n_problems)]
+        self.rows, self.hashes, self.wants_more = [], [], False
+        for p in range(self.n_problems):
+            drawn = torch.cat([before[p], rows[p][valid[p]]])
+            is_full = len(drawn) == len(before[p]) + rows.shape[1]
+            hashes = row_hashes(drawn)
+            first = where_first(hashes)
+            self.rows.append(drawn[first][: self.m])
+            self.hashes.append(hashes[first][: self.m])
+            self.wants_more |= is_full and len(self.rows[p]) < self.m
+
+    def unlike(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """Weights (P, n) of rows (n, d) or (P, n, d), 0 for those that are taken already."""
+        hashes = row_hashes(rows)
+        taken = [
+            torch.isin(hashes if hashes.ndim == 1 else hashes[p], self.hashes[p])
+            for p in range(self.n_problems)
+        ]
+        return weights.masked_fill(torch.stack(taken), 0)
+
+    def finish(self) -> Tensor:
+        """(P, m, d); the first row is repeated where there are too few, 0 where there is none."""
+        filled = []
+        for rows in self.rows:
+            first = rows[:1] if len(rows) else rows.new_zeros(1, rows.shape[-1])
+            filled.append(torch.cat([rows, first.expand(self.m - len(rows), -1)]))
+        return torch.stack(filled)
 
 
 def draw_seeds(
@@ -116,8 +202,12 @@ def draw_seeds(
     return broadcast(numbers.to(device), group)
 
 
-def repeat_first(rows: Tensor, valid: Tensor, m: int) -> Tensor:
-    """Rows (P, m', d) made m by repeating the first in place of those that are not valid."""
+def repeat_first(rows: Tensor, valid: Tensor, m: int, *, otherwise: Tensor | None = None) -> Tensor:
+    """Rows (P, m', d) made m by repeating the first in place of those that are not valid, or of
+    ``otherwise`` (P, c, d) where none is."""
+    if otherwise is not None:
+        rows = rows.where(valid[:, :1, None], otherwise[:, :1].to(rows.dtype))
+        valid = valid | ~valid[:, :1]
     rows = rows.where(valid.unsqueeze(-1), rows[:, :1])
     missing = m - rows.shape[1]
     return torch.cat([rows, rows[:, :1].expand(-1, missing, -1)], dim=1) if missing else rows

@@ -103,7 +103,11 @@ class Positions:
         return broadcast(numbers.to(self.device, self.accumulator), self.group)
 
     def draw(
-        self, masses: Sequence[Tensor], m: int, *, otherwise: Sequence[Tensor] | None = None
+        self,
+        masses: Sequence[Tensor],
+        m: int,
+        *,
+        otherwise: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch; for
         problems whose masses are all 0, to other masses."""
@@ -154,20 +158,3 @@ class Positions:
             rows = batch.x.index_select(0, positions.flatten()).view(*positions.shape, -1)
         rows = rows.to(self.dtype)
         return unit_rows(rows) if self.metric == "cosine" else rows
-
-    def mark(self, masses: Sequence[Tensor], positions: Tensor) -> None:
-        """Set the masses at positions (P, m) to 0, in place."""
-        for i, mass in enumerate(masses):
-            local = positions - self.starts[i]
-            inside = (local >= 0) & (local < mass.shape[-1])
-            problem, column = inside.nonzero(as_tuple=True)
-            mass[problem, local[problem, column]] = 0
-
-
-def first_occurrences(values: Tensor) -> Tensor:
-    """The values without repetitions, in the order in which they come."""
-    order = values.argsort(stable=True)
-    ordered = values[order]
-    repeated = torch.zeros_like(values, dtype=torch.bool)
-    repeated[order[1:]] = ordered[1:] == ordered[:-1]
-    return values[~repeated]

@@ -31,6 +31,7 @@ from kmeans_module.rows.ranks import (
 from kmeans_module.rows.stream_draws import StreamDraws
 from kmeans_module.rows.survey import Survey
 from kmeans_module.rows.watch import Watch, parts_of
+from kmeans_module.rows.whole import whole
 
 _ODD = -7046029254386353131  # spreads positions over 64 bits
 
@@ -123,7 +124,10 @@ class StreamRows:
     def draws(
         self, problem: Problem, generator: torch.Generator | None, search: Any = None
     ) -> StreamDraws:
-        return StreamDraws(self, problem, generator, self.group, example=self.example)
+        n_samples = self.moments(problem.metric).n_samples
+        return StreamDraws(
+            self, problem, generator, self.group, example=self.example, n_samples=n_samples
+        )
 
     def merge(
         self, stats: ClusterStats, also: Sequence[Tensor]
@@ -134,6 +138,9 @@ class StreamRows:
         return from_first(make, self.group, self.device)
 
     def excerpt(self, n: int, generator: torch.Generator | None) -> Tensor:
+        n_samples = next((known.n_samples for known in self._moments.values()), n + 1)
+        if n_samples <= n:
+            return whole(self, self.group, example=self.example)[0]
         return self.sample(n, generator)[0]
 
     def e_step(self, centroids: Tensor, *, metric: str = "euclidean") -> EStep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -14,8 +14,15 @@ from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.rows.batch import Batch, weighs
 from kmeans_module.rows.draws import HeldDraws, stand_in
-from kmeans_module.rows.keyed import KeyedDraw, draw_seeds, repeat_first, uniform_sample
+from kmeans_module.rows.keyed import (
+    DistinctRows,
+    KeyedDraw,
+    draw_seeds,
+    repeat_first,
+    uniform_sample,
+)
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, rank
+from kmeans_module.rows.whole import whole
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +36,7 @@ class StreamDraws:
         generator: what the draws come from; None for torch's default.
         group: the ranks that hold the rest.
         example: no rows, (0, d), of the dtype that the rows of all ranks have.
+        n_samples: rows of all ranks.
     """
 
     def __init__(
@@ -39,8 +47,10 @@ class StreamDraws:
         group: ProcessGroup | None,
         *,
         example: Tensor,
+        n_samples: int,
     ) -> None:
         self.example = example
+        self.n_samples = n_samples
         self.passes = passes
         self.problem = problem
         self.generator = generator
@@ -48,14 +58,18 @@ class StreamDraws:
         self.n_problems = problem.n_problems
         self._centers: Tensor | None = None
 
-    def distinct(self, m: int) -> Tensor:
-        return self._pass(None, m)
+    def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
+        seeds, found = self._seeds(), DistinctRows(m, self.n_problems, first)
+        while found.wants_more:
+            found.take(*self._keyed(lambda batch: self._unlike(batch, found), m, seeds))
+        return found.finish()
 
     def by_distance(self, centers: Tensor | None, m: int) -> Tensor:
         if centers is not None:
             known = self._centers
             self._centers = centers if known is None else torch.cat([known, centers], dim=1)
-        return self._pass(self._centers, m)
+        rows, valid = self._keyed(lambda batch: self._far(batch, self._centers), m, self._seeds())
+        return repeat_first(rows, valid, m, otherwise=centers)
 
     def masses(self, centers: Tensor) -> Tensor:
         counts = torch.zeros(
@@ -72,10 +86,13 @@ class StreamDraws:
             counts += space.statistics(centers, farthest=False).counts
         return all_sum([counts], self.group)[0]
 
-    def standing_for(self, x: Tensor, sample_weight: Tensor) -> HeldDraws:
+    def standing_for(self, x: Tensor, sample_weight: Tensor | None) -> HeldDraws:
         return stand_in(x, sample_weight, self.problem, self.generator, self.group)
 
     def in_memory(self, n: int) -> HeldDraws:
+        if self.n_samples <= n:  # then the draws are those of a tensor
+            x, weight = whole(self.passes, self.group, example=self.example)
+            return self.standing_for(x, weight)
         if rank(self.group) == 0:
             log.info(
                 "k-means++ draws from a uniform sample of %d rows at most: the batches do not "
@@ -90,25 +107,38 @@ class StreamDraws:
     def _seeds(self) -> Tensor:
         return draw_seeds(self.n_problems, self.generator, self.problem.device, self.group)
 
-    def _pass(self, centers: Tensor | None, m: int) -> Tensor:
-        """Rows (P, m, d) drawn by weight × squared distance to the nearest of the centers."""
-        problem, seeds = self.problem, self._seeds()
+    def _keyed(
+        self, masses: Callable[[Batch], Tensor], m: int, seeds: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rows (P, m, d) of least key in a pass, and which of them are valid, (P, m)."""
+        problem = self.problem
         dtype = compute_dtype(self.example, problem.dtype)
         draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=dtype)
         for batch in self.passes:
-            draw.add(batch.x, None, self._masses(batch, centers), batch.start or 0)
+            draw.add(batch.x, None, masses(batch), batch.start or 0)
         rows, _, valid = draw.finish(self.group)
-        rows = unit_rows(rows) if problem.metric == "cosine" else rows
-        return repeat_first(rows, valid, m)
+        return unit_rows(rows) if problem.metric == "cosine" else rows, valid
 
-    def _masses(self, batch: Batch, centers: Tensor | None) -> Tensor:
-        """Weight of the rows, × squared distance to the nearest of the centers, (P, n)."""
-        metric = self.problem.metric
+    def _weights(self, batch: Batch) -> Tensor:
+        """Weight of the rows, (P, n)."""
         weight = weighs(batch, self.n_problems)
         if batch.sample_weight is not None:
             weight = batch.sample_weight.expand(self.n_problems, -1)
-        if metric == "cosine":
+        if self.problem.metric == "cosine":
             weight = weight * (batch.x != 0).any(dim=-1)
+        return weight
+
+    def _unlike(self, batch: Batch, found: DistinctRows) -> Tensor:
+        """Weight of the rows, 0 for those that equal one which is taken, (P, n)."""
+        weight = self._weights(batch)
+        if not found.rows:
+            return weight
+        rows = batch.x.to(compute_dtype(self.example, self.problem.dtype))
+        return found.unlike(weight, unit_rows(rows) if self.problem.metric == "cosine" else rows)
+
+    def _far(self, batch: Batch, centers: Tensor | None) -> Tensor:
+        """Weight of the rows, × squared distance to the nearest of the centers, (P, n)."""
+        weight, metric = self._weights(batch), self.problem.metric
         if centers is None:
             return weight
         space = workspace(batch.x, metric=metric, dtype=self.problem.dtype, once=True)

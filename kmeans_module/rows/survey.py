@@ -40,7 +40,7 @@ class Survey:
         # Rows of positive weight, (P, 1); mean, and sum of squares about it, (P, d).
         self.count: Tensor | None = None
         self.mean = self.squares = self.low.new_zeros((n_problems, n_features))
-        self.n_samples = self.n_weighty = 0
+        self.n_samples = 0
         self.nonfinite = Nonfinite()
 
     def add(self, batch: Batch, start: int) -> None:
@@ -56,10 +56,8 @@ class Survey:
         self.n_samples += n
         if weight is None:
             count = sums.new_full((1, 1), n)
-            self.n_weighty += n
         else:
             count = (weight > 0).sum(dim=-1, keepdim=True).to(sums).view(-1, 1)
-            self.n_weighty += int(count.min())
         mean = sums / count.clamp(min=1)
         squares = backend.moments(x, weight, mean, metric=self.metric)[2]
         if self.count is None:
@@ -79,11 +77,11 @@ class Survey:
         text, low, high = str(self.nonfinite), self.low, self.high
         if group is None:
             variance = (self.squares / count.clamp(min=1)).mean(dim=-1)
-            return Moments(self.n_samples, self.n_weighty, low, high, self.mean, variance, text)
+            return Moments(self.n_samples, count[:, 0], low, high, self.mean, variance, text)
         spans = all_gather(torch.stack([low, -high]), group)
         low, high = spans[:, 0].amin(dim=0), -spans[:, 1].amin(dim=0)
-        sizes = torch.tensor([self.n_samples, self.n_weighty, int(bool(text))], device=low.device)
-        n_samples, n_weighty, n_bad = (int(size) for size in all_sum([sizes], group)[0])
+        sizes = torch.tensor([self.n_samples, int(bool(text))], device=low.device)
+        n_samples, n_bad = (int(size) for size in all_sum([sizes], group)[0])
         mean, squares = (
             value.expand(self.n_problems, -1).contiguous() for value in (self.mean, self.squares)
         )
@@ -93,7 +91,7 @@ class Survey:
         (squares,) = all_sum([squares + count * (mean - joint).square()], group)
         variance = (squares / total.clamp(min=1)).mean(dim=-1)
         text = text or (ELSEWHERE if n_bad else "")
-        return Moments(n_samples, n_weighty, low, high, joint, variance, text)
+        return Moments(n_samples, total[:, 0], low, high, joint, variance, text)
 
 
 # In place of the text where the rows that are not finite are another rank's.
@@ -178,13 +176,16 @@ def refuse(moments: Moments, example: Tensor, problem: Problem) -> None:
 
 
 def refuse_too_few(moments: Moments, n_clusters: int) -> None:
-    """Raise where there are fewer samples (of positive weight) than clusters."""
+    """Raise where there are fewer samples than clusters, or where none weighs anything.
+
+    A problem with fewer samples of positive weight than clusters gets unused clusters.
+    """
     if moments.n_samples < n_clusters:
         raise ValueError(f"n_samples={moments.n_samples} should be >= n_clusters={n_clusters}")
-    if moments.n_weighty < n_clusters:
+    if not bool(moments.n_weighty.any()):
         raise ValueError(
             f"sample_weight should be positive for n_clusters={n_clusters} samples at least; "
-            f"it is for {moments.n_weighty}"
+            "it is for 0"
         )
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from kmeans_module.checks import check_choice, check_integer, check_number
 from kmeans_module.core.empty_clusters import POLICIES
-from kmeans_module.core.fit import warn_of_surplus
 from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import INITS
+from kmeans_module.core.surplus import warn_of_surplus
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch

@@ -197,6 +197,65 @@ def test_a_callable_gets_rows_k_and_generator() -> None:
     assert seen[0][1:] == (3, own)
 
 
+ODD_CALLABLES: dict[str, tuple[Any, type[Exception], str]] = {
+    "an array": (lambda x, k, g: x[:k].numpy(), TypeError, r"should return a tensor \(3, 2\); it"),
+    "a list": (lambda x, k, g: x[:k].tolist(), TypeError, r"init\(x, n_clusters, generator\) sho"),
+    "nothing": (lambda x, k, g: None, TypeError, "it returned None"),
+    "a name": (lambda x, k, g: "random", TypeError, "it returned 'random'"),
+    "too few": (lambda x, k, g: x[: k - 1], ValueError, r"shape \(3, 2\); got \(2, 2\)"),
+    "problems": (lambda x, k, g: x[:6].view(2, 3, 2), ValueError, r"got \(2, 3, 2\)"),
+    "NaN": (lambda x, k, g: x[:k] * torch.nan, ValueError, "init should be finite"),
+    "overflow": (lambda x, k, g: x[:k].double() * 1e300, ValueError, "finite in torch.float32"),
+    "complex": (lambda x, k, g: x[:k] * 1j, TypeError, "init should hold real numbers"),
+    "sparse": (lambda x, k, g: x[:k].to_sparse(), TypeError, "init should be a dense tensor"),
+    "meta": (lambda x, k, g: x[:k].to("meta"), TypeError, "dense tensor in memory; .* on meta"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_CALLABLES)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_callable_returns_is_checked(name: str, stream: bool) -> None:
+    x = blobs(20, 2)
+    init, error, message = ODD_CALLABLES[name]
+    layer = KMeansLayer(3, 2)
+    for call in (layer.initialize, lambda data, init: layer.fit(data, init=init)):
+        with pytest.raises(error, match=message):
+            call(Passes(x.split(6)) if stream else x, init)  # type: ignore[operator]
+    assert not layer.initialized
+
+
+def test_a_callable_may_return_rows_of_x_and_x_stays_as_it_is() -> None:
+    x = blobs(50, 2)
+    before = x.clone()
+    for init in (lambda x, k, g: x[:k], lambda x, k, g: x[:k].requires_grad_(False)):
+        layer = KMeansLayer(3, 2)
+        layer.fit(x, init=init)
+        layer.centroids.zero_()
+        assert torch.equal(x, before)
+
+
+def test_a_callable_is_called_once_for_each_restart_and_draws_from_the_generator() -> None:
+    x, calls = blobs(50, 2), []
+
+    def init(rows: torch.Tensor, k: int, generator: torch.Generator | None) -> torch.Tensor:
+        calls.append(torch.randperm(len(rows), generator=generator)[:k])
+        return rows[calls[-1]].double()
+
+    for _ in range(2):
+        KMeansLayer(3, 2).fit(x, init=init, n_init=4, generator=seeded(2))
+    assert len(calls) == 8
+    assert all(torch.equal(calls[i], calls[i + 4]) for i in range(4))
+
+
+def test_a_callable_sees_the_batch_shape_of_its_problems() -> None:
+    x = torch.randn(2, 3, 20, 4, generator=seeded())
+    layer = KMeansLayer(5, 4, batch_shape=(2, 3))
+    layer.initialize(x, lambda x, k, g: x[..., :k, :])
+    assert torch.equal(layer.centroids, x[..., :5, :])
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 5, 4\); got \(3, 5, 4\)"):
+        layer.initialize(x, lambda x, k, g: x[0, :, :k])
+
+
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("shared", [True, False])
 def test_problems_get_centroids_each_of_its_own(init: str, shared: bool) -> None:

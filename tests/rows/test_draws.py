@@ -13,7 +13,8 @@ from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.rows import Batch, HeldRows, StreamRows
 from kmeans_module.rows.draws import HeldDraws
-from kmeans_module.rows.positions import Positions, first_occurrences
+from kmeans_module.rows.keyed import first_occurrences
+from kmeans_module.rows.positions import Positions
 from kmeans_module.rows.stream_draws import StreamDraws
 from tests.conftest import blobs, brute_force, seeded
 from tests.rows.helpers import Passes
@@ -137,14 +138,6 @@ def test_draws_over_many_blocks_are_those_of_one_cumulative_sum(cuts: list[int],
         numbers = torch.rand(1, m, dtype=torch.float64, generator=generator)
         expected = torch.searchsorted(weight.cumsum(0), numbers * weight.sum(), right=True)
         assert torch.equal(drawn, expected)
-
-
-def test_marked_rows_have_no_mass() -> None:
-    rows = rows_of(X, [5])
-    masses = [rows.weight(i).clone() for i in range(2)]
-    rows.mark(masses, torch.tensor([[0, 7, 11]]))
-    together = torch.cat(masses[::-1], dim=-1)[0]
-    assert (together == 0).nonzero().flatten().tolist() == [0, 7, 11]
 
 
 @pytest.mark.parametrize("cuts", [[], [30, 77]])

@@ -167,14 +167,28 @@ struct km_scratch {
 #define KM_MOST_BEAMS 64
 constexpr int kBeamRows = 8;  // whose beams are searched together
 
-// What a beam search needs; see km_beam_search.
+// Codebooks made ready for km_kernel::beam; see km_beam_search.
 struct km_beam {
-  const float* x;          // (n, d)
-  const float* codebooks;  // (levels, k, d)
-  const float* packed;     // (levels, panels, 1 + d, 16): -½‖c‖², centroids
-  int64_t d, levels, k, beam_size;
+  const void* x;          // (n, d)
+  const void* codebooks;  // (levels, k, stride), of the type of x
+  // Up to kFewFeatures: (levels, blocks, d, block), of the type of x, a block being block_bytes
+  // for each feature. Above (levels, panels, 1 + d, 16) floats: -½‖c‖² raised by the margin and c,
+  // both less the origin of the level; infinity and zeros where ‖c‖² is too large.
+  const void* packed;
+  const int64_t* origins;  // (levels): which centroid of the level is the origin
+  int64_t d, stride, levels, k, beam_size;  // stride: d, above kFewFeatures filled up to 16
+  // Rounding of the least and the most of a squared distance, relative to the squared norms of
+  // both; and for a number that has been raised by it, 4 margin / (1 - margin).
+  float margin, margin_of_half;
   int64_t* codes;          // (n, levels)
-  float* left;             // (n, d)
+  void* left;              // (n, d)
+};
+
+// Memory of one thread for kBeamRows rows of beam_size beams.
+struct km_beam_scratch {
+  void *left, *next;  // (rows, beams, stride)
+  float* centered;    // (rows, beams, stride)
+  int32_t *codes, *next_codes;  // (rows, beams, levels)
 };
 
 // What a search has seen.
@@ -238,8 +252,9 @@ struct km_kernel {
   // about a center (size) that is not null, the squares of their differences alone.
   void (*spread)(const void* x, bool is_double, int64_t count, int64_t size, const double* center,
                  void* low, void* high, double* sums);
-  // Rows begin to end; vectors (2, kBeamRows beam_size, d) and codes (2, ·, levels) are scratch.
-  void (*beam)(const km_beam& beam, int64_t begin, int64_t end, float* vectors, int32_t* codes);
+  // Rows begin to end.
+  void (*beam)(const km_beam& beam, bool is_double, int64_t begin, int64_t end,
+               const km_beam_scratch& scratch);
   int64_t centroids_together;
   int64_t block_bytes;
 };

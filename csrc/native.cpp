@@ -197,34 +197,6 @@ void lower(const km_rows& rows, void* nearest, const void* center, bool unchange
                             threads);
 }
 
-void beam_search(km_beam b, int64_t n, int threads) {
-  const int64_t panels = (b.k + 15) / 16, panel_size = (1 + b.d) * 16;
-  auto packed = aligned<float>(size_t(b.levels * panels * panel_size));
-  for (int64_t place = 0; place < b.levels * panels * 16; ++place) {
-    const int64_t level = place / (panels * 16), c = place % (panels * 16);
-    float* column = packed.get() + place / 16 * panel_size + place % 16;
-    const float* centroid = b.codebooks + (level * b.k + c) * b.d;
-    double squares = c < b.k ? 0 : std::numeric_limits<double>::infinity();
-    for (int64_t j = 0; j < b.d; ++j) {
-      column[(1 + j) * 16] = c < b.k ? centroid[j] : 0;
-      if (c < b.k) squares += double(centroid[j]) * double(centroid[j]);
-    }
-    column[0] = static_cast<float>(-0.5 * squares);
-  }
-  b.packed = packed.get();
-  const double work = double(n) * double(b.levels * b.beam_size * b.k) * double(b.d);
-  const int64_t parts = std::max<int64_t>(
-      1, std::min<int64_t>({threads, n, static_cast<int64_t>(work / kWorkPerThread) + 1}));
-  const size_t most = size_t(kBeamRows * b.beam_size);
-  const auto vectors = blocks(parts, 2 * most * size_t(b.d) * sizeof(float));
-  const auto codes = blocks(parts, 2 * most * size_t(b.levels) * sizeof(int32_t));
-  in_parallel(parts, [&](int64_t p) {
-    current_kernel().beam(b, n * p / parts, n * (p + 1) / parts,
-                          reinterpret_cast<float*>(vectors[p].get()),
-                          reinterpret_cast<int32_t*>(codes[p].get()));
-  });
-}
-
 }  // namespace
 
 extern "C" int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
@@ -289,13 +261,5 @@ extern "C" int km_search_sums(const void* values, int is_double, int64_t n, int6
       search_sums(static_cast<const double*>(values), n, size, sums, targets, m, positions);
     else
       search_sums(static_cast<const float*>(values), n, size, sums, targets, m, positions);
-  });
-}
-
-extern "C" int km_beam_search(const float* x, int64_t n, int64_t d, const float* codebooks,
-                              int64_t levels, int64_t k, int64_t beam_size, int64_t* codes,
-                              float* left, int threads) {
-  return guarded([&] {
-    beam_search({x, codebooks, nullptr, d, levels, k, beam_size, codes, left}, n, threads);
   });
 }

@@ -76,11 +76,12 @@ KM_API int km_spread(const km_rows* rows, const double* center, double* low, dou
                      double* sums, int threads);
 
 // For each row of x (n, d) the codes (n, levels) whose centroids add up nearest to it, as a beam
-// search finds them that keeps beam_size choices, from 1 to 64, at each level; left (n, d) is
-// what they leave. codebooks are (levels, k, d). All are contiguous and of float.
-KM_API int km_beam_search(const float* x, int64_t n, int64_t d, const float* codebooks,
-                          int64_t levels, int64_t k, int64_t beam_size, int64_t* codes,
-                          float* left, int threads);
+// search finds them that keeps the beam_size nearest choices, from 1 to 64, at each level; ties by
+// the choices of the levels before, then by the lowest code. left (n, d) is what they leave.
+// codebooks are (levels, k, d). All are contiguous, of double or else of float.
+KM_API int km_beam_search(const void* x, int is_double, int64_t n, int64_t d,
+                          const void* codebooks, int64_t levels, int64_t k, int64_t beam_size,
+                          int64_t* codes, void* left, int threads);
 
 // Share of the pairs of a row and a centroid that the last E-step looked at, 0 to 1.
 KM_API double km_share_visited(const km_workspace* workspace);

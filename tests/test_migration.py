@@ -973,6 +973,7 @@ def residual_sizes() -> None:
     assert isinstance(index, faiss.IndexResidualQuantizer)
     assert (other.d, other.M, 2**4) == (own.n_features, own.n_levels, own.n_clusters)
     assert other.max_beam_size == own.beam_size == 5
+    assert inspect.signature(own.encode).parameters["beam_size"].default == 1
     codebooks = faiss.vector_to_array(index.rq.codebooks).reshape(3, 16, 8)
     assert torch.equal(own.codebooks, torch.from_numpy(codebooks))
 
@@ -985,7 +986,8 @@ def residual_training() -> None:
     for refinements in (0, 2):
         own = ResidualQuantizer(16, 8, 3)
         own.fit(x, refinements=refinements, generator=seeded())
-        errors[refinements] = float((x - own.decode(own.encode(x))).square().mean())
+        codes = own.encode(x, beam_size=5)
+        errors[refinements] = float((x - own.decode(codes)).square().mean())
     other = faiss.ResidualQuantizer(8, 3, 4)
     assert not other.train_type & other.Train_refine_codebook
     assert other.cp.niter == 10

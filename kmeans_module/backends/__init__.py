@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import native, operators, reference
+from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import no_memory
 from kmeans_module.core.statistics import ClusterStats, EStep
 
@@ -184,14 +185,21 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     Lempitsky, Additive quantization, CVPR 2014, section 3; Liu et al., Improved residual vector
     quantization, arXiv:1509.05195).
 
+    A level keeps the choices with the least Σ(r - c)², r being what the levels before left;
+    ties go to the choices of lower rank there, then to the lowest code. So a beam of 1 takes the
+    labels of the residuals.
+
     Args:
         x: (n, d).
-        codebooks: (L, k, d), L levels, of the dtype of x.
+        codebooks: (L, k, d), L levels.
         beam_size: choices kept at each level, at least 1.
 
     Returns:
-        codes (n, L) int64, and what they leave of the samples, (n, d).
+        codes (n, L) int64, and what they leave of the samples, (n, d), in the wider dtype of
+        both, at least float32.
     """
+    dtype = compute_dtype(x, codebooks)
+    x, codebooks = x.to(dtype), codebooks.to(dtype)
     backend = backend_for(x, codebooks.dtype, "beam")
     return backend.beam_search(x, codebooks, beam_size=beam_size)
 

@@ -32,8 +32,15 @@ class Layout:
     separate_codebooks: bool = False
     channel_first: bool = False
 
-    def check(self, x: object, mask: object, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    def check(
+        self, x: object, mask: object, device: torch.device, *, integers: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """x with its features last, (*, d), and the mask (*) as bool.
+
+        Args:
+            x, mask: what a user handed in.
+            device: of the centroids.
+            integers: whether x may hold integers: where nothing comes back in its dtype.
 
         Raises:
             TypeError: x does not hold floats.
@@ -41,7 +48,7 @@ class Layout:
                 centroids, a mask of another shape.
         """
         x = check.check_rows(x)
-        if not x.is_floating_point():
+        if not (integers or x.is_floating_point()):
             raise TypeError(f"x should hold floats; got {x.dtype}")
         dimension = 1 if self.channel_first else -1
         if x.ndim < 1 + self.channel_first or x.shape[dimension] != self.n_features:
@@ -134,13 +141,16 @@ def hide_rows(
     return rows, seen, valids
 
 
-def check_codes(codes: object, *, n_codes: int | None = None, fewer: bool = False) -> Tensor:
-    """Codes as a tensor of integers.
+def check_codes(
+    codes: object, *, n_codes: int | None = None, fewer: bool = False, rows: bool = False
+) -> Tensor:
+    """Codes as a tensor of int64: an index of uint8 would be a mask.
 
     Args:
         codes: what a user handed in.
         n_codes: size of the last dimension; None where any shape will do.
         fewer: whether the last dimension may be smaller, but not empty.
+        rows: whether there should be one dimension more, and no others.
 
     Raises:
         TypeError: codes that are not integers.
@@ -151,9 +161,21 @@ def check_codes(codes: object, *, n_codes: int | None = None, fewer: bool = Fals
         size = codes.shape[-1] if codes.ndim else 0
         if size != n_codes and not (fewer and 1 <= size < n_codes):
             raise ValueError(f"codes should have shape (..., {n_codes}); got {tuple(codes.shape)}")
+        if rows and codes.ndim != 2:
+            raise ValueError(f"codes should have shape (n, {n_codes}); got {tuple(codes.shape)}")
     if codes.dtype.is_floating_point or codes.dtype == torch.bool:
         raise TypeError(f"codes should be integers; got {codes.dtype}")
-    return codes
+    return codes.long()
+
+
+def check_levels(n_levels: object, most: int) -> int:
+    """How many of the first levels are asked for: from 1 to the most; None for these."""
+    if n_levels is None:
+        return most
+    count = check.check_integer("n_levels", n_levels, minimum=1)
+    if count > most:
+        raise ValueError(f"n_levels should be from 1 to {most}; got {count}")
+    return count
 
 
 def check_range(codes: Tensor, n_clusters: int, *, lowest: int = 0) -> None:

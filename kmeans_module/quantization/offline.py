@@ -5,14 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kmeans_module import checks as check
 from kmeans_module.backends import beam_search
+from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.fit import fit
 from kmeans_module.core.problem import Problem
 from kmeans_module.rows import Batch, HeldRows
-from kmeans_module.rows.survey import refuse, refuse_too_few
+from kmeans_module.rows.survey import refuse, refuse_nonfinite, refuse_too_few
 
 _RIDGE = 1e-4  # in samples: keeps codes without samples where they are
 _STAGES = 10  # numbers of directions, from 2 to d
+
+
+def training_samples(x: object, n_features: int, n_clusters: int, centroids: Tensor) -> Tensor:
+    """Samples (n, d) to fit codebooks to, in the precision of distances.
+
+    Raises:
+        ValueError: x of another shape, on another device than the centroids, with fewer rows than
+            clusters, or with NaN or infinity.
+    """
+    rows = check.check_samples(x, n_features)
+    check.check_device("x", rows, centroids.device)
+    if len(rows) < n_clusters:
+        raise ValueError(f"n_samples={len(rows)} should be >= n_clusters={n_clusters}")
+    rows = rows.to(compute_dtype(rows, centroids))
+    if not rows.isfinite().all():
+        refuse_nonfinite(rows, rows.dtype)
+    return rows
 
 
 def fit_levels(

@@ -12,13 +12,12 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout, check_codes, check_range
-from kmeans_module.quantization.offline import principal_rotation
+from kmeans_module.quantization.offline import principal_rotation, training_samples
 from kmeans_module.quantization.packing import bits_of, pack, unpack
 from kmeans_module.quantization.quantized import Quantized, Quantizer
 from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.survey import refuse_nonfinite
 
 SEEDING_ROWS = 16  # for each code
 
@@ -171,11 +170,15 @@ class ProductQuantizer(Quantizer):
     def encode(self, x: Tensor) -> Tensor:
         """Codes of the nearest centroids, (*, m) int64; learns nothing.
 
+        Args:
+            x: (*, d), or (N, d, *) with channel_first; floats, or integers.
+
         Raises:
             NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
         """
         self.check_initialized()
-        x, _ = self.layout.check(x, None, self._device)
+        x, _ = self.layout.check(x, None, self._device, integers=True)
+        x = x.to(compute_dtype(x, self.quantizer.codebook.centroids))
         with torch.no_grad():
             return self._with_subspaces(self.quantizer.encode(self._rotated(x)))
 
@@ -212,27 +215,37 @@ class ProductQuantizer(Quantizer):
         """
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         rotations = check.check_integer("rotations", rotations, minimum=0)
-        x = check.check_samples(x, self.n_features)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        if not x.isfinite().all():
-            refuse_nonfinite(x, x.dtype)
+        check.check_generator(generator)
         codebook = self.quantizer.codebook
-        if self.rotation is not None:
-            rotation = principal_rotation(x, self.n_subspaces)
-            self._seed(x @ rotation.T, generator)
-            for _ in range(rotations):
-                turned = self._cut(x @ rotation.T)
-                labels = codebook.fit(turned, init="current", max_iter=2, tol=0).labels
-                assert labels is not None
-                decoded = self._joined(codebook.decode(labels), x.shape)
-                u, _, v = torch.linalg.svd(decoded.T @ x)
-                rotation = u @ v
-            self.rotation.weight = rotation.to(codebook.centroids.dtype)
-            x = self._rotated(x)
-        else:
-            self._seed(x, generator)
-        codebook.fit(self._cut(x), init="current", max_iter=max_iter)
+        x = training_samples(x, self.n_features, self.n_clusters, codebook.centroids)
+        with full_precision(x.device):
+            if self.rotation is None:
+                self._seed(x, generator)
+            else:
+                x = self._fit_rotation(x, rotations, generator)
+            codebook.fit(self._cut(x), init="current", max_iter=max_iter)
         self.quantizer.forget_recorded()
+
+    def _fit_rotation(self, x: Tensor, rotations: int, generator: torch.Generator | None) -> Tensor:
+        """Fit the rotation, and centroids to start from; returns the rotated samples."""
+        assert self.rotation is not None
+        codebook = self.quantizer.codebook
+        # Products of a large common part would hide the rest.
+        center = x.mean(dim=0)
+        around = x - center
+        rotation = principal_rotation(around, self.n_subspaces)
+        self._seed(around @ rotation.T, generator)
+        for _ in range(rotations):
+            turned = self._cut(around @ rotation.T)
+            labels = codebook.fit(turned, init="current", max_iter=2, tol=0).labels
+            assert labels is not None
+            decoded = self._joined(codebook.decode(labels), x.shape).to(x.dtype)
+            u, _, v = torch.linalg.svd(decoded.T @ around)
+            rotation = u @ v
+        self.rotation.weight = rotation.to(codebook.centroids.dtype)
+        center = self._cut(self._rotated(center.unsqueeze(0)))
+        codebook.set_centroids(codebook.centroids + center.to(codebook.centroids.dtype))
+        return self._rotated(x)
 
     def _seed(self, x: Tensor, generator: torch.Generator | None) -> None:
         """k-means++ on a sample: with more rows it takes longer than all that follows."""
@@ -248,16 +261,14 @@ class ProductQuantizer(Quantizer):
             queries: (q, d).
 
         Returns:
-            (q, m, k): ‖query - x̂‖² = Σ_j table[j, code_j].
+            (q, m, k): ‖query - x̂‖² = Σ_j table[j, code_j]; in the wider dtype of queries and
+            centroids, at least float32.
         """
         self.check_initialized()
         queries = check.check_samples(queries, self.n_features)
         parts = self._cut(self._rotated(queries))
-        return (
-            self.quantizer.codebook.transform(parts)
-            .view(self.n_subspaces, len(queries), -1)
-            .transpose(0, 1)
-        )
+        tables: Tensor = self.quantizer.codebook.transform(parts)
+        return tables.view(self.n_subspaces, len(queries), self.n_clusters).transpose(0, 1)
 
     def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
         """Squared distances of queries to what codes stand for, from :meth:`tables`.
@@ -272,11 +283,7 @@ class ProductQuantizer(Quantizer):
         Raises:
             ValueError: a code that is not one of 0 .. k-1.
         """
-        codes = check_codes(codes, n_codes=self.n_subspaces)
-        if codes.ndim != 2:
-            raise ValueError(
-                f"codes should have shape (n, {self.n_subspaces}); got {tuple(codes.shape)}"
-            )
+        codes = check_codes(codes, n_codes=self.n_subspaces, rows=True)
         check_range(codes, self.n_clusters)
         return looked_up(self.tables(queries), codes)
 

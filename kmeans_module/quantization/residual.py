@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
-from kmeans_module.backends import beam_search
-from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.guard import compiling
-from kmeans_module.layer import KMeansLayer
+from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.quantization.gradients import rotate, straight_through
-from kmeans_module.quantization.layout import NO_CODE, Layout, check_codes
-from kmeans_module.quantization.offline import fit_levels
-from kmeans_module.quantization.packing import bits_of, pack, unpack
-from kmeans_module.quantization.quantized import Quantized, Quantizer
-from kmeans_module.quantization.tables import looked_up
+from kmeans_module.quantization.layout import NO_CODE, Layout, check_levels
+from kmeans_module.quantization.offline import fit_levels, training_samples
+from kmeans_module.quantization.quantized import Quantized
+from kmeans_module.quantization.residual_codes import ResidualCodes
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.survey import refuse_nonfinite
 
 
-class ResidualQuantizer(Quantizer):
+class ResidualQuantizer(ResidualCodes):
     r"""Sums of one centroid of each level: level l quantizes :math:`x - q_1 - \dots - q_{l-1}`.
 
     In a network, levels learn as :class:`VectorQuantizer` does and the gradient passes their
@@ -40,8 +33,8 @@ class ResidualQuantizer(Quantizer):
         shared_codebook: whether all levels use one codebook.
         dropout: whether in training each batch uses a random number of levels, from 1 to L;
             codes of the levels after them are -1.
-        beam_size: choices kept from level to level by :meth:`fit` and :meth:`encode`; forward
-            takes the nearest centroid of each level.
+        beam_size: choices kept from level to level by :meth:`fit`. Forward takes the nearest
+            centroid of each level, and so does :meth:`encode` unless it is told otherwise.
         update: how a codebook learns: "ema", a moving average of the samples of each code;
             "gradient", the centroids are a Parameter and the loss has a term for them; or
             "frozen".
@@ -66,7 +59,8 @@ class ResidualQuantizer(Quantizer):
 
     Shape:
         - Input: (\*, d), or (N, d, \*) with channel_first.
-        - Output: quantized like the input, codes (\*, L), loss (), the sum over levels.
+        - Output: quantized like the input, codes (\*, L), loss (), the sum over levels; codes
+          (\*, m) where only m levels are asked for.
 
     Attributes:
         levels: one :class:`VectorQuantizer` for each level, or a single shared one; features
@@ -133,40 +127,31 @@ class ResidualQuantizer(Quantizer):
         )
         self.layout = Layout(self.level(0).n_features, channel_first=channel_first)
 
-    @property
-    def n_clusters(self) -> int:
-        """Codes of a level, k."""
-        return self.level(0).n_clusters
-
-    @property
-    def codebooks(self) -> Tensor:
-        """Centroids of all levels, (L, k, d)."""
-        return torch.stack([layer.centroids for layer in self.codebook_layers()])
-
-    def codebook_layers(self) -> list[KMeansLayer]:
-        return [self.level(number).codebook for number in range(self.n_levels)]
-
-    def level(self, number: int) -> VectorQuantizer:
-        """The quantizer of a level, from 0 to L-1: the same for all where they share it."""
-        level = self.levels[0 if self.shared_codebook else number]
-        assert isinstance(level, VectorQuantizer)
-        return level
-
     def extra_repr(self) -> str:
         return f"n_levels={self.n_levels}, shared_codebook={self.shared_codebook}"
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, n_levels: int | None = None
+    ) -> Quantized:
         """Quantize level by level; in training also record the batch.
 
         Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
+
+        Args:
+            x: (*, d), or (N, d, *) with channel_first.
+            mask: True for samples that count.
+            n_levels: use the first m levels only, as a codec of a lower bit rate does: the
+                others neither learn nor are part of the loss. Dropout then draws from 1 to m.
+                None for all levels.
         """
+        n_levels = check_levels(n_levels, self.n_levels)
         first = self.level(0)
         if not first.learns:
             self.check_initialized()
         centroids = first.codebook.centroids
         x, mask = self.layout.check(x, mask, centroids.device)
         dtype, x = x.dtype, x.to(compute_dtype(x, centroids))
-        levels = self._quantize(x, self._masks(x, mask))
+        levels = self._quantize(x, self._masks(x, mask, n_levels))[:n_levels]
         quantized = torch.stack([level.quantized for level in levels]).sum(dim=0)
         if not (first.estimator == "gumbel" and self.training):
             # The gradient passes the sum of all levels as one step.
@@ -179,15 +164,19 @@ class ResidualQuantizer(Quantizer):
         quantized = quantized.to(dtype)
         return Quantized(self.layout.features_back(quantized), codes, loss)
 
-    def _masks(self, x: Tensor, mask: Tensor | None) -> list[Tensor | None]:
+    def _masks(self, x: Tensor, mask: Tensor | None, n_levels: int) -> list[Tensor | None]:
         """Which samples count at each level, (*) bool, and None for all: with dropout, no sample
         does at the levels after a random one."""
-        if not (self.dropout and self.training):
-            return [mask] * self.n_levels
+        masks = [mask] * n_levels
         present = x.new_ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask
-        # A level that is not used takes part in the collectives: ranks draw their own numbers.
-        used = torch.randint(1, self.n_levels + 1, (), device=x.device)
-        return [present & (level < used) for level in range(self.n_levels)]
+        if self.dropout and self.training:
+            # A level that is not used takes part in the collectives: ranks draw their own numbers.
+            used = torch.randint(1, n_levels + 1, (), device=x.device)
+            masks = [present & (level < used) for level in range(n_levels)]
+        if n_levels < self.n_levels and self.level(0).learns and self.level(0).group is not None:
+            # So it does where ranks ask for numbers of their own.
+            masks += [torch.zeros_like(present)] * (self.n_levels - n_levels)
+        return masks
 
     def _quantize(self, x: Tensor, masks: list[Tensor | None]) -> list[Quantized]:
         """Each level on what the levels before it left of x (*, d)."""
@@ -201,63 +190,13 @@ class ResidualQuantizer(Quantizer):
         return levels
 
     @torch.no_grad()
-    def encode(self, x: Tensor, *, beam_size: int | None = None) -> Tensor:
-        """Codes by a beam search; learns nothing.
-
-        Args:
-            x: (*, d), or (N, d, *) with channel_first.
-            beam_size: choices kept; 1 takes the nearest centroid of each level, as forward
-                does.
-
-        Returns:
-            (*, L) int64.
-
-        Raises:
-            NotInitializedError: a level has no centroids.
-            ValueError: NaN or infinity in x.
-        """
-        self.check_initialized()
-        beam_size = self.beam_size if beam_size is None else beam_size
-        beam_size = check.check_integer("beam_size", beam_size, minimum=1)
-        centroids = self.level(0).codebook.centroids
-        x, _ = self.layout.check(x, None, centroids.device)
-        rows = self.layout.to_rows(x, compute_dtype(x, centroids))[0]
-        if beam_size == 1 or compiling():
-            by_level, left = [], rows
-            for layer in self.codebook_layers():
-                by_level.append(layer(left))
-                left = left - layer.centroids[by_level[-1]]
-            codes = torch.stack(by_level, dim=-1)
-        else:
-            if not rows.square().sum(dim=-1).isfinite().all():
-                refuse_nonfinite(rows, rows.dtype)
-            codes, _ = beam_search(rows, self.codebooks.to(rows.dtype), beam_size=beam_size)
-        return codes.view(*x.shape[:-1], self.n_levels)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Sums of the centroids of codes; a code of -1 adds nothing.
-
-        Args:
-            codes: integers (*, L), or fewer levels than L: the first ones.
-
-        Returns:
-            (*, d), or (N, d, *) with channel_first.
-
-        Raises:
-            ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
-        """
-        codes = check_codes(codes, n_codes=self.n_levels, fewer=True)
-        parts = [self.level(n).decode(codes[..., n]) for n in range(codes.shape[-1])]
-        decoded = torch.stack(parts).sum(dim=0)
-        return self.layout.features_back(decoded)
-
-    @torch.no_grad()
     def fit(
         self,
         x: Tensor,
         *,
         max_iter: int = 20,
         refinements: int = 3,
+        beam_size: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         """Train all levels on samples, afresh: k-means level by level, each on what a beam
@@ -267,6 +206,7 @@ class ResidualQuantizer(Quantizer):
             x: (n, d).
             max_iter: Lloyd's iterations of a level at most.
             refinements: times that all levels are fitted together, and all samples encoded.
+            beam_size: choices kept when samples are encoded; None for that of the quantizer.
             generator: None draws from torch's default generator.
 
         Raises:
@@ -275,80 +215,28 @@ class ResidualQuantizer(Quantizer):
         """
         if self.shared_codebook:
             raise NotImplementedError("levels that share a codebook learn in training only")
+        beam_size = self.beam_size if beam_size is None else beam_size
+        beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         refinements = check.check_integer("refinements", refinements, minimum=0)
         check.check_generator(generator)
-        x = check.check_samples(x, self.n_features)
-        check.check_device("x", x, self.level(0).codebook.centroids.device)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        if len(x) < self.n_clusters:
-            raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}")
-        if not x.isfinite().all():
-            refuse_nonfinite(x, x.dtype)
-        codebooks, codes = fit_levels(
-            x,
-            self.n_clusters,
-            self.n_levels,
-            beam_size=self.beam_size,
-            max_iter=max_iter,
-            refinements=refinements,
-            generator=generator,
-        )
+        centroids = self.level(0).codebook.centroids
+        x = training_samples(x, self.n_features, self.n_clusters, centroids)
+        with full_precision(x.device):
+            codebooks, codes = fit_levels(
+                x,
+                self.n_clusters,
+                self.n_levels,
+                beam_size=beam_size,
+                max_iter=max_iter,
+                refinements=refinements,
+                generator=generator,
+            )
         for number, centroids in enumerate(codebooks):
             level = self.level(number)
             level.forget_recorded()
             counts = torch.bincount(codes[:, number], minlength=self.n_clusters)
             level.codebook.set_centroids(centroids, counts)
-
-    def tables(self, queries: Tensor) -> Tensor:
-        """Inner products of queries with all centroids.
-
-        Args:
-            queries: (q, d).
-
-        Returns:
-            (q, L, k): ‖query - x̂‖² = ‖query‖² - 2 Σ_l table[l, code_l] + ‖x̂‖².
-        """
-        self.check_initialized()
-        queries = check.check_samples(queries, self.n_features)
-        return torch.einsum("qd,lkd->qlk", queries, self.codebooks.to(queries.dtype))
-
-    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
-        """Squared distances of queries to what codes stand for, from :meth:`tables`.
-
-        Args:
-            queries: (q, d).
-            codes: (n, L), or fewer levels than L: the first ones; -1 adds nothing.
-
-        Returns:
-            (q, n).
-        """
-        tables = self.tables(queries)
-        norms = self.decode(codes).square().sum(dim=-1)
-        tables = nn.functional.pad(tables, (0, 1))  # a code of -1 adds nothing
-        products = looked_up(tables, codes)
-        distances = queries.square().sum(dim=-1, keepdim=True) - 2 * products + norms
-        return distances.clamp(min=0)
-
-    def pack(self, codes: Tensor) -> Tensor:
-        """Codes (..., L) as bytes, see :func:`kmeans_module.quantization.packing.pack`."""
-        return pack(codes, self.n_clusters)
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Codes (..., L) of bytes."""
-        return unpack(packed, self.n_clusters, self.n_levels)
-
-    def to_faiss(self) -> Any:
-        """A trained, empty ``faiss.IndexResidualQuantizer`` with the same codebooks.
-
-        Raises:
-            ImportError: faiss is not installed.
-            ValueError: n_clusters is not a power of 2.
-        """
-        from kmeans_module.quantization.export import residual_index
-
-        self.check_initialized()
-        return residual_index(self.codebooks, bits_of(self.n_clusters), self.beam_size)
 
     def apply_update(self) -> None:
         """Move the codebooks to what the last forward pass in training recorded."""

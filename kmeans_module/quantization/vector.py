@@ -241,13 +241,13 @@ class VectorQuantizer(LearningCodebook):
         """Codes of the nearest centroids; learns nothing, whatever mode the module is in.
 
         Args:
-            x: (*, d), or (N, d, *) with channel_first.
+            x: (*, d), or (N, d, *) with channel_first; floats, or integers.
 
         Returns:
             (*), or (*, heads), int64.
         """
         layout, centroids = self.layout, self.codebook.centroids
-        x, _ = layout.check(x, None, centroids.device)
+        x, _ = layout.check(x, None, centroids.device, integers=True)
         rows = layout.to_rows(x, compute_dtype(x, centroids))
         codes = self._nearest(rows, None)
         return layout.codes_from_rows(codes, x.shape)

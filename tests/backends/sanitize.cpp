@@ -72,14 +72,15 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
                             spread.data() + 2 * d, threads);
 }
 
+template <typename T>
 int check_beams(int64_t n, int64_t d, int64_t k, int64_t beam_size, int threads) {
   const int64_t levels = 3;
-  auto x = random<float>(n * d), codebooks = random<float>(levels * k * d);
-  if (n > 2) x[0] = 1e30f;  // its distances overflow
+  auto x = random<T>(n * d), codebooks = random<T>(levels * k * d);
+  if (n > 2) x[0] = T(1e30);  // what screens overflows
   auto codes = std::make_unique<int64_t[]>(n * levels);
-  auto left = std::make_unique<float[]>(n * d);
-  int failed = km_beam_search(x.get(), n, d, codebooks.get(), levels, k, beam_size, codes.get(),
-                              left.get(), threads);
+  auto left = std::make_unique<T[]>(n * d);
+  int failed = km_beam_search(x.get(), sizeof(T) == 8, n, d, codebooks.get(), levels, k, beam_size,
+                              codes.get(), left.get(), threads);
   for (int64_t i = 0; i < n * levels; ++i) failed += codes[i] < 0 || codes[i] >= k;
   return failed;
 }
@@ -95,7 +96,10 @@ int main() {
       for (int64_t d : {1, 8, 9, 24, 65})
         for (int64_t k : {1, 5, 33}) {
           for (int64_t beam_size : {1, 5, 64})
-            if (n < 1000 || beam_size < 64) failed += check_beams(n, d, k, beam_size, 3);
+            if (n < 1000 || beam_size < 64) {
+              failed += check_beams<float>(n, d, k, beam_size, 3);
+              failed += check_beams<double>(n, d, k, beam_size, 3);
+            }
           for (int options = 0; options < 8; ++options)
             for (int threads : {1, 3}) {
               const bool a = options & 1, b = options & 2, c = options & 4;

@@ -109,7 +109,7 @@ def test_a_wider_beam_finds_no_worse_codes() -> None:
     errors = [error(quantizer, x, beam_size=size) for size in (1, 2, 5, 20)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.98 * errors[0]
-    assert error(quantizer, x) == errors[2]
+    assert error(quantizer, x) == errors[0]
 
 
 def test_an_exhaustive_beam_finds_the_best_sum() -> None:

@@ -33,8 +33,8 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     codes = torch.empty((len(x), levels), dtype=torch.int64, device="cpu")
     left = torch.empty_like(x)
     if loaded().km_beam_search(
-        x.data_ptr(), *x.shape, codebooks.data_ptr(), levels, k, beam_size, codes.data_ptr(),
-        left.data_ptr(), torch.get_num_threads(),
+        x.data_ptr(), x.dtype == torch.float64, *x.shape, codebooks.data_ptr(), levels, k,
+        beam_size, codes.data_ptr(), left.data_ptr(), torch.get_num_threads(),
     ):  # fmt: skip
         raise MemoryError(f"no memory for a beam search of {tuple(x.shape)} rows")
     return codes, left

@@ -71,7 +71,8 @@ def library() -> ctypes.CDLL | None:
     )  # fmt: skip
     opened.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
     opened.km_beam_search.argtypes = (
-        pointer, integer, integer, pointer, integer, integer, integer, pointer, pointer, threads,
+        pointer, threads, integer, integer, pointer, integer, integer, integer, pointer, pointer,
+        threads,
     )  # fmt: skip
     opened.km_search_sums.argtypes = (
         pointer, threads, integer, integer, pointer, pointer, integer, pointer,

@@ -1,0 +1,170 @@
+"""Levels of centroids as they are, whose sums stand for vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kmeans_module import checks as check
+from kmeans_module.backends import beam_search
+from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.guard import readable
+from kmeans_module.layer import KMeansLayer
+from kmeans_module.quantization.layout import NO_CODE, check_codes, check_levels, check_range
+from kmeans_module.quantization.packing import bits_of, pack, unpack
+from kmeans_module.quantization.quantized import Quantizer
+from kmeans_module.quantization.tables import distances_to_sums, inner_products
+from kmeans_module.quantization.vector import VectorQuantizer
+from kmeans_module.rows.survey import refuse_nonfinite
+
+
+class ResidualCodes(Quantizer):
+    """Vectors become codes and codes vectors, nothing learns; the base of ResidualQuantizer.
+
+    Attributes:
+        n_levels: L.
+        shared_codebook: whether all levels use one codebook.
+        beam_size: choices that an index of faiss keeps.
+        levels: one quantizer for each level, or a single shared one.
+    """
+
+    n_levels: int
+    shared_codebook: bool
+    beam_size: int
+    levels: nn.ModuleList
+
+    @property
+    def n_clusters(self) -> int:
+        """Codes of a level, k."""
+        return self.level(0).n_clusters
+
+    @property
+    def codebooks(self) -> Tensor:
+        """Centroids of all levels, (L, k, d)."""
+        return torch.stack([layer.centroids for layer in self.codebook_layers()])
+
+    def codebook_layers(self) -> list[KMeansLayer]:
+        return [self.level(number).codebook for number in range(self.n_levels)]
+
+    def level(self, number: int) -> VectorQuantizer:
+        """The quantizer of a level, from 0 to L-1: the same for all where they share it."""
+        level = self.levels[0 if self.shared_codebook else number]
+        assert isinstance(level, VectorQuantizer)
+        return level
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, beam_size: int = 1, n_levels: int | None = None) -> Tensor:
+        """Codes of the nearest centroid of each level, or of a beam search; learns nothing.
+
+        Args:
+            x: (*, d), or (N, d, *) with channel_first; floats, or integers.
+            beam_size: choices kept from level to level. 1 takes the codes of forward, whose
+                prefixes are the codes for fewer levels. More find better codes for all levels
+                together; prefixes of these are worse than codes for fewer levels.
+            n_levels: codes of the first m levels only; None for all.
+
+        Returns:
+            (*, m) int64.
+
+        Raises:
+            NotInitializedError: a level has no centroids.
+            ValueError: NaN or infinity in x.
+        """
+        self.check_initialized()
+        beam_size = check.check_integer("beam_size", beam_size, minimum=1)
+        n_levels = check_levels(n_levels, self.n_levels)
+        layers = self.codebook_layers()[:n_levels]
+        centroids = layers[0].centroids
+        x, _ = self.layout.check(x, None, centroids.device, integers=True)
+        rows = self.layout.to_rows(x, compute_dtype(x, centroids))[0]
+        if beam_size == 1:
+            by_level, left = [], rows
+            for layer in layers:
+                by_level.append(layer(left))
+                left = left - layer.centroids[by_level[-1]]
+            codes = torch.stack(by_level, dim=-1)
+        else:
+            codes, left = beam_search(rows, self.codebooks[:n_levels], beam_size=beam_size)
+            if readable(left) and not left.square().sum(dim=-1).isfinite().all():
+                refuse_nonfinite(rows, rows.dtype)
+        return codes.view(*x.shape[:-1], n_levels)
+
+    def decode(self, codes: Tensor, *, n_levels: int | None = None) -> Tensor:
+        """Sums of the centroids of codes; a code of -1 adds nothing.
+
+        Args:
+            codes: integers (*, L), or fewer levels than L: the first ones.
+            n_levels: decode the first m of these levels only; None for all.
+
+        Returns:
+            (*, d), or (N, d, *) with channel_first.
+
+        Raises:
+            ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
+        """
+        codes = check_codes(codes, n_codes=self.n_levels, fewer=True)
+        n_levels = check_levels(n_levels, codes.shape[-1])
+        parts = [self.level(n).decode(codes[..., n]) for n in range(n_levels)]
+        decoded = torch.stack(parts).sum(dim=0)
+        return self.layout.features_back(decoded)
+
+    def tables(self, queries: Tensor) -> Tensor:
+        """Inner products of queries with all centroids.
+
+        Args:
+            queries: (q, d).
+
+        Returns:
+            (q, L, k): ‖query - x̂‖² = ‖query‖² - 2 Σ_l table[l, code_l] + ‖x̂‖², which cancels
+            where queries have a large common part; in the wider dtype of queries and centroids,
+            at least float32.
+        """
+        self.check_initialized()
+        queries = check.check_samples(queries, self.n_features)
+        return inner_products(queries, self.codebooks)
+
+    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+        """Squared distances of queries to what codes stand for, by look-up tables.
+
+        An offset that queries and the first level lose keeps large common parts from cancelling;
+        distances near 0 have an error of rounding, relative to the squared norms.
+
+        Args:
+            queries: (q, d).
+            codes: (n, L), or fewer levels than L: the first ones; -1 adds nothing.
+
+        Returns:
+            (q, n), of the dtype of :meth:`tables`.
+
+        Raises:
+            ValueError: a code that is neither -1 nor one of 0 .. k-1.
+        """
+        self.check_initialized()
+        queries = check.check_samples(queries, self.n_features)
+        codes = check_codes(codes, n_codes=self.n_levels, fewer=True, rows=True)
+        check_range(codes, self.n_clusters, lowest=NO_CODE)
+        return distances_to_sums(queries, self.codebooks[: codes.shape[-1]], codes)
+
+    def pack(self, codes: Tensor) -> Tensor:
+        """Codes (..., L) as bytes, see :func:`kmeans_module.quantization.packing.pack`."""
+        return pack(codes, self.n_clusters)
+
+    def unpack(self, packed: Tensor, *, n_levels: int | None = None) -> Tensor:
+        """Codes (..., L) of bytes, or (..., m) where the first m levels were packed."""
+        n_levels = check_levels(n_levels, self.n_levels)
+        return unpack(packed, self.n_clusters, n_levels)
+
+    def to_faiss(self) -> Any:
+        """A trained, empty ``faiss.IndexResidualQuantizer`` with the same codebooks, which finds
+        the codes of ``encode(x, beam_size=self.beam_size)``.
+
+        Raises:
+            ImportError: faiss is not installed.
+            ValueError: n_clusters is not a power of 2.
+        """
+        from kmeans_module.quantization.export import residual_index
+
+        self.check_initialized()
+        return residual_index(self.codebooks, bits_of(self.n_clusters), self.beam_size)

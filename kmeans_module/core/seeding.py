@@ -138,8 +138,8 @@ def _called(
     given: object = make(x, n_clusters, generator)
     if not isinstance(given, Tensor):
         raise TypeError(
-            f"init(x, n_clusters, generator) should return a tensor ({n_clusters}, "
-            f"{x.shape[-1]}); it returned {brief(given)}"
+            f"init should be a function that returns a tensor ({n_clusters}, {x.shape[-1]}); "
+            f"got {brief(given)}"
         )
     return given.detach()
 
@@ -169,7 +169,8 @@ def flat_init(init: Init, shape: tuple[int, ...]) -> Init:
 
     def flat(x: Tensor, n_clusters: int, generator: torch.Generator | None) -> Any:
         x = x.reshape(*shape[:-2], *x.shape[-2:]) if x.ndim > 2 else x
-        return flat_init(make(x, n_clusters, generator), shape)
+        given = make(x, n_clusters, generator)
+        return flat_init(given, shape) if isinstance(given, Tensor) else given
 
     return flat
 

@@ -37,14 +37,16 @@ def warn_of_surplus(
     empty = (counts == 0).sum(dim=-1)
     if not bool(empty.any()):
         return
-    n_weighty = torch.full_like(counts[:, 0], torch.inf) if n_weighty is None else n_weighty
+    distinct = "x has only {used} distinct rows"
+    if n_weighty is None:
+        n_weighty, distinct = torch.full_like(inertia, torch.inf), f"{distinct} of positive weight"
     lacks_weight = n_weighty.expand_as(inertia) < n_clusters
     negligible = rounding(counts, centroids.dtype).square() * counts
     squared_norms = centroids.to(counts).square().sum(dim=-1)
     on_centroids = inertia <= (negligible * squared_norms).sum(dim=-1)
     for cause, mask in (
         ("sample_weight is positive for only {weighty} samples", lacks_weight),
-        ("x has only {used} distinct rows", on_centroids & ~lacks_weight),
+        (distinct, on_centroids & ~lacks_weight),
         ("no sample is nearest to their centroids", ~on_centroids & ~lacks_weight),
     ):
         problems = ((empty > 0) & mask).nonzero().flatten().tolist()

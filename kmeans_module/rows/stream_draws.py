@@ -90,15 +90,15 @@ class StreamDraws:
         return stand_in(x, sample_weight, self.problem, self.generator, self.group)
 
     def in_memory(self, n: int) -> HeldDraws:
-        if self.n_samples <= n:  # then the draws are those of a tensor
-            x, weight = whole(self.passes, self.group, example=self.example)
-            return self.standing_for(x, weight)
         if rank(self.group) == 0:
             log.info(
                 "k-means++ draws from a uniform sample of %d rows at most: the batches do not "
                 "stay in memory",
                 n,
             )
+        if self.n_samples <= n:  # then the draws are those of a tensor
+            x, weight = whole(self.passes, self.group, example=self.example)
+            return self.standing_for(x, weight)
         rows, weights = uniform_sample(
             self.passes, n, self._seeds(), self.group, example=self.example
         )

@@ -198,10 +198,10 @@ def test_a_callable_gets_rows_k_and_generator() -> None:
 
 
 ODD_CALLABLES: dict[str, tuple[Any, type[Exception], str]] = {
-    "an array": (lambda x, k, g: x[:k].numpy(), TypeError, r"should return a tensor \(3, 2\); it"),
-    "a list": (lambda x, k, g: x[:k].tolist(), TypeError, r"init\(x, n_clusters, generator\) sho"),
-    "nothing": (lambda x, k, g: None, TypeError, "it returned None"),
-    "a name": (lambda x, k, g: "random", TypeError, "it returned 'random'"),
+    "an array": (lambda x, k, g: x[:k].numpy(), TypeError, r"returns a tensor \(3, 2\); got"),
+    "a list": (lambda x, k, g: x[:k].tolist(), TypeError, "init should be a function"),
+    "nothing": (lambda x, k, g: None, TypeError, "got None"),
+    "a name": (lambda x, k, g: "random", TypeError, "got 'random'"),
     "too few": (lambda x, k, g: x[: k - 1], ValueError, r"shape \(3, 2\); got \(2, 2\)"),
     "problems": (lambda x, k, g: x[:6].view(2, 3, 2), ValueError, r"got \(2, 3, 2\)"),
     "NaN": (lambda x, k, g: x[:k] * torch.nan, ValueError, "init should be finite"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -38,11 +38,15 @@ def check_integer(name: str, value: object, *, minimum: int) -> int:
 
 
 def check_number(name: str, value: object, *, minimum: float, maximum: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} should be a number; got {value!r}")
-    if not minimum <= value <= maximum or math.isinf(value):
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond the largest float
+        number = math.inf
+    if not minimum <= number <= maximum or math.isinf(number):
         raise ValueError(f"{name} should be from {minimum:g} to {maximum:g}; got {value}")
-    return float(value)
+    return number
 
 
 def check_flag(name: str, value: object) -> None:

@@ -112,7 +112,7 @@ class LitKMeans(LightningModule):
         self.algorithm = algorithm
         self.tol = check_number("tol", tol, minimum=0)
         if seed is not None:
-            check_integer("seed", seed, minimum=0)
+            seed = check_integer("seed", seed, minimum=0)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.resident = resident
         self.batch_of = batch_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
@@ -119,7 +119,7 @@ class RowsDataModule(LightningDataModule):
 
     def _loader(self, split: Split, shuffle: bool = False) -> BatchLoader:
         trainer = self.trainer
-        return BatchLoader(
+        return self._batches(
             split.x,
             batch_size=self.batch_size,
             target=split.target,
@@ -128,6 +128,9 @@ class RowsDataModule(LightningDataModule):
             rank=0 if trainer is None else trainer.global_rank,
             world_size=1 if trainer is None else trainer.world_size,
         )
+
+    def _batches(self, x: Tensor, **options: Any) -> BatchLoader:
+        return BatchLoader(x, **options)
 
 
 def check_share(name: str, value: float) -> float:

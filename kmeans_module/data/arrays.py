@@ -13,7 +13,8 @@ from kmeans_module import files
 from kmeans_module.data.base import RowsDataModule, Split, check_share
 from kmeans_module.data.batches import FileBatches
 from kmeans_module.data.folders import read_folder
-from kmeans_module.files import Header, MappedFile, Table
+from kmeans_module.data.mapped import MappedFile
+from kmeans_module.files import Header, Table
 from kmeans_module.rows.survey import Nonfinite
 
 _CHUNK_ELEMENTS = 2**22  # numbers held in float64 at a time
@@ -117,11 +118,11 @@ class ArrayDataModule(RowsDataModule):
 
     @cached_property
     def _mapped(self) -> MappedFile | None:
-        """The file whose rows are mapped into memory; those of several are copied."""
-        if self.files is None:
-            return MappedFile(self.path)
-        names = list(self.files)
-        return MappedFile(Path(self.path) / names[0]) if len(names) == 1 else None
+        """The file whose rows are mapped into memory; None where they were copied."""
+        if not self._table.mapped:
+            return None
+        file = Path(self.path) if self.files is None else Path(self.path) / next(iter(self.files))
+        return MappedFile(file, self._table.x)
 
     @property
     def _table(self) -> Table:
@@ -156,19 +157,25 @@ class ArrayDataModule(RowsDataModule):
 
     @cached_property
     def training_split(self) -> Split:
-        return Split(self._standardized(self._rows(~self._held_out)))
+        return self._split(~self._held_out)
 
     @property
     def prediction_split(self) -> Split:
         if len(self.val_index) == 0:
             return self.training_split
-        return Split(self._standardized(self._table.x))
+        return self._split(torch.ones_like(self._held_out))
 
     @cached_property
     def validation_split(self) -> Split | None:
         if not self._held_out.any():
             return None
-        return Split(self._standardized(self._rows(self._held_out)))
+        return self._split(self._held_out)
+
+    def _split(self, mask: Tensor) -> Split:
+        self.check_intact()
+        split = Split(self._standardized(self._rows(mask)))
+        self.check_intact()
+        return split
 
     def state_dict(self) -> dict[str, Any]:
         """What predictions by a checkpoint need to know of the rows that it was fitted to."""
@@ -202,12 +209,23 @@ class ArrayDataModule(RowsDataModule):
         for split in ("training_split", "validation_split"):
             self.__dict__.pop(split, None)
 
-    def _batches(self, x: Tensor, **options: Any) -> FileBatches:
-        return FileBatches(x, check_file=self._check_file, check_rows=self._check_rows, **options)
+    def check_intact(self) -> None:
+        """Refuse rows that were lost since the file was mapped into memory.
 
-    def _check_file(self) -> None:
+        Raises:
+            ValueError: the file was cut short.
+        """
         if self._mapped is not None:
             self._mapped.check()
+
+    def _batches(self, x: Tensor, **options: Any) -> FileBatches:
+        copied = x.untyped_storage().data_ptr() != self._table.x.untyped_storage().data_ptr()
+        return FileBatches(
+            x,
+            check_file=_nothing if copied else self.check_intact,
+            check_rows=self._check_rows,
+            **options,
+        )
 
     def _check_rows(self, x: Tensor) -> None:
         """Refuse NaN and infinity by the file that holds them."""
@@ -239,6 +257,10 @@ class ArrayDataModule(RowsDataModule):
         for rows, target in zip(_chunks(x), _chunks(standardized), strict=True):
             target.copy_((rows.double() - self.mean) / self.scale)
         return standardized
+
+
+def _nothing() -> None:
+    """There is no file any more."""
 
 
 def _chunks(x: Tensor) -> list[Tensor]:

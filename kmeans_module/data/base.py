@@ -100,6 +100,9 @@ class RowsDataModule(LightningDataModule):
         """Make or read the rows, unless that has been done."""
         _ = self.training_split
 
+    def check_intact(self) -> None:
+        """Refuse rows that have changed since they were read, where that is possible."""
+
     def train_dataloader(self) -> BatchLoader:
         """The training rows."""
         return self._loader(self.training_split, shuffle=self.shuffle)

@@ -7,7 +7,6 @@ in one line that names it. What existed before a write stays whole until its suc
 from kmeans_module.files.atomic import load_tensors, save_array, save_tensors, write_atomically
 from kmeans_module.files.columns import checked_columns
 from kmeans_module.files.images import IMAGE_SUFFIXES, image_files, read_image
-from kmeans_module.files.mapped import MappedFile
 from kmeans_module.files.readers import (
     ARRAY_SUFFIXES,
     Table,
@@ -22,7 +21,6 @@ __all__ = [
     "ARRAY_SUFFIXES",
     "IMAGE_SUFFIXES",
     "Header",
-    "MappedFile",
     "Table",
     "check_header",
     "checked_columns",

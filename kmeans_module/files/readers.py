@@ -28,10 +28,15 @@ _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 class Table(NamedTuple):
-    """Rows of numbers, (n, d), and the names of the d columns where the file has them."""
+    """Rows of numbers, (n, d), and the names of the d columns where the file has them.
+
+    Attributes:
+        mapped: whether the rows are those of the file, mapped into memory, and no copy.
+    """
 
     x: Tensor
     names: list[str] | None = None
+    mapped: bool = False
 
 
 def read_array(
@@ -44,8 +49,10 @@ def read_array(
     """Read rows of numbers from .npy, .npz, .csv, .parquet, .safetensors or .pt.
 
     Nothing is unpickled. The dtype is the file's (float64 for .csv, which has none; signed
-    integers for unsigned ones of more than 8 bits). A .npy and a .pt file are mapped into memory:
-    rows are read when they are used, and writing to the tensor does not write to the file.
+    integers for unsigned ones of more than 8 bits). A .npy, .pt and .safetensors file is mapped
+    into memory: rows are read when they are used, and writing to the tensor does not write to the
+    file. Where such a file is cut short meanwhile, reading on ends the process (SIGBUS);
+    :class:`kmeans_module.ArrayDataModule` watches its file.
 
     Args:
         path: the file; its suffix says the format.
@@ -92,10 +99,11 @@ def read_table(
             )
             return Table(_matrix(x), names)
         if suffix in _ARRAY_READERS:
-            x = _matrix(_ARRAY_READERS[suffix](path, key))
+            array, mapped = _ARRAY_READERS[suffix](path, key)
+            x = _matrix(array)
             if columns is not None:
-                x = x[:, column_numbers(columns, None, x.shape[1])]
-            return Table(_matrix(x))
+                x = _matrix(x[:, column_numbers(columns, None, x.shape[1])])
+            return Table(x, mapped=mapped and _shares_memory(x, array))
         expected = enumerated(ARRAY_SUFFIXES)
         raise UnsuitableError(f"unknown suffix {path.suffix!r}, expected one of {expected}")
 
@@ -147,31 +155,37 @@ def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
         raise UnsuitableError(str(error)) from error
 
 
-def _read_npy(path: Path, key: str | None) -> Tensor:
+def _shares_memory(x: Tensor, y: Tensor) -> bool:
+    return x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+
+
+def _read_npy(path: Path, key: str | None) -> tuple[Tensor, bool]:
     if key is not None:
         raise UnsuitableError(f"key={key!r} names an array, a .npy file holds only one")
     # copy-on-write, as torch has no read-only memory
-    return _tensor(np.lib.format.open_memmap(path, mode="c"))
+    array = np.lib.format.open_memmap(path, mode="c")
+    x = _tensor(array)
+    return x, x.data_ptr() == array.ctypes.data
 
 
-def _read_npz(path: Path, key: str | None) -> Tensor:
+def _read_npz(path: Path, key: str | None) -> tuple[Tensor, bool]:
     _expect_zip(path, "np.savez")
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         names = archive.files if key is None or key not in archive else [key]
         arrays = {name: archive[name] for name in names}
     dimensions = {name: array.ndim for name, array in arrays.items()}
-    return _tensor(arrays[_array_to_read(dimensions, key)])
+    return _tensor(arrays[_array_to_read(dimensions, key)]), False
 
 
-def _read_safetensors(path: Path, key: str | None) -> Tensor:
+def _read_safetensors(path: Path, key: str | None) -> tuple[Tensor, bool]:
     with safe_open(path, framework="pt") as file:
         names = file.keys()
         dimensions = {name: len(file.get_slice(name).get_shape()) for name in names}
         x: Tensor = file.get_tensor(_array_to_read(dimensions, key))
-    return x
+    return x, True
 
 
-def _read_pt(path: Path, key: str | None) -> Tensor:
+def _read_pt(path: Path, key: str | None) -> tuple[Tensor, bool]:
     _expect_zip(path, "torch.save")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -183,7 +197,7 @@ def _read_pt(path: Path, key: str | None) -> Tensor:
         raise UnsuitableError(f"expected a tensor or a dict of them, got {type(loaded).__name__}")
     tensors = {str(name): x for name, x in loaded.items() if isinstance(x, Tensor)}
     dimensions = {name: x.ndim for name, x in tensors.items()}
-    return tensors[_array_to_read(dimensions, key)]
+    return tensors[_array_to_read(dimensions, key)], True
 
 
 def _expect_zip(path: Path, writer: str) -> None:
@@ -192,7 +206,7 @@ def _expect_zip(path: Path, writer: str) -> None:
         raise UnsuitableError(f"truncated, or not a file that {writer} writes")
 
 
-_ARRAY_READERS: dict[str, Callable[[Path, str | None], Tensor]] = {
+_ARRAY_READERS: dict[str, Callable[[Path, str | None], tuple[Tensor, bool]]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".safetensors": _read_safetensors,

@@ -47,7 +47,8 @@ void on_bus_error(int number, siginfo_t* info, void* context) {
   } else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
     before.sa_handler(number);
   } else {
-    sigaction(number, &before, nullptr);  // the fault comes again, and ends the process
+    sigaction(number, &before, nullptr);
+    if (info->si_code <= 0) raise(number);  // a fault comes again by itself
   }
 }
 

@@ -54,7 +54,8 @@ once = pytest.mark.parametrize("kind", ONCE)
 REFUSAL = r"{name} is an iterator \(\w+\), which can be gone through only once"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:unclosed file"),
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but"),
+    pytest.mark.filterwarnings("ignore:.*unclosed file"),
 ]
 
 

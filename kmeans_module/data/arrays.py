@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module import files
+from kmeans_module.checks import check_flag
 from kmeans_module.data.base import RowsDataModule, Split, check_share
 from kmeans_module.data.batches import FileBatches
 from kmeans_module.data.folders import read_folder
@@ -63,11 +64,13 @@ class ArrayDataModule(RowsDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, shuffle, seed)
+        files.checked_path(path)
         self.path = path
         self.columns = files.checked_columns(columns)
         self.key = key
         files.check_header(header)
         self.header = header
+        check_flag("standardize", standardize)
         self.standardize = standardize
         self.val_share = check_share("val_share", val_share)
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
-from kmeans_module.checks import check_integer, check_number
+from kmeans_module.checks import check_flag, check_integer, check_number
 from kmeans_module.rows.loader import BatchLoader
 
 
@@ -53,6 +53,7 @@ class RowsDataModule(LightningDataModule):
         if batch_size is not None:
             check_integer("batch_size", batch_size, minimum=1)
         self.batch_size = batch_size
+        check_flag("shuffle", shuffle)
         self.shuffle = shuffle
         self.seed = check_integer("seed", seed, minimum=0)
 

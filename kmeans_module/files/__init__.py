@@ -14,7 +14,7 @@ from kmeans_module.files.readers import (
     read_array,
     read_table,
 )
-from kmeans_module.files.refusals import enumerated
+from kmeans_module.files.refusals import checked_path, enumerated
 from kmeans_module.files.text import Header
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Table",
     "check_header",
     "checked_columns",
+    "checked_path",
     "enumerated",
     "image_files",
     "load_tensors",

@@ -25,6 +25,10 @@ from kmeans_module.files.refusals import UnsuitableError, enumerated, existing_f
 from kmeans_module.files.text import Header, read_csv
 
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+_READ = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+)  # fmt: skip
 
 
 class Table(NamedTuple):
@@ -120,8 +124,12 @@ def _matrix(x: Tensor) -> Tensor:
         raise UnsuitableError(f"expected dense real numbers, got {x.dtype} in {x.layout}")
     if x.ndim not in (1, 2) or 0 in x.shape:
         raise UnsuitableError(f"expected rows of numbers (n, d), got shape {tuple(x.shape)}")
+    if x.device.type != "cpu":
+        raise UnsuitableError(f"expected numbers, got a tensor on the device {x.device}")
     if x.dtype in _UNSIGNED:
         x = _tensor(x.numpy())
+    if x.dtype not in _READ:
+        raise UnsuitableError(f"expected numbers that can be clustered, got {x.dtype}")
     return x.detach() if x.ndim == 2 else x.detach()[:, None]
 
 
@@ -152,7 +160,7 @@ def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
     try:
         return as_tensor(array, "the array")
     except ValueError as error:
-        raise UnsuitableError(str(error)) from error
+        raise UnsuitableError(f"holds integers up to {array.max()}, beyond int64") from error
 
 
 def _shares_memory(x: Tensor, y: Tensor) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -42,8 +42,9 @@ def read_csv(
     A first column without a name is the index that pandas and R write: it is left out, and numbers
     of columns do not count it.
     """
-    lines = dropwhile(lambda line: not any(line.cells), _lines(path))
-    first, second = next(lines, None), next(lines, None)
+    with closing(_lines(path)) as lines:
+        told = dropwhile(lambda line: not any(line.cells), lines)
+        first, second = next(told, None), next(told, None)
     if first is None:
         raise UnsuitableError("expected rows of numbers, got none")
     for line in (second or first, first):
@@ -89,7 +90,7 @@ def _numbers(path: Path, skip: int, cells: list[int] | None, width: int) -> NDAr
         return np.loadtxt(rows, usecols=cells, **options)
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def _lines(path: Path) -> Generator[Line, None, None]:
     """The lines of a file, but for blank ones."""
     with open(path, newline="", encoding=_ENCODING) as file:
         reader = csv.reader(file)
@@ -184,17 +185,18 @@ def _check_width(number: int, n_cells: int, width: int) -> None:
 
 def _first_fault(path: Path, skip: int, cells: list[int] | None, width: int) -> str:
     """What NumPy could not read, by its line in the file; "" where that is not seen."""
-    for line in _lines(path):
-        if line.number <= skip:
-            continue
-        try:
-            _check_width(line.number, len(line.cells), width)
-        except UnsuitableError as error:
-            return str(error)
-        for i in range(width) if cells is None else cells:
-            if not is_number(line.cells[i]):
-                shown = _shown(line.cells[i])
-                return f"line {line.number}: could not convert string {shown} to a number"
+    with closing(_lines(path)) as lines:
+        for line in lines:
+            if line.number <= skip:
+                continue
+            try:
+                _check_width(line.number, len(line.cells), width)
+            except UnsuitableError as error:
+                return str(error)
+            for i in range(width) if cells is None else cells:
+                if not is_number(line.cells[i]):
+                    shown = _shown(line.cells[i])
+                    return f"line {line.number}: could not convert string {shown} to a number"
     return ""
 
 
@@ -208,4 +210,4 @@ def is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return "_" not in text
+    return text.isascii() and "_" not in text

@@ -74,6 +74,7 @@ REFUSED = {
     "a longer row": ("1,2\n3,4\n5,6,7\n", "line 3: the number of columns changed from 2 to 3"),
     "a comma at the end": ("a,b\n1,2\n3,4,\n", "line 3: the number of columns changed from 2 to 3"),
     "underscores in a number": ("a\n1\n1_0\n", "line 3: could not convert string '1_0' to a num"),
+    "digits of another script": ("a\n1\n１\n", "line 3: could not convert string '１' to a number"),
     "a long cell": ("a\n1\n" + "y" * 999, f"line 3: could not convert string '{'y' * 40}...'"),
 }
 
@@ -81,7 +82,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_number_is_refused_by_its_line(kind: str, tmp_path: Path) -> None:
     text, message = REFUSED[kind]
-    (tmp_path / "rows.csv").write_text(text)
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
     assert message in refusal(tmp_path / "rows.csv")
 
 

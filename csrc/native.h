@@ -86,6 +86,14 @@ KM_API int km_beam_search(const void* x, int is_double, int64_t n, int64_t d,
 // Share of the pairs of a row and a centroid that the last E-step looked at, 0 to 1.
 KM_API double km_share_visited(const km_workspace* workspace);
 
+// Watches memory (n_bytes) into which a file is mapped: where the file is cut short, what it has lost
+// reads as zeros, and the process does not end by SIGBUS. Returns the number of the mapping for the
+// two functions below, or -1 where that is not possible.
+KM_API int km_guard_mapping(const void* start, int64_t n_bytes);
+// Whether lost memory was read: what was computed since is worth nothing.
+KM_API int km_mapping_was_cut(int mapping);
+KM_API void km_release_mapping(int mapping);
+
 // Says that this process is a forked child, where the library was not loaded before the fork.
 KM_API void km_forked(void);
 

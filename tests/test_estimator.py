@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import re
+from copy import deepcopy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -91,7 +96,127 @@ def test_bad_calls_say_what_is_wrong() -> None:
         KMeans(n_init="often").fit(X)
     with pytest.raises(TypeError, match=r"sparse; use x.toarray\(\)"):
         KMeans().fit(csr_matrix(X))
+    for method in ("predict", "transform", "score"):
+        with pytest.raises(ValueError, match=r"got \(4,\); use x.reshape\(1, -1\) for one sample"):
+            getattr(KMeans(3).fit(X), method)(X[0])
     with pytest.raises(TypeError, match="it is NoneType"):
         KMeans().fit(None)
     with pytest.raises(ValueError, match="n_samples=600 should be >= n_clusters=601"):
         KMeans(601).fit(X)
+
+
+CENTERS = np.eye(4) * 5
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+@pytest.mark.parametrize("make", [np.array, torch.tensor, np.ndarray.tolist, np.float32])
+@pytest.mark.parametrize("n_clusters", [4, 2])
+def test_assigned_centers_are_what_a_model_predicts_by(
+    fitted: bool, make: Any, n_clusters: int
+) -> None:
+    theirs = SklearnKMeans(4, init=CENTERS, n_init=1, max_iter=1).fit(X)
+    theirs.cluster_centers_ = CENTERS
+    model = KMeans(n_clusters, random_state=0)
+    if fitted:
+        model.fit(X[:50, :3])
+    model.cluster_centers_ = make(CENTERS)
+    for again in (model, pickle.loads(pickle.dumps(model)), deepcopy(model)):
+        np.testing.assert_array_equal(again.predict(X), theirs.predict(X))
+        np.testing.assert_allclose(again.transform(X), theirs.transform(X), rtol=1e-5)
+        assert again.score(X) == pytest.approx(theirs.score(X))
+        np.testing.assert_array_equal(again.cluster_centers_, CENTERS)
+        assert again.n_features_in_ == 4
+    assert isinstance(model.cluster_centers_, torch.Tensor) == (make is torch.tensor)
+
+
+def test_centers_edited_in_place_are_what_a_model_predicts_by() -> None:
+    for model in (KMeans(4, init=CENTERS).fit(X), deepcopy(KMeans(4, init=CENTERS).fit(X))):
+        before = model.predict(X)
+        model.cluster_centers_[:] = model.cluster_centers_[::-1].copy()
+        np.testing.assert_array_equal(model.predict(X), 3 - before)
+
+
+def test_assigned_centers_do_not_follow_the_array_that_they_came_from() -> None:
+    centers = CENTERS.copy()
+    model = KMeans(4)
+    model.cluster_centers_ = centers
+    labels = model.predict(X)
+    centers[:] = 0
+    np.testing.assert_array_equal(model.predict(X), labels)
+
+
+@pytest.mark.parametrize(
+    ("centers", "error", "message"),
+    [
+        (CENTERS[0], ValueError, "should have shape (n_clusters, n_features); got (4,)"),
+        (CENTERS[:0], ValueError, "got (0, 4)"),
+        (CENTERS * np.nan, ValueError, "should be finite; they hold NaN or infinity"),
+        (CENTERS.astype(str), TypeError, "should hold numbers"),
+        (None, TypeError, "it is NoneType"),
+    ],
+)
+def test_centers_that_are_none_are_refused_and_leave_the_model(
+    centers: Any, error: type[Exception], message: str
+) -> None:
+    model = KMeans(3, random_state=0).fit(X)
+    labels = model.predict(X)
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        model.cluster_centers_ = centers
+    assert str(raised.value).startswith("cluster_centers_ ")
+    np.testing.assert_array_equal(model.predict(X), labels)
+
+
+def test_there_are_no_centers_before_fit() -> None:
+    assert not hasattr(KMeans(), "cluster_centers_")
+    assert not hasattr(clone(KMeans().fit(X)), "cluster_centers_")
+    model = KMeans(2, metric="cosine")
+    model.cluster_centers_ = np.array([[3.0, 0.0], [0.0, 2.0]])
+    np.testing.assert_array_equal(model.cluster_centers_, np.eye(2))
+    with pytest.raises(ValueError, match="should have no zero row with metric='cosine'"):
+        model.cluster_centers_ = np.zeros((2, 2))
+
+
+def test_parameters_set_after_fit_hold_for_the_next_fit_as_in_scikit_learn() -> None:
+    ours, theirs = KMeans(4, init=CENTERS).fit(X), SklearnKMeans(4, init=CENTERS, n_init=1).fit(X)
+    ours.set_params(n_clusters=2, metric="cosine", max_iter=1)
+    theirs.set_params(n_clusters=2)
+    np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
+    np.testing.assert_allclose(ours.transform(X), theirs.transform(X))
+
+
+class Frame:
+    """A frame as NumPy sees it."""
+
+    def __init__(self, columns: list[Any], values: np.ndarray) -> None:
+        self.columns, self.values = columns, values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.values
+
+
+@pytest.mark.parametrize("method", ["predict", "transform", "score"])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("dcba", "must be in the same order as they were in fit; expected a, b, c, d; got d, c, b"),
+        ("abcx", "unseen at fit time: x; seen at fit time, yet now missing: d"),
+        ("abc", "seen at fit time, yet now missing: d"),
+        ("abcde", "unseen at fit time: e"),
+        ("abcc", "seen at fit time, yet now missing: d"),
+    ],
+)
+def test_a_frame_of_other_columns_is_refused(method: str, columns: str, message: str) -> None:
+    model = KMeans(4, random_state=0).fit(Frame(list("abcd"), X))
+    assert model.feature_names_in_.tolist() == list("abcd")
+    getattr(model, method)(Frame(list("abcd"), X))
+    with pytest.raises(ValueError, match=f"^The feature names should match .*{message}"):
+        getattr(model, method)(Frame(list(columns), X[:, [0, 1, 2, 3, 3][: len(columns)]]))
+
+
+def test_names_on_one_side_only_are_a_warning_as_in_scikit_learn() -> None:
+    named, nameless = KMeans(2).fit(Frame(list("abcd"), X)), KMeans(2).fit(X)
+    with pytest.warns(UserWarning, match="X does not have valid feature names, but KMeans"):
+        named.predict(X)
+    with pytest.warns(UserWarning, match="X has feature names, but KMeans was fitted without"):
+        nameless.predict(Frame(list("abcd"), X))
+    assert not hasattr(named.fit(X), "feature_names_in_")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kmeans_module import files
+from kmeans_module.checks import check_flag
 from kmeans_module.data.base import RowsDataModule, Split, check_share
+from kmeans_module.data.batches import FileBatches
 from kmeans_module.data.folders import read_folder
-from kmeans_module.files import Table
+from kmeans_module.data.mapped import MappedFile
+from kmeans_module.files import Header, Table
 from kmeans_module.rows.survey import Nonfinite
 
 _CHUNK_ELEMENTS = 2**22  # numbers held in float64 at a time
@@ -31,8 +35,11 @@ class ArrayDataModule(RowsDataModule):
             subfolders too.
         columns: features to keep, by number or (.csv and .parquet) by name; default all.
         key: the array to read from an .npz, .safetensors or .pt file that holds several.
+        header: whether the first line of a .csv file names the columns; "auto" takes it as names if
+            it is 0, 1, ..., d - 1 or not numeric throughout, and logs what it took.
         standardize: subtract every feature's mean and divide by its standard deviation, both
-            of the training rows; a constant feature becomes 0.
+            of the training rows; a constant feature becomes 0. With a checkpoint they are those
+            of the rows that it was fitted to.
         val_share: share of the rows to hold out at random for validation, in [0, 1).
         batch_size: rows per step over all processes; default all in one batch.
         shuffle: train on the rows in a new random order every epoch.
@@ -49,6 +56,7 @@ class ArrayDataModule(RowsDataModule):
         path: str,
         columns: list[int | str] | None = None,
         key: str | None = None,
+        header: Header = "auto",
         standardize: bool = False,
         val_share: float = 0.0,
         batch_size: int | None = None,
@@ -56,9 +64,13 @@ class ArrayDataModule(RowsDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, shuffle, seed)
+        files.checked_path(path)
         self.path = path
-        self.columns = columns
+        self.columns = files.checked_columns(columns)
         self.key = key
+        files.check_header(header)
+        self.header = header
+        check_flag("standardize", standardize)
         self.standardize = standardize
         self.val_share = check_share("val_share", val_share)
 
@@ -103,8 +115,17 @@ class ArrayDataModule(RowsDataModule):
     @cached_property
     def _source(self) -> tuple[Table, dict[Path, int] | None]:
         if Path(self.path).is_dir():
-            return read_folder(self.path, columns=self.columns, key=self.key)
-        return files.read_table(self.path, columns=self.columns, key=self.key), None
+            return read_folder(self.path, columns=self.columns, key=self.key, header=self.header)
+        table = files.read_table(self.path, columns=self.columns, key=self.key, header=self.header)
+        return table, None
+
+    @cached_property
+    def _mapped(self) -> MappedFile | None:
+        """The file whose rows are mapped into memory; None where they were copied."""
+        if not self._table.mapped:
+            return None
+        file = Path(self.path) if self.files is None else Path(self.path) / next(iter(self.files))
+        return MappedFile(file, self._table.x)
 
     @property
     def _table(self) -> Table:
@@ -127,7 +148,11 @@ class ArrayDataModule(RowsDataModule):
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         if self.standardize:
-            return _mean_and_scale(self._rows(~self._held_out), self.path)
+            moments = _mean_and_scale(self._rows(~self._held_out))
+            if not bool(moments[1].isfinite().all()):
+                file, reason = self._nonfinite() or (self.path, "the variance overflows float64")
+                raise ValueError(f"{file}: cannot standardize: {reason}")
+            return moments
         return (
             torch.zeros(self.n_features, dtype=torch.float64),
             torch.ones(self.n_features, dtype=torch.float64),
@@ -135,19 +160,94 @@ class ArrayDataModule(RowsDataModule):
 
     @cached_property
     def training_split(self) -> Split:
-        return Split(self._standardized(self._rows(~self._held_out)))
+        return self._split(~self._held_out)
 
     @property
     def prediction_split(self) -> Split:
         if len(self.val_index) == 0:
             return self.training_split
-        return Split(self._standardized(self._table.x))
+        return self._split(torch.ones_like(self._held_out))
 
     @cached_property
     def validation_split(self) -> Split | None:
         if not self._held_out.any():
             return None
-        return Split(self._standardized(self._rows(self._held_out)))
+        return self._split(self._held_out)
+
+    def _split(self, mask: Tensor) -> Split:
+        self.check_intact()
+        split = Split(self._standardized(self._rows(mask)))
+        self.check_intact()
+        return split
+
+    def state_dict(self) -> dict[str, Any]:
+        """What predictions by a checkpoint need to know of the rows that it was fitted to."""
+        return {
+            "feature_names": self.feature_names,
+            "standardize": self.standardize,
+            "mean": self.mean,
+            "scale": self.scale,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the mean and scale of a checkpoint; its rows have to have had the same columns.
+
+        Raises:
+            ValueError: other columns, or standardized features on one side only.
+        """
+        names, fitted = self.feature_names, state_dict["feature_names"]
+        if names is not None and fitted is not None and names != fitted:
+            raise ValueError(
+                f"{self.path}: the columns should be those of the checkpoint, "
+                f"{files.enumerated(fitted)}; got {files.enumerated(names)}"
+            )
+        if self.standardize != state_dict["standardize"]:
+            raise ValueError(
+                f"standardize should be {state_dict['standardize']}, as in the fit of the "
+                f"checkpoint; got {self.standardize}"
+            )
+        if not self.standardize or len(state_dict["mean"]) != self.n_features:
+            return  # the layer refuses another number of features
+        self._moments = (state_dict["mean"], state_dict["scale"])
+        for split in ("training_split", "validation_split"):
+            self.__dict__.pop(split, None)
+
+    def check_intact(self) -> None:
+        """Refuse rows that were lost since the file was mapped into memory.
+
+        Raises:
+            ValueError: the file was cut short.
+        """
+        if self._mapped is not None:
+            self._mapped.check()
+
+    def _batches(self, x: Tensor, **options: Any) -> FileBatches:
+        copied = x.untyped_storage().data_ptr() != self._table.x.untyped_storage().data_ptr()
+        return FileBatches(
+            x,
+            check_file=_nothing if copied else self.check_intact,
+            check_rows=self._check_rows,
+            **options,
+        )
+
+    def _check_rows(self, x: Tensor) -> None:
+        """Refuse NaN and infinity by the file that holds them."""
+        if not x.is_floating_point() or not x.numel():
+            return
+        if not all(bool(extreme.isfinite()) for extreme in x.aminmax()):
+            found = self._nonfinite()
+            if found is not None:
+                raise ValueError(f"{found[0]}: {found[1]}")
+
+    def _nonfinite(self) -> tuple[Path, str] | None:
+        """The first file that holds NaN or infinity, and in which of its rows; None if none is."""
+        first = 0
+        for name, n_rows in (self.files or {Path(): len(self._table.x)}).items():
+            nonfinite = Nonfinite().look(self._table.x[first : first + n_rows])
+            if nonfinite.count:
+                return Path(self.path) / name, str(nonfinite)
+            first += n_rows
+        return None
 
     def _rows(self, mask: Tensor) -> Tensor:
         return self._table.x if mask.all() else self._table.x[mask]
@@ -162,19 +262,20 @@ class ArrayDataModule(RowsDataModule):
         return standardized
 
 
+def _nothing() -> None:
+    """There is no file any more."""
+
+
 def _chunks(x: Tensor) -> list[Tensor]:
     """Views of x (n, d), few rows each, so that float64 copies of them stay small."""
     rows = max(1, _CHUNK_ELEMENTS // x.shape[1])
     return [x[start : start + rows] for start in range(0, len(x), rows)]
 
 
-def _mean_and_scale(x: Tensor, path: str) -> tuple[Tensor, Tensor]:
+def _mean_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (1 for constant features) in float64, chunk by chunk."""
     origin = x[0].double()  # the variance of a constant feature is then exactly 0
     mean = sum(((rows.double() - origin).sum(0) for rows in _chunks(x)), torch.zeros(())) / len(x)
     squares = ((rows.double() - origin - mean).square().sum(0) for rows in _chunks(x))
     scale = (sum(squares, torch.zeros(())) / len(x)).sqrt()
-    if not bool(scale.isfinite().all()):
-        reason = str(Nonfinite().look(x)) or "the variance overflows float64"
-        raise ValueError(f"{path}: cannot standardize: {reason}")
     return origin + mean, torch.where(scale == 0, torch.ones_like(scale), scale)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
-from kmeans_module.checks import check_integer, check_number
+from kmeans_module.checks import check_flag, check_integer, check_number
 from kmeans_module.rows.loader import BatchLoader
 
 
@@ -53,6 +53,7 @@ class RowsDataModule(LightningDataModule):
         if batch_size is not None:
             check_integer("batch_size", batch_size, minimum=1)
         self.batch_size = batch_size
+        check_flag("shuffle", shuffle)
         self.shuffle = shuffle
         self.seed = check_integer("seed", seed, minimum=0)
 
@@ -100,6 +101,9 @@ class RowsDataModule(LightningDataModule):
         """Make or read the rows, unless that has been done."""
         _ = self.training_split
 
+    def check_intact(self) -> None:
+        """Refuse rows that have changed since they were read, where that is possible."""
+
     def train_dataloader(self) -> BatchLoader:
         """The training rows."""
         return self._loader(self.training_split, shuffle=self.shuffle)
@@ -119,7 +123,7 @@ class RowsDataModule(LightningDataModule):
 
     def _loader(self, split: Split, shuffle: bool = False) -> BatchLoader:
         trainer = self.trainer
-        return BatchLoader(
+        return self._batches(
             split.x,
             batch_size=self.batch_size,
             target=split.target,
@@ -128,6 +132,9 @@ class RowsDataModule(LightningDataModule):
             rank=0 if trainer is None else trainer.global_rank,
             world_size=1 if trainer is None else trainer.world_size,
         )
+
+    def _batches(self, x: Tensor, **options: Any) -> BatchLoader:
+        return BatchLoader(x, **options)
 
 
 def check_share(name: str, value: float) -> float:

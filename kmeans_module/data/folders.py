@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -35,8 +35,9 @@ def array_files(path: str | os.PathLike[str]) -> list[Path]:
 def read_folder(
     path: str | os.PathLike[str],
     *,
-    columns: Sequence[int | str] | None = None,
+    columns: Iterable[int | str] | None = None,
     key: str | None = None,
+    header: files.Header = "auto",
 ) -> tuple[files.Table, dict[Path, int]]:
     """All files of a folder and its subfolders, each as :func:`kmeans_module.files.read_table`.
 
@@ -49,26 +50,57 @@ def read_folder(
 
     Raises:
         ValueError: there are no files of rows, one cannot be read, or one differs from the
-            first in the number of features or in their names.
+            first in the number of features, or in their names or order.
     """
     paths = array_files(path)
-    first = files.read_table(paths[0], columns=columns, key=key)
-    dtype, n_rows = first.x.dtype, []
-    for file in paths:
-        table = files.read_table(file, columns=columns, key=key)
-        if table.x.shape[1] != first.x.shape[1]:
-            raise ValueError(
-                f"{file}: rows of {table.x.shape[1]} features, "
-                f"those of {paths[0].relative_to(path)} have {first.x.shape[1]}"
-            )
-        if table.names != first.names:
-            raise ValueError(f"{file}: other columns than in {paths[0].relative_to(path)}")
-        dtype = torch.promote_types(dtype, table.x.dtype)
+    columns = files.checked_columns(columns)  # an iterator would be spent on the first file
+    first = files.read_table(paths[0], columns=columns, key=key, header=header)
+    dtype, n_rows = first.x.dtype, [len(first.x)]
+    for file in paths[1:]:
+        table = files.read_table(file, columns=columns, key=key, header=header)
+        _check_same_columns(file, table, paths[0].relative_to(path), first)
+        dtype = _common_dtype(dtype, table.x.dtype)
         n_rows.append(len(table.x))
     sizes = {file.relative_to(path): n for file, n in zip(paths, n_rows, strict=True)}
     if len(paths) == 1:
         return first, sizes
+    if paths[0].suffix.lower() == ".csv":
+        header = first.names is not None  # what was found out holds for the second reading
     x = torch.empty(sum(n_rows), first.x.shape[1], dtype=dtype)
     for file, rows in zip(paths, torch.split(x, n_rows), strict=True):
-        rows.copy_(files.read_table(file, columns=columns, key=key).x)
+        again = files.read_table(file, columns=columns, key=key, header=header).x
+        if again.shape != rows.shape:
+            raise ValueError(f"{file}: was changed while it was read")
+        rows.copy_(again)
     return files.Table(x, first.names), sizes
+
+
+def _check_same_columns(
+    file: Path, table: files.Table, first_file: Path, first: files.Table
+) -> None:
+    if table.x.shape[1] != first.x.shape[1]:
+        raise ValueError(
+            f"{file}: rows of {table.x.shape[1]} features, "
+            f"those of {first_file} have {first.x.shape[1]}"
+        )
+    if table.names != first.names:
+        here, there = (
+            "no header" if names is None else files.enumerated(names)
+            for names in (table.names, first.names)
+        )
+        raise ValueError(f"{file}: other columns than in {first_file}: {here}; there {there}")
+
+
+def _common_dtype(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    """The smallest dtype that holds the numbers of both; torch's own loses integers to floats."""
+    common = torch.promote_types(a, b)
+    if not common.is_floating_point:
+        return common
+    for dtype in (a, b):
+        if dtype.is_floating_point or dtype == torch.bool:
+            continue
+        bits = torch.iinfo(dtype).bits
+        if 2**bits > 2 / torch.finfo(common).eps:
+            wider = torch.float32 if bits <= 16 else torch.float64
+            common = torch.promote_types(common, wider)
+    return common

@@ -35,6 +35,7 @@ class ImageDataModule(RowsDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, shuffle, seed)
+        files.checked_path(path)
         self.path = path
 
     @property

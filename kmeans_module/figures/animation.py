@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.resources import files
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from kmeans_module import checks as check
 from kmeans_module.figures.arrays import FloatArray, evenly, to_numpy
 from kmeans_module.figures.colors import cluster_colors
+from kmeans_module.figures.drawing import literal
 from kmeans_module.figures.plane import find_plane, view_limits
 
 MAX_POSITIONS = 250_000  # of centroids, over all frames: 2 MB as float32, 2.7 MB in base64
@@ -29,8 +30,8 @@ def animation_html(
     inertia: Tensor,
     *,
     title: str = "k-means",
-    iterations: Sequence[int] | None = None,
-    feature_names: Sequence[str] | None = None,
+    iterations: Iterable[int] | None = None,
+    feature_names: Iterable[str] | None = None,
     max_points: int = 2_000,
     max_frames: int = 100,
 ) -> str:
@@ -64,7 +65,7 @@ def animation_html(
     check.check_sequence("feature_names", feature_names, d)
     max_points = check.check_integer("max_points", max_points, minimum=1)
     max_frames = check.check_integer("max_frames", max_frames, minimum=2)
-    numbers = range(n_frames) if iterations is None else iterations
+    numbers = list(range(n_frames) if iterations is None else iterations)
     frames = evenly(n_frames, min(max_frames, max(2, MAX_POSITIONS // k)))
     kept_frames = torch.from_numpy(frames)
     kept = torch.from_numpy(evenly(len(x), max_points))
@@ -79,7 +80,7 @@ def animation_html(
     corner, width = limits[:, 0], limits[0, 1] - limits[0, 0]
     energies = to_numpy(inertia)[frames]
     payload = {
-        "names": plane.names,
+        "names": [literal(name) for name in plane.names],
         "limits": limits.tolist(),
         "colors": [to_hex(tuple(color)) for color in cluster_colors(k)],
         "iterations": [int(numbers[frame]) for frame in frames],

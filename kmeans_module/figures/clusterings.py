@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from kmeans_module import functional
 from kmeans_module.figures.arrays import FloatArray, IntArray, evenly, to_numpy
 from kmeans_module.figures.colors import cluster_colors
 from kmeans_module.figures.drawing import (
+    LITERALLY,
     NUMBERED_CLUSTERS,
     draw_bars,
     draw_centroids,
     draw_paths,
     draw_regions,
+    literal,
     new_figure,
     note_hidden,
 )
@@ -35,7 +37,7 @@ def clustering_figure(
     path: Tensor | None = None,
     assign: Callable[[Tensor], Tensor] | None = None,
     title: str | None = None,
-    feature_names: Sequence[str] | None = None,
+    feature_names: Iterable[str] | None = None,
 ) -> Figure:
     """Samples colored by cluster, the centroids, and the path that each centroid took.
 
@@ -90,9 +92,11 @@ def clustering_figure(
     draw_paths(ax, steps)
     draw_centroids(ax, centers)
     note_hidden(ax, limits, samples=points, centroids=centers)
-    ax.set(xlim=(left, right), ylim=(bottom, top), xlabel=plane.names[0], ylabel=plane.names[1])
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+    ax.set_xlabel(literal(plane.names[0]), **LITERALLY)
+    ax.set_ylabel(literal(plane.names[1]), **LITERALLY)
     ax.set_aspect("equal")
-    ax.set_title(title or "")
+    ax.set_title(literal(title or ""), **LITERALLY)
     return figure
 
 
@@ -147,14 +151,14 @@ def _one_feature_figure(
     draw_centroids(ax, steps[-1])
     note_hidden(ax, limits, samples=points, centroids=steps[-1])
     ax.set(xlim=(low, high), ylim=(-0.05 * tallest, 1.08 * tallest), ylabel="samples")
-    ax.set_title(title or "")
+    ax.set_title(literal(title or ""), **LITERALLY)
     if len(steps) > 1:
         ax.tick_params(labelbottom=False)
         ax = figure.add_subplot(grid[1], sharex=ax)
         iterations = np.broadcast_to(np.arange(len(steps))[:, None], steps.shape[:2])
         draw_paths(ax, np.stack([steps[..., 0], iterations], -1))
         ax.set(ylim=(0, len(steps) - 1), ylabel="iteration")
-    ax.set_xlabel(name)
+    ax.set_xlabel(literal(name), **LITERALLY)
     return figure
 
 

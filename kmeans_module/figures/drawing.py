@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,6 +14,7 @@ from matplotlib.patheffects import Normal, Stroke
 from kmeans_module.figures.arrays import FloatArray
 
 NUMBERED_CLUSTERS = 20
+LITERALLY: dict[str, Any] = {"parse_math": False, "usetex": False}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -19,6 +22,15 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def literal(text: str, limit: int = 80) -> str:
+    """A name or a title as one line that fits beside an axis; for text that is drawn as it is.
+
+    Matplotlib takes dollar signs for mathematics, unless ``**LITERALLY`` tells it not to.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def draw_bars(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.colors import to_hex
@@ -53,7 +53,7 @@ def palette_figure(centroids: Tensor, counts: Tensor) -> Figure:
 
 
 def quantized_figure(
-    originals: Sequence[Tensor], quantized: Sequence[Tensor], palette: Tensor, counts: Tensor
+    originals: Iterable[Tensor], quantized: Iterable[Tensor], palette: Tensor, counts: Tensor
 ) -> Figure:
     """Up to four images, each beside its quantized version, above their palette.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ class Plane(NamedTuple):
         return np.asarray((x - self.origin) @ self.axes)
 
 
-def find_plane(x: FloatArray, feature_names: Sequence[str] | None = None) -> Plane:
+def find_plane(x: FloatArray, feature_names: Iterable[str] | None = None) -> Plane:
     """The plane for the samples ``x`` ``(n, d)``.
 
     One or two features are drawn as they are; the second coordinate of a single feature is zero.
@@ -36,8 +36,13 @@ def find_plane(x: FloatArray, feature_names: Sequence[str] | None = None) -> Pla
     of ``x``, whose names say which share of the total variance they show.
     """
     n, d = x.shape
+    names = [f"feature {i + 1}" for i in range(d)]
+    if feature_names is not None:
+        told = [str(name) for name in feature_names]
+        if len(told) != d:
+            raise ValueError(f"feature_names should be {d} names; got {len(told)}")
+        names = [name or number for name, number in zip(told, names, strict=True)]
     if d <= 2:
-        names = list(feature_names or [f"feature {i + 1}" for i in range(d)])
         return Plane(np.zeros(d), np.eye(d, 2), (names[0], names[1] if d == 2 else ""))
     origin = x.mean(0)
     centered = x - origin

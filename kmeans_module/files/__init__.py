@@ -5,13 +5,27 @@ in one line that names it. What existed before a write stays whole until its suc
 """
 
 from kmeans_module.files.atomic import load_tensors, save_array, save_tensors, write_atomically
+from kmeans_module.files.columns import checked_columns
 from kmeans_module.files.images import IMAGE_SUFFIXES, image_files, read_image
-from kmeans_module.files.readers import ARRAY_SUFFIXES, Table, read_array, read_table
+from kmeans_module.files.readers import (
+    ARRAY_SUFFIXES,
+    Table,
+    check_header,
+    read_array,
+    read_table,
+)
+from kmeans_module.files.refusals import checked_path, enumerated
+from kmeans_module.files.text import Header
 
 __all__ = [
     "ARRAY_SUFFIXES",
     "IMAGE_SUFFIXES",
+    "Header",
     "Table",
+    "check_header",
+    "checked_columns",
+    "checked_path",
+    "enumerated",
     "image_files",
     "load_tensors",
     "read_array",

@@ -36,13 +36,25 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: there is nothing at the path.
         ValueError: there is a folder.
+        TypeError: it is no path.
     """
-    path = Path(path)
+    path = checked_path(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, expected a file")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     return path
+
+
+def checked_path(path: object) -> Path:
+    """The path of a file or a folder, which need not exist.
+
+    Raises:
+        TypeError: it is no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path should be that of a file or a folder; got {path!r}")
+    return Path(path)
 
 
 def enumerated(names: Sequence[object] | frozenset[str], limit: int = 10) -> str:

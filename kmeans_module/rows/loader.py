@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 
 import torch
@@ -74,7 +75,7 @@ class BatchLoader:
         self.target = target
         self.sample_weight = sample_weight
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = operator.index(seed)  # torch takes no integers of NumPy
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0

@@ -37,11 +37,7 @@ class CheckedLoader:
                 f"x should be a torch.Tensor; got {type(loader).__name__}, which is no list or "
                 "loader of batches either"
             )
-        if iter(loader) is loader:
-            raise ValueError(
-                f"x is an iterator ({type(loader).__name__}), which can be gone through only "
-                "once: hand in a list, a loader, or a class whose __iter__ starts again"
-            )
+        check_reiterable("x", loader)
         self.loader = loader
         self.n_features = n_features
         self.device = device
@@ -81,6 +77,22 @@ class CheckedLoader:
             return as_batch(data).x.device == self.device
         except ValueError:
             return True  # refused when the batches are read
+
+
+def check_reiterable(name: str, loader: Iterable[Any]) -> None:
+    """Refuse what can be gone through only once: an iterator, and what hands out the same one.
+
+    Raises:
+        ValueError: it is; names it.
+    """
+    if isinstance(loader, DataLoader):
+        return  # which starts its workers, and draws a seed for them, where it is asked
+    iterator = iter(loader)
+    if iterator is loader or iterator is iter(loader):
+        raise ValueError(
+            f"{name} is an iterator ({type(loader).__name__}), which can be gone through only "
+            "once: hand in a list, a loader, or a class whose __iter__ starts again"
+        )
 
 
 def _is_numbers(data: Any) -> bool:

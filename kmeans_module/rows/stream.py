@@ -48,7 +48,7 @@ class StreamRows:
         group: the ranks that hold the rest. Batches without a ``start`` are numbered in their
             order, rank by rank.
         every_pass_is_the_same: whether a pass that brings other rows than the one before is
-            refused.
+            refused; an empty one is always.
     """
 
     n_problems = 1
@@ -70,7 +70,7 @@ class StreamRows:
         self.device = device
         self.stable = stable
         self.group = group
-        self.watch = Watch(group)
+        self.watch = Watch(group, same=every_pass_is_the_same)
         self.first = 0  # number of this rank's first row, where batches do not say it
         self._numbers_rows = False
         self.example = torch.empty(0, self.n_features, device=device)  # of the rows' dtype, later
@@ -81,11 +81,9 @@ class StreamRows:
         self.watch.begin()
         with errors_shared(self.group):
             for batch in self.numbered(self.batches):
-                if self.every_pass_is_the_same:
-                    self.watch.see(batch)
+                self.watch.see(batch)
                 yield from parts_of(batch)
-        if self.every_pass_is_the_same:
-            self.watch.end()
+        self.watch.end()
 
     def numbered(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Batches with the number of their first row."""

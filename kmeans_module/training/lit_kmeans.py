@@ -112,7 +112,7 @@ class LitKMeans(LightningModule):
         self.algorithm = algorithm
         self.tol = check_number("tol", tol, minimum=0)
         if seed is not None:
-            check_integer("seed", seed, minimum=0)
+            seed = check_integer("seed", seed, minimum=0)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.resident = resident
         self.batch_of = batch_of
@@ -305,6 +305,7 @@ class LitKMeans(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Labels of a batch, (n,) int64."""
         labels: Tensor = self(as_batch(batch, self.batch_of).x)
+        self._training_batches().check_intact()
         return labels
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -348,6 +349,7 @@ class LitKMeans(LightningModule):
     def _log_scores(self, stage: str) -> None:
         if not self.initialized:
             return
+        self._training_batches().check_intact()
         for name, value in self._scores(stage).compute().items():
             self.log(f"{stage}/{name}", value, **_LOG_OPTIONS)
         self.log("step", float(self.kmeans.n_iter), **_LOG_OPTIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,16 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DistributedSampler
 
 from kmeans_module.checks import check_sample_weight, check_samples
+from kmeans_module.data import RowsDataModule
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, OneDtype, as_batch
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.source import listed_batches, sampler_of, stable_order
+from kmeans_module.rows.source import (
+    check_reiterable,
+    listed_batches,
+    sampler_of,
+    stable_order,
+)
 
 BatchOf = Callable[[Any], Any]
 
@@ -88,6 +94,12 @@ class TrainingBatches:
             data = trainer.precision_plugin.convert_input(data)
             yield self.checked(numbering.read(trainer.strategy.batch_to_device(data), i))
 
+    def check_intact(self) -> None:
+        """Refuse what came of rows that were lost meanwhile, as far as the data module can tell."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, RowsDataModule):
+            data.check_intact()
+
     def numbering(self) -> Numbering:
         """A new numbering of the rows of a pass."""
         trainer = self.trainer
@@ -117,6 +129,9 @@ def training_rows(
     Batches that have a handle stay in memory, unless they would have to be copied to another
     device; all do where ``resident`` asks for that.
     """
+    trainer = batches.trainer
+    _check_reiterable("train_dataloaders", trainer.train_dataloader)
+    _check_reiterable("val_dataloaders", trainer.val_dataloaders)
     if resident or _are_listed(batches, device):
         held = [batch._replace(handle=i) for i, batch in enumerate(batches)]
     else:
@@ -130,6 +145,14 @@ def training_rows(
         stable=stable_order(batches.trainer.train_dataloader), group=group,
         every_pass_is_the_same=every_pass_is_the_same,
     )  # fmt: skip
+
+
+def _check_reiterable(name: str, loaders: Any) -> None:
+    """Refuse an iterator, or one among several loaders, of which every epoch needs all batches."""
+    several = loaders.values() if isinstance(loaders, Mapping) else loaders
+    for loader in several if isinstance(loaders, Mapping | list | tuple) else [loaders]:
+        if isinstance(loader, Iterable):
+            check_reiterable(name, loader)
 
 
 def _are_listed(batches: TrainingBatches, device: torch.device) -> bool:

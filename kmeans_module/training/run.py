@@ -69,6 +69,8 @@ class TrainingRun:
     def end_pass(self) -> Iteration:
         """Close the iteration, and see at once whether it was the last."""
         assert self.search is not None
+        with errors_shared(self.group):
+            self.batches.check_intact()
         self.search.end_pass()
         if isinstance(self.rows, HeldRows) and self._n_batches < len(self.rows.batches):
             raise ValueError(

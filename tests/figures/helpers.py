@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
+
 import numpy as np
 import torch
 from matplotlib.collections import PolyCollection
@@ -33,3 +37,21 @@ def bars(ax):
     corners = np.stack([path.vertices[:4] for path in collection.get_paths()])
     low, high = corners.min(1), corners.max(1)
     return np.hstack([low, high - low]), collection.get_facecolors()[:, :3]
+
+
+def payload(page):
+    """What the page embeds, with positions back in the units of the data."""
+    (text,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page)
+    data = json.loads(text)
+    n_frames, k = len(data["iterations"]), len(data["colors"])
+    limits = np.array(data["limits"])
+
+    def positions(name):
+        relative = np.frombuffer(base64.b64decode(data[name]), "<f4").astype(float)
+        return relative.reshape(-1, 2) * np.ptp(limits[0]) + limits[:, 0]
+
+    data["points"] = positions("points")
+    data["centroids"] = positions("centroids").reshape(n_frames, k, 2)
+    labels = base64.b64decode(data["labels"])
+    data["labels"] = np.frombuffer(labels, "<u1" if k <= 256 else "<u4").reshape(n_frames, -1)
+    return data

@@ -1,5 +1,3 @@
-import base64
-import json
 import re
 
 import numpy as np
@@ -8,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kmeans_module.figures import animation_html, cluster_colors
+from tests.figures.helpers import payload
 
 
 def run(n=300, k=6, d=2, t=10):
@@ -16,24 +15,6 @@ def run(n=300, k=6, d=2, t=10):
     centroids = torch.rand(t, k, d, generator=generator) * 70 - 35
     labels = torch.cdist(x.expand(t, n, d), centroids).argmin(-1)
     return x, labels, centroids, torch.linspace(1e5, 1e4, t)
-
-
-def payload(page):
-    """What the page embeds, with positions back in the units of the data."""
-    (text,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page)
-    data = json.loads(text)
-    n_frames, k = len(data["iterations"]), len(data["colors"])
-    limits = np.array(data["limits"])
-
-    def positions(name):
-        relative = np.frombuffer(base64.b64decode(data[name]), "<f4").astype(float)
-        return relative.reshape(-1, 2) * np.ptp(limits[0]) + limits[:, 0]
-
-    data["points"] = positions("points")
-    data["centroids"] = positions("centroids").reshape(n_frames, k, 2)
-    labels = base64.b64decode(data["labels"])
-    data["labels"] = np.frombuffer(labels, "<u1" if k <= 256 else "<u4").reshape(n_frames, -1)
-    return data
 
 
 @pytest.mark.parametrize("k", [1, 6, 300])

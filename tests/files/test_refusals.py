@@ -12,8 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
-from kmeans_module import files
+from kmeans_module import ArrayDataModule, files
 from tests.files.helpers import WRITERS, formats, refusal, written
 
 
@@ -63,11 +64,30 @@ def test_arrays_of_anything_but_real_numbers_are_refused(
         (torch.zeros(3, 2, dtype=torch.complex64), "expected dense real numbers"),
         ([1, 2, 3], "expected a tensor or a dict of them, got list"),
         ({"epoch": 3}, "expected one two-dimensional array, got 0"),
+        (torch.zeros(3, 2).to(torch.float8_e4m3fn), "that can be clustered, got torch.float8_e4m3"),
+        (torch.full((3, 2), 2**63, dtype=torch.uint64), "up to 9223372036854775808, beyond int64"),
     ],
 )
 def test_pt_without_a_matrix_is_refused(tmp_path: Path, content: object, reason: str) -> None:
     torch.save(content, tmp_path / "rows.pt")
     assert reason in refusal(tmp_path / "rows.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_unsigned_integers_become_signed_ones(
+    tmp_path: Path, suffix: str, dtype: torch.dtype
+) -> None:
+    path, x = tmp_path / f"rows{suffix}", torch.arange(6).view(3, 2)
+    (torch.save if suffix == ".pt" else save_file)({"x": x.to(dtype)}, path)
+    assert torch.equal(files.read_array(path).long(), x)
+
+
+@pytest.mark.parametrize("path", [None, 3, ["a.npy"], b"a.npy"])
+def test_what_is_no_path_is_refused(path: object) -> None:
+    for door in (files.read_array, lambda path: ArrayDataModule(path=path)):
+        with pytest.raises(TypeError, match="path should be that of a file or a folder; got "):
+            door(path)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ def library() -> ctypes.CDLL | None:
         pointer, threads, integer, integer, pointer, pointer, integer, pointer,
     )  # fmt: skip
     opened.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
+    opened.km_guard_mapping.argtypes = (pointer, integer)
+    opened.km_release_mapping.argtypes, opened.km_release_mapping.restype = (threads,), None
     opened.km_forked.restype = None
     if os.getpid() != _IMPORTED_BY:
         opened.km_forked()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
@@ -30,7 +28,7 @@ def draw_clusters(trajectory: Trajectory, lit: LitKMeans, trainer: Trainer) -> F
         path=path,
         assign=assign,
         title=f"iteration {trajectory.iterations[-1]}",
-        feature_names=_feature_names(trainer),
+        feature_names=_feature_names(trainer, x.shape[1]),
     )
 
 
@@ -56,9 +54,12 @@ def draw_animation(
         torch.cat([trajectory.inertia[:-1], final]),
         title=f"k-means, {lit.kmeans.n_clusters} clusters",
         iterations=trajectory.iterations,
-        feature_names=_feature_names(trainer),
+        feature_names=_feature_names(trainer, x.shape[1]),
     )
 
 
-def _feature_names(trainer: Trainer) -> Sequence[str] | None:
-    return getattr(getattr(trainer, "datamodule", None), "feature_names", None)
+def _feature_names(trainer: Trainer, n_features: int) -> list[str] | None:
+    """The names that the data module gives the features, if it names them all."""
+    names = getattr(getattr(trainer, "datamodule", None), "feature_names", None)
+    names = None if names is None else list(names)
+    return names if names is not None and len(names) == n_features else None

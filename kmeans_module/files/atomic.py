@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import numpy as np
@@ -49,8 +50,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.errno is None or error.filename not in (None, str(temporary)):
+        if error.filename not in (None, str(temporary)):
             raise
+        if error.errno is None:  # of a library
+            raise OSError(f"{path}: cannot write: {error}") from error
         raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
     finally:
         with suppress(OSError):
@@ -86,7 +89,12 @@ def save_array(path: str | os.PathLike[str], tensor: Tensor) -> None:
     """Write a tensor of any shape as .npy, atomically (bfloat16 as float32)."""
     tensor = tensor.detach().cpu()
     array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+
+    def write(file: BinaryIO) -> None:
+        # into a true file numpy writes by itself, and loses the number of the system's error
+        np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
+
+    write_atomically(path, write)
 
 
 def save_tensors(

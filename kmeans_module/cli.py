@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-import pickle
+import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from kmeans_module import files
 from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
+from kmeans_module.faults import in_words, is_fault, quiet_threads
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
+from kmeans_module.training.callbacks.place import claim_folder, run_folder
+from kmeans_module.training.checkpoint_files import read_checkpoint
 from kmeans_module.training.lit_kmeans import LitKMeans
 
 # Imported, so that a configuration may call these classes by their plain names.
@@ -36,6 +40,10 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+# Set to anything but "", every error comes with its traceback.
+TRACEBACK = "KMEANS_TRACEBACK"
+
+
 class Parser(LightningArgumentParser):
     """Takes whole names only, and says what is wrong in one line."""
 
@@ -45,6 +53,19 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         _fail(message, status=2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Leaves config.yaml in the run folder."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = run_folder(trainer)
+        if folder is None or not trainer.is_global_zero or self.already_saved:
+            return
+        claim_folder(folder)
+        content = self.parser.dump(self.config, skip_none=False).encode()
+        files.write_atomically(folder / self.config_filename, lambda file: file.write(content))
+        self.already_saved = True
 
 
 class KMeansCLI(LightningCLI):
@@ -61,9 +82,12 @@ class KMeansCLI(LightningCLI):
         parser.set_defaults({f"trainer.{key}": v for key, v in self.trainer_defaults.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Refuse a file that is no checkpoint before anything is instantiated."""
+        """Refuse a file that is no whole checkpoint before anything is instantiated."""
         self.config = parser.parse_args(args)
-        _check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+        options = self.config[self.config.subcommand]
+        path = options.get("ckpt_path")
+        if path is not None and Path(path).exists():  # "best", "last": Lightning finds them
+            read_checkpoint(path, weights_only=options.get("weights_only"))
 
     def _parse_ckpt_path(self) -> None:
         """What the command line says holds; Lightning would let the checkpoint overrule it."""
@@ -71,6 +95,11 @@ class KMeansCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Add the bar and the checkpoints, unless the trainer's switches turn them off."""
         trainer = self._get(self.config_init, "trainer")
+        root = trainer.get("default_root_dir")
+        if root is not None and os.path.abspath(root) == os.getcwd():
+            trainer["default_root_dir"] = (
+                os.curdir
+            )  # a choice: Lightning's default is the full path
         if trainer.get("enable_progress_bar") is not False:
             trainer["callbacks"] = [*(trainer.get("callbacks") or []), IterationBar()]
         if trainer.get("enable_checkpointing") is False:
@@ -81,12 +110,13 @@ class KMeansCLI(LightningCLI):
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command line, by default that of the process; without arguments, ``fit`` on blobs.
 
-    Exit status 2 for a bad command line or configuration, 1 for bad data or files; either way
-    one line on standard error says what was wrong.
+    Exit status 2 for a bad command line or configuration, 1 for bad data or files, 130 and 143
+    after SIGINT and SIGTERM; one line on standard error says what was wrong. With
+    KMEANS_TRACEBACK=1 in the environment it is a traceback.
     """
     args = list(sys.argv[1:] if args is None else args) or ["fit"]
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_threads():
         # torch deprecates a name that Lightning uses, and warns of torchmetrics' sparse tensors.
         warnings.filterwarnings("ignore", message=".*LeafSpec")
         warnings.filterwarnings("ignore", message="Sparse invariant checks")
@@ -97,31 +127,21 @@ def main(args: Sequence[str] | None = None) -> None:
                 LitKMeans,
                 LightningDataModule,
                 subclass_mode_data=True,
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=SaveConfig,
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=False,
                 parser_class=Parser,
                 auto_configure_optimizers=False,
                 args=args,
             )
-        except (ValueError, TypeError, OSError, MisconfigurationException) as error:
-            _fail(str(error), status=1)
-        except RuntimeError as error:
-            if "size mismatch" not in str(error):
+        except KeyboardInterrupt:
+            _fail("interrupted", status=128 + signal.SIGINT)
+        except SIGTERMException:
+            _fail("terminated", status=128 + signal.SIGTERM)
+        except Exception as error:
+            if os.environ.get(TRACEBACK) or not is_fault(error):
                 raise
-            _fail(f"the checkpoint does not fit the configuration: {error}", status=1)
-
-
-def _check_checkpoint(path: str | None) -> None:
-    """Raise a ValueError where the path is that of a file which LitKMeans did not write."""
-    if path is None or not Path(path).is_file():
-        return  # "best", "last": Lightning says where there is none
-    try:
-        is_ours = "kmeans" in torch.load(path, map_location="meta", weights_only=True)
-    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError):
-        is_ours = False
-    if not is_ours:
-        raise ValueError(f"{path}: not a checkpoint of LitKMeans")
+            _fail(in_words(error), status=1)
 
 
 def _fail(message: str, *, status: int) -> NoReturn:

@@ -4,7 +4,13 @@ Numbers in, numbers out: nothing is unpickled, and a file that is not what its n
 in one line that names it. What existed before a write stays whole until its successor is.
 """
 
-from kmeans_module.files.atomic import load_tensors, save_array, save_tensors, write_atomically
+from kmeans_module.files.atomic import (
+    load_tensors,
+    remove_abandoned,
+    save_array,
+    save_tensors,
+    write_atomically,
+)
 from kmeans_module.files.columns import checked_columns
 from kmeans_module.files.images import IMAGE_SUFFIXES, image_files, read_image
 from kmeans_module.files.readers import (
@@ -31,6 +37,7 @@ __all__ = [
     "read_array",
     "read_image",
     "read_table",
+    "remove_abandoned",
     "save_array",
     "save_tensors",
     "write_atomically",

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from kmeans_module.checks import check_choice, check_integer, check_number
@@ -21,6 +20,7 @@ from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.ranks import ProcessGroup, errors_shared
 from kmeans_module.rows.source import stable_order
+from kmeans_module.training.checkpoint_files import VerifiedCheckpoints, sign, verify
 from kmeans_module.training.loaders import BatchOf, Numbering, TrainingBatches, nth, training_rows
 from kmeans_module.training.pending import (
     PendingLayer,
@@ -29,19 +29,19 @@ from kmeans_module.training.pending import (
     make_layer,
     read_centroids,
 )
-from kmeans_module.training.report import as_numbers, logged_numbers, why_converged
+from kmeans_module.training.report import (
+    as_numbers,
+    log_values,
+    logged_numbers,
+    why_converged,
+)
 from kmeans_module.training.run import TrainingRun
 from kmeans_module.training.scores import Scores
 
 ALGORITHMS = ("lloyd", "minibatch")
 
-# What is logged is the same on all ranks already: the maximum over them changes nothing.
-_LOG_OPTIONS: dict[str, Any] = {
-    "on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True, "reduce_fx": "max",
-}  # fmt: skip
 
-
-class LitKMeans(LightningModule):
+class LitKMeans(VerifiedCheckpoints):
     """k-means trained by ``Trainer.fit``: one epoch is one iteration.
 
     Lloyd's algorithm makes one M-step at the end of an epoch, from the statistics of all its
@@ -262,11 +262,9 @@ class LitKMeans(LightningModule):
 
     def _report(self, iteration: Iteration, run: TrainingRun) -> None:
         """Log the iteration, and say why the fit ends if it does now."""
-        # "step" is Lightning's name for the x-axis.
-        values = {**logged_numbers(iteration, run.count_rows), "step": float(iteration.number)}
-        self.log_dict(values, **_LOG_OPTIONS)
         shown = {"train/inertia": iteration.inertia, "train/shift": iteration.shift}
-        self.log_dict(shown, prog_bar=True, **_LOG_OPTIONS)
+        values = {**logged_numbers(iteration, run.count_rows), **shown}
+        log_values(self, values, prog_bar=shown.keys())
         self.stop_reason = "ended before it converged"
         if run.lloyd.finished:
             self.stop_reason = why_converged(iteration, self.tol, self.variance)
@@ -317,8 +315,10 @@ class LitKMeans(LightningModule):
         }
         if self._run is not None:
             checkpoint["kmeans"]["lloyd"] = self._run.state_dict()
+        sign(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        verify(checkpoint)
         state = checkpoint["kmeans"]
         self.converged = state["converged"]
         self._resumed = state
@@ -350,9 +350,8 @@ class LitKMeans(LightningModule):
         if not self.initialized:
             return
         self._training_batches().check_intact()
-        for name, value in self._scores(stage).compute().items():
-            self.log(f"{stage}/{name}", value, **_LOG_OPTIONS)
-        self.log("step", float(self.kmeans.n_iter), **_LOG_OPTIONS)
+        scores = self._scores(stage).compute()
+        log_values(self, {f"{stage}/{name}": value for name, value in scores.items()})
 
     def _scores(self, stage: str) -> Scores:
         scores = self.scores[stage]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 
 from kmeans_module.core.lloyd import Iteration
+
+# What is logged is the same on all ranks already: the maximum over them changes nothing.
+_LOG_OPTIONS: dict[str, Any] = {
+    "on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True, "reduce_fx": "max",
+}  # fmt: skip
 
 
 def as_numbers(iteration: Iteration) -> Iteration:
@@ -35,6 +41,29 @@ def logged_numbers(iteration: Iteration, count_rows: Callable[[], float]) -> dic
     if not math.isnan(iteration.moved):
         logged["train/reassigned"] = float(iteration.moved) / count_rows()
     return logged
+
+
+def log_values(lit: Any, values: Mapping[str, Any], *, prog_bar: Collection[str] = ()) -> None:
+    """Log numbers of a LitKMeans over its iterations; those of prog_bar show on the bar too.
+
+    Lightning takes a metric "step" as the x-axis, and within a fit ModelCheckpoint takes it as the
+    step in the names of its files, also where it is that of an epoch long past: there the loggers
+    are told by themselves.
+    """
+    trainer, iteration = lit.trainer, int(lit.kmeans.n_iter)
+    fitting = trainer.state.fn == "fit"
+    for name, value in values.items():
+        logger = False if fitting else None
+        lit.log(name, value, prog_bar=name in prog_bar, logger=logger, **_LOG_OPTIONS)
+    if not fitting:
+        lit.log("step", float(iteration), **_LOG_OPTIONS)
+    if not fitting or trainer.sanity_checking:
+        return
+    tensors = {name: torch.as_tensor(value) for name, value in values.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics({name: x.item() for name, x in tensors.items()}, step=iteration)
+        logger.save()
+    trainer.logged_metrics.update(tensors)
 
 
 def why_converged(iteration: Iteration, tol: float, variance: float) -> str:

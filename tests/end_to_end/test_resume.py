@@ -2,14 +2,16 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from kmeans_module import BlobDataModule, KMeansLayer, LitKMeans
 from kmeans_module.cli import main
-from kmeans_module.training.callbacks import Checkpoints
+from kmeans_module.training.callbacks import Checkpoints, RunFolder
 from tests.end_to_end.helpers import environment, quiet_trainer, script, train
 
 pytestmark = pytest.mark.filterwarnings(
@@ -86,6 +88,29 @@ def test_a_converged_run_has_nothing_left_to_do(tmp_path):
     assert outcome(lit)[:-1] == outcome(whole)[:-1]
 
 
+@pytest.mark.parametrize("limit", [3, 1000], ids=["at its cap", "converged"])
+def test_a_resumed_run_with_nothing_left_to_do_leaves_its_results(limit, tmp_path):
+    whole, data = start("lloyd")
+    options = {"callbacks": [Checkpoints()], "enable_checkpointing": True, "max_epochs": limit}
+    train(whole, data, default_root_dir=tmp_path, **options)
+    lit, data = start("lloyd")
+    path = str(tmp_path / "checkpoints" / "last.ckpt")
+    results = {"default_root_dir": tmp_path / "again", "callbacks": [RunFolder(summary=False)]}
+    trainer = train(lit, data, ckpt_path=path, max_epochs=limit, **results)
+    assert trainer.global_step == int(whole.kmeans.n_iter)
+    names = {path.name for path in (tmp_path / "again").iterdir()}
+    assert names >= {"centroids.safetensors", "labels.npy", "clusters.png", "animation.html"}
+    labels = np.load(tmp_path / "again" / "labels.npy")
+    np.testing.assert_array_equal(labels, whole(data.x))
+    assert torch.equal(centroids(tmp_path / "again"), whole.kmeans.centroids)
+
+
+def test_a_fit_without_batches_leaves_nothing(tmp_path):
+    results = {"default_root_dir": tmp_path, "callbacks": [RunFolder(summary=False)]}
+    train(LitKMeans(9), start("lloyd")[1], limit_train_batches=0, **results)
+    assert [path.name for path in tmp_path.iterdir()] == [".kmeans_run"]
+
+
 def test_load_from_checkpoint_brings_back_the_model(tmp_path):
     whole, data = start("cosine")
     options = {"callbacks": [Checkpoints()], "enable_checkpointing": True}
@@ -109,6 +134,47 @@ def test_the_monitored_checkpoint_is_that_of_lowest_inertia(tmp_path):
     best = torch.load(keep.best_model_path)
     assert best["state_dict"]["kmeans.n_iter"] == best["global_step"]
     assert float(keep.best_model_score) == pytest.approx(lit.last.inertia, rel=1e-6)
+
+
+NAMES = {
+    ("{epoch}-{step}", "lloyd"): ["epoch=0-step=1", "epoch=1-step=2", "epoch=2-step=3"],
+    (None, "lloyd"): ["epoch=0-step=1", "epoch=1-step=2", "epoch=2-step=3"],
+    ("{step:03d}", "minibatch"): [f"step={i:03d}" for i in range(1, 13)],
+    ("{epoch}-{step}", "minibatch"): [f"epoch={i // 4}-step={i + 1}" for i in range(12)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+@pytest.mark.parametrize(("template", "algorithm"), NAMES)
+@pytest.mark.parametrize("val_check_interval", [1, 3, 1.0])
+def test_checkpoints_are_named_by_the_step_they_are_of(
+    template, algorithm, val_check_interval, tmp_path
+):
+    every = {"minibatch": {"every_n_train_steps": 1}, "lloyd": {"save_on_train_epoch_end": True}}
+    keep = ModelCheckpoint(tmp_path, template, save_top_k=-1, **every[algorithm])
+    train(
+        LitKMeans(9, init="random", tol=0, algorithm=algorithm), BlobDataModule(batch_size=400),
+        callbacks=[keep], enable_checkpointing=True, max_epochs=3,
+        val_check_interval=val_check_interval,
+    )  # fmt: skip
+    names = [path.stem for path in tmp_path.iterdir()]
+    assert sorted(names) == sorted(NAMES[template, algorithm])
+    for path in tmp_path.iterdir():
+        step = torch.load(path)["global_step"]
+        assert path.stem.split("step=")[1].lstrip("0") == str(step)
+
+
+def test_metrics_may_be_in_the_names_of_checkpoints(tmp_path):
+    keep = ModelCheckpoint(
+        tmp_path, "{step}-{val/inertia:.1f}", monitor="val/inertia", save_top_k=2,
+        auto_insert_metric_name=False,
+    )  # fmt: skip
+    lit, data = start("lloyd")
+    trainer = train(lit, data, callbacks=[keep], enable_checkpointing=True)
+    assert len(keep.best_k_models) == 2
+    for path, inertia in keep.best_k_models.items():
+        assert Path(path).stem == f"{torch.load(path)['global_step']}-{inertia:.1f}"
+    assert "step" not in trainer.callback_metrics
 
 
 def test_a_validation_metric_can_be_monitored(tmp_path):

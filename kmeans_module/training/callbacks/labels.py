@@ -13,6 +13,7 @@ from kmeans_module import files
 from kmeans_module.data import ArrayDataModule, RowsDataModule
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum
+from kmeans_module.rows.source import stable_order
 from kmeans_module.training.lit_kmeans import LitKMeans
 
 log = logging.getLogger(__name__)
@@ -66,12 +67,13 @@ def evaluate_training_rows(lit: LitKMeans) -> Evaluation:
     inertia = torch.zeros((), dtype=lit.kmeans.counts.dtype, device=lit.device)
     sizes = torch.zeros_like(lit.kmeans.counts)
     labels, ordered = RowLabels(), True
+    rows_stay = stable_order(lit.trainer.train_dataloader)
     for batch in lit.training_batches():
         step = lit.kmeans.e_step(batch.x, batch.sample_weight)
         inertia += step.stats.inertia
         sizes += step.stats.counts
         labels.add(row_numbers(batch), step.labels)
-        ordered = ordered and (batch.index is not None or lit.rows_stay)
+        ordered = ordered and (batch.index is not None or rows_stay)
     inertia, sizes = all_sum([inertia, sizes], lit.process_group)
     return Evaluation(float(inertia), sizes, labels if ordered else None)
 

@@ -21,3 +21,8 @@ def as_kmeans(pl_module: LightningModule) -> LitKMeans:
 def n_iterations(lit: LitKMeans) -> int:
     """Number of M-steps so far: the x-axis of all that is logged."""
     return int(lit.kmeans.n_iter)
+
+
+def has_rows(lit: LitKMeans) -> bool:
+    """Whether there are centroids, and training rows that they cluster."""
+    return lit.initialized and lit.trainer.train_dataloader is not None

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kmeans_module.figures import Trajectory
 from kmeans_module.rows.batch import as_batch
-from kmeans_module.training.callbacks.reading import as_kmeans, n_iterations
+from kmeans_module.training.callbacks.reading import as_kmeans, has_rows, n_iterations
 
 
 class Recorder(Callback):
@@ -67,9 +67,15 @@ class Recorder(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not self._sampled:
             # The fit had converged in its checkpoint: no iteration has shown a batch.
+            self._sampled = True
             self._record(pl_module)
             for batch in as_kmeans(pl_module).training_batches():
                 self.trajectory.sample(batch.x, n_batches=trainer.num_training_batches)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A fit that was at its end in its checkpoint did not train."""
+        if has_rows(as_kmeans(pl_module)):
+            self.on_train_end(trainer, pl_module)
 
     def _record(self, pl_module: LightningModule) -> None:
         lit = as_kmeans(pl_module)

@@ -15,6 +15,7 @@ from torch import Tensor
 from kmeans_module import files
 from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.ranks import errors_shared
 from kmeans_module.training.callbacks.drawing import draw_animation, draw_clusters
 from kmeans_module.training.callbacks.labels import (
     Evaluation,
@@ -25,7 +26,8 @@ from kmeans_module.training.callbacks.labels import (
     save_labels,
 )
 from kmeans_module.training.callbacks.pictures import save_figure, save_pictures
-from kmeans_module.training.callbacks.reading import as_kmeans, n_iterations
+from kmeans_module.training.callbacks.place import claim_folder, run_folder, why_nowhere
+from kmeans_module.training.callbacks.reading import as_kmeans, has_rows, n_iterations
 from kmeans_module.training.callbacks.recorder import Recorder
 from kmeans_module.training.lit_kmeans import LitKMeans
 
@@ -33,7 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder(Callback):
-    """Leaves the result of a run in its folder (``trainer.log_dir``), and a table on the screen.
+    """Leaves the result of a run in its folder, and a table on the screen.
+
+    The folder is that of the first logger which has one, else ``trainer.default_root_dir`` if it
+    was set. Without either, in ``fast_dev_run`` and ``barebones``, no file is written.
 
     - centroids.safetensors, for KMeansLayer.from_file;
     - labels.npy, of all rows of the data in their order; ``trainer.predict`` leaves it too. Where
@@ -44,7 +49,8 @@ class RunFolder(Callback):
     - for pictures quantized/, each picture in the colors of the palette, and quantized.png, a few
       of them beside their originals.
 
-    A file of an earlier run stays whole until the file that takes its place is complete.
+    In a folder that is chosen again a file of the earlier run stays whole until the file that takes
+    its place is complete; a file that is of no run is never replaced.
 
     Args:
         summary: print the table at the end.
@@ -52,43 +58,47 @@ class RunFolder(Callback):
 
     def __init__(self, summary: bool = True) -> None:
         self.summary = summary
+        self._folder: Path | None = None
         self._predicted = RowLabels()
+        self._left = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fail before the work where the module is another or the folder cannot be written."""
-        folder = self.folder(trainer)
+        self._folder = run_folder(trainer)
         if stage not in ("fit", "predict"):
             return
-        as_kmeans(pl_module)
+        lit = as_kmeans(pl_module)
+        self._left = False
+        if self._folder is None:
+            if trainer.is_global_zero:
+                log.warning("no results are written: %s", why_nowhere(trainer))
+            return
         if stage == "fit":
             Recorder.attach(trainer)
-        if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            files.write_atomically(folder / ".writable", lambda file: file.write(b""))
-            (folder / ".writable").unlink()
-
-    def folder(self, trainer: Trainer) -> Path:
-        """The run folder; a collective over the ranks."""
-        return Path(trainer.log_dir or trainer.default_root_dir)
+        with errors_shared(lit.process_group):
+            if trainer.is_global_zero:
+                claim_folder(self._folder)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         lit = as_kmeans(pl_module)
-        folder = self.folder(trainer)
+        folder = self._folder
+        self._left = True
+        if folder is None and not self.summary:
+            return
         data = getattr(trainer, "datamodule", None)
         evaluation = evaluate_training_rows(lit)
-        labels = _all_labels(lit, data, evaluation)
-        if not trainer.is_global_zero:
-            return
-        names = _save_centroids(folder, lit, data)
-        if labels is None:
-            log.warning("labels.npy is not written: the training rows come in no lasting order")
-        else:
-            names += save_labels(folder, data, labels)
-        names += _save_drawings(folder, lit, trainer, inertia=evaluation.inertia)
-        if isinstance(data, ImageDataModule) and labels is not None:
-            names += save_pictures(folder, data, lit, labels, evaluation.sizes)
-        if self.summary:
+        names: list[str] = []
+        if folder is not None:
+            labels = _all_labels(lit, data, evaluation)
+            if trainer.is_global_zero:
+                names = _save_results(folder, lit, trainer, labels, evaluation)
+        if self.summary and trainer.is_global_zero:
             _print_summary(lit, evaluation, folder, names)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the results of a fit that was at its end in its checkpoint: it did not train."""
+        if not self._left and has_rows(as_kmeans(pl_module)):
+            self.on_train_end(trainer, pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -113,6 +123,8 @@ class RunFolder(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if self._folder is None:
+            return
         if isinstance(batch, Batch):
             numbers = row_numbers(batch)
         else:  # Lightning deals rows out in turn
@@ -122,7 +134,9 @@ class RunFolder(Callback):
         self._predicted.add(numbers, outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = self.folder(trainer)
+        folder = self._folder
+        if folder is None:
+            return
         labels = self._predicted.gather(as_kmeans(pl_module).process_group)
         self._predicted = RowLabels()
         if trainer.is_global_zero:
@@ -136,6 +150,22 @@ def _all_labels(lit: LitKMeans, data: Any, evaluation: Evaluation) -> Tensor | N
     if isinstance(data, RowsDataModule):
         return label_all_rows(lit, data)
     return None if evaluation.labels is None else evaluation.labels.gather(lit.process_group)
+
+
+def _save_results(
+    folder: Path, lit: LitKMeans, trainer: Trainer, labels: Tensor | None, evaluation: Evaluation
+) -> list[str]:
+    """Write all results; the names of what was written."""
+    data = getattr(trainer, "datamodule", None)
+    names = _save_centroids(folder, lit, data)
+    if labels is None:
+        log.warning("labels.npy is not written: the training rows come in no lasting order")
+    else:
+        names += save_labels(folder, data, labels)
+    names += _save_drawings(folder, lit, trainer, inertia=evaluation.inertia)
+    if isinstance(data, ImageDataModule) and labels is not None:
+        names += save_pictures(folder, data, lit, labels, evaluation.sizes)
+    return names
 
 
 def _save_centroids(folder: Path, lit: LitKMeans, data: Any) -> list[str]:
@@ -155,7 +185,9 @@ def _save_drawings(folder: Path, lit: LitKMeans, trainer: Trainer, *, inertia: f
     return ["clusters.png", "animation.html"]
 
 
-def _print_summary(lit: LitKMeans, evaluation: Evaluation, folder: Path, names: list[str]) -> None:
+def _print_summary(
+    lit: LitKMeans, evaluation: Evaluation, folder: Path | None, names: list[str]
+) -> None:
     sizes = evaluation.sizes
     empty = int((sizes == 0).sum())
     smallest, median, largest = (float(size) for size in (sizes.min(), sizes.median(), sizes.max()))
@@ -167,6 +199,7 @@ def _print_summary(lit: LitKMeans, evaluation: Evaluation, folder: Path, names: 
         "cluster sizes",
         f"{smallest:,.6g} to {largest:,.6g}, median {median:,.6g}, {empty or 'none'} empty",
     )
-    table.add_row("run folder", str(folder))
-    table.add_row("", ", ".join(names))
+    if folder is not None:
+        table.add_row("run folder", str(folder))
+        table.add_row("", ", ".join(names))
     Console().print(table)

@@ -1,0 +1,74 @@
+"""Errors whose cause is not in the code, and their words on the command line."""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+# Words of the errors of torch and Lightning whose type says nothing.
+_WORDS = (
+    "in loading state_dict",
+    "checkpoint contains only the model",
+    "can't allocate memory",
+    "out of memory",
+    "DataLoader worker",
+)
+# Names that writers of files give to the path.
+_PATHS = ("filename", "path", "metrics_file_path")
+
+
+def is_fault(error: Exception) -> bool:
+    """Whether data, files, arguments or the machine are to blame: no traceback helps."""
+    if isinstance(error, RuntimeError | KeyError):
+        return any(words in str(error) for words in _WORDS)
+    return isinstance(
+        error,
+        ValueError | TypeError | OSError | MemoryError | ImportError | MisconfigurationException,
+    )
+
+
+def in_words(error: Exception) -> str:
+    """What is wrong, with the file where there is one."""
+    message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    if "in loading state_dict" in message:
+        return f"the checkpoint does not fit the configuration: {message}"
+    # A worker of a DataLoader, or a process that was spawned, sends its traceback.
+    if "Traceback (most recent call last)" in message:
+        return message.strip().splitlines()[-1]
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        path = _path_in_use(error)
+        return message if path is None else f"{message}: {path!r}"
+    return message or type(error).__name__
+
+
+@contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Let no thread print an error of a file: TensorBoard's writer hands it to its caller too."""
+    before = threading.excepthook
+
+    def hook(args: Any) -> None:
+        if not isinstance(args.exc_value, OSError):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _path_in_use(error: BaseException) -> str | None:
+    """The path that the code at fault had in hand, as a failed write does not tell it."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        owner = frame.f_locals.get("self")
+        for name in _PATHS:
+            for path in (frame.f_locals.get(name), getattr(owner, name, None)):
+                if isinstance(path, str | bytes | os.PathLike) and os.path.lexists(path):
+                    return os.fsdecode(path)
+    return None

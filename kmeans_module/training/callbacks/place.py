@@ -1,0 +1,84 @@
+"""Where the files of a run go: only where they were asked for, and never over a file of another."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from kmeans_module import files
+
+RESULTS = (
+    "config.yaml",
+    "centroids.safetensors",
+    "standardization.safetensors",
+    "labels.npy",
+    "codes",
+    "clusters.png",
+    "animation.html",
+    "quantized.png",
+    "quantized",
+)
+# Lies in the folders of runs: what has the name of a result there is one, of an earlier run.
+MARK = ".kmeans_run"
+
+
+def run_folder(trainer: Any) -> Path | None:
+    """The folder of a run: that of the first logger that has one, else ``default_root_dir`` if that
+    was chosen, else None. A collective over the ranks.
+
+    A logger that knows only a save_dir gives save_dir/name/version, where ModelCheckpoint writes.
+    """
+    # trainer is Any, as Lightning does not declare the attribute fast_dev_run.
+    if trainer.fast_dev_run or trainer.barebones:
+        return None
+    folder = next(filter(None, map(_folder_of_logger, trainer.loggers)), None)
+    # Lightning fills in the current folder; "." is a choice.
+    if folder is None and trainer.default_root_dir != os.getcwd():
+        folder = trainer.default_root_dir
+    if folder is not None and "://" in folder:
+        folder = None  # results are written to folders of this machine only
+    folder = trainer.strategy.broadcast(folder)  # versions are counted by the first rank
+    return None if folder is None else Path(folder)
+
+
+def why_nowhere(trainer: Any) -> str:
+    """Why :func:`run_folder` is None."""
+    if trainer.fast_dev_run:
+        return "fast_dev_run"
+    if trainer.barebones:
+        return "barebones"
+    return "no logger has a folder, and default_root_dir is not set"
+
+
+def claim_folder(folder: Path) -> None:
+    """Make sure that a run may write into a folder.
+
+    Raises:
+        FileExistsError: a file has the name of a result and is none.
+        OSError: the folder cannot be written.
+    """
+    if not (folder / MARK).exists():
+        for name in RESULTS:
+            if os.path.lexists(folder / name):
+                raise FileExistsError(
+                    f"{folder / name}: is no result of a run, which would replace it; move it away "
+                    "or choose another folder"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    files.remove_abandoned(folder)
+    files.write_atomically(folder / MARK, lambda file: file.write(b""))
+
+
+def _folder_of_logger(logger: Logger) -> str | None:
+    folder = getattr(logger, "log_dir", None)
+    if isinstance(folder, str | os.PathLike):
+        return os.fspath(folder)
+    folder = getattr(logger, "save_dir", None)
+    if not isinstance(folder, str | os.PathLike):
+        return None
+    version = logger.version
+    version = f"version_{version}" if isinstance(version, int) else version
+    return os.path.join(folder, *(str(part) for part in (logger.name, version) if part is not None))

@@ -1,0 +1,205 @@
+"""Files of checkpoints: whole or not there when written, verified when read."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+
+from kmeans_module.files import write_atomically
+from kmeans_module.files.checksum import checksum
+from kmeans_module.files.refusals import UnsuitableError, existing_file, refusing
+
+NOT_OURS = "not a checkpoint of LitKMeans"
+_STATE = ("converged", "stop_reason", "variance", "generator")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it when the disk holds all of it; reads
+    one only where it is what was written.
+
+    Kill, power failure or a full disk leave the file that was there before. Every Trainer of a
+    LitKMeans gets it, unless ``Trainer(plugins=...)`` names another CheckpointIO.
+    """
+
+    @staticmethod
+    def serve(trainer: Trainer) -> None:
+        """Take the place of Lightning's own CheckpointIO, but of no other."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any | None = None,
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: the file cannot be written; names ``path``.
+        """
+        if storage_options is not None or is_remote(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        # torch writes into memory: an error of the disk would lose its number in torch's writer
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: file.write(content.getbuffer()))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; see :func:`read_checkpoint`."""
+        if is_remote(path):
+            return super().load_checkpoint(path, map_location, weights_only)
+        return read_checkpoint(path, map_location=map_location, weights_only=weights_only)
+
+
+class VerifiedCheckpoints(LightningModule):
+    """A module whose checkpoints are written and read by :class:`AtomicCheckpointIO`."""
+
+    def setup(self, stage: str) -> None:
+        """Let checkpoints be whole or not there."""
+        AtomicCheckpointIO.serve(self.trainer)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As LightningModule's; refuses a file that is damaged, or of another kind, by its name."""
+        if isinstance(checkpoint_path, str | os.PathLike) and not is_remote(checkpoint_path):
+            read_checkpoint(checkpoint_path, weights_only=kwargs.get("weights_only"))
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether fsspec has to fetch the path, as in s3://bucket/last.ckpt."""
+    return "://" in str(path)
+
+
+def sign(checkpoint: dict[str, Any]) -> None:
+    """Put the checksum of the layer and the run into a checkpoint."""
+    checkpoint["kmeans"]["checksum"] = _checksum(checkpoint)
+
+
+def verify(checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another module, or whose layer or run has changed.
+
+    Raises:
+        ValueError: says how to go on.
+    """
+    state = checkpoint.get("kmeans")
+    if not isinstance(state, dict) or not all(key in state for key in _STATE):
+        raise ValueError(NOT_OURS)
+    if not isinstance(checkpoint.get("state_dict"), dict):
+        raise ValueError(NOT_OURS)
+    # Checkpoints of 0.1.0 have none.
+    if "checksum" in state and state["checksum"] != _checksum(checkpoint):
+        raise ValueError(
+            "damaged: the layer or the run is not that of its checksum (if the change is meant, "
+            "delete checkpoint['kmeans']['checksum'])"
+        )
+
+
+def read_checkpoint(
+    path: str | os.PathLike[str], *, map_location: Any = "cpu", weights_only: bool | None = None
+) -> dict[str, Any]:
+    """Read and verify a checkpoint of LitKMeans.
+
+    Args:
+        path: of a local file.
+        map_location: as of torch.load.
+        weights_only: as of torch.load.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or no checkpoint of LitKMeans; names the file, and the
+            newest other checkpoint of its folder that is whole.
+    """
+    options = {"map_location": map_location, "weights_only": weights_only}
+    try:
+        return _read(Path(path), **options)
+    except ValueError as error:
+        whole = _newest_whole(Path(path))
+        if whole is None:
+            raise
+        raise ValueError(f"{error}; {whole} is whole") from error
+
+
+def _read(path: Path, **options: Any) -> dict[str, Any]:
+    path = existing_file(path)
+    with refusing(path, "checkpoint"):
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if not start:
+            raise UnsuitableError("not a checkpoint: the file is empty")
+        archive = zipfile.is_zipfile(path)
+        if archive:
+            _check_records(path)
+        elif start == b"PK\x03\x04":
+            raise UnsuitableError("damaged: the file is cut short")
+        try:
+            checkpoint = torch.load(path, **options)
+        except pickle.UnpicklingError as error:
+            if archive and "Weights only load failed" in str(error):
+                raise UnsuitableError(
+                    "holds objects, which are read with weights_only=False alone"
+                ) from error
+            raise UnsuitableError(NOT_OURS) from error
+        except Exception as error:
+            raise UnsuitableError("damaged" if archive else NOT_OURS) from error
+        if not isinstance(checkpoint, dict):
+            raise UnsuitableError(NOT_OURS)
+        try:
+            verify(checkpoint)
+        except ValueError as error:
+            raise UnsuitableError(str(error)) from error
+    return checkpoint
+
+
+def _check_records(path: Path) -> None:
+    """Compare what the archive holds with the checksums that torch.save wrote, as torch does not.
+
+    They guard what :func:`sign` leaves out, the loops and the optimizer, and older checkpoints.
+    """
+    if not torch.serialization.get_crc32_options():
+        return
+    try:
+        with zipfile.ZipFile(path) as records:
+            bad = records.testzip()
+    except Exception as error:  # a flipped bit may claim compression, a password, another name
+        raise UnsuitableError("damaged") from error
+    if bad is not None:
+        raise UnsuitableError(f"damaged: {bad!r} is not what its checksum says")
+
+
+def _newest_whole(path: Path) -> Path | None:
+    """The newest other checkpoint of the folder that can be read."""
+    try:
+        others = [other for other in path.parent.glob("*.ckpt") if other.name != path.name]
+        others.sort(key=lambda other: other.stat().st_mtime_ns, reverse=True)
+    except OSError:
+        return None
+    for other in others:
+        try:
+            _read(other, map_location="cpu", weights_only=True)
+        except (OSError, ValueError):
+            continue
+        return other
+    return None
+
+
+def _checksum(checkpoint: dict[str, Any]) -> str:
+    layer = {k: x for k, x in checkpoint["state_dict"].items() if k.startswith("kmeans.")}
+    run = {k: x for k, x in checkpoint["kmeans"].items() if k != "checksum"}
+    return checksum([layer, run])

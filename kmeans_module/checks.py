@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,15 +97,17 @@ def check_sized(name: str, value: object, shape: tuple[int | str, ...]) -> Tenso
     return value
 
 
-def check_sequence(name: str, value: object, length: int) -> None:
-    """None, or a list or the like of so many items."""
-    if value is None:
-        return
-    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    if not listed and not (isinstance(value, Tensor) and not value.is_nested and value.ndim == 1):
-        raise TypeError(f"{name} should be a list or None; got {shown(value)}")
-    if len(value) != length:  # type: ignore[arg-type]
-        raise ValueError(f"{name} should have {length} items; got {shown(value)}")
+def check_listed(name: str, value: object, length: int) -> list[Any]:
+    """The items of any iterable but text, of which there should be so many."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} should be a list of {length}; got {shown(value)}")
+    try:
+        items = list(value)
+    except (TypeError, RuntimeError):  # tensors without dimensions or without numbers
+        raise TypeError(f"{name} should be a list of {length}; got {shown(value)}") from None
+    if len(items) != length:
+        raise ValueError(f"{name} should be {length} {name.split('_')[-1]}; got {len(items)}")
+    return items
 
 
 def check_text(name: str, value: object) -> None:

@@ -61,11 +61,12 @@ def animation_html(
     if inertia.shape != (n_frames,):
         raise ValueError(f"inertia should have shape ({n_frames},); got {tuple(inertia.shape)}")
     check.check_text("title", title)
-    check.check_sequence("iterations", iterations, n_frames)
-    check.check_sequence("feature_names", feature_names, d)
     max_points = check.check_integer("max_points", max_points, minimum=1)
     max_frames = check.check_integer("max_frames", max_frames, minimum=2)
-    numbers = list(range(n_frames) if iterations is None else iterations)
+    numbers = list(range(n_frames))
+    if iterations is not None:
+        iterations = check.check_listed("iterations", iterations, n_frames)
+        numbers = [check.check_integer("iterations", number, minimum=0) for number in iterations]
     frames = evenly(n_frames, min(max_frames, max(2, MAX_POSITIONS // k)))
     kept_frames = torch.from_numpy(frames)
     kept = torch.from_numpy(evenly(len(x), max_points))

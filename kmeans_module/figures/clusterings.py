@@ -63,7 +63,6 @@ def clustering_figure(
         path = check.check_sized("path", path, ("t", k, d))
     check.check_callable("assign", assign)
     check.check_text("title", title)
-    check.check_sequence("feature_names", feature_names, d)
     if d > 1:
         shown = torch.from_numpy(evenly(len(x), MAX_POINTS))
         x, labels = x[shown.to(x.device)], labels[shown.to(labels.device)]

@@ -65,8 +65,8 @@ def quantized_figure(
     """
     palette = check.check_sized("palette", palette, ("k", 3))
     counts = check.check_sized("counts", counts, (len(palette),))
-    originals, quantized = list(originals), list(quantized)
-    check.check_sequence("quantized", quantized, len(originals))
+    originals = list(originals)
+    quantized = check.check_listed("quantized", quantized, len(originals))
     pairs = list(zip(originals, quantized, strict=True))[:MAX_IMAGES]
     for original, replaced in pairs:
         original = check.check_sized("originals", original, ("height", "width", 3))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kmeans_module.checks import check_listed
 from kmeans_module.figures.arrays import FloatArray
 
 
@@ -38,9 +39,7 @@ def find_plane(x: FloatArray, feature_names: Iterable[str] | None = None) -> Pla
     n, d = x.shape
     names = [f"feature {i + 1}" for i in range(d)]
     if feature_names is not None:
-        told = [str(name) for name in feature_names]
-        if len(told) != d:
-            raise ValueError(f"feature_names should be {d} names; got {len(told)}")
+        told = [str(name) for name in check_listed("feature_names", feature_names, d)]
         names = [name or number for name, number in zip(told, names, strict=True)]
     if d <= 2:
         return Plane(np.zeros(d), np.eye(d, 2), (names[0], names[1] if d == 2 else ""))

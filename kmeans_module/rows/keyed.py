@@ -119,11 +119,6 @@ def row_hashes(rows: Tensor) -> Tensor:
     return torch.cat(hashes, dim=-1)
 
 
-def first_occurrences(values: Tensor) -> Tensor:
-    """The values without repetitions, in the order in which they come."""
-    return values[where_first(values)]
-
-
 def where_first(values: Tensor) -> Tensor:
     """Which of the values (n,) have not come before, (n,) bool."""
     order = values.argsort(stable=True)

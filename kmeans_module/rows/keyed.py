@@ -153,6 +153,11 @@ class DistinctRows:
         if first is not None:
             self.take(first, torch.ones_like(first[..., 0], dtype=torch.bool))
 
+    @property
+    def lacks(self) -> bool:
+        """Whether a problem has fewer than m rows."""
+        return not self.rows or any(len(rows) < self.m for rows in self.rows)
+
     def take(self, rows: Tensor, valid: Tensor) -> None:
         """Take the rows (P, c, d) of a draw that are valid, (P, c), and unlike each other; they
         are unlike those of the draws before."""

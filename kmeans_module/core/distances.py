@@ -94,7 +94,7 @@ def squared_distances(rows: Tensor, centroids: Tensor, *, metric: str = "euclide
 
 
 def _one_minus_cosine(rows: Tensor, centroids: Tensor) -> Tensor:
-    return 1 - unit_rows(rows) @ unit_rows(centroids).transpose(-1, -2)
+    return (1 - unit_rows(rows) @ unit_rows(centroids).transpose(-1, -2)).clamp(min=0)
 
 
 def squared_norms(difference: Tensor) -> Tensor:

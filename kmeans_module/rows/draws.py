@@ -14,7 +14,14 @@ from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.rows.batch import Batch
-from kmeans_module.rows.keyed import DistinctRows, KeyedDraw, draw_seeds, repeat_first
+from kmeans_module.rows.keyed import (
+    DistinctRows,
+    KeyedDraw,
+    draw_seeds,
+    repeat_first,
+    row_hashes,
+    where_first,
+)
 from kmeans_module.rows.positions import Positions
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, broadcast
 
@@ -84,15 +91,26 @@ class HeldDraws(Positions):
         return stand_in(x, sample_weight, self.problem, self.generator, self.group)
 
     def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
-        seeds = draw_seeds(self.n_problems, self.generator, self.device, self.group)
-        found = DistinctRows(m, self.n_problems, first)
-        while found.wants_more:
-            found.take(*self._keyed(self._unlike(found), m, seeds))
+        found, masses = DistinctRows(m, self.n_problems, first), self.drawn_by
+        if first is None:
+            numbers = self.uniform(m)
+            positions = self.draw(masses, m, numbers=numbers)
+            new = torch.stack([where_first(drawn) for drawn in positions])
+            found.take(self.take(positions), new)
+            seeds, masses = row_hashes(numbers), self.without(masses, positions)
+        else:
+            # Another number of draws would change what the generator gives to others.
+            seeds, masses = row_hashes(first).sum(dim=-1), self._unlike(found)
+        while found.lacks:
+            found.take(*self._keyed(masses, m, seeds))
+            if not found.wants_more:
+                break
+            masses = self._unlike(found)
         return found.finish()
 
     def _unlike(self, found: DistinctRows) -> list[Tensor]:
         """Weights of the rows, 0 for those that equal one which is found, (P, n) for each batch."""
-        if not found.rows:
+        if not found.lacks:
             return self.drawn_by
         return [found.unlike(w, x) for w, x in zip(self.drawn_by, self._spaces, strict=True)]
 

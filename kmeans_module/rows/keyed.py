@@ -119,11 +119,6 @@ def row_hashes(rows: Tensor) -> Tensor:
     return torch.cat(hashes, dim=-1)
 
 
-def first_occurrences(values: Tensor) -> Tensor:
-    """The values without repetitions, in the order in which they come."""
-    return values[where_first(values)]
-
-
 def where_first(values: Tensor) -> Tensor:
     """Which of the values (n,) have not come before, (n,) bool."""
     order = values.argsort(stable=True)
@@ -157,6 +152,11 @@ class DistinctRows:
         self.wants_more = True
         if first is not None:
             self.take(first, torch.ones_like(first[..., 0], dtype=torch.bool))
+
+    @property
+    def lacks(self) -> bool:
+        """Whether a problem has fewer than m rows."""
+        return not self.rows or any(len(rows) < self.m for rows in self.rows)
 
     def take(self, rows: Tensor, valid: Tensor) -> None:
         """Take the rows (P, c, d) of a draw that are valid, (P, c), and unlike each other; they

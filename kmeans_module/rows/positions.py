@@ -108,16 +108,21 @@ class Positions:
         m: int,
         *,
         otherwise: Sequence[Tensor] | None = None,
+        numbers: Tensor | None = None,
     ) -> Tensor:
         """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch; for
-        problems whose masses are all 0, to other masses."""
+        problems whose masses are all 0, to other masses. Numbers (P, m) in [0, 1) decide, None
+        to draw them."""
         blocks = [block_sums(mass, self._backend) for mass in masses]
         ends = None if self._alone else self._ends(blocks)
         total = blocks[0].sum(dim=-1, keepdim=True) if ends is None else ends[-1]
         if otherwise is not None and not bool(total.all()):
             nothing, instead = total == 0, zip(otherwise, masses, strict=True)
-            return self.draw([other.to(mass).where(nothing, mass) for other, mass in instead], m)
-        target = (self.uniform(m) * total).minimum(just_below(total))
+            return self.draw(
+                [other.to(mass).where(nothing, mass) for other, mass in instead], m, numbers=numbers
+            )
+        numbers = self.uniform(m) if numbers is None else numbers
+        target = (numbers * total).minimum(just_below(total))
         if ends is None:
             return search(masses[0], blocks[0], target, self._backend)
         positions = torch.zeros((self.n_problems, m), dtype=torch.int64, device=self.device)
@@ -149,6 +154,18 @@ class Positions:
             rows = self._at(batch, local).to(self.accumulator)
             taken += rows.where(inside.unsqueeze(-1), 0)
         return all_sum([taken], self.group)[0].to(self.dtype)
+
+    def without(self, masses: Sequence[Tensor], positions: Tensor) -> list[Tensor]:
+        """Masses that are 0 at positions (P, m)."""
+        left = []
+        for mass, start in zip(masses, self.starts, strict=True):
+            local = positions - start
+            inside = (local >= 0) & (local < mass.shape[-1])
+            problem, column = inside.nonzero(as_tuple=True)
+            mass = mass.clone()
+            mass[problem, local[problem, column]] = 0
+            left.append(mass)
+        return left
 
     def _at(self, batch: Batch, positions: Tensor) -> Tensor:
         """Rows of a batch, where the metric is Euclidean: (P, m, d)."""

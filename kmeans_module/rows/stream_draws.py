@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import workspace
+from kmeans_module.core import seeding
 from kmeans_module.core.distances import compute_dtype, unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
@@ -19,6 +20,7 @@ from kmeans_module.rows.keyed import (
     KeyedDraw,
     draw_seeds,
     repeat_first,
+    row_hashes,
     uniform_sample,
 )
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, rank
@@ -59,7 +61,10 @@ class StreamDraws:
         self._centers: Tensor | None = None
 
     def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
-        seeds, found = self._seeds(), DistinctRows(m, self.n_problems, first)
+        if first is None and self.n_samples <= max(seeding.SAMPLE, seeding.SAMPLE_OF_CLUSTER * m):
+            return self._whole().distinct(m)
+        seeds = self._seeds() if first is None else row_hashes(first).sum(dim=-1)
+        found = DistinctRows(m, self.n_problems, first)
         while found.wants_more:
             found.take(*self._keyed(lambda batch: self._unlike(batch, found), m, seeds))
         return found.finish()
@@ -96,13 +101,17 @@ class StreamDraws:
                 "stay in memory",
                 n,
             )
-        if self.n_samples <= n:  # then the draws are those of a tensor
-            x, weight = whole(self.passes, self.group, example=self.example)
-            return self.standing_for(x, weight)
+        if self.n_samples <= n:
+            return self._whole()
         rows, weights = uniform_sample(
             self.passes, n, self._seeds(), self.group, example=self.example
         )
         return self.standing_for(rows, weights)
+
+    def _whole(self) -> HeldDraws:
+        """All rows, which are few: draws from them are those of a tensor."""
+        x, weight = whole(self.passes, self.group, example=self.example)
+        return self.standing_for(x, weight)
 
     def _seeds(self) -> Tensor:
         return draw_seeds(self.n_problems, self.generator, self.problem.device, self.group)

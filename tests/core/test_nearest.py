@@ -114,13 +114,14 @@ def test_rows_in_doubt_are_decided_in_their_problem(shared: bool) -> None:
     assert torch.equal(labels, torch.stack(expected))
 
 
-@pytest.mark.parametrize("name", AWKWARD)
-@pytest.mark.parametrize("k", [10, 600])
+# Of two groups of 300 centroids each, 16 are measured: products do not tell the others apart.
+@pytest.mark.parametrize(
+    ("name", "k"),
+    [(name, k) for name in AWKWARD for k in (10, 600) if (name, k) != ("two groups", 600)],
+)
 def test_a_fixed_graph_finds_the_nearest_too(name: str, k: int) -> None:
     x = awkward(name, 700, 8, torch.float32, 3)
     centroids = x[None, :k]
-    if name in ("two groups", "scales") and k * 8 > 4096:
-        pytest.skip("16 centroids are measured of those that the products do not tell apart")
     labels = Screen(centroids).decide_in_a_fixed_graph(x)[0]
     distances = brute_force(x, centroids[0])
     chosen = distances.gather(-1, labels[:, None])[:, 0]
@@ -152,3 +153,8 @@ def test_soft_shares_do_not_lose_to_a_far_centroid() -> None:
     centroids = torch.cat([x[:20], torch.full((1, 3), 1e6)])
     expected = (-brute_force(x, centroids)).softmax(-1).float()
     torch.testing.assert_close(F.soft_assign(x, centroids), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_no_cosine_distance_is_negative() -> None:
+    x = unit_rows(torch.randn(300, 7, generator=seeded()))
+    assert (F.pairwise_distances(3 * x, x, metric="cosine") >= 0).all()

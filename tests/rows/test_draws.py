@@ -13,7 +13,7 @@ from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.rows import Batch, HeldRows, StreamRows
 from kmeans_module.rows.draws import HeldDraws
-from kmeans_module.rows.keyed import first_occurrences
+from kmeans_module.rows.keyed import row_hashes, where_first
 from kmeans_module.rows.positions import Positions
 from kmeans_module.rows.stream_draws import StreamDraws
 from tests.conftest import blobs, brute_force, seeded
@@ -257,9 +257,23 @@ def test_distinct_rows_are_distinct_in_every_form(weighted: bool) -> None:
         assert weight is None or (found % 2 == 1).all()
 
 
-def test_first_occurrences_keep_their_order() -> None:
+def test_the_first_of_equal_values_is_kept() -> None:
     values = torch.tensor([5, 3, 5, 1, 3, 3, 9, 1])
-    assert first_occurrences(values).tolist() == [5, 3, 1, 9]
+    assert values[where_first(values)].tolist() == [5, 3, 1, 9]
+    assert where_first(values[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rows_have_one_hash_and_others_another(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.cartesian_prod(*[torch.arange(-3.0, 4.0, dtype=dtype)] * 3)
+    x = torch.cat([x, x[5:9] * 1e-30, torch.tensor([[-0.0, 0.0, -0.0]], dtype=dtype)])
+    hashes = row_hashes(x)
+    assert len(hashes.unique()) == len(x.unique(dim=0)) == len(x) - 1
+    assert hashes[-1] == hashes[171], "-0 is 0"
+    monkeypatch.setattr("kmeans_module.rows.keyed._ROWS", 7)
+    assert torch.equal(row_hashes(x.expand(2, -1, -1))[1], hashes)
 
 
 def test_autocast_and_matmul_precision_change_no_distance() -> None:

@@ -153,9 +153,8 @@ class LitKMeans(LightningModule):
         return iter(self._training_batches())
 
     def _training_batches(self) -> TrainingBatches:
-        layer = self.kmeans
-        n_features = layer.n_features if isinstance(layer, KMeansLayer) else self.n_features
-        return TrainingBatches(self.trainer, self.batch_of, n_features)
+        told = self.kmeans if isinstance(self.kmeans, KMeansLayer) else self
+        return TrainingBatches(self.trainer, self.batch_of, told.n_features)
 
     # From the data to the layer.
 

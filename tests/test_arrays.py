@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_matrix
 from sklearn.cluster import KMeans as SklearnKMeans
 
-from kmeans_module import KMeans
+from kmeans_module import BlobDataModule, KMeans, LitKMeans
 from kmeans_module.arrays import as_tensor, column_names
 from kmeans_module.data import ArrayDataModule
 
@@ -259,3 +260,24 @@ def test_files_of_rows_come_by_the_same_door(kind: str, tmp_path: Path) -> None:
 def test_scikit_learn_reads_the_same() -> None:
     theirs = SklearnKMeans(3, init=X[:3], n_init=1).fit(X)
     np.testing.assert_array_equal(KMeans(3, init=X[:3]).fit(X.tolist()).labels_, theirs.labels_)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*Skipping val loop")
+def test_numbers_of_numpy_do_not_hinder_a_checkpoint(tmp_path: Path) -> None:
+    def run(max_epochs: int) -> Trainer:
+        return Trainer(
+            max_epochs=max_epochs, logger=False, enable_checkpointing=False, accelerator="cpu",
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+
+    data = BlobDataModule(
+        n_clusters=np.int64(3), n_features=np.int16(2), samples_per_cluster=np.uint8(20),
+        variance=np.float32(3), batch_size=np.int64(7), shuffle=True, seed=np.int32(1),
+    )  # fmt: skip
+    first = run(1)
+    lit = LitKMeans(np.int64(3), np.int8(2), seed=np.int64(4), tol=np.float64(0))
+    first.fit(lit, data)
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    again = LitKMeans(3, seed=4, tol=0)
+    run(2).fit(again, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert int(again.kmeans.n_iter) == 2

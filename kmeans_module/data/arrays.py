@@ -208,7 +208,7 @@ class ArrayDataModule(RowsDataModule):
             )
         if not self.standardize or len(state_dict["mean"]) != self.n_features:
             return  # the layer refuses another number of features
-        self._moments = (state_dict["mean"], state_dict["scale"])
+        self._moments = (state_dict["mean"].cpu(), state_dict["scale"].cpu())
         for split in ("training_split", "validation_split"):
             self.__dict__.pop(split, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from reprlib import repr as brief
 
 from kmeans_module.files.refusals import UnsuitableError, enumerated
 
@@ -20,11 +21,11 @@ def checked_columns(columns: Iterable[Column] | None) -> list[Column] | None:
     if columns is None:
         return None
     if isinstance(columns, str | bytes) or not isinstance(columns, Iterable):
-        raise TypeError(f"columns should be a list of numbers and names; got {columns!r}")
+        raise TypeError(f"columns should be a list of numbers and names; got {brief(columns)}")
     checked: list[Column] = []
     for column in columns:
         if isinstance(column, bool) or not isinstance(column, Integral | str):
-            raise TypeError(f"columns should be numbers and names; got {column!r}")
+            raise TypeError(f"columns should be numbers and names; got {brief(column)}")
         checked.append(column if isinstance(column, str) else int(column))
     if not checked:
         raise ValueError("columns should name one column at least; got none")

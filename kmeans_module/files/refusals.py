@@ -53,7 +53,7 @@ def checked_path(path: object) -> Path:
         TypeError: it is no path.
     """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path should be that of a file or a folder; got {path!r}")
+        raise TypeError(f"path should be that of a file or a folder; got {type(path).__name__}")
     return Path(path)
 
 

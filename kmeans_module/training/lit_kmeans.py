@@ -96,10 +96,8 @@ class LitKMeans(VerifiedCheckpoints):
         batch_of: BatchOf | None = None,
     ) -> None:
         super().__init__()
-        plain = isinstance(init, str)
-        self.save_hyperparameters(ignore=["batch_of", *([] if plain else ["init"])])
         self.automatic_optimization = False
-        self.n_clusters = check_integer("n_clusters", n_clusters, minimum=1)
+        self.n_clusters = n_clusters = check_integer("n_clusters", n_clusters, minimum=1)
         if n_features is not None:
             n_features = check_integer("n_features", n_features, minimum=1)
         self.n_features = n_features
@@ -110,9 +108,11 @@ class LitKMeans(VerifiedCheckpoints):
         self.empty_cluster = empty_cluster
         self.init = init
         self.algorithm = algorithm
-        self.tol = check_number("tol", tol, minimum=0)
+        self.tol = tol = check_number("tol", tol, minimum=0)
         if seed is not None:
             seed = check_integer("seed", seed, minimum=0)
+        # after the checks, which make plain numbers of NumPy's: checkpoints hold no others
+        self.save_hyperparameters(ignore=["batch_of", *([] if isinstance(init, str) else ["init"])])
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.resident = resident
         self.batch_of = batch_of
@@ -153,9 +153,8 @@ class LitKMeans(VerifiedCheckpoints):
         return iter(self._training_batches())
 
     def _training_batches(self) -> TrainingBatches:
-        layer = self.kmeans
-        n_features = layer.n_features if isinstance(layer, KMeansLayer) else self.n_features
-        return TrainingBatches(self.trainer, self.batch_of, n_features)
+        told = self.kmeans if isinstance(self.kmeans, KMeansLayer) else self
+        return TrainingBatches(self.trainer, self.batch_of, told.n_features)
 
     # From the data to the layer.
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 
 from kmeans_module.files import write_atomically
 from kmeans_module.files.checksum import checksum
@@ -74,7 +75,7 @@ class VerifiedCheckpoints(LightningModule):
         """Let checkpoints be whole or not there."""
         AtomicCheckpointIO.serve(self.trainer)
 
-    @classmethod
+    @_restricted_classmethod  # as Lightning's: a call on an instance would leave it as it is
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As LightningModule's; refuses a file that is damaged, or of another kind, by its name."""
         if isinstance(checkpoint_path, str | os.PathLike) and not is_remote(checkpoint_path):

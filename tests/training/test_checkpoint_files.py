@@ -173,6 +173,11 @@ def test_objects_are_read_on_demand_only(tmp_path, saved):
     LitKMeans.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=False)
 
 
+def test_loading_into_an_instance_is_refused(saved):
+    with pytest.raises(TypeError, match="cannot be called on an instance"):
+        saved[0].load_from_checkpoint(saved[1])
+
+
 def test_every_trainer_of_a_litkmeans_writes_atomically_unless_told_otherwise(tmp_path):
     class Own(TorchCheckpointIO):
         pass

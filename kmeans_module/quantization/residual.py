@@ -147,7 +147,7 @@ class ResidualQuantizer(ResidualCodes):
         n_levels = check_levels(n_levels, self.n_levels)
         first = self.level(0)
         if not first.learns:
-            self.check_initialized()
+            self.check_initialized(n_levels)
         centroids = first.codebook.centroids
         x, mask = self.layout.check(x, mask, centroids.device)
         dtype, x = x.dtype, x.to(compute_dtype(x, centroids))

@@ -77,21 +77,25 @@ class ResidualCodes(Quantizer):
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         n_levels = check_levels(n_levels, self.n_levels)
         self.check_initialized(n_levels)
-        layers = self.codebook_layers()[:n_levels]
-        centroids = layers[0].centroids
+        centroids = self.level(0).codebook.centroids
         x, _ = self.layout.check(x, None, centroids.device, integers=True)
         rows = self.layout.to_rows(x, compute_dtype(x, centroids))[0]
-        if beam_size == 1:
-            by_level, left = [], rows
-            for layer in layers:
-                by_level.append(layer(left))
-                left = left - layer.centroids[by_level[-1]]
-            codes = torch.stack(by_level, dim=-1)
-        else:
+        codes = self.search(rows, beam_size=beam_size, n_levels=n_levels)
+        return codes.view(*x.shape[:-1], n_levels)
+
+    @torch.no_grad()
+    def search(self, rows: Tensor, *, beam_size: int, n_levels: int) -> Tensor:
+        """Codes (n, m) of rows (n, d), in the precision of distances; see :meth:`encode`."""
+        if beam_size > 1:
             codes, left = beam_search(rows, self.codebooks[:n_levels], beam_size=beam_size)
             if readable(left) and not left.square().sum(dim=-1).isfinite().all():
                 refuse_nonfinite(rows, rows.dtype)
-        return codes.view(*x.shape[:-1], n_levels)
+            return codes
+        by_level = []
+        for layer in self.codebook_layers()[:n_levels]:
+            by_level.append(layer(rows))
+            rows = rows - layer.centroids[by_level[-1]]
+        return torch.stack(by_level, dim=-1)
 
     def decode(self, codes: Tensor, *, n_levels: int | None = None) -> Tensor:
         """Sums of the centroids of codes; a code of -1 adds nothing.

@@ -189,6 +189,32 @@ def test_dropout_draws_from_the_levels_that_are_asked_for() -> None:
     assert used == {1, 2}
 
 
+@SHARED
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_forward_takes_the_beams_that_encode_takes(update: str, shared: bool) -> None:
+    x = normal(2, 100, 4)
+    quantizer = trained(x, levels=4, update=update, shared_codebook=shared)
+    with pytest.raises(ValueError, match="beam_size should be 1 in training; got 5"):
+        quantizer(x, beam_size=5)
+    quantizer.eval()
+    mask = normal(2, 100, seed=1) > 0
+    rows = x.clone().requires_grad_()
+    found = quantizer(rows, mask, beam_size=5, n_levels=3)
+    codes = quantizer.encode(x, beam_size=5, n_levels=3)
+    assert torch.equal(found.codes, codes.where(mask.unsqueeze(-1), -1))
+    torch.testing.assert_close(found.quantized, quantizer.decode(found.codes))
+    (gradient,) = torch.autograd.grad(found.quantized.sum(), rows)
+    assert torch.equal(gradient, mask.unsqueeze(-1).expand_as(x).float())
+    left, loss = x[mask].double(), 0.0
+    for level in range(3):
+        left = left - quantizer.codebooks[level].detach().double()[codes[mask][:, level]]
+        loss += (0.25 + (update == "gradient")) * float(left.square().mean())
+    assert float(found.loss.detach()) == pytest.approx(loss, rel=1e-5)
+    one = quantizer(x, mask, beam_size=1)
+    for value, expected in zip(one, quantizer(x, mask), strict=True):
+        assert torch.equal(value, expected)
+
+
 def test_levels_that_there_are_not_are_refused() -> None:
     x = normal(40, 4)
     quantizer = trained(x).eval()
@@ -694,3 +720,29 @@ def test_fit_forgets_what_was_recorded() -> None:
     assert torch.equal(quantizer.codebooks, before)
     quantizer.train()(x)
     assert torch.equal(quantizer.codebooks, before)
+
+
+class Encoder(nn.Module):
+    """Encodes by a beam search, or the first levels."""
+
+    def __init__(self, quantizer: ResidualQuantizer, **options: Any) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.quantizer.encode(x, **self.options)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("options", [{}, {"beam_size": 5, "n_levels": 2}])
+def test_codes_of_compiled_and_exported_code_are_those_of_eager(options: dict[str, Any]) -> None:
+    torch.compiler.reset()
+    x, others = normal(200, 8), normal(77, 8, seed=1)
+    encoder = Encoder(fitted(x).eval(), **options)
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), encoder(x))
+    sizes = {"x": {0: torch.export.Dim("n", min=2)}}
+    exported = torch.export.export(encoder, (x,), dynamic_shapes=sizes).module()
+    assert torch.equal(exported(others), encoder(others))
+    torch.compiler.reset()

@@ -141,7 +141,7 @@ struct BeamBlock {
         measure<1, 0>(packed + begin * b.d, left + v * b.stride, b.d, b.d, 1, found);
         alignas(64) T distance[R];
         std::memcpy(distance, found, sizeof(distance));
-        for (int c = 0; c < R; c += kLanes)
+        for (int c = 0; c < R; c += kAtOnce)
           for (unsigned lanes = nearer(distance + c, of_row); lanes; lanes &= lanes - 1) {
             const int64_t code = begin + c + __builtin_ctz(lanes);
             if (code < b.k) of_row.add(distance[code - begin], v % beams * b.k + code);
@@ -150,13 +150,17 @@ struct BeamBlock {
     }
   }
 
-  // Which of sixteen distances are less than those of the wanted choices: later ones lose ties.
+  // Of distances that are compared at once.
+  static constexpr int kAtOnce = Lanes<T>::kRows < kLanes ? Lanes<T>::kRows : kLanes;
+
+  // Which of them are less than those of the wanted choices: later choices lose ties.
   static unsigned nearer(const float* distance, const Choices<T>& of_row) {
+    static_assert(Lanes<float>::kRows >= kLanes);
     return of_row.full() ? below(distance, of_row.distance[of_row.wanted - 1]) : 0xffffu;
   }
   static unsigned nearer(const double* distance, const Choices<T>& of_row) {
     unsigned lanes = 0;
-    for (int c = 0; c < kLanes; ++c)
+    for (int c = 0; c < kAtOnce; ++c)
       lanes |= unsigned(!of_row.full() || distance[c] < of_row.distance[of_row.wanted - 1]) << c;
     return lanes;
   }

@@ -1006,7 +1006,7 @@ def residual_training() -> None:
 def residual_codes() -> None:
     faiss = pytest.importorskip("faiss")
     rq, index, x = residual_index_pair()
-    packed = rq.pack(rq.encode(x))
+    packed = rq.pack(rq.encode(x, beam_size=5))
     assert torch.equal(packed, torch.from_numpy(index.rq.compute_codes(x.numpy())))
     decoded = torch.from_numpy(index.rq.decode(packed.numpy()))
     close(rq.decode(rq.unpack(packed)), decoded)

@@ -132,11 +132,11 @@ class ProductQuantizer(Quantizer):
         self.rotation: nn.Linear | None = None
         if rotation:
             centroids = self.quantizer.codebook.centroids
-            linear = nn.Linear(
-                n_features, n_features, bias=False, device=centroids.device, dtype=centroids.dtype
-            )
+            linear = nn.Linear(n_features, n_features, bias=False, device=centroids.device)
+            linear = linear.to(compute_dtype(centroids, centroids))
             nn.init.eye_(linear.weight)
-            self.rotation = cast("nn.Linear", parametrizations.orthogonal(linear))
+            with full_precision(centroids.device):
+                self.rotation = cast("nn.Linear", parametrizations.orthogonal(linear))
 
     @property
     def n_clusters(self) -> int:
@@ -242,7 +242,7 @@ class ProductQuantizer(Quantizer):
             decoded = self._joined(codebook.decode(labels), x.shape).to(x.dtype)
             u, _, v = torch.linalg.svd(decoded.T @ around)
             rotation = u @ v
-        self.rotation.weight = rotation.to(codebook.centroids.dtype)
+        self.rotation.weight = rotation.to(self.rotation.weight.dtype)
         center = self._cut(self._rotated(center.unsqueeze(0)))
         codebook.set_centroids(codebook.centroids + center.to(codebook.centroids.dtype))
         return self._rotated(x)
@@ -306,7 +306,8 @@ class ProductQuantizer(Quantizer):
         from kmeans_module.quantization.export import product_index
 
         self.check_initialized()
-        rotation = None if self.rotation is None else self.rotation.weight
+        with full_precision(self._device):
+            rotation = None if self.rotation is None else self.rotation.weight
         return product_index(self.codebooks, bits_of(self.n_clusters), rotation)
 
     def apply_update(self) -> None:

@@ -46,12 +46,16 @@ class Quantizer(nn.Module):
         """The layers that hold the centroids."""
         raise NotImplementedError
 
-    def check_initialized(self) -> None:
-        """Raise NotInitializedError where there are no centroids yet (not in compiled code)."""
+    def check_initialized(self, n_layers: int | None = None) -> None:
+        """Raise NotInitializedError where there are no centroids yet (not in compiled code).
+
+        Args:
+            n_layers: of how many of the layers centroids are needed; None for all.
+        """
         if under_mode():
             return
         try:
-            for layer in self.codebook_layers():
+            for layer in self.codebook_layers()[:n_layers]:
                 layer.check_initialized()
         except check.NotInitializedError:
             raise check.NotInitializedError(

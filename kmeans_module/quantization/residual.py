@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
-from kmeans_module.quantization.gradients import rotate, straight_through
-from kmeans_module.quantization.layout import NO_CODE, Layout, check_levels
+from kmeans_module.quantization.gradients import quantization_loss, rotate, straight_through
+from kmeans_module.quantization.layout import NO_CODE, Layout, check_levels, hide_rows
 from kmeans_module.quantization.offline import fit_levels, training_samples
 from kmeans_module.quantization.quantized import Quantized
 from kmeans_module.quantization.residual_codes import ResidualCodes
@@ -34,7 +34,7 @@ class ResidualQuantizer(ResidualCodes):
         dropout: whether in training each batch uses a random number of levels, from 1 to L;
             codes of the levels after them are -1.
         beam_size: choices kept from level to level by :meth:`fit`. Forward takes the nearest
-            centroid of each level, and so does :meth:`encode` unless it is told otherwise.
+            centroid of each level, and so does :meth:`encode`, unless they are told otherwise.
         update: how a codebook learns: "ema", a moving average of the samples of each code;
             "gradient", the centroids are a Parameter and the loss has a term for them; or
             "frozen".
@@ -131,7 +131,12 @@ class ResidualQuantizer(ResidualCodes):
         return f"n_levels={self.n_levels}, shared_codebook={self.shared_codebook}"
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, *, n_levels: int | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        beam_size: int = 1,
+        n_levels: int | None = None,
     ) -> Quantized:
         """Quantize level by level; in training also record the batch.
 
@@ -140,18 +145,25 @@ class ResidualQuantizer(ResidualCodes):
         Args:
             x: (*, d), or (N, d, *) with channel_first.
             mask: True for samples that count.
+            beam_size: choices kept from level to level, as in :meth:`encode`; in evaluation only.
             n_levels: use the first m levels only, as a codec of a lower bit rate does: the
                 others neither learn nor are part of the loss. Dropout then draws from 1 to m.
                 None for all levels.
         """
+        beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         n_levels = check_levels(n_levels, self.n_levels)
         first = self.level(0)
+        if beam_size > 1 and self.training:
+            raise ValueError(f"beam_size should be 1 in training; got {beam_size}")
         if not first.learns:
-            self.check_initialized()
+            self.check_initialized(n_levels)
         centroids = first.codebook.centroids
         x, mask = self.layout.check(x, mask, centroids.device)
         dtype, x = x.dtype, x.to(compute_dtype(x, centroids))
-        levels = self._quantize(x, self._masks(x, mask, n_levels))[:n_levels]
+        if beam_size > 1:
+            levels = self._quantize_by_beams(x, mask, beam_size, n_levels)
+        else:
+            levels = self._quantize(x, self._masks(x, mask, n_levels))[:n_levels]
         quantized = torch.stack([level.quantized for level in levels]).sum(dim=0)
         if not (first.estimator == "gumbel" and self.training):
             # The gradient passes the sum of all levels as one step.
@@ -187,6 +199,35 @@ class ResidualQuantizer(ResidualCodes):
             level: Quantized = self.level(number)(x, mask)
             levels.append(level)
             x = x - level.quantized.detach()
+        return levels
+
+    def _quantize_by_beams(
+        self, x: Tensor, mask: Tensor | None, beam_size: int, n_levels: int
+    ) -> list[Quantized]:
+        """The same in evaluation, with the codes of a beam search."""
+        valid = None if mask is None else self.layout.mask_to_rows(mask)
+        rows, _, (valid,) = hide_rows(
+            self.layout.to_rows(x, x.dtype),
+            [valid],
+            metric="euclidean",
+            skip_nonfinite=self.level(0).nonfinite == "skip",
+        )
+        found = self.search(rows[0].detach(), beam_size=beam_size, n_levels=n_levels)
+        levels = []
+        for number, codes in enumerate(found.unbind(dim=-1)):
+            level = self.level(number)
+            if valid is not None:
+                codes = codes.where(valid[0], NO_CODE)
+            quantized = level.decode(codes)
+            loss = quantization_loss(
+                rows,
+                quantized.unsqueeze(0),
+                valid,
+                commitment=level.commitment,
+                learns_by_gradient=level.update_rule == "gradient",
+            )
+            rows = rows - quantized.detach()
+            levels.append(Quantized(quantized.view(x.shape), codes.view(x.shape[:-1]), loss))
         return levels
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.backends import beam_search
-from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.core.guard import readable
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import NO_CODE, check_codes, check_levels, check_range
@@ -43,7 +43,9 @@ class ResidualCodes(Quantizer):
     @property
     def codebooks(self) -> Tensor:
         """Centroids of all levels, (L, k, d)."""
-        return torch.stack([layer.centroids for layer in self.codebook_layers()])
+        layers = self.codebook_layers()
+        with full_precision(layers[0].centroids.device):
+            return torch.stack([layer.centroids for layer in layers])
 
     def codebook_layers(self) -> list[KMeansLayer]:
         return [self.level(number).codebook for number in range(self.n_levels)]
@@ -72,24 +74,28 @@ class ResidualCodes(Quantizer):
             NotInitializedError: a level has no centroids.
             ValueError: NaN or infinity in x.
         """
-        self.check_initialized()
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         n_levels = check_levels(n_levels, self.n_levels)
-        layers = self.codebook_layers()[:n_levels]
-        centroids = layers[0].centroids
+        self.check_initialized(n_levels)
+        centroids = self.level(0).codebook.centroids
         x, _ = self.layout.check(x, None, centroids.device, integers=True)
         rows = self.layout.to_rows(x, compute_dtype(x, centroids))[0]
-        if beam_size == 1:
-            by_level, left = [], rows
-            for layer in layers:
-                by_level.append(layer(left))
-                left = left - layer.centroids[by_level[-1]]
-            codes = torch.stack(by_level, dim=-1)
-        else:
+        codes = self.search(rows, beam_size=beam_size, n_levels=n_levels)
+        return codes.view(*x.shape[:-1], n_levels)
+
+    @torch.no_grad()
+    def search(self, rows: Tensor, *, beam_size: int, n_levels: int) -> Tensor:
+        """Codes (n, m) of rows (n, d), in the precision of distances; see :meth:`encode`."""
+        if beam_size > 1:
             codes, left = beam_search(rows, self.codebooks[:n_levels], beam_size=beam_size)
             if readable(left) and not left.square().sum(dim=-1).isfinite().all():
                 refuse_nonfinite(rows, rows.dtype)
-        return codes.view(*x.shape[:-1], n_levels)
+            return codes
+        by_level = []
+        for layer in self.codebook_layers()[:n_levels]:
+            by_level.append(layer(rows))
+            rows = rows - layer.centroids[by_level[-1]]
+        return torch.stack(by_level, dim=-1)
 
     def decode(self, codes: Tensor, *, n_levels: int | None = None) -> Tensor:
         """Sums of the centroids of codes; a code of -1 adds nothing.
@@ -107,7 +113,8 @@ class ResidualCodes(Quantizer):
         codes = check_codes(codes, n_codes=self.n_levels, fewer=True)
         n_levels = check_levels(n_levels, codes.shape[-1])
         parts = [self.level(n).decode(codes[..., n]) for n in range(n_levels)]
-        decoded = torch.stack(parts).sum(dim=0)
+        with full_precision(codes.device):
+            decoded = torch.stack(parts).sum(dim=0)
         return self.layout.features_back(decoded)
 
     def tables(self, queries: Tensor) -> Tensor:

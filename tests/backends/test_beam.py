@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kmeans_module.backends import beam, beam_search
+from kmeans_module.backends import beam, beam_search, workspace
 from kmeans_module.backends.beam import torch_beam_search
 from tests.backends.conftest import INSTRUCTION_SETS, needs_native, use
 from tests.conftest import seeded
@@ -71,6 +71,131 @@ def check(x: Tensor, codebooks: Tensor, beam_size: int) -> None:
         rtol=1e-4, atol=1e-5,
     )  # fmt: skip
     torch.testing.assert_close(left, x - reconstruct(codes, codebooks), rtol=1e-4, atol=1e-5)
+
+
+KINDS = (
+    "plain", "offset", "scales", "outliers", "duplicates", "integers", "tiny", "huge", "equal",
+)  # fmt: skip
+
+
+def hard_problem(
+    kind: str, n: int, d: int, levels: int, k: int, dtype: torch.dtype, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Samples and codebooks that make products cancel, overflow, underflow or tie."""
+    x, codebooks = (tensor.to(dtype) for tensor in problem(n, d, levels, k, seed))
+    if kind == "offset":
+        x += 1e4
+        codebooks[0] += 1e4
+    elif kind == "scales":
+        scale = 10 ** torch.linspace(-4, 4, d, dtype=dtype)
+        x, codebooks = x * scale, codebooks * scale
+    elif kind == "outliers":
+        x[::7] *= 1e6
+        codebooks[:, ::5] *= 1e5
+    elif kind == "duplicates":
+        codebooks[:, k // 2 :] = codebooks[:, : k - k // 2].clone()
+    elif kind == "integers":
+        x, codebooks = x.round(), (2 * codebooks).round()
+    elif kind == "equal":
+        codebooks[:] = 1
+    size = {"tiny": 1e-19, "huge": 1e17}.get(kind, 1.0)
+    return x * size, codebooks * size
+
+
+def nearest(x: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels of what is left, level by level, and what is left."""
+    codes = []
+    for codebook in codebooks:
+        labels, _ = workspace(x, once=True).assign(codebook.unsqueeze(0))
+        codes.append(labels[0])
+        x = x - codebook[labels[0]]
+    return torch.stack(codes, dim=1), x
+
+
+def assert_beams(x: Tensor, codebooks: Tensor, beam_size: int) -> None:
+    """The search keeps the nearest choices, but for rounding, measured in float64."""
+    codes, left = beam_search(x, codebooks, beam_size=beam_size)
+    rows, k = torch.arange(len(x)).unsqueeze(1), codebooks.shape[1]
+    vectors, chosen = x.unsqueeze(1), torch.zeros(len(x), 1, 0, dtype=torch.int64)
+    for codebook in codebooks:
+        apart = vectors.double().unsqueeze(2) - codebook.double()
+        order = apart.square().sum(dim=-1).flatten(1).argsort(dim=1, stable=True)
+        beam, code = order[:, :beam_size] // k, order[:, :beam_size] % k
+        vectors = vectors[rows, beam] - codebook[code]
+        chosen = torch.cat([chosen[rows, beam], code.unsqueeze(-1)], dim=-1)
+    expected, found = vectors[:, 0].double().square().sum(1), left.double().square().sum(1)
+    differ = (codes != chosen[:, 0]).any(dim=1)
+    # Where rounding decides, another choice may lead to other ends, of which few are worse.
+    assert differ.double().mean() <= 0.05 or differ.sum() <= 1
+    assert found.sum() <= expected.sum() * (1 + 1e-4) + 1e-37
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_beam_keeps_the_nearest_whatever_the_data(
+    kind: str, dtype: torch.dtype, kernel: str
+) -> None:
+    for d, k in ((3, 20), (8, 33), (9, 40), (40, 70)):
+        assert_beams(*hard_problem(kind, 60, d, 3, k, dtype), beam_size=5)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_beam_takes_the_labels_of_what_is_left(
+    kind: str, dtype: torch.dtype, instruction_set: str
+) -> None:
+    for n, d, levels, k in ((300, 1, 2, 5), (200, 8, 4, 70), (300, 9, 3, 33), (70, 1100, 3, 40)):
+        x, codebooks = hard_problem(kind, n, d, levels, k, dtype)
+        found, expected = beam_search(x, codebooks, beam_size=1), nearest(x, codebooks)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+@needs_native
+@settings(max_examples=40)
+@given(
+    kind=st.sampled_from(KINDS), n=st.integers(1, 40), d=st.integers(1, 40),
+    levels=st.integers(1, 6), k=st.integers(1, 300), seed=st.integers(0, 999),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)  # fmt: skip
+def test_one_beam_takes_the_labels_of_any_data(
+    kind: str, n: int, d: int, levels: int, k: int, seed: int, dtype: torch.dtype
+) -> None:
+    x, codebooks = hard_problem(kind, n, d, levels, k, dtype, seed)
+    found, expected = beam_search(x, codebooks, beam_size=1), nearest(x, codebooks)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("d", [2, 8, 9, 40])
+@pytest.mark.parametrize("beam_size", [1, 3, 64])
+def test_ties_go_to_the_lowest_codes(beam_size: int, d: int, kernel: str) -> None:
+    x, codebooks = hard_problem("equal", 20, d, 4, 300, torch.float32)
+    assert (beam_search(x, codebooks, beam_size=beam_size)[0] == 0).all()
+    x, codebooks = hard_problem("plain", 20, d, 3, 10, torch.float32)
+    twice = torch.cat([codebooks, codebooks], dim=1)
+    assert (beam_search(x, twice, beam_size=2 * beam_size)[0] < 10).all()
+
+
+@needs_native
+def test_many_centroids_levels_and_beams_are_no_other_search() -> None:
+    for n, d, levels, k, beam_size in ((6, 16, 2, 4096, 64), (20, 12, 16, 16, 64)):
+        x, codebooks = hard_problem("offset", n, d, levels, k, torch.float64)
+        found = beam_search(x, codebooks, beam_size=beam_size)
+        expected = torch_beam_search(x, codebooks, beam_size=beam_size)
+        assert torch.equal(found[0], expected[0])
+        torch.testing.assert_close(found[1], expected[1])
+
+
+def test_the_wider_dtype_is_computed_in(kernel: str) -> None:
+    x, codebooks = problem(50, 12, 3, 20)
+    codes, left = beam_search(x.half(), codebooks, beam_size=3)
+    assert torch.equal(codes, beam_search(x.half().float(), codebooks, beam_size=3)[0])
+    assert left.dtype == torch.float32
+    codes, left = beam_search(x, codebooks.double(), beam_size=3)
+    assert torch.equal(codes, beam_search(x.double(), codebooks.double(), beam_size=3)[0])
+    assert left.dtype == torch.float64
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 4, 30])

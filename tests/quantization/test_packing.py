@@ -64,3 +64,28 @@ def test_bytes_that_do_not_fit_are_refused() -> None:
         unpack(packed, 16, 5)
     with pytest.raises(ValueError, match=r"got torch\.int64"):
         unpack(packed.long(), 16, 3)
+
+
+def test_what_is_no_code_is_neither_packed_nor_unpacked() -> None:
+    with pytest.raises(TypeError, match=r"codes should be integers; got torch\.float32"):
+        pack(torch.tensor([[1.0, 2.0]]), 256)
+    with pytest.raises(ValueError, match=r"codes should have shape \(\.\.\., m\); got \(\)"):
+        pack(torch.tensor(3), 16)
+    packed = pack(torch.tensor([[12, 3]]), 13)
+    packed[0, 0] |= 15
+    with pytest.raises(ValueError, match="codes should be from 0 to 12; got 3 to 15"):
+        unpack(packed, 13, 2)
+    with pytest.raises(TypeError, match=r"packed should be a torch\.Tensor; got list"):
+        unpack([33, 3], 16, 3)  # type: ignore[arg-type]
+
+
+@given(
+    k=st.integers(2, 300), m=st.integers(1, 6), seed=st.integers(0, 999),
+    dtype=st.sampled_from([torch.uint8, torch.int16, torch.int32, torch.int64]),
+)  # fmt: skip
+def test_codes_of_any_type_and_number_come_back(
+    k: int, m: int, seed: int, dtype: torch.dtype
+) -> None:
+    most = min(k, torch.iinfo(dtype).max + 1)
+    codes = torch.randint(most, (9, m), generator=seeded(seed))
+    assert torch.equal(unpack(pack(codes.to(dtype), k), k, m), codes)

@@ -112,6 +112,140 @@ def test_a_wider_beam_finds_no_worse_codes() -> None:
     assert error(quantizer, x) == errors[0]
 
 
+@SHARED
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e4])
+def test_encode_is_what_forward_does(offset: float, dtype: torch.dtype, shared: bool) -> None:
+    x = normal(500, 12, dtype=dtype) + offset
+    quantizer = trained(x, k=32, levels=4, shared_codebook=shared, dtype=dtype).eval()
+    found = quantizer(x)
+    assert torch.equal(quantizer.encode(x), found.codes)
+    assert torch.equal(quantizer.decode(found.codes), found.quantized)
+    errors = [error(quantizer, x.double(), beam_size=size) for size in (1, 5, 20)]
+    assert errors[1] <= errors[0]
+    assert errors[2] <= errors[0]
+
+
+@SHARED
+@pytest.mark.parametrize("channel_first", [False, True])
+def test_the_first_levels_are_prefixes(shared: bool, channel_first: bool) -> None:
+    x = normal(6, 4, 50)
+    x = x if channel_first else x.mT.contiguous()
+    options: dict[str, Any] = {"shared_codebook": shared, "channel_first": channel_first}
+    quantizer = trained(x, levels=4, **options).eval()
+    everything, found = quantizer.encode(x), quantizer(x)
+    for m in range(1, 5):
+        codes = quantizer.encode(x, n_levels=m)
+        assert torch.equal(codes, everything[..., :m])
+        few = quantizer(x, n_levels=m)
+        assert torch.equal(few.codes, codes)
+        assert torch.equal(few.quantized, quantizer.decode(codes))
+        assert torch.equal(few.quantized, quantizer.decode(found.codes, n_levels=m))
+        assert few.loss <= found.loss
+        assert torch.equal(quantizer.unpack(quantizer.pack(codes), n_levels=m), codes)
+        best = quantizer.encode(x, n_levels=m, beam_size=8**m)
+        assert best.shape == codes.shape
+        errors = [(x - quantizer.decode(chosen)).square().sum() for chosen in (best, codes)]
+        assert errors[0] <= errors[1] * 1.000001
+
+
+@SHARED
+def test_training_of_the_first_levels_leaves_the_others_alone(shared: bool) -> None:
+    x = normal(3, 100, 4)
+    quantizer = trained(x[0], levels=4, shared_codebook=shared, decay=0.5, commitment=1.0)
+    before = quantizer.codebooks.detach().clone()
+    rows = x[1].clone().requires_grad_()
+    found = quantizer(rows, n_levels=2)
+    assert found.codes.shape == (100, 2)
+    (gradient,) = torch.autograd.grad(found.quantized.sum(), rows)
+    assert torch.equal(gradient, torch.ones_like(rows))
+    quantizer.apply_update()
+    moved = (quantizer.codebooks != before).flatten(1).any(dim=1).tolist()
+    assert moved == ([True] * 4 if shared else [True, True, False, False])
+
+
+def test_levels_that_were_never_used_are_not_needed() -> None:
+    x = normal(100, 4)
+    quantizer = ResidualQuantizer(8, 4, 3)
+    for _ in range(2):
+        quantizer(x, n_levels=2)
+    quantizer.eval()
+    codes = quantizer.encode(x, n_levels=2)
+    assert torch.equal(quantizer(x, n_levels=2).codes, codes)
+    assert torch.equal(quantizer.encode(x, n_levels=2, beam_size=1), codes)
+    for call in (quantizer, quantizer.encode):
+        with pytest.raises(NotInitializedError):
+            call(x)
+
+
+def test_dropout_draws_from_the_levels_that_are_asked_for() -> None:
+    x, used = normal(60, 4), set()
+    quantizer = trained(x, levels=4, dropout=True)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        codes = quantizer(x, n_levels=2).codes
+        assert codes.shape == (60, 2)
+        used.add(int((codes[0] != -1).sum()))
+    assert used == {1, 2}
+
+
+@SHARED
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_forward_takes_the_beams_that_encode_takes(update: str, shared: bool) -> None:
+    x = normal(2, 100, 4)
+    quantizer = trained(x, levels=4, update=update, shared_codebook=shared)
+    with pytest.raises(ValueError, match="beam_size should be 1 in training; got 5"):
+        quantizer(x, beam_size=5)
+    quantizer.eval()
+    mask = normal(2, 100, seed=1) > 0
+    rows = x.clone().requires_grad_()
+    found = quantizer(rows, mask, beam_size=5, n_levels=3)
+    codes = quantizer.encode(x, beam_size=5, n_levels=3)
+    assert torch.equal(found.codes, codes.where(mask.unsqueeze(-1), -1))
+    torch.testing.assert_close(found.quantized, quantizer.decode(found.codes))
+    (gradient,) = torch.autograd.grad(found.quantized.sum(), rows)
+    assert torch.equal(gradient, mask.unsqueeze(-1).expand_as(x).float())
+    left, loss = x[mask].double(), 0.0
+    for level in range(3):
+        left = left - quantizer.codebooks[level].detach().double()[codes[mask][:, level]]
+        loss += (0.25 + (update == "gradient")) * float(left.square().mean())
+    assert float(found.loss.detach()) == pytest.approx(loss, rel=1e-5)
+    one = quantizer(x, mask, beam_size=1)
+    for value, expected in zip(one, quantizer(x, mask), strict=True):
+        assert torch.equal(value, expected)
+
+
+def test_levels_that_there_are_not_are_refused() -> None:
+    x = normal(40, 4)
+    quantizer = trained(x).eval()
+    codes = quantizer.encode(x)
+    calls: list[Any] = [
+        lambda m: quantizer(x, n_levels=m),
+        lambda m: quantizer.encode(x, n_levels=m),
+        lambda m: quantizer.decode(codes, n_levels=m),
+        lambda m: quantizer.unpack(quantizer.pack(codes), n_levels=m),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="n_levels should be from 1 to 3; got 4"):
+            call(4)
+        with pytest.raises(ValueError, match="n_levels should be >= 1; got 0"):
+            call(0)
+        with pytest.raises(TypeError, match=r"n_levels should be an integer; got 1\.5"):
+            call(1.5)
+    with pytest.raises(ValueError, match="n_levels should be from 1 to 2; got 3"):
+        quantizer.decode(codes[:, :2], n_levels=3)
+
+
+def test_fit_keeps_as_many_beams_as_it_is_told() -> None:
+    x = normal(400, 6)
+    default, told = fitted(x, k=8), ResidualQuantizer(8, 6, 4, beam_size=1)
+    told.fit(x, beam_size=5, generator=seeded())
+    assert torch.equal(default.codebooks, told.codebooks)
+    other = ResidualQuantizer(8, 6, 4)
+    other.fit(x, beam_size=1, generator=seeded())
+    assert not torch.equal(default.codebooks, other.codebooks)
+
+
 def test_an_exhaustive_beam_finds_the_best_sum() -> None:
     x = normal(60, 3)
     quantizer = trained(x, k=4)
@@ -586,3 +720,29 @@ def test_fit_forgets_what_was_recorded() -> None:
     assert torch.equal(quantizer.codebooks, before)
     quantizer.train()(x)
     assert torch.equal(quantizer.codebooks, before)
+
+
+class Encoder(nn.Module):
+    """Encodes by a beam search, or the first levels."""
+
+    def __init__(self, quantizer: ResidualQuantizer, **options: Any) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.quantizer.encode(x, **self.options)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("options", [{}, {"beam_size": 5, "n_levels": 2}])
+def test_codes_of_compiled_and_exported_code_are_those_of_eager(options: dict[str, Any]) -> None:
+    torch.compiler.reset()
+    x, others = normal(200, 8), normal(77, 8, seed=1)
+    encoder = Encoder(fitted(x).eval(), **options)
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), encoder(x))
+    sizes = {"x": {0: torch.export.Dim("n", min=2)}}
+    exported = torch.export.export(encoder, (x,), dynamic_shapes=sizes).module()
+    assert torch.equal(exported(others), encoder(others))
+    torch.compiler.reset()

@@ -94,9 +94,10 @@ def initialize(
     Args:
         rows: of this rank.
         problem: what is asked for.
-        init: one of INITS, a tensor (k, d) or (P, k, d), or a function of the rows of the
-            first rank (of a stream, of a uniform sample), ``init(x, n_clusters, generator)``,
-            that returns such a tensor.
+        init: one of INITS, a tensor (k, d) or (P, k, d), or a function
+            ``init(x, n_clusters, generator)`` that returns such a tensor, called on the first
+            rank with all rows; of a stream, and of very many rows over ranks, with a uniform
+            sample.
         generator: what the draws come from; None for torch's default.
         search: of the rows, where a run has one already.
 

@@ -108,7 +108,8 @@ class HeldDraws(Positions):
         draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=self.dtype)
         masses = self.weights if centers is None else self._far()
         for batch, mass, start in zip(self.batches, masses, self.starts, strict=True):
-            draw.add(batch.x, None, mass, start)
+            numbers = torch.arange(start, start + mass.shape[-1], device=self.device)
+            draw.add(batch.x, None, mass, numbers)
         rows, _, valid = draw.finish(self.group)
         return repeat_first(unit_rows(rows) if self.metric == "cosine" else rows, valid, m)
 

@@ -13,11 +13,12 @@ from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
 from kmeans_module.core.statistics import ClusterStats, EStep
-from kmeans_module.rows.batch import Batch, OneDtype
+from kmeans_module.rows.batch import Batch, OneDtype, row_numbers
 from kmeans_module.rows.draws import HeldDraws
 from kmeans_module.rows.keyed import draw_seeds, uniform_sample
 from kmeans_module.rows.ranks import (
     ProcessGroup,
+    all_cat,
     all_gather,
     all_sum_stats,
     from_first,
@@ -35,6 +36,8 @@ class HeldRows:
         n_problems: P where problems have rows or weights of their own, else 1.
         group: the ranks that hold the rest.
     """
+
+    stable = True
 
     def __init__(
         self,
@@ -125,8 +128,16 @@ class HeldRows:
         return from_first(make, self.group, self.device)
 
     def excerpt(self, n: int, generator: torch.Generator | None) -> Tensor:
-        rows = [batch.x for batch in self.batches]
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-2)
+        parts = [batch.x for batch in self.batches]
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+        if self.group is None:
+            return rows
+        if self.moments().n_samples > n:
+            sample = self.sample(n, generator)
+            return sample if rows.ndim == 3 else sample[0]
+        everywhere = all_cat(rows.movedim(-2, 0), self.group)
+        numbers = all_cat(torch.cat([row_numbers(batch) for batch in self.batches]), self.group)
+        return everywhere[numbers.argsort(stable=True)].movedim(0, -2)
 
     def e_step(self, centroids: Tensor, *, metric: str = "euclidean") -> EStep:
         steps = [

@@ -12,7 +12,7 @@ from kmeans_module.backends import workspace
 from kmeans_module.core.distances import compute_dtype, unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
-from kmeans_module.rows.batch import Batch, weighs
+from kmeans_module.rows.batch import Batch, row_numbers, weighs
 from kmeans_module.rows.draws import HeldDraws, stand_in
 from kmeans_module.rows.keyed import KeyedDraw, draw_seeds, repeat_first, uniform_sample
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, rank
@@ -96,7 +96,7 @@ class StreamDraws:
         dtype = compute_dtype(self.example, problem.dtype)
         draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=dtype)
         for batch in self.passes:
-            draw.add(batch.x, None, self._masses(batch, centers), batch.start or 0)
+            draw.add(batch.x, None, self._masses(batch, centers), row_numbers(batch))
         rows, _, valid = draw.finish(self.group)
         rows = unit_rows(rows) if problem.metric == "cosine" else rows
         return repeat_first(rows, valid, m)

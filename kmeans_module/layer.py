@@ -306,6 +306,8 @@ class KMeansLayer(Assignment):
             best.inertia,
             empty_cluster=self.empty_cluster,
             stacklevel=3,
+            given=rows.example.dtype if rows.example.is_floating_point() else None,
+            used=self.centroids.dtype,
         )
         return FitResult.of(best, self.batch_shape)
 

@@ -233,7 +233,14 @@ def _resize(history: Tensor, length: int) -> Tensor:
 
 
 def warn_of_surplus(
-    centroids: Tensor, counts: Tensor, inertia: Tensor, *, empty_cluster: str, stacklevel: int
+    centroids: Tensor,
+    counts: Tensor,
+    inertia: Tensor,
+    *,
+    empty_cluster: str,
+    stacklevel: int,
+    given: torch.dtype | None = None,
+    used: torch.dtype | None = None,
 ) -> None:
     """Say how many clusters were left without samples, and why.
 
@@ -243,6 +250,8 @@ def warn_of_surplus(
         inertia: (P,).
         empty_cluster: the policy.
         stacklevel: of the caller.
+        given, used: dtypes in which the rows came and were clustered: where that is narrower, it
+            may be what makes rows equal.
     """
     n_clusters = counts.shape[-1]
     empty = int((counts == 0).sum(dim=-1).max())
@@ -254,6 +263,8 @@ def warn_of_surplus(
         cause = "no sample is nearest to their centroids"
     else:
         cause = f"x has only {n_clusters - empty} distinct rows"
+        if given is not None and used is not None and given.itemsize > used.itemsize:
+            cause += f" in {used}, to which its {given} is rounded"
     warnings.warn(
         f"{empty} of n_clusters={n_clusters} clusters have no samples: {cause} "
         f"(empty_cluster={empty_cluster!r})",

@@ -216,7 +216,10 @@ class LitKMeans(Outcome, EvaluationSteps):
                     "the training data hold no batch, or the loader can be gone through only once"
                 )
             if not isinstance(self.kmeans, KMeansLayer):
-                self.kmeans = make_layer(self, rows.n_features, dtype_for(rows.example, moments))
+                dtype = dtype_for(rows.example, moments)
+                if self.trainer.precision == "64-true":
+                    dtype = torch.float64
+                self.kmeans = make_layer(self, rows.n_features, dtype)
         if self.initialized:
             self.kmeans.prepare(rows)
         else:
@@ -312,6 +315,8 @@ class LitKMeans(Outcome, EvaluationSteps):
                 last.counts.new_tensor([last.inertia]),
                 empty_cluster=self.empty_cluster,
                 stacklevel=2,
+                given=None if self._run is None else self._run.batches.given,
+                used=None if self._run is None else self._run.batches.used,
             )
 
     # Checkpoints.

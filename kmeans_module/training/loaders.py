@@ -35,6 +35,7 @@ class TrainingBatches:
         self.trainer = trainer
         self.batch_of = batch_of
         self.n_features = n_features
+        self.given: torch.dtype | None = None  # before the Trainer's precision rounds rows
         self._one_dtype = OneDtype()
         known = shares_are_known(
             trainer.train_dataloader, world_size=trainer.world_size, rank=trainer.global_rank
@@ -47,6 +48,8 @@ class TrainingBatches:
         for i, data in enumerate(apart(trainer.train_dataloader)):
             if i >= trainer.num_training_batches:
                 break
+            if self.given is None:
+                self.given = as_batch(data, self.batch_of).x.dtype
             data = trainer.precision_plugin.convert_input(data)
             yield self.checked(numbering.read(trainer.strategy.batch_to_device(data), i))
 
@@ -63,10 +66,22 @@ class TrainingBatches:
         if self.n_features is None:
             self.n_features = batch.x.shape[-1]
         x = self._one_dtype(check_samples(batch.x, self.n_features))
+        rounds = self.given is not None and x.dtype.itemsize < self.given.itemsize
+        if rounds and not bool(x.isfinite().all()):
+            raise ValueError(
+                f"x should be finite in {x.dtype}, to which the Trainer's precision="
+                f"{self.trainer.precision!r} rounds its {self.given}; scale x, or use another "
+                "precision"
+            )
         batch = batch._replace(x=x, sample_weight=check_sample_weight(batch.sample_weight, x))
         if self._shares is not None:
             self._shares.add(batch)
         return batch
+
+    @property
+    def used(self) -> torch.dtype | None:
+        """Dtype of the rows as they are clustered; None before the first batch."""
+        return self._one_dtype.dtype
 
     def end_first_pass(self, group: ProcessGroup | None) -> None:
         """After the first pass over all batches: see that the ranks have shares of the rows."""

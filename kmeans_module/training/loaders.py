@@ -102,7 +102,7 @@ def check_loader(loader: Any) -> None:
             f"{type(loader).__name__} for {len(loader)} loaders whose batches come side by side: "
             "hand in DataLoader(batches, batch_size=None), or one loader of all rows"
         )
-    if iter(loader) is loader:
+    if not isinstance(loader, DataLoader) and iter(loader) is loader:
         raise ValueError(
             f"train_dataloaders is an iterator ({type(loader).__name__}), which can be gone "
             "through only once: hand in a loader, or a class whose __iter__ starts again"

@@ -95,10 +95,11 @@ class KMeansLayer(Assignment):
             ValueError: n_samples < n_clusters, NaN or infinity in x, bad weights or init.
         """
         check.check_process_group(process_group)
-        with errors_shared(process_group):
+        ranks = x.group if isinstance(x, AnyRows) else process_group
+        with errors_shared(ranks):
             check.check_generator(generator)
             init = self._flat_init(init)
-        self._agree(process_group, init)
+        self._agree(ranks, init)
         rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
         survey(rows, self.problem(), init)
         if isinstance(init, str):
@@ -129,6 +130,7 @@ class KMeansLayer(Assignment):
             ValueError: what :meth:`e_step` and :meth:`fit` refuse: bad shapes, NaN, infinity.
         """
         check.check_process_group(process_group)
+        agree(process_group, metric=self.metric)
         rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
         with errors_shared(process_group):
             problem = self.problem()
@@ -259,14 +261,15 @@ class KMeansLayer(Assignment):
             EmptyClusterError: a cluster is empty and the policy is "error".
         """
         check.check_process_group(process_group)
-        with errors_shared(process_group):
+        ranks = x.group if isinstance(x, AnyRows) else process_group
+        with errors_shared(ranks):
             check.check_integer("max_iter", max_iter, minimum=1)
             check.check_integer("n_init", n_init, minimum=1)
             tol = check.check_number("tol", tol, minimum=0)
             check.check_generator(generator)
             check.check_callable("callback", callback)
             init = self._flat_init(init)
-        self._agree(process_group, init, max_iter=max_iter, tol=tol, n_init=n_init)
+        self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init)
         rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
         problem = self.problem()
         variance = survey(rows, problem, init)
@@ -303,6 +306,8 @@ class KMeansLayer(Assignment):
             stacklevel=3,
             n_weighty=rows.moments(problem.metric).n_weighty,
             batch_shape=self.batch_shape,
+            given=rows.example.dtype if rows.example.is_floating_point() else None,
+            used=self.centroids.dtype,
         )
         return FitResult.of(best, self.batch_shape)
 

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torchmetrics import Metric
 
+from kmeans_module.checks import check_integer, check_sample_weight, check_tensor
+from kmeans_module.core.statistics import accumulator_dtype
 
-class Inertia(Metric):
+
+class ExactMetric(Metric):
+    """A metric whose states keep their precision: counts in half precision would stand still."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
+        """Move the states with the module, but not to another precision."""
+
+        def moved(state: Tensor) -> Tensor:
+            there = fn(state)
+            return there if there.dtype == state.dtype else state.to(there.device)
+
+        return super()._apply(moved, exclude_state)
+
+    def check_device(self, name: str, value: Tensor) -> None:
+        """Refuse an argument on another device than the states."""
+        if value.device != self.device:
+            raise ValueError(
+                f"{name} is on {value.device}, the metric is on {self.device}: move it by to()"
+            )
+
+
+class Inertia(ExactMetric):
     """Weighted sum of squared distances of samples to their centroid.
 
     Shape:
-        - ``update(distances, sample_weight=None)``: squared distances (n,), weights (n,).
+        - ``update(distances, sample_weight=None)``: squared distances (n,), weights (n,); of
+          several problems (\\*, n), with weights of the same shape or (n,).
         - ``compute()``: () float64.
 
     Example:
@@ -37,10 +63,22 @@ class Inertia(Metric):
         self.add_state("total", torch.zeros((), dtype=exact), dist_reduce_fx="sum")
 
     def update(self, distances: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Add samples."""
+        """Add samples.
+
+        Raises:
+            ValueError: weights of another shape, or negative; another device than the metric's.
+            TypeError: no real numbers.
+        """
+        distances = check_tensor("distances", distances)
+        self.check_device("distances", distances)
+        if distances.ndim == 0:
+            raise ValueError("distances should have shape (n,), one for each sample; got ()")
+        weight = check_sample_weight(
+            sample_weight, distances.unsqueeze(-1), tuple(distances.shape[:-1])
+        )
         distances = distances.to(self.total.dtype)
-        if sample_weight is not None:
-            distances = distances * sample_weight
+        if weight is not None:
+            distances = distances * weight
         self.total = self.total + distances.sum()
 
     def compute(self) -> Tensor:
@@ -48,14 +86,15 @@ class Inertia(Metric):
         return self.total
 
 
-class ClusterUsage(Metric):
+class ClusterUsage(ExactMetric):
     """How evenly clusters, or the codes of a codebook, are used.
 
     Args:
         n_clusters: k.
 
     Shape:
-        - ``update(labels)``: int64 of any shape; -1, which stands for no cluster, is not counted.
+        - ``update(labels)``: integers of any shape, from 0 to k - 1; -1, which stands for no
+          cluster, is not counted.
         - ``compute()``: dict of () tensors: ``used``, the share of clusters that have samples,
           and ``perplexity``, exp of the entropy of the cluster sizes, from 1 to k.
 
@@ -74,17 +113,35 @@ class ClusterUsage(Metric):
 
     def __init__(self, n_clusters: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.n_clusters = n_clusters
-        zeros = torch.zeros(n_clusters, dtype=torch.int64)
+        self.n_clusters = check_integer("n_clusters", n_clusters, minimum=1)
+        zeros = torch.zeros(self.n_clusters, dtype=torch.int64)
         self.add_state("counts", zeros, dist_reduce_fx="sum")
 
     def update(self, labels: Tensor) -> None:
-        """Count labels."""
-        counts = torch.bincount(labels.flatten() + 1, minlength=self.n_clusters + 1)
-        self.counts = self.counts + counts[1:]
+        """Count labels.
+
+        Raises:
+            ValueError: a label below -1, or k and more; another device than the metric's.
+            TypeError: labels that are no integers.
+        """
+        labels = check_tensor("labels", labels)
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"labels should be integers; got {labels.dtype}")
+        self.check_device("labels", labels)
+        if not labels.numel():
+            return
+        # int64 first: 127 + 1 is no int8.
+        labels = labels.flatten().to(torch.int64)
+        lowest, highest = torch.stack(labels.aminmax()).tolist()
+        if lowest < -1 or highest >= self.n_clusters:
+            raise ValueError(
+                f"labels should be from 0 to {self.n_clusters - 1}, or -1 for no cluster; "
+                f"got {lowest} to {highest}"
+            )
+        self.counts = self.counts + torch.bincount(labels + 1, minlength=self.n_clusters + 1)[1:]
 
     def compute(self) -> dict[str, Tensor]:
         """Shares so far; NaN before any sample."""
-        share = self.counts / self.counts.sum()
-        entropy = torch.special.entr(share).sum()
-        return {"used": (self.counts > 0).float().mean(), "perplexity": entropy.exp()}
+        counts = self.counts.to(accumulator_dtype(self.counts.device))
+        entropy = torch.special.entr(counts / counts.sum()).sum()
+        return {"used": (counts > 0).float().mean(), "perplexity": entropy.exp().float()}

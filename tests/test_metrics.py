@@ -2,9 +2,11 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from torchmetrics import MetricCollection
 
 from kmeans_module import ClusterUsage, Inertia
 from tests.conftest import seeded
@@ -87,3 +89,103 @@ def test_reset_copy_and_pickle(metric):
     fresh.reset()
     fresh.update(values[:50])
     assert_close(metric.compute(), fresh.compute())
+
+
+@pytest.mark.parametrize("kind", [Inertia, lambda: ClusterUsage(7)], ids=["inertia", "usage"])
+def test_forward_collections_and_merged_states_agree_with_updates(kind):
+    values = LABELS if isinstance(kind(), ClusterUsage) else DISTANCES
+    whole = kind()
+    whole.update(values)
+    by_forward, halves = kind(), [kind(), kind()]
+    for half, part in zip(halves, values.split(60), strict=False):
+        alone = kind()
+        alone.update(part)
+        assert_close(by_forward(part), alone.compute())
+        half.update(part)
+    halves[0].merge_state(halves[1])
+    collection = MetricCollection({"a": kind(), "b": kind()})
+    collection.update(values)
+    saved = kind()
+    saved.persistent(True)
+    saved.load_state_dict({k: getattr(whole, k) for k in whole._defaults})
+    saved._update_count = 1
+    for found in (by_forward, halves[0], collection["a"], collection["b"], saved):
+        assert_close(found.compute(), whole.compute(), rtol=1e-12, atol=0)
+    assert not kind().state_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_states_keep_their_precision(dtype):
+    usage, inertia = ClusterUsage(2), Inertia()
+    for metric in (usage, inertia):
+        metric.set_dtype(dtype).to(dtype)
+    usage.update(torch.tensor([0] * 4097 + [1]))
+    inertia.update(torch.full((100,), 60_000.0, dtype=torch.float16))
+    assert usage.counts.tolist() == [4097, 1]
+    assert inertia.compute().item() == 6e6
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_labels_are_integers_of_any_width(dtype):
+    metric = ClusterUsage(128)
+    metric.update(torch.tensor([0, 127, 127], dtype=dtype))
+    metric.update(torch.tensor([], dtype=dtype))
+    metric.update(torch.tensor(5, dtype=dtype))
+    assert metric.counts.nonzero().flatten().tolist() == [0, 5, 127]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "message"),
+    [
+        (torch.tensor([0, 3]), ValueError, "labels should be from 0 to 2, or -1 .* got 0 to 3"),
+        (torch.tensor([0, -2]), ValueError, "labels should be from 0 to 2, or -1 .* got -2 to 0"),
+        (torch.tensor([2**62]), ValueError, "labels should be from 0 to 2"),
+        (torch.tensor([0.0, 1.0]), TypeError, "labels should be integers; got torch.float32"),
+        (torch.tensor([]), TypeError, "labels should be integers; got torch.float32"),
+        (torch.tensor([True]), TypeError, "labels should be integers; got torch.bool"),
+        (torch.tensor([1j]), TypeError, "labels should hold real numbers"),
+        ([0, 1], TypeError, "labels should be a torch.Tensor; got list"),
+        (np.array([0, 1]), TypeError, "labels should be a torch.Tensor; got ndarray"),
+        (torch.zeros(3, dtype=torch.int64, device="meta"), ValueError, "labels is on meta, the me"),
+    ],
+)
+def test_usage_refuses_what_are_no_labels(labels, kind, message):
+    metric = ClusterUsage(3)
+    with pytest.raises(kind, match=message):
+        metric.update(labels)
+    assert metric.counts.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ((torch.ones(5), torch.ones(4)), ValueError, r"should have shape \(5,\), .*got \(4,\)"),
+        ((torch.ones(5), torch.ones(1)), ValueError, r"should have shape \(5,\), .*got \(1,\)"),
+        ((torch.ones(5, 1), torch.ones(5)), ValueError, r"should have shape \(5, 1\), .*\(5,\)"),
+        ((torch.ones(5), -torch.ones(5)), ValueError, "sample_weight should be >= 0"),
+        ((torch.ones(5), 2.0), TypeError, "sample_weight should be a torch.Tensor; got float"),
+        ((torch.ones(()),), ValueError, r"distances should have shape \(n,\)"),
+        (([1.0],), TypeError, "distances should be a torch.Tensor; got list"),
+        ((torch.ones(2, dtype=torch.complex64),), TypeError, "distances should hold real numbers"),
+        ((torch.ones(2, device="meta"),), ValueError, "distances is on meta, the metric is on cpu"),
+    ],
+)
+def test_inertia_refuses_what_are_no_distances(arguments, kind, message):
+    metric = Inertia()
+    with pytest.raises(kind, match=message):
+        metric.update(*arguments)
+    assert metric.total == 0
+
+
+def test_inertia_of_several_problems_and_of_no_rows():
+    metric = Inertia()
+    metric.update(torch.ones(2, 3), torch.tensor([1.0, 0.0, 2.0]))
+    metric.update(torch.ones(2, 3, dtype=torch.int64), torch.full((2, 3), 0.5))
+    metric.update(torch.empty(0))
+    assert metric.compute() == 6 + 3
+
+
+@pytest.mark.parametrize("n_clusters", [0, -1, 2.5, "a", True, None])
+def test_usage_is_of_a_number_of_clusters(n_clusters):
+    with pytest.raises((ValueError, TypeError), match="n_clusters should be"):
+        ClusterUsage(n_clusters)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kmeans_module.core.lloyd import Iteration, Lloyd
 from kmeans_module.core.problem import Problem
-from kmeans_module.core.rows import Rows, Search
+from kmeans_module.core.rows import Moments, Rows, Search
 from kmeans_module.core.seeding import Init, initialize
 
 # Labels of the restarts that run together: more of them cost memory, fewer cost calls.
@@ -66,7 +66,8 @@ def run(
         NonFiniteInertiaError: distances are NaN or infinite.
         EmptyClusterError: by the policy "error".
     """
-    lloyd = Lloyd(problem, centroids, threshold=threshold, merge=rows.merge)
+    rounding = None if rows.stable else rounding_shift(problem, rows.moments(problem.metric))
+    lloyd = Lloyd(problem, centroids, threshold=threshold, merge=rows.merge, rounding=rounding)
     history, iterations = [], 0
     for number in range(max_iter + 1):
         iteration = _pass(rows, search, lloyd, move=number < max_iter)
@@ -132,6 +133,19 @@ def fit(
     if together > 1:
         best = _measured_alone(rows, search, best)
     return best._replace(history=_resize(best.history, int(best.n_iter.max()) + 1))
+
+
+def rounding_shift(problem: Problem, moments: Moments) -> Tensor:
+    """Shift that rounding alone may make where rows come in another order, (P,).
+
+    Sums in float64 differ by a few of their last places: a centroid of float32 by its last.
+    """
+    largest = torch.maximum(moments.low.abs(), moments.high.abs())
+    if problem.metric == "cosine":
+        largest = torch.ones_like(largest)
+    places = 16 if problem.dtype == torch.float64 else 1
+    one = (places * torch.finfo(problem.dtype).eps * largest).square().sum()
+    return (problem.n_clusters * one).expand(problem.n_problems)
 
 
 def _restarts_together(

@@ -79,6 +79,9 @@ class Lloyd:
         centroids: to start from, (P, k, d).
         threshold: shift that counts as standing still, (P,); None for 0.
         merge: of statistics over the ranks that hold other parts of the rows.
+        rounding: shift that an M-step of the same labels may have where passes bring the rows in
+            another order, (P,): with equal counts it is standing still. None where the order
+            stays.
 
     Attributes:
         centroids: (P, k, d).
@@ -95,6 +98,7 @@ class Lloyd:
         *,
         threshold: Tensor | None = None,
         merge: Merge = alone,
+        rounding: Tensor | None = None,
     ) -> None:
         n_problems = len(centroids)
         self.problem = problem
@@ -109,6 +113,9 @@ class Lloyd:
         # A cluster that was filled takes samples at the next E-step: labels may come back equal.
         self._filled: Flags | None = np.ones(n_problems, dtype=bool)
         self._unknown = torch.full((n_problems,), torch.nan, dtype=torch.float64)
+        self._rounding = None if rounding is None else rounding.cpu().numpy()
+        self._counts: Tensor | None = None
+        self._limit_now = self.limit
         self._shift: Tensor | None = None
         self._partial: ClusterStats | None = None
         self._moved: Tensor | None = None
@@ -162,8 +169,9 @@ class Lloyd:
         some_empty = empties is not None and bool(np.count_nonzero(empties))
         if some_empty and self.problem.empty_cluster == "error":
             raise_if_empty(stats.counts)
-        still = None if self._shift is None else others[-1] <= self.limit
+        still = None if self._shift is None else others[-1] <= self._limit_now
         self._shift = None
+        self._limit_now = self._limit_of(stats.counts)
         self._see_who_stopped(moves == 0, still, counts_as_iteration=move)
         if move and not self.finished:
             refills = self.problem.empty_cluster in ("relocate", "split")
@@ -199,7 +207,17 @@ class Lloyd:
         if self._shift is None:
             return
         (shifts,) = to_host([self._shift])
-        self._finish(shifts <= self.limit, self.passes)
+        self._finish(shifts <= self._limit_now, self.passes)
+
+    def _limit_of(self, counts: Tensor) -> NDArray[np.float64]:
+        """Shift of this pass that counts as standing still, (P,)."""
+        if self._rounding is None:
+            return self.limit
+        before, self._counts = self._counts, counts
+        if before is None:
+            return self.limit
+        same = (before == counts).all(dim=-1).cpu().numpy()
+        return np.where(same, np.maximum(self.limit, self._rounding), self.limit)
 
     def _close(self) -> tuple[ClusterStats, Tensor]:
         """Statistics and moved labels of the pass, over all ranks."""

@@ -134,7 +134,11 @@ class Rows(Protocol):
         n_features: d.
         n_problems: P where each problem has rows of its own, else 1.
         shared: whether all problems have the same rows and weights.
+        stable: whether every pass brings the rows in the same order.
     """
+
+    @property
+    def stable(self) -> bool: ...
 
     @property
     def n_features(self) -> int: ...

@@ -21,6 +21,8 @@ def warn_of_surplus(
     stacklevel: int,
     n_weighty: Tensor | None = None,
     batch_shape: tuple[int, ...] = (),
+    given: torch.dtype | None = None,
+    used: torch.dtype | None = None,
 ) -> None:
     """Say how many clusters were left without samples, and why; one warning for each cause.
 
@@ -32,6 +34,8 @@ def warn_of_surplus(
         stacklevel: of the caller.
         n_weighty: samples of positive weight, (P,) or (1,); None if nobody knows.
         batch_shape: of the problems, to name them.
+        given, used: dtypes in which the rows came and were clustered: where that is narrower, it
+            may be what makes rows equal.
     """
     n_clusters = counts.shape[-1]
     empty = (counts == 0).sum(dim=-1)
@@ -40,6 +44,8 @@ def warn_of_surplus(
     distinct = "x has only {used} distinct rows"
     if n_weighty is None:
         n_weighty, distinct = torch.full_like(inertia, torch.inf), f"{distinct} of positive weight"
+    if given is not None and used is not None and given.itemsize > used.itemsize:
+        distinct = f"{distinct} in {used}, to which its {given} is rounded"
     lacks_weight = n_weighty.expand_as(inertia) < n_clusters
     negligible = rounding(counts, centroids.dtype).square() * counts
     squared_norms = centroids.to(counts).square().sum(dim=-1)

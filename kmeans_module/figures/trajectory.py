@@ -57,9 +57,12 @@ class Trajectory:
             n_batches: number of batches that share the sample; inf where it is not known.
         """
         share = int(max(1, self.max_points // n_batches))
-        if len(rows):
-            kept = torch.from_numpy(evenly(len(rows), share)).to(rows.device)
-            self._rows.append(rows[kept].detach().cpu())
+        kept = torch.from_numpy(evenly(len(rows), share)).to(rows.device)
+        self._rows.append(rows[kept].detach().cpu())
+
+    def replace_sample(self, rows: Tensor) -> None:
+        """Take rows (n, d) on the CPU for the sample."""
+        self._rows = [rows]
 
     def record(self, iteration: int, centroids: Tensor) -> None:
         """Add the centroids (k, d) after so many iterations."""

@@ -185,6 +185,14 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         if in_backward():
             return
         self.notify_joined_ranks()
+        self.agree_once(
+            codebook=repr(self.codebook),
+            dtype=state.centroids.dtype,
+            initialized=bool(state.initialized),
+            update=self.update_rule,
+            decay=self.decay,
+            revive_below=self.revive_below,
+        )
         if self._recorded:
             self._apply_recorded(state)
         if self._first_rows or not self._is_initialized(state):

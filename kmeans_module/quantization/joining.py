@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join, Joinable, JoinHook
 
 from kmeans_module.quantization.codebook_state import CodebookState
-from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.rows.ranks import ProcessGroup, agree
 
 
 class JoinableCodebook(Joinable):
@@ -25,6 +25,7 @@ class JoinableCodebook(Joinable):
     """
 
     process_group: ProcessGroup | str | None
+    _agreed = False
 
     @abstractmethod
     def codebook_state(self) -> CodebookState:
@@ -61,6 +62,13 @@ class JoinableCodebook(Joinable):
         notice = Join.notify_join_context(self)
         if notice is not None:
             notice.wait()
+
+    def agree_once(self, **arguments: object) -> None:
+        """Refuse codebooks that differ between ranks, by name, at the first training step."""
+        if self._agreed:
+            return
+        agree(self.group, **arguments)
+        self._agreed = True
 
     def step_without_samples(self, state: CodebookState) -> None:
         """Take part in a training step of other ranks."""

@@ -106,6 +106,14 @@ class OneDtype:
         return x
 
 
+def row_numbers(batch: Batch) -> Tensor:
+    """The number of each row in its data set, (n,) int64: draws and ties go by it."""
+    if batch.index is not None:
+        return batch.index
+    first, n = batch.start or 0, batch.x.shape[-2]
+    return torch.arange(first, first + n, device=batch.x.device)
+
+
 def weighs(batch: Batch, n_problems: int) -> Tensor:
     """1 for rows of positive weight, 0 for others, (P, n)."""
     x, weight = batch.x, batch.sample_weight

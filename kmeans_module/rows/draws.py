@@ -118,7 +118,8 @@ class HeldDraws(Positions):
         """Rows (P, m, d) of least key, and which of them are valid, (P, m)."""
         draw = KeyedDraw(m, seeds, n_features=self.n_features, dtype=self.dtype)
         for batch, mass, start in zip(self.batches, masses, self.starts, strict=True):
-            draw.add(batch.x, None, mass, start)
+            numbers = torch.arange(start, start + mass.shape[-1], device=self.device)
+            draw.add(batch.x, None, mass, numbers)
         rows, _, valid = draw.finish(self.group)
         return unit_rows(rows) if self.metric == "cosine" else rows, valid
 

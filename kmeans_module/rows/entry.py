@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from kmeans_module.core.problem import Problem
 from kmeans_module.core.seeding import Init, check_init
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.held import HeldRows
-from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
+from kmeans_module.rows.ranks import ProcessGroup, agree, common_example, errors_shared
 from kmeans_module.rows.source import CheckedLoader, stable_order
 from kmeans_module.rows.stream import StreamRows
 from kmeans_module.rows.survey import refuse, refuse_too_few
@@ -133,16 +133,35 @@ def rows_of(
             loader = CheckedLoader(x, n_features=n_features, device=device, batch_of=batch_of)
             batches = loader.staying(resident=resident)
             if batches is not None and not batches:
-                raise ValueError("x holds no batch")
-    agree(group, x="a stream" if batches is None else "in memory")
+                if group is None:
+                    raise ValueError("x holds no batch")
+                batches = [Batch(torch.empty((0, n_features), device=device))]
+    agree(
+        group,
+        x="a stream" if batches is None else "in memory",
+        n_features=n_features,
+        batch_shape=batch_shape,
+        rows="of each problem" if _several(batches or []) else "shared by all problems",
+    )
     if batches is None:
         return StreamRows(
             loader, n_features=n_features, device=device, stable=stable_order(x), group=group
         )
+    if group is not None:
+        n_samples = sum(batch.x.shape[-2] for batch in batches)
+        example = batches[0].x[..., :0, :].reshape(0, n_features)
+        dtype = common_example(example, n_samples, group).dtype
+        if not n_samples:
+            batches = [batch._replace(x=batch.x.to(dtype)) for batch in batches]
+    several = _several(batches)
+    return HeldRows(batches, n_problems=several[0] if several else 1, group=group)
+
+
+def _several(batches: Sequence[Batch]) -> list[int]:
+    """Number of problems, once for each tensor of rows or weights that differ between them."""
     weights = [batch.sample_weight for batch in batches if batch.sample_weight is not None]
     several = [len(batch.x) for batch in batches if batch.x.ndim == 3]
-    several += [len(weight) for weight in weights if weight.ndim == 2]
-    return HeldRows(batches, n_problems=several[0] if several else 1, group=group)
+    return several + [len(weight) for weight in weights if weight.ndim == 2]
 
 
 def _tensor_batch(

@@ -38,6 +38,8 @@ class HeldRows:
         group: the ranks that hold the rest.
     """
 
+    stable = True
+
     def __init__(
         self,
         batches: Sequence[Batch],

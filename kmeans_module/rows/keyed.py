@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
-from kmeans_module.rows.batch import Batch, weighs
+from kmeans_module.rows.batch import Batch, row_numbers, weighs
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, broadcast
 
 _ROWS = 1 << 17  # hashed together
@@ -40,18 +40,18 @@ class KeyedDraw:
         self.rows = torch.zeros((problems, m, n_features), dtype=dtype, device=device)
         self.weights = torch.zeros((problems, m), dtype=accumulator, device=device)
 
-    def add(self, rows: Tensor, weights: Tensor | None, masses: Tensor, start: int) -> None:
+    def add(self, rows: Tensor, weights: Tensor | None, masses: Tensor, numbers: Tensor) -> None:
         """Take the rows of a batch.
 
         Args:
             rows: (n, d) or (P, n, d).
             weights: that go with the drawn rows, (n,) or (P, n); None for 1.
             masses: (P, n); 0 for rows that are not drawn.
-            start: number of the first row.
+            numbers: of the rows in the data, (n,) int64.
         """
         for first in range(0, masses.shape[-1], _ROWS):
             part = slice(first, first + _ROWS)
-            keys = self._keys(masses[:, part], start + first)
+            keys = self._keys(masses[:, part], numbers[part])
             for p in range(len(keys)):
                 own_rows = rows[p, part] if rows.ndim == 3 else rows[part]
                 own_weights = weights[p] if weights is not None and weights.ndim == 2 else weights
@@ -84,9 +84,7 @@ class KeyedDraw:
         keys = keys.gather(-1, order)
         return gather_rows(rows, order), weights.gather(-1, order), keys.isfinite()
 
-    def _keys(self, masses: Tensor, start: int) -> Tensor:
-        n = masses.shape[-1]
-        numbers = torch.arange(start, start + n, device=masses.device)
+    def _keys(self, masses: Tensor, numbers: Tensor) -> Tensor:
         accumulator = self.keys.dtype
         # 52 bits of the hash, in the middle of their interval: neither 0 nor 1
         bits = _hash(numbers + _hash(self.seeds).unsqueeze(-1)) >> 12 & ((1 << 52) - 1)
@@ -236,7 +234,7 @@ def uniform_sample(
     draw = KeyedDraw(m, seeds, n_features=example.shape[-1], dtype=example.dtype)
     for batch in batches:
         weight = batch.sample_weight
-        draw.add(batch.x, weight, weighs(batch, len(seeds)), batch.start or 0)
+        draw.add(batch.x, weight, weighs(batch, len(seeds)), row_numbers(batch))
     rows, weights, valid = draw.finish(group)
     m = int(valid.sum(dim=-1).min())
     return rows[:, :m], weights[:, :m]

@@ -53,6 +53,23 @@ def all_gather(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
     return torch.stack(received).to(tensor.device)
 
 
+def all_cat(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The tensors (n, ...) of all ranks, which differ in n only, in the order of the ranks."""
+    if group is None:
+        return tensor
+    lengths = all_gather(torch.tensor([len(tensor)], device=tensor.device), group).flatten()
+    # As bytes: not every backend sends every dtype.
+    sent = (
+        tensor.contiguous().view(torch.uint8)
+        if tensor.ndim > 1
+        else (tensor.contiguous().unsqueeze(-1).view(torch.uint8))
+    )
+    sent = torch.cat([sent, sent.new_zeros((int(lengths.max()) - len(sent), *sent.shape[1:]))])
+    parts = all_gather(sent, group)
+    whole = torch.cat([part[:n] for part, n in zip(parts, lengths.tolist(), strict=True)])
+    return whole.view(tensor.dtype).view(-1, *tensor.shape[1:])
+
+
 def broadcast(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
     """The tensor of the group's first rank."""
     if group is None:
@@ -133,10 +150,11 @@ def agree(group: ProcessGroup | None, **arguments: object) -> None:
     everywhere = _everywhere(arguments, group)
     for name, value in everywhere[0].items():
         for number, others in enumerate(everywhere):
-            if others[name] != value:
+            other = others.get(name, "not given")
+            if other != value:
                 raise ValueError(
                     f"{name} should be the same on all ranks; it is {value} on rank 0 and "
-                    f"{others[name]} on rank {number}"
+                    f"{other} on rank {number}"
                 )
 
 

@@ -7,6 +7,7 @@ of each batch's, and draws keep the rows of least key.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -220,6 +221,7 @@ class StreamSearch:
             once=True,
         )  # fmt: skip
         stats = space.statistics(centroids, start=batch.start or 0)
+        stats = _numbered(stats, batch)
         moved = torch.full_like(stats.inertia, torch.nan)
         if self.rows.stable:
             labels, place = _hash(space.labels), len(self._hashes)
@@ -233,6 +235,17 @@ class StreamSearch:
 
     def labels(self) -> None:
         return None
+
+
+def _numbered(stats: ClusterStats, batch: Batch) -> ClusterStats:
+    """Farthest samples by their number in the data: of rows equally far the one of lowest number
+    comes first, whatever order they came in."""
+    if batch.index is None or stats.farthest is None or not len(batch.index):
+        return stats
+    place = stats.farthest.indices - (batch.start or 0)
+    inside = (place >= 0) & (place < len(batch.index))
+    numbers = batch.index[place.where(inside, 0)].where(inside, stats.farthest.indices)
+    return replace(stats, farthest=stats.farthest._replace(indices=numbers))
 
 
 def _hash(labels: Tensor) -> Tensor:

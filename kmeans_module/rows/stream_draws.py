@@ -13,7 +13,7 @@ from kmeans_module.core import seeding
 from kmeans_module.core.distances import compute_dtype, unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
-from kmeans_module.rows.batch import Batch, weighs
+from kmeans_module.rows.batch import Batch, row_numbers, weighs
 from kmeans_module.rows.draws import HeldDraws, stand_in
 from kmeans_module.rows.keyed import (
     DistinctRows,
@@ -124,7 +124,7 @@ class StreamDraws:
         dtype = compute_dtype(self.example, problem.dtype)
         draw = KeyedDraw(m, seeds, n_features=problem.n_features, dtype=dtype)
         for batch in self.passes:
-            draw.add(batch.x, None, masses(batch), batch.start or 0)
+            draw.add(batch.x, None, masses(batch), row_numbers(batch))
         rows, _, valid = draw.finish(self.group)
         return unit_rows(rows) if problem.metric == "cosine" else rows, valid
 

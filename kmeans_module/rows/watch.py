@@ -27,6 +27,7 @@ def parts_of(batch: Batch) -> Iterator[Batch]:
             batch.x[part],
             None if weight is None else weight[part],
             start=(batch.start or 0) + first,
+            index=None if batch.index is None else batch.index[part],
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
-from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.batch import Batch, row_numbers
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum
 
 _NOWHERE = torch.iinfo(torch.int64).max
@@ -17,7 +17,7 @@ _NOWHERE = torch.iinfo(torch.int64).max
 def whole(
     batches: Iterable[Batch], group: ProcessGroup | None, *, example: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """The rows of all batches of all ranks in the order of ``start``, and their weights.
+    """The rows of all batches of all ranks in the order of their numbers, and their weights.
 
     Args:
         batches: one pass over the rows of this rank, each with a ``start``; weights are (n,).
@@ -32,12 +32,12 @@ def whole(
     numbers = [torch.empty(0, dtype=torch.int64, device=device)]
     weighted = False
     for batch in batches:
-        n, start = batch.x.shape[-2], batch.start or 0
+        n = batch.x.shape[-2]
         weight = batch.sample_weight
         weighted = weighted or weight is not None
         rows.append(batch.x)
         weights.append(weights[0].new_ones(n) if weight is None else weight.to(weights[0]))
-        numbers.append(torch.arange(start, start + n, device=device))
+        numbers.append(row_numbers(batch))
     x, weight, number = torch.cat(rows, dim=-2), torch.cat(weights), torch.cat(numbers)
     if group is not None:
         n = len(number)

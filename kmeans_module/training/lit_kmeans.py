@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,17 +10,22 @@ from torch import Tensor, nn
 
 from kmeans_module.checks import check_choice, check_integer, check_number
 from kmeans_module.core.empty_clusters import POLICIES
+from kmeans_module.core.fit import rounding_shift
 from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import INITS
 from kmeans_module.core.surplus import warn_of_surplus
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows import HeldRows, StreamRows
-from kmeans_module.rows.batch import Batch, as_batch
-from kmeans_module.rows.ranks import ProcessGroup, errors_shared
+from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
 from kmeans_module.rows.source import stable_order
 from kmeans_module.training.checkpoint_files import VerifiedCheckpoints, sign, verify
-from kmeans_module.training.loaders import BatchOf, Numbering, TrainingBatches, nth, training_rows
+from kmeans_module.training.evaluation import EvaluationSteps
+from kmeans_module.training.handshake import agree_on_arguments, check_strategy
+from kmeans_module.training.loaders import TrainingBatches, check_loader, training_rows
+from kmeans_module.training.numbering import BatchOf, deals_a_list
+from kmeans_module.training.outcome import Outcome
 from kmeans_module.training.pending import (
     PendingLayer,
     check_same_kind,
@@ -36,12 +40,11 @@ from kmeans_module.training.report import (
     why_converged,
 )
 from kmeans_module.training.run import TrainingRun
-from kmeans_module.training.scores import Scores
 
 ALGORITHMS = ("lloyd", "minibatch")
 
 
-class LitKMeans(VerifiedCheckpoints):
+class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
     """k-means trained by ``Trainer.fit``: one epoch is one iteration.
 
     Lloyd's algorithm makes one M-step at the end of an epoch, from the statistics of all its
@@ -74,11 +77,9 @@ class LitKMeans(VerifiedCheckpoints):
 
     Attributes:
         kmeans: the :class:`~kmeans_module.KMeansLayer`.
-        last: the latest :class:`~kmeans_module.core.lloyd.Iteration`, or None.
-        converged: whether the fit stopped by itself.
-        stop_reason: why it ended.
-        variance: mean variance of the features, what ``tol`` is relative to.
         rows_stay: whether every epoch brings the rows in the same order.
+        converged, stop_reason, variance, last: see
+            :class:`~kmeans_module.training.outcome.Outcome`.
     """
 
     def __init__(
@@ -109,25 +110,19 @@ class LitKMeans(VerifiedCheckpoints):
         self.init = init
         self.algorithm = algorithm
         self.tol = tol = check_number("tol", tol, minimum=0)
-        if seed is not None:
-            seed = check_integer("seed", seed, minimum=0)
+        self.seed = seed = None if seed is None else check_integer("seed", seed, minimum=0)
         # after the checks, which make plain numbers of NumPy's: checkpoints hold no others
         self.save_hyperparameters(ignore=["batch_of", *([] if isinstance(init, str) else ["init"])])
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.resident = resident
         self.batch_of = batch_of
         self.kmeans: Any = PendingLayer()
-        self.converged = False
-        self.stop_reason = "not fitted"
-        self.variance = math.nan
-        self.last: Iteration | None = None
         self.rows_stay = False
         # DDP and the optimizer that counts the iterations ask for a parameter.
         self.anchor = nn.Parameter(torch.empty(0))
-        self.scores = nn.ModuleDict({stage: Scores() for stage in ("val", "test")})
-        self._numberings: dict[str, Numbering] = {}
         self._resumed: dict[str, Any] | None = None
         self._run: TrainingRun | None = None
+        self._stepped = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Labels of samples (*, d): (*) int64."""
@@ -150,11 +145,18 @@ class LitKMeans(VerifiedCheckpoints):
 
     def training_batches(self) -> Iterator[Batch]:
         """One pass over the training batches of this rank, on its device; no collective."""
-        return iter(self._training_batches())
+        batches = self._training_batches()
+        batches.end_first_pass(None)
+        return iter(batches)
 
     def _training_batches(self) -> TrainingBatches:
         told = self.kmeans if isinstance(self.kmeans, KMeansLayer) else self
         return TrainingBatches(self.trainer, self.batch_of, told.n_features)
+
+    def setup(self, stage: str) -> None:
+        """Refuse what cannot work before anything is computed."""
+        check_strategy(self.trainer)
+        agree_on_arguments(self, self.process_group)
 
     # From the data to the layer.
 
@@ -164,43 +166,61 @@ class LitKMeans(VerifiedCheckpoints):
         self.converged = self.converged and resumed is not None
         if self.converged:
             self.trainer.should_stop = True
-        self.rows_stay = stable_order(self.trainer.train_dataloader)
         with errors_shared(self.process_group):
             check_same_kind(self.kmeans, self)
+            check_loader(self.trainer.train_dataloader)
+            if isinstance(self.optimizers(), list):
+                raise ValueError("configure_optimizers should give one optimizer; got several")
+        agree(
+            self.process_group,
+            training_batches=self.trainer.num_training_batches,
+            resumed=resumed is not None,
+        )
+        self.rows_stay = stable_order(self.trainer.train_dataloader)
+        with errors_shared(self.process_group):
             batches = self._training_batches()
+            resident = self.resident or (
+                self.batch_of is None and deals_a_list(self.trainer.train_dataloader)
+            )
             rows = training_rows(
                 batches,
-                resident=self.resident,
+                resident=resident,
                 device=self.device,
                 group=self.process_group,
                 every_pass_is_the_same=self.algorithm == "lloyd",
             )
+        if isinstance(rows, HeldRows):
+            batches.end_first_pass(self.process_group)
         to_space = METRICS[self.metric].map
         rows = rows if to_space is None else rows.map(to_space)
         if resumed is None or not self.initialized:
-            self._start(rows)
+            self._start(rows, batches)
         self._run = TrainingRun(
             batches,
             rows,
             self._machine(rows),
             metric=self.metric,
-            resident=self.resident,
+            resident=resident,
         )
         if resumed is not None and "lloyd" in resumed:
             self._run.load_state_dict(resumed["lloyd"])
 
-    def _start(self, rows: HeldRows | StreamRows) -> None:
+    def _start(self, rows: HeldRows | StreamRows, batches: TrainingBatches) -> None:
         """Survey the rows, make the layer, choose its centroids unless it has some."""
         with errors_shared(self.process_group):
             init = self._initial_centroids()
         moments = rows.moments(METRICS[self.metric].kernel)
+        batches.end_first_pass(self.process_group)
         with errors_shared(self.process_group):
             if not moments.n_samples:
                 raise ValueError(
                     "the training data hold no batch, or the loader can be gone through only once"
                 )
             if not isinstance(self.kmeans, KMeansLayer):
-                self.kmeans = make_layer(self, rows.n_features, dtype_for(rows.example, moments))
+                dtype = dtype_for(rows.example, moments)
+                if self.trainer.precision == "64-true":
+                    dtype = torch.float64
+                self.kmeans = make_layer(self, rows.n_features, dtype)
         if self.initialized:
             self.kmeans.prepare(rows)
         else:
@@ -220,12 +240,16 @@ class LitKMeans(VerifiedCheckpoints):
         if self.algorithm == "minibatch":
             counts = self.kmeans.counts.clone().unsqueeze(0)
             return MiniBatch(problem, centroids, counts, threshold=threshold, merge=rows.merge)
-        return Lloyd(problem, centroids, threshold=threshold, merge=rows.merge)
+        rounding = None if rows.stable else rounding_shift(problem, rows.moments(problem.metric))
+        return Lloyd(problem, centroids, threshold=threshold, merge=rows.merge, rounding=rounding)
 
     # Passes over the data.
 
+    def on_train_epoch_start(self) -> None:
+        self._stepped = False
+
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        run = self._run
+        run, self._stepped = self._run, True
         assert run is not None
         try:
             run.step(batch, batch_idx)
@@ -240,6 +264,7 @@ class LitKMeans(VerifiedCheckpoints):
 
     def _end_pass(self, run: TrainingRun) -> None:
         """Close the iteration: M-step, log, and stop when it moved nothing."""
+        run.batches.end_first_pass(self.process_group)
         iteration = run.end_pass()
         if self.algorithm == "lloyd":
             self._take(run.lloyd, iteration.counts)
@@ -248,6 +273,14 @@ class LitKMeans(VerifiedCheckpoints):
         if run.lloyd.finished:
             self.converged = True
             self.trainer.should_stop = True
+
+    def on_train_epoch_end(self) -> None:
+        if not self._stepped:
+            raise ValueError("an epoch brought no batches, the first pass did")
+
+    def on_fit_end(self) -> None:
+        if self.trainer.num_training_batches == 0 and self.trainer.limit_train_batches != 0:
+            raise ValueError("the training data hold no batch")
 
     def _take(self, lloyd: Lloyd, counts: Tensor | None = None) -> None:
         """Let the layer hold the centroids of the run; the optimizer counts the M-step."""
@@ -281,29 +314,14 @@ class LitKMeans(VerifiedCheckpoints):
                 last.counts.new_tensor([last.inertia]),
                 empty_cluster=self.empty_cluster,
                 stacklevel=2,
+                given=None if self._run is None else self._run.batches.given,
+                used=None if self._run is None else self._run.batches.used,
             )
 
-    # Scores, predictions, checkpoints.
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        loader = nth(self.trainer.val_dataloaders, dataloader_idx)
-        self._score("val", batch, batch_idx, loader)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_scores("val")
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        loader = nth(self.trainer.test_dataloaders, dataloader_idx)
-        self._score("test", batch, batch_idx, loader)
-
-    def on_test_epoch_end(self) -> None:
-        self._log_scores("test")
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Labels of a batch, (n,) int64."""
-        labels: Tensor = self(as_batch(batch, self.batch_of).x)
+    def check_intact(self) -> None:
         self._training_batches().check_intact()
-        return labels
+
+    # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["kmeans"] = {
@@ -327,32 +345,10 @@ class LitKMeans(VerifiedCheckpoints):
             self.generator.set_state(state["generator"].cpu())
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         centroids = state_dict.get(f"{prefix}kmeans.centroids")
         if isinstance(centroids, Tensor) and not isinstance(self.kmeans, KMeansLayer):
             self.kmeans = make_layer(self, centroids.shape[-1], centroids.dtype)
+            self.stop_reason = "loaded"
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _score(self, stage: str, data: Any, batch_idx: int, loader: Any) -> None:
-        if not self.initialized and self.trainer.sanity_checking:
-            return
-        if batch_idx == 0:
-            self._numberings[stage] = Numbering(
-                loader, world_size=self.trainer.world_size, rank=self.trainer.global_rank,
-                batch_of=self.batch_of,
-            )  # fmt: skip
-        batch = self._numberings[stage].read(data, batch_idx)
-        self._scores(stage).add(self.kmeans.e_step(batch.x, batch.sample_weight), batch)
-
-    def _log_scores(self, stage: str) -> None:
-        if not self.initialized:
-            return
-        self._training_batches().check_intact()
-        scores = self._scores(stage).compute()
-        log_values(self, {f"{stage}/{name}": value for name, value in scores.items()})
-
-    def _scores(self, stage: str) -> Scores:
-        scores = self.scores[stage]
-        assert isinstance(scores, Scores)
-        return scores

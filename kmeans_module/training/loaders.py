@@ -2,68 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader
 
 from kmeans_module.checks import check_sample_weight, check_samples
 from kmeans_module.data import RowsDataModule
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, OneDtype, as_batch
+from kmeans_module.rows.exchange import in_order
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.source import (
-    check_reiterable,
-    listed_batches,
-    sampler_of,
-    stable_order,
-)
-
-BatchOf = Callable[[Any], Any]
-
-
-class Numbering:
-    """Numbers the rows of the batches of one pass over a loader, as they come.
-
-    Args:
-        loader: of the trainer.
-        world_size, rank: of the trainer.
-        batch_of: makes a batch of what the loader hands out.
-    """
-
-    def __init__(
-        self, loader: Any, *, world_size: int, rank: int, batch_of: BatchOf | None = None
-    ) -> None:
-        self.sampler = sampler_of(loader)
-        self.world_size, self.rank = world_size, rank
-        self.batch_of = batch_of
-        self._first = 0
-
-    def read(self, data: Any, batch_idx: int) -> Batch:
-        """What the loader handed out as a Batch with a start."""
-        batch = as_batch(data, self.batch_of)
-        if batch.start is not None:
-            return batch
-        n, first = len(batch.x), self._first if batch_idx else 0
-        self._first = first + n
-        batch = batch._replace(start=first * self.world_size + self.rank * n)
-        if not isinstance(self.sampler, DistributedSampler):
-            return batch
-        return self._without_repeats(batch, first)
-
-    def _without_repeats(self, batch: Batch, first: int) -> Batch:
-        """A DistributedSampler deals rows out in turn, and repeats some of them to make the ranks
-        even: those weigh 0."""
-        x, n = batch.x, len(batch.x)
-        index = torch.arange(first, first + n, device=x.device) * self.world_size + self.rank
-        n_rows = len(self.sampler.dataset)
-        if n and int(index[-1]) >= n_rows:
-            weight = batch.sample_weight
-            weight = torch.ones_like(index, dtype=torch.float32) if weight is None else weight
-            batch = batch._replace(sample_weight=weight * (index < n_rows))
-        return batch if self.sampler.shuffle else batch._replace(index=index % n_rows)
+from kmeans_module.rows.source import check_reiterable, listed_batches, stable_order
+from kmeans_module.training.numbering import BatchOf, Numbering, shares_are_known
+from kmeans_module.training.shares import Shares
 
 
 class TrainingBatches:
@@ -81,16 +36,21 @@ class TrainingBatches:
         self.trainer = trainer
         self.batch_of = batch_of
         self.n_features = n_features
+        self.given: torch.dtype | None = None  # before the Trainer's precision rounds rows
         self._one_dtype = OneDtype()
+        known = shares_are_known(
+            trainer.train_dataloader, world_size=trainer.world_size, rank=trainer.global_rank
+        )
+        self._shares: Shares | None = Shares(known=known) if trainer.world_size > 1 else None
 
     def __iter__(self) -> Iterator[Batch]:
         trainer = self.trainer
-        loader = trainer.train_dataloader
-        assert loader is not None
         numbering = self.numbering()
-        for i, data in enumerate(loader):
+        for i, data in enumerate(apart(trainer.train_dataloader)):
             if i >= trainer.num_training_batches:
                 break
+            if self.given is None:
+                self.given = as_batch(data, self.batch_of).x.dtype
             data = trainer.precision_plugin.convert_input(data)
             yield self.checked(numbering.read(trainer.strategy.batch_to_device(data), i))
 
@@ -113,7 +73,57 @@ class TrainingBatches:
         if self.n_features is None:
             self.n_features = batch.x.shape[-1]
         x = self._one_dtype(check_samples(batch.x, self.n_features))
-        return batch._replace(x=x, sample_weight=check_sample_weight(batch.sample_weight, x))
+        rounds = self.given is not None and x.dtype.itemsize < self.given.itemsize
+        if rounds and not bool(x.isfinite().all()):
+            raise ValueError(
+                f"x should be finite in {x.dtype}, to which the Trainer's precision="
+                f"{self.trainer.precision!r} rounds its {self.given}; scale x, or use another "
+                "precision"
+            )
+        batch = batch._replace(x=x, sample_weight=check_sample_weight(batch.sample_weight, x))
+        if self._shares is not None:
+            self._shares.add(batch)
+        return batch
+
+    @property
+    def used(self) -> torch.dtype | None:
+        """Dtype of the rows as they are clustered; None before the first batch."""
+        return self._one_dtype.dtype
+
+    def end_first_pass(self, group: ProcessGroup | None) -> None:
+        """After the first pass over all batches: see that the ranks have shares of the rows."""
+        shares, self._shares = self._shares, None
+        if shares is not None and group is not None:
+            shares.check(group)
+
+
+def check_loader(loader: Any) -> None:
+    """Refuse what a Trainer takes for a loader and is none that passes can be made of.
+
+    Raises:
+        ValueError: several loaders, for which Lightning takes a list of batches too; an iterator.
+    """
+    if isinstance(loader, list | tuple | Mapping):
+        raise ValueError(
+            f"train_dataloaders should be one loader of batches; Lightning takes a "
+            f"{type(loader).__name__} for {len(loader)} loaders whose batches come side by side: "
+            "hand in DataLoader(batches, batch_size=None), or one loader of all rows"
+        )
+    if not isinstance(loader, DataLoader) and iter(loader) is loader:
+        raise ValueError(
+            f"train_dataloaders is an iterator ({type(loader).__name__}), which can be gone "
+            "through only once: hand in a loader, or a class whose __iter__ starts again"
+        )
+
+
+def apart(loader: Any) -> Any:
+    """The loader for a pass beside the Trainer's: persistent workers serve one pass at a time, and
+    the Trainer has begun its own."""
+    if not isinstance(loader, DataLoader) or not loader.persistent_workers:
+        return loader
+    twin: Any = copy.copy(loader)
+    twin._iterator = None
+    return twin
 
 
 def training_rows(
@@ -134,6 +144,8 @@ def training_rows(
     _check_reiterable("val_dataloaders", trainer.val_dataloaders)
     if resident or _are_listed(batches, device):
         held = [batch._replace(handle=i) for i, batch in enumerate(batches)]
+        if group is not None and held and all(batch.index is not None for batch in held):
+            held = in_order(held, group)
     else:
         held = _staying(batches, device)
     if held:

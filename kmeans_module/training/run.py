@@ -15,7 +15,8 @@ from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.held import HeldSearch
 from kmeans_module.rows.ranks import all_sum, errors_shared, rank
 from kmeans_module.rows.stream import StreamSearch
-from kmeans_module.training.loaders import Numbering, TrainingBatches
+from kmeans_module.training.loaders import TrainingBatches
+from kmeans_module.training.numbering import Numbering
 
 
 class TrainingRun:

@@ -29,7 +29,12 @@ def numbered(n: int) -> Tensor:
 def drawn(masses: Tensor, m: int, seeds: Tensor) -> Tensor:
     """Numbers of the rows that are drawn, in their order, (P, m)."""
     draw = KeyedDraw(m, seeds, n_features=1, dtype=torch.float64)
-    draw.add(numbered(masses.shape[-1]), None, masses.expand(len(seeds), -1), 0)
+    draw.add(
+        numbered(masses.shape[-1]),
+        None,
+        masses.expand(len(seeds), -1),
+        torch.arange(masses.shape[-1]),
+    )
     rows, _, valid = draw.finish(None)
     assert valid.all()
     return rows[..., 0].long()
@@ -65,7 +70,9 @@ def test_batches_in_any_order_draw_the_same_rows(
         draw = KeyedDraw(m, seeds_of(3), n_features=2, dtype=torch.float32)
         for part in parts:
             own_weight = None if weight is None else weight[part]
-            draw.add(x[..., part, :], own_weight, masses[:, part], part.start)
+            draw.add(
+                x[..., part, :], own_weight, masses[:, part], torch.arange(part.start, part.stop)
+            )
         return draw.finish(None)
 
     rows, weights, valid = draw([slice(0, N)])
@@ -106,7 +113,7 @@ def test_rows_without_mass_are_not_drawn(m: int) -> None:
     masses = torch.zeros(4, N)
     masses[:, 10:17] = torch.rand(4, 7, generator=seeded()) + 0.1
     draw = KeyedDraw(m, seeds_of(4), n_features=1, dtype=torch.float32)
-    draw.add(numbered(N), None, masses, 0)
+    draw.add(numbered(N), None, masses, torch.arange(N))
     rows, _, valid = draw.finish(None)
     assert valid.sum(dim=-1).tolist() == [min(m, 7)] * 4
     found = rows[..., 0][valid]
@@ -117,7 +124,7 @@ def test_rows_without_mass_are_not_drawn(m: int) -> None:
 def test_fewer_rows_than_asked_for_are_all_drawn() -> None:
     draw = KeyedDraw(9, seeds_of(1), n_features=1, dtype=torch.float32)
     for start in (0, 2):
-        draw.add(numbered(2) + start, None, torch.ones(1, 2), start)
+        draw.add(numbered(2) + start, None, torch.ones(1, 2), start + torch.arange(2))
     rows, weights, valid = draw.finish(None)
     assert rows[valid].flatten().sort().values.tolist() == [0, 1, 2, 3]
     assert weights[valid].tolist() == [1, 1, 1, 1]
@@ -133,7 +140,7 @@ def test_only_the_ratio_of_masses_matters(scale: float) -> None:
 def uniform_numbers(n: int, seeds: Tensor, start: int = 0) -> Tensor:
     """What the keys are made of, in the order of the rows, (P, n)."""
     draw = KeyedDraw(n, seeds, n_features=1, dtype=torch.float64)
-    draw.add(numbered(n), None, torch.ones(len(seeds), n), start)
+    draw.add(numbered(n), None, torch.ones(len(seeds), n), start + torch.arange(n))
     return (-draw.keys.gather(-1, draw.rows[..., 0].argsort(dim=-1))).exp()
 
 

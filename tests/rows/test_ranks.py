@@ -78,8 +78,8 @@ def far_away(n_empty: int) -> torch.Tensor:
 
 
 def first_rows(x: torch.Tensor, k: int, generator: torch.Generator | None) -> torch.Tensor:
-    assert len(x) >= k
-    return x[:k]
+    assert x.shape[-2] == 101
+    return x[..., :k, :]
 
 
 def rows_by_chance(x: torch.Tensor, k: int, generator: torch.Generator | None) -> torch.Tensor:
@@ -101,6 +101,7 @@ JOBS = {
     **{f"{init}, few weights": Job(init, weighted=True, n_weighty=6) for init in INITS},
     "callable": Job(first_rows),
     "callable, restarts of a batch": Job(rows_by_chance, batch_shape=(2,), n_init=2),
+    "callable, batched, float64": Job(first_rows, batch_shape=(2,), dtype=torch.float64),
 }  # fmt: skip
 
 
@@ -116,6 +117,15 @@ def failing(rank: int, part: slice, group: dist.ProcessGroup) -> dict[str, Calla
     spoilt[90, 1] = torch.nan
     last = rank == dist.get_world_size(group) - 1
     keep = KMeansLayer(9, 3, empty_cluster="error")
+
+    def fit(other: bool = False, init: Any = "k-means++", **options: Any) -> object:
+        """A fit of a layer that may be another one on the last rank."""
+        made = KMeansLayer(9 + (other and last), 3, **options)
+        return made.fit(x[part], init=init, process_group=group)
+
+    def prepare_and_fit() -> object:
+        rows = layer.prepare(x[part], process_group=group)
+        return layer.fit(rows, max_iter=5 + last)
 
     def own_error(rows: torch.Tensor, k: int, generator: object) -> torch.Tensor:
         raise ValueError("the init has failed")
@@ -138,6 +148,21 @@ def failing(rank: int, part: slice, group: dist.ProcessGroup) -> dict[str, Calla
         ),
         "the init fails on the first": lambda: layer.fit(
             x[part], init=own_error, process_group=group
+        ),
+        "other k": lambda: fit(other=True),
+        "other metric": lambda: fit(metric="cosine" if last else "euclidean"),
+        "other policy": lambda: fit(empty_cluster="keep" if last else "split"),
+        "other dtype": lambda: fit(dtype=torch.float64 if last else torch.float32),
+        "a tensor on one rank": lambda: fit(init=x[:9] if last else "k-means++"),
+        "other rows": lambda: layer.fit(
+            (x.double() if last else x)[part.start : part.stop + 1], process_group=group
+        ),
+        "rows of each problem": lambda: KMeansLayer(9, 3, batch_shape=(2,)).fit(
+            x[part].expand(2, -1, -1) if last else x[part], process_group=group
+        ),
+        "prepared rows": prepare_and_fit,
+        "other features": lambda: KMeansLayer(9, 3 - last).prepare(
+            x[part, : 3 - last], process_group=group
         ),
         "too few rows": lambda: layer.fit(x[part][:1], process_group=group),
         "empty cluster": lambda: keep.fit(x[part], init=far_away(5), process_group=group),
@@ -235,6 +260,15 @@ def test_ranks_together_equal_one(name: str, ranks: Any) -> None:
         ("bad option on the last rank", "ValueError", "max_iter should be >= 1; got 0"),
         ("bad init on the last rank", "ValueError", r"init should have shape \(9, 3\)"),
         ("the init fails on the first", "ValueError", "the init has failed"),
+        ("other k", "ValueError", r"layer should be the same on all ranks; .*n_clusters=10"),
+        ("other metric", "ValueError", r"layer should be the same on all ranks; .*cosine"),
+        ("other policy", "ValueError", r"layer should be the same on all ranks; .*keep"),
+        ("other dtype", "ValueError", r"dtype should be the same on all ranks; .*torch.float64"),
+        ("a tensor on one rank", "ValueError", "init should be the same on all .*Tensor on rank"),
+        ("other rows", "ValueError", "x should be alike on all ranks; they hold torch.float32 "),
+        ("rows of each problem", "ValueError", "rows should be the same on all ranks; .*shared"),
+        ("prepared rows", "ValueError", "max_iter should be the same on all ranks; it is 5 on"),
+        ("other features", "ValueError", "n_features should be the same on all ranks; it is 3"),
         ("too few rows", "ValueError", r"n_samples=\d should be >= n_clusters=9"),
         ("empty cluster", "EmptyClusterError", "5 of 9 clusters have no samples"),
     ],

@@ -1,0 +1,49 @@
+"""How a fit ended, and draws that reach other processes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from kmeans_module.core.lloyd import Iteration
+
+
+class Outcome(LightningModule):
+    """The outcome of the latest fit.
+
+    It is of this process: of a fit in processes that it has spawned (ddp_spawn, ddp_fork,
+    ddp_notebook) Lightning brings back the centroids and ``trainer.callback_metrics`` alone.
+
+    Attributes:
+        converged: whether the fit stopped by itself.
+        stop_reason: why it ended.
+        variance: mean variance of the features, what ``tol`` is relative to.
+        last: the latest :class:`~kmeans_module.core.lloyd.Iteration`, or None.
+        generator: of the initialization; None for torch's default generator.
+    """
+
+    generator: torch.Generator | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.converged = False
+        self.stop_reason = "not fitted"
+        self.variance = math.nan
+        self.last: Iteration | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A torch.Generator does not reach a spawned process: what it draws from does.
+        state = super().__getstate__()
+        generator = state.pop("generator")
+        state["draws"] = None if generator is None else generator.get_state().numpy()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        draws = state.pop("draws")
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.generator = None
+        if draws is not None:
+            self.generator = torch.Generator().set_state(torch.from_numpy(draws))

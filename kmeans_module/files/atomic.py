@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -109,7 +110,16 @@ def save_tensors(
     # clones, as safetensors refuses tensors that share memory
     copies = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
     content = to_safetensors(copies, {**(metadata or {}), _CHECKSUM: checksum(copies)})
-    write_atomically(path, lambda file: file.write(content))
+    # safetensors writes the metadata in any order; the same tensors shall be the same bytes
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+
+    def write(file: BinaryIO) -> None:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(memoryview(content)[end:])
+
+    write_atomically(path, write)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -108,6 +108,17 @@ def test_tensors_and_metadata_come_back_as_saved(tmp_path: Path) -> None:
     assert torch.equal(loaded["centroids"], centroids)  # still the file it was read from
 
 
+def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
+    metadata = dict.fromkeys("abcdef", "1")
+    tensors = {"y": torch.arange(3), "x": torch.ones(2, 2).half()}
+    contents = set()
+    for _ in range(5):
+        files.save_tensors(tmp_path / "a", tensors, metadata)
+        contents.add((tmp_path / "a").read_bytes())
+    assert len(contents) == 1
+    assert files.load_tensors(tmp_path / "a")[1] == metadata
+
+
 def test_bad_tensor_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "centroids.safetensors"
     with pytest.raises(FileNotFoundError, match=r"centroids\.safetensors: no such file"):

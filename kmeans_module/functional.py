@@ -12,11 +12,12 @@ Source: S. P. Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from kmeans_module import checks as check
 from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core import distances
+from kmeans_module.core.guard import without_gradients
 from kmeans_module.core.m_step import m_step
 from kmeans_module.core.metrics import METRICS, in_space
 from kmeans_module.core.soft import soft_shares
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-@torch.no_grad()
+@without_gradients
 def assign(
     x: Tensor, centroids: Tensor, *, metric: str = "euclidean"
 ) -> tuple[Tensor, Tensor | bool]:
@@ -52,7 +53,7 @@ def assign(
     return _shaped(labels, centroids), finite
 
 
-@torch.no_grad()
+@without_gradients
 def e_step(
     x: Tensor,
     centroids: Tensor,
@@ -84,7 +85,7 @@ def e_step(
     return space.e_step(flat, start=start).reshape(centroids.shape[:-2])
 
 
-@torch.no_grad()
+@without_gradients
 def update_centroids(
     centroids: Tensor,
     counts: Tensor,
@@ -155,6 +156,7 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
     Returns:
         (..., m, k).
     """
+    x, centroids = _dense(x, centroids)
     x = in_space(x, metric)
     return distances.pairwise_distances(x, centroids, metric=METRICS[metric].kernel)
 
@@ -188,6 +190,7 @@ def soft_assign(
         tensor([[0.5000, 0.5000],
                 [0.9820, 0.0180]])
     """
+    x, centroids = _dense(x, centroids)
     x = in_space(x, metric)
     return soft_shares(
         x, centroids, temperature=temperature, kernel=kernel, metric=METRICS[metric].kernel
@@ -219,6 +222,7 @@ def _prepared(
     x: Tensor, centroids: Tensor, sample_weight: Tensor | None, metric: str
 ) -> tuple[Workspace, Tensor]:
     """A workspace whose problems are the batch dimensions, flattened, and the centroids so."""
+    x, centroids = _dense(x, centroids)
     x = in_space(x, metric)
     if centroids.ndim > 3:
         x = x.flatten(0, -3) if x.ndim > 2 else x
@@ -229,9 +233,16 @@ def _prepared(
         x = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         centroids = centroids.unsqueeze(0)
     space = workspace(
-        x, sample_weight, metric=METRICS[metric].kernel, dtype=centroids.dtype, once=True
+        x, sample_weight, metric=METRICS[metric].kernel, once=True, centroids=centroids
     )
     return space, centroids
+
+
+def _dense(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, unless they are of kinds that are no rows of numbers, or of two devices."""
+    x, centroids = check.check_rows(x), check.check_tensor("centroids", centroids)
+    check.check_device("x", x, centroids.device)
+    return x, centroids
 
 
 def _shaped(values: Tensor, centroids: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from kmeans_module.core.distances import (
     nearest,
     unit_rows,
 )
+from kmeans_module.core.guard import for_other_inputs
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -166,7 +167,7 @@ class ReferenceWorkspace:
         centered = centroids.to(dtype) - offset
         half_norms = centered.square().sum(-1).div_(2).unsqueeze(1)
         transposed = centered.transpose(1, 2)
-        if torch.compiler.is_exporting():  # for any number of rows
+        if for_other_inputs():
             parts = [slice(None)]
         else:
             size = chunk_rows(n, k, d, problems, centroids.device)

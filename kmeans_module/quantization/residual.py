@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.backends import beam_search
-from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.guard import compiling
+from kmeans_module.core.distances import compute_dtype, full_precision
+from kmeans_module.core.guard import readable, require_values, without_gradients
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.gradients import rotate, straight_through
 from kmeans_module.quantization.layout import NO_CODE, Layout, check_codes
@@ -200,7 +200,7 @@ class ResidualQuantizer(Quantizer):
             x = x - level.quantized.detach()
         return levels
 
-    @torch.no_grad()
+    @without_gradients
     def encode(self, x: Tensor, *, beam_size: int | None = None) -> Tensor:
         """Codes by a beam search; learns nothing.
 
@@ -222,14 +222,14 @@ class ResidualQuantizer(Quantizer):
         centroids = self.level(0).codebook.centroids
         x, _ = self.layout.check(x, None, centroids.device)
         rows = self.layout.to_rows(x, compute_dtype(x, centroids))[0]
-        if beam_size == 1 or compiling():
+        if beam_size == 1:
             by_level, left = [], rows
             for layer in self.codebook_layers():
                 by_level.append(layer(left))
                 left = left - layer.centroids[by_level[-1]]
             codes = torch.stack(by_level, dim=-1)
         else:
-            if not rows.square().sum(dim=-1).isfinite().all():
+            if readable(rows) and not rows.square().sum(dim=-1).isfinite().all():
                 refuse_nonfinite(rows, rows.dtype)
             codes, _ = beam_search(rows, self.codebooks.to(rows.dtype), beam_size=beam_size)
         return codes.view(*x.shape[:-1], self.n_levels)
@@ -275,6 +275,7 @@ class ResidualQuantizer(Quantizer):
         """
         if self.shared_codebook:
             raise NotImplementedError("levels that share a codebook learn in training only")
+        require_values("ResidualQuantizer.fit", self.level(0).codebook.centroids, x)
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         refinements = check.check_integer("refinements", refinements, minimum=0)
         check.check_generator(generator)
@@ -311,7 +312,8 @@ class ResidualQuantizer(Quantizer):
         """
         self.check_initialized()
         queries = check.check_samples(queries, self.n_features)
-        return torch.einsum("qd,lkd->qlk", queries, self.codebooks.to(queries.dtype))
+        with full_precision(queries.device):
+            return torch.einsum("qd,lkd->qlk", queries, self.codebooks.to(queries.dtype))
 
     def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
         """Squared distances of queries to what codes stand for, from :meth:`tables`.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 def looked_up(tables: Tensor, codes: Tensor) -> Tensor:
     """Sums of the entries of tables (q, m, k) that codes (n, m) name, (q, n)."""
-    total = tables.new_zeros((len(tables), len(codes)))
+    total = tables.new_zeros((tables.shape[0], codes.shape[0]))
     for part in range(codes.shape[-1]):
-        total += tables[:, part, codes[:, part]]
+        total = total + tables[:, part, codes[:, part]]
     return total

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from kmeans_module.core.guard import compiling, readable, under_mode
+from kmeans_module.core.guard import is_distributed, readable, under_mode
 from kmeans_module.core.statistics import accumulator_dtype
 
 _LARGEST_WEIGHT = 1e100
@@ -58,7 +58,7 @@ def check_callable(name: str, value: object) -> None:
 def check_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} should be a torch.Tensor; got {type(value).__name__}")
-    if not compiling() and type(value).__module__.startswith("torch.distributed.tensor"):
+    if type(value) is not Tensor and is_distributed(value):
         raise TypeError(
             f"{name} should be a tensor of this rank; got a DTensor: hand in {name}.to_local() "
             f"or {name}.full_tensor()"
@@ -69,8 +69,7 @@ def check_tensor(name: str, value: object) -> Tensor:
         raise TypeError(f"{name} should hold real numbers; got {value.dtype}")
     if value.layout != torch.strided or value.is_quantized:
         raise TypeError(f"{name} should be a dense tensor; got {value.layout}, {value.dtype}")
-    # The numbers of a view that negates are not those in memory.
-    return value if compiling() or not value.is_neg() else value.resolve_neg()
+    return value
 
 
 def check_rows(x: object) -> Tensor:
@@ -120,6 +119,7 @@ def check_sample_weight(
     check_device("sample_weight", weight, x.device)
     weight = weight.to(accumulator_dtype(x.device))
     if weight.numel() and not weight.is_meta and not under_mode():
+        weight = weight.resolve_neg()  # kernels read the numbers in memory
         lowest, highest = (value.item() for value in weight.aminmax())
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ValueError("sample_weight should be finite; it contains NaN or infinity")

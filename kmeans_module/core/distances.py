@@ -78,7 +78,7 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
     with full_precision(x.device):
         if metric == "cosine":
             return _one_minus_cosine(x, centroids)
-        if recorded() or not (differentiated(x) or differentiated(centroids)):
+        if not differentiated(x, centroids) or recorded():
             return _squared(x, centroids)
         distances: Tensor = _SquaredDistances.apply(x, centroids)  # type: ignore[no-untyped-call]
         return distances
@@ -108,16 +108,17 @@ class _SquaredDistances(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, centroids = _centered(*ctx.saved_tensors)
+        saved = ctx.saved_tensors  # checkpointing lets them be asked for once
+        x, centroids = _centered(*saved)
         gradient, to_x, to_centroids = 2 * gradients[0], None, None
         with full_precision(x.device):
             if ctx.needs_input_grad[0]:
                 to_x = x * gradient.sum(dim=-1, keepdim=True) - gradient @ centroids
-                to_x = to_x.sum_to_size(ctx.saved_tensors[0].shape)
+                to_x = to_x.sum_to_size(saved[0].shape)
             if ctx.needs_input_grad[1]:
                 gradient = gradient.mT
                 to_centroids = centroids * gradient.sum(dim=-1, keepdim=True) - gradient @ x
-                to_centroids = to_centroids.sum_to_size(ctx.saved_tensors[1].shape)
+                to_centroids = to_centroids.sum_to_size(saved[1].shape)
         return to_x, to_centroids
 
     @staticmethod

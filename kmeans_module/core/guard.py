@@ -94,12 +94,20 @@ def under_functorch() -> bool:
     return not compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def differentiated(x: Tensor) -> bool:
-    """Whether somebody may ask for a derivative by x, forwards or backwards."""
-    if x.requires_grad and torch.is_grad_enabled():
+def differentiated(*tensors: Tensor) -> bool:
+    """Whether somebody may ask for a derivative by one of them, forwards or backwards."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return True
     # A transform inside another one hides what the other asks for.
-    return under_functorch() or (not compiling() and torch.autograd.forward_ad._current_level >= 0)
+    return not compiling() and (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def is_distributed(x: Tensor) -> bool:
+    """Whether x is a DTensor, asked without an import of those."""
+    return not compiling() and type(x).__module__.startswith("torch.distributed.tensor")
 
 
 def no_values(*tensors: Tensor) -> str | None:

@@ -49,17 +49,18 @@ def rotate(x: Tensor, quantized: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(source, dim=-1, keepdim=True)
     target_length = torch.linalg.vector_norm(target, dim=-1, keepdim=True)
     turns = (length > 0) & (target_length > 0)
-    source = source / length.where(turns, 1.0)
-    target = target / target_length.where(turns, 1.0)
+    scale = (target_length / length).where(turns, 1.0)
+    source = (source / length).where(turns, 0.0)
+    target = (target / target_length).where(turns, 0.0)
     middle = source + target
     middle = middle / torch.linalg.vector_norm(middle, dim=-1, keepdim=True).clamp(min=1e-6)
     zero = x - x.detach()
-    turned = (
+    turned: Tensor = (
         zero
         - 2 * middle * (middle * zero).sum(dim=-1, keepdim=True)
         + 2 * target * (source * zero).sum(dim=-1, keepdim=True)
     )
-    turned = torch.where(turns, target_length / length.where(turns, 1.0) * turned, zero)
+    turned = scale * turned
     return quantized + turned.to(quantized.dtype)
 
 

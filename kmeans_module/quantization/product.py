@@ -217,6 +217,10 @@ class ProductQuantizer(Quantizer):
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         rotations = check.check_integer("rotations", rotations, minimum=0)
         x = check.check_samples(x, self.n_features)
+        if torch.is_autocast_enabled(x.device.type):
+            with full_precision(x.device):
+                self.fit(x, max_iter=max_iter, rotations=rotations, generator=generator)
+            return
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if not x.isfinite().all():
             refuse_nonfinite(x, x.dtype)

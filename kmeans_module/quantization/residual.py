@@ -286,15 +286,11 @@ class ResidualQuantizer(Quantizer):
             raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}")
         if not x.isfinite().all():
             refuse_nonfinite(x, x.dtype)
-        codebooks, codes = fit_levels(
-            x,
-            self.n_clusters,
-            self.n_levels,
-            beam_size=self.beam_size,
-            max_iter=max_iter,
-            refinements=refinements,
-            generator=generator,
-        )
+        with full_precision(x.device):
+            codebooks, codes = fit_levels(
+                x, self.n_clusters, self.n_levels, beam_size=self.beam_size,
+                max_iter=max_iter, refinements=refinements, generator=generator,
+            )  # fmt: skip
         for number, centroids in enumerate(codebooks):
             level = self.level(number)
             level.forget_recorded()

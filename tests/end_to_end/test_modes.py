@@ -18,6 +18,7 @@ from torch.func import functional_call, functionalize, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from kmeans_module import KMeansLayer, ProductQuantizer, ResidualQuantizer, VectorQuantizer
@@ -335,6 +336,15 @@ def test_distances_have_derivatives_of_every_order(
     assert torch.autograd.gradgradcheck(call, (x, centroids))
 
 
+@pytest.mark.parametrize("name", DERIVED)
+def test_checkpointed_gradients_are_those_without(name: str) -> None:
+    call, plain, again = first_float(reading(name)), X.clone(), X.clone()
+    call(plain.requires_grad_()).square().sum().backward()
+    result = checkpoint(call, again.requires_grad_(), use_reentrant=False)
+    result.square().sum().backward()
+    assert_same(again.grad, plain.grad)
+
+
 def test_gradients_of_distances_do_not_cancel_far_from_the_origin() -> None:
     x, centroids = X[:10] + 1e5, (X[10:15] + 1e5).clone().requires_grad_()
     x.requires_grad_()
@@ -480,7 +490,11 @@ def test_distributed_tensors_are_refused_in_words(one_rank: Any) -> None:
         F.assign(X, distribute_tensor(OTHER, one_rank, [Shard(0)]))
 
 
-@pytest.mark.parametrize("function", [F.assign, F.e_step, F.inertia])
+def labels_of(x: Tensor, centroids: Tensor) -> Tensor:
+    return F.assign(x, centroids)[0]
+
+
+@pytest.mark.parametrize("function", [labels_of, F.e_step, F.inertia])
 def test_centroids_of_any_kind_are_never_read_by_a_pointer(
     function: Callable[[Tensor, Tensor], Any],
 ) -> None:
@@ -500,3 +514,13 @@ def test_weights_that_are_a_negated_view_count_as_what_they_are() -> None:
     assert_same(step_of(layer().e_step(X, negated)), step_of(layer().e_step(X, weight)))
     fits = [layer().fit(X, init="current", sample_weight=w) for w in (negated, weight)]
     assert_same(fits[0].inertia, fits[1].inertia)
+
+
+@pytest.mark.parametrize("kind", ["residual", "product"])
+def test_a_fit_of_codebooks_under_autocast_is_that_without(kind: str) -> None:
+    options = {"rotation": True} if kind == "product" else {}
+    plain, casting = quantizer(kind, **options), quantizer(kind, **options)
+    plain.fit(X, generator=seeded())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        casting.fit(X, generator=seeded())
+    assert torch.equal(casting.codebooks, plain.codebooks)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module import functional as F
 from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.guard import readable
+from kmeans_module.core.guard import readable, without_gradients
 from kmeans_module.rows.survey import refuse_nonfinite
 from kmeans_module.state import CentroidState
 
@@ -16,7 +15,7 @@ from kmeans_module.state import CentroidState
 class Assignment(CentroidState):
     """Samples meet centroids that stay as they are; the base of KMeansLayer."""
 
-    @torch.no_grad()
+    @without_gradients
     def forward(self, x: Tensor) -> Tensor:
         """Labels of the nearest centroids; never changes the layer.
 

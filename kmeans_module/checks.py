@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from kmeans_module.core.guard import readable, under_mode
+from kmeans_module.core.guard import is_distributed, readable, under_mode
 from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
 from kmeans_module.core.words import first_line, shown
 
@@ -65,6 +65,11 @@ def check_callable(name: str, value: object) -> None:
 def check_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} should be a torch.Tensor; got {type(value).__name__}")
+    if type(value) is not Tensor and is_distributed(value):
+        raise TypeError(
+            f"{name} should be a tensor of this rank; got a DTensor: hand in {name}.to_local() "
+            f"or {name}.full_tensor()"
+        )
     if value.is_complex():
         raise TypeError(f"{name} should hold real numbers; got {value.dtype}")
     if value.is_nested or value.layout != torch.strided or value.is_quantized:
@@ -191,7 +196,8 @@ def check_sample_weight(
         )
     check_device("sample_weight", weight, x.device)
     weight = weight.to(accumulator_dtype(x.device))
-    if not under_mode() and weight.numel():
+    if weight.numel() and not weight.is_meta and not under_mode():
+        weight = weight.resolve_neg()  # kernels read the numbers in memory
         lowest, highest = (value.item() for value in weight.aminmax())
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ValueError("sample_weight should be finite; it contains NaN or infinity")

@@ -12,13 +12,13 @@ Source: S. P. Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core import distances
 from kmeans_module.core.empty_clusters import POLICIES, EmptyClusterError
+from kmeans_module.core.guard import without_gradients
 from kmeans_module.core.m_step import m_step
 from kmeans_module.core.metrics import METRICS, in_space
 from kmeans_module.core.soft import soft_shares
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-@torch.no_grad()
+@without_gradients
 def assign(
     x: Tensor, centroids: Tensor, *, metric: str = "euclidean"
 ) -> tuple[Tensor, Tensor | bool]:
@@ -54,7 +54,7 @@ def assign(
     return _shaped(labels, centroids), finite
 
 
-@torch.no_grad()
+@without_gradients
 def e_step(
     x: Tensor,
     centroids: Tensor,
@@ -87,7 +87,7 @@ def e_step(
     return space.e_step(flat, start=start).reshape(centroids.shape[:-2])
 
 
-@torch.no_grad()
+@without_gradients
 def update_centroids(
     centroids: Tensor,
     counts: Tensor,
@@ -253,7 +253,7 @@ def _prepared(
     elif centroids.ndim == 2:
         centroids = centroids.unsqueeze(0)
     space = workspace(
-        x, sample_weight, metric=METRICS[metric].kernel, dtype=centroids.dtype, once=True
+        x, sample_weight, metric=METRICS[metric].kernel, once=True, centroids=centroids
     )
     return space, centroids
 

@@ -15,7 +15,7 @@ from kmeans_module.assignment import Assignment
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.empty_clusters import EmptyClusterError
 from kmeans_module.core.fit import fit
-from kmeans_module.core.guard import readable
+from kmeans_module.core.guard import changed_in_place, readable, require_values, without_gradients
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.seeding import Init, check_name, flat_init, initialize
 from kmeans_module.core.statistics import ClusterStats, EStep
@@ -94,6 +94,7 @@ class KMeansLayer(Assignment):
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity in x, bad weights or init.
         """
+        self._require_values("initialize", x)
         check.check_process_group(process_group)
         ranks = x.group if isinstance(x, AnyRows) else process_group
         with errors_shared(ranks):
@@ -129,6 +130,7 @@ class KMeansLayer(Assignment):
         Raises:
             ValueError: what :meth:`e_step` and :meth:`fit` refuse: bad shapes, NaN, infinity.
         """
+        self._require_values("prepare", x)
         check.check_process_group(process_group)
         agree(process_group, metric=self.metric)
         rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
@@ -137,7 +139,7 @@ class KMeansLayer(Assignment):
             refuse(rows.moments(problem.metric), rows.example, problem)
         return rows
 
-    @torch.no_grad()
+    @without_gradients
     def e_step(
         self,
         x: Tensor | AnyRows,
@@ -177,7 +179,7 @@ class KMeansLayer(Assignment):
             refuse_nonfinite(x, step.distances.dtype)
         return step
 
-    @torch.no_grad()
+    @without_gradients
     def m_step(self, stats: ClusterStats, *, decay: float = 0.0) -> Tensor:
         """Move the centroids, in place; see :func:`kmeans_module.functional.update_centroids`.
 
@@ -192,6 +194,7 @@ class KMeansLayer(Assignment):
         Raises:
             EmptyClusterError: a cluster is empty and the policy is "error".
         """
+        changed_in_place("KMeansLayer.m_step", "functional.update_centroids changes nothing")
         self.check_initialized()
         centroids, counts, shift = F.update_centroids(
             self.centroids, self.counts, stats,
@@ -260,6 +263,7 @@ class KMeansLayer(Assignment):
                 before. The layer is then as it was.
             EmptyClusterError: a cluster is empty and the policy is "error".
         """
+        self._require_values("fit", x)
         check.check_process_group(process_group)
         ranks = x.group if isinstance(x, AnyRows) else process_group
         with errors_shared(ranks):
@@ -310,6 +314,10 @@ class KMeansLayer(Assignment):
             used=self.centroids.dtype,
         )
         return FitResult.of(best, self.batch_shape)
+
+    def _require_values(self, method: str, x: Data) -> None:
+        tensors = [check.check_rows(x)] if isinstance(x, Tensor) else []
+        require_values(f"{type(self).__name__}.{method}", self.centroids, *tensors)
 
     @cached_property
     def _last_search(self) -> LastSearch:

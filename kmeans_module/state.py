@@ -21,7 +21,17 @@ from kmeans_module.core.statistics import accumulator_dtype
 State = TypeVar("State", bound="CentroidState")
 
 
-class ExactBuffers(nn.Module):
+class NotScripted(nn.Module):
+    """A module that torch.jit.script refuses in words, also inside of another one."""
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise TypeError(
+            f"torch.jit.script cannot read {type(self).__name__}: use torch.jit.trace, "
+            "torch.export.export or torch.compile"
+        )
+
+
+class ExactBuffers(NotScripted):
     """A module some of whose float64 buffers keep their dtype whatever is asked for.
 
     Attributes:
@@ -186,7 +196,7 @@ class CentroidState(ExactBuffers):
     def check_initialized(self) -> None:
         """Raise NotInitializedError where there are no centroids yet (not in recorded code)."""
         # The buffer may be on an accelerator: it is read once.
-        if compiling() or self._known_initialized or under_mode():
+        if compiling() or self._known_initialized or under_mode() or self.initialized.is_meta:
             return
         self._known_initialized = bool(self.initialized)
         if not self._known_initialized:

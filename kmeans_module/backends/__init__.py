@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from kmeans_module.backends import native, operators, reference
 from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.guard import no_memory
+from kmeans_module.core.guard import for_onnx, no_memory, no_plain
 from kmeans_module.core.statistics import ClusterStats, EStep
 
 __all__ = [
@@ -136,8 +137,17 @@ DEVICES = {
 }
 
 
-def backend_for(x: Tensor, dtype: torch.dtype | None = None, operation: str = "e_step") -> Backend:
-    """The first backend without an obstacle; arguments are those of :meth:`Backend.obstacle`.
+def backend_for(
+    x: Tensor,
+    dtype: torch.dtype | None = None,
+    operation: str = "e_step",
+    also: Sequence[Tensor | None] = (),
+) -> Backend:
+    """The first backend without an obstacle.
+
+    Args:
+        x, dtype, operation: as for :meth:`Backend.obstacle`.
+        also: further tensors whose memory the operation reads.
 
     Raises:
         RuntimeError: the environment variable KMEANS_KERNEL names a backend for the device of x
@@ -145,11 +155,11 @@ def backend_for(x: Tensor, dtype: torch.dtype | None = None, operation: str = "e
     """
     asked = os.environ.get("KMEANS_KERNEL")
     if asked:
-        return _asked(asked, x, dtype, operation)
+        return _asked(asked, x, dtype, operation, also)
     for backend in BACKENDS:
         obstacle = backend.obstacle(x, dtype, operation)
         if obstacle is None:
-            return _eager_or_operators(backend, x, operation)
+            return _eager_or_operators(backend, x, operation, also)
         if not torch.compiler.is_compiling():
             log.debug("%s by another backend than %s: %s", operation, backend.name, obstacle)
     raise AssertionError("the reference takes whatever there is")
@@ -162,6 +172,7 @@ def workspace(
     metric: str = "euclidean",
     dtype: torch.dtype | None = None,
     once: bool = False,
+    centroids: Tensor | None = None,
 ) -> Workspace:
     """Get ready for repeated E-steps on the rows x.
 
@@ -171,8 +182,11 @@ def workspace(
         metric: "euclidean" or "cosine".
         dtype: of the centroids; None for that of x.
         once: whether one E-step is all, so that keeping anything for the next does not pay.
+        centroids: those of the E-step, where a caller hands in some that may be of any kind.
     """
-    backend = backend_for(x, dtype)
+    if centroids is not None:
+        dtype = centroids.dtype
+    backend = backend_for(x, dtype, also=(sample_weight, centroids))
     if not torch.compiler.is_compiling():
         log.debug("E-steps by the %s backend", backend.name)
     return backend.workspace(x, sample_weight, metric=metric, once=once)
@@ -200,7 +214,7 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     """
     dtype = compute_dtype(x, codebooks)
     x, codebooks = x.to(dtype), codebooks.to(dtype)
-    backend = backend_for(x, codebooks.dtype, "beam")
+    backend = backend_for(x, codebooks.dtype, "beam", (codebooks,))
     return backend.beam_search(x, codebooks, beam_size=beam_size)
 
 
@@ -222,28 +236,41 @@ def show_backends() -> str:
     return "\n".join(lines)
 
 
-def _eager_or_operators(backend: Backend, x: Tensor, operation: str) -> Backend:
+def _eager_or_operators(
+    backend: Backend, x: Tensor, operation: str, also: Sequence[Tensor | None]
+) -> Backend:
     """The backend itself, or torch's operators where it must not take a pointer."""
-    if backend is reference.BACKEND or no_memory(x) is None:
-        return backend
-    return operators.BACKEND if operation == "e_step" else reference.BACKEND
+    if no_memory(x) is None:
+        if all(tensor is None or no_plain(tensor) is None for tensor in also):
+            return backend
+    elif for_onnx():
+        return operators.ONNX_BACKEND
+    if backend is reference.BACKEND or operation not in ("e_step", "beam"):
+        return reference.BACKEND
+    return operators.BACKEND
 
 
-def _asked(asked: str, x: Tensor, dtype: torch.dtype | None, operation: str) -> Backend:
+def _asked(
+    asked: str,
+    x: Tensor,
+    dtype: torch.dtype | None,
+    operation: str,
+    also: Sequence[Tensor | None],
+) -> Backend:
     """The backend that KMEANS_KERNEL names, for tensors of its device; else the usual one."""
     if asked not in DEVICES:
         raise ValueError(f"KMEANS_KERNEL should be one of {', '.join(DEVICES)}; got {asked}")
     if not torch.compiler.is_compiling():
         log.debug("KMEANS_KERNEL=%s is set", asked)
     if asked == "reference":
-        return reference.BACKEND
+        return _eager_or_operators(reference.BACKEND, x, operation, also)
     for backend in BACKENDS:
         if backend.name == asked and x.device.type == DEVICES[asked]:
             obstacle = backend.obstacle(x, dtype, operation)
             if obstacle is not None:
                 raise RuntimeError(f"KMEANS_KERNEL={asked}, but {obstacle}")
-            return _eager_or_operators(backend, x, operation)
+            return _eager_or_operators(backend, x, operation, also)
     if x.device.type == DEVICES[asked]:
         raise RuntimeError(f"KMEANS_KERNEL={asked}, but this version has no such backend")
     serving = next(b for b in BACKENDS if b.obstacle(x, dtype, operation) is None)
-    return _eager_or_operators(serving, x, operation)
+    return _eager_or_operators(serving, x, operation, also)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.distances import full_precision, pairwise_distances
-from kmeans_module.core.guard import under_mode
+from kmeans_module.core.guard import for_other_inputs, under_mode
 
 _CHUNK = 1 << 21  # numbers in the scores of a chunk
 _TINY = {torch.float32: 1e-30, torch.float64: 1e-290}  # of which underflow leaves nothing
@@ -21,7 +21,7 @@ _TINY = {torch.float32: 1e-30, torch.float64: 1e-290}  # of which underflow leav
 
 def torch_beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
     """See :func:`kmeans_module.backends.beam_search`."""
-    if under_mode():  # the number of rows may be unknown
+    if for_other_inputs():
         return _search(x, codebooks, beam_size)
     size = max(1, _CHUNK // (beam_size * codebooks.shape[1]))
     chunks = [_search(rows, codebooks, beam_size) for rows in torch.split(x, size)]
@@ -32,15 +32,19 @@ def torch_beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[
 def _search(rows: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
     k = codebooks.shape[1]
     left = rows.unsqueeze(1)  # (n, beams, d)
-    codes = torch.zeros_like(rows[:, None, :0], dtype=torch.int64)  # (n, beams, levels so far)
+    codes: Tensor | None = None  # (n, beams, levels so far)
     for codebook in codebooks:
         wanted = min(beam_size, left.shape[1] * k)
         best = _choose_among_all if under_mode() else _choose
         choice = best(left, codebook, wanted)
         beam, code = (choice // k).unsqueeze(-1), choice % k
         left = left.gather(1, beam.expand(-1, -1, left.shape[-1])) - codebook[code]
-        codes = codes.gather(1, beam.expand(-1, -1, codes.shape[-1]))
-        codes = torch.cat([codes, code.unsqueeze(-1)], dim=-1)
+        chosen = code.unsqueeze(-1)
+        if codes is not None:
+            earlier = codes.gather(1, beam.expand(-1, -1, codes.shape[-1]))
+            chosen = torch.cat([earlier, chosen], dim=-1)
+        codes = chosen
+    assert codes is not None
     return codes[:, 0], left[:, 0]
 
 

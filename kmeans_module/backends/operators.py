@@ -1,7 +1,8 @@
 """The E-step as operators of torch: what compiled, exported, traced and fake code holds.
 
 Code that must not see a pointer sees one opaque node instead; when it runs on real tensors, the
-native kernel serves where it takes the rows, and the torch reference elsewhere.
+native kernel serves where it takes the rows, and the torch reference elsewhere. Nothing that an
+operator returns has a gradient, as in eager code.
 
 Shapes: x is (n, d) shared by all problems or (P, n, d), centroids (P, k, d), weights (n,) or
 (P, n).
@@ -9,14 +10,18 @@ Shapes: x is (n, d) shared by all problems or (P, n, d), centroids (P, k, d), we
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from kmeans_module.backends.beam import torch_beam_search
 from kmeans_module.backends.native import BACKEND as NATIVE
 from kmeans_module.backends.native.library import library
 from kmeans_module.backends.native.workspace import NativeWorkspace
 from kmeans_module.backends.reference import ReferenceBackend, ReferenceWorkspace
 from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.nearest import Screen
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -24,6 +29,7 @@ from kmeans_module.core.statistics import (
     Farthest,
     accumulator_dtype,
     no_farthest,
+    space_rows,
 )
 
 
@@ -93,6 +99,96 @@ def _(
     )
 
 
+@torch.library.custom_op(
+    "kmeans_module::beam_search",
+    mutates_args=(),
+    schema="(Tensor x, Tensor codebooks, SymInt beam_size) -> (Tensor, Tensor)",
+)
+def beam_search(x: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
+    """Codes (n, L), and what they leave of the rows (n, d); see
+    :func:`kmeans_module.backends.beam_search`."""
+    if NATIVE.obstacle(x, codebooks.dtype, "beam") is None and library() is not None:
+        return NATIVE.beam_search(x, codebooks, beam_size=beam_size)
+    return torch_beam_search(x, codebooks, beam_size=beam_size)
+
+
+@beam_search.register_fake
+def _(x: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
+    codes = x.new_empty((x.shape[0], codebooks.shape[0]), dtype=torch.int64)
+    return codes, torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _without_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
+
+
+def _no_backward(ctx: Any, *gradients: Any) -> tuple[None, ...]:
+    return (None,) * len(ctx.needs_input_grad)
+
+
+for _operator in (assign, e_step, beam_search):
+    _operator.register_autograd(_no_backward, setup_context=_without_gradient)
+
+
+def _calls(x: Tensor, dim: int | None, size: int) -> Tensor:
+    """The tensors of all calls of a vmap, (B, ...); repeated where they share it."""
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _problems(x: Tensor, dim: int | None, size: int, problems: int, own: int) -> Tensor:
+    """What the problems of all calls have, (B · P, ...), or what all of them share.
+
+    Args:
+        x: of one call (P, ...), or shared by its problems; and the dimension of the calls.
+        dim: this dimension; None where the calls share x.
+        size: calls, B.
+        problems: of one call, P.
+        own: dimensions of x for one call whose problems do not share it.
+    """
+    if dim is None and x.ndim < own:
+        return x
+    x = _calls(x, dim, size)
+    if x.ndim == own:
+        x = x.unsqueeze(1).expand(size, problems, *x.shape[1:])
+    return x.flatten(0, 1)
+
+
+@assign.register_vmap
+def _(info: Any, dims: Any, x: Tensor, centroids: Tensor, metric: str) -> tuple[Tensor, int]:
+    centroids = _calls(centroids, dims[1], info.batch_size)
+    size, problems = centroids.shape[:2]
+    x = _problems(x, dims[0], size, problems, own=3)
+    return assign(x, centroids.flatten(0, 1), metric).unflatten(0, (size, problems)), 0
+
+
+@e_step.register_vmap
+def _(
+    info: Any,
+    dims: Any,
+    x: Tensor,
+    sample_weight: Tensor | None,
+    centroids: Tensor,
+    metric: str,
+    start: int,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    centroids = _calls(centroids, dims[2], info.batch_size)
+    size, problems = centroids.shape[:2]
+    x = _problems(x, dims[0], size, problems, own=3)
+    if sample_weight is not None:
+        sample_weight = _problems(sample_weight, dims[1], size, problems, own=2)
+    step = e_step(x, sample_weight, centroids.flatten(0, 1), metric, start)
+    return tuple(tensor.unflatten(0, (size, problems)) for tensor in step), (0,) * len(step)
+
+
+@beam_search.register_vmap
+def _(
+    info: Any, dims: Any, x: Tensor, codebooks: Tensor, beam_size: int
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    every = (_calls(t, dim, info.batch_size) for t, dim in zip((x, codebooks), dims, strict=False))
+    results = [beam_search(*call, beam_size) for call in zip(*every, strict=True)]
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0)
+
+
 class OperatorWorkspace(ReferenceWorkspace):
     """A workspace whose steps are operators, each of which starts afresh."""
 
@@ -114,10 +210,42 @@ class OperatorBackend(ReferenceBackend):
 
     name = "operators"
 
+    def beam_search(self, x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
+        codes, left = beam_search(x, codebooks, beam_size)
+        return codes, left
+
     def workspace(
         self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
     ) -> OperatorWorkspace:
         return OperatorWorkspace(x, sample_weight, metric=metric)
 
 
+class OnnxWorkspace(ReferenceWorkspace):
+    """Labels by the operators that ONNX knows, for any number of rows."""
+
+    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
+        rows = space_rows(
+            self.x, slice(None), metric=self.metric, dtype=compute_dtype(self.x, centroids)
+        )
+        screen = Screen(centroids.to(rows.dtype))
+        return self._without_zero_rows(screen.decide_in_a_fixed_graph(rows), rows), True
+
+    def _step(self, centroids: Tensor, start: int, wants_farthest: bool) -> EStep:
+        raise NotImplementedError(
+            "an E-step cannot be exported to ONNX: export forward, transform, encode or decode"
+        )
+
+
+class OnnxBackend(ReferenceBackend):
+    """What stands in for all backends in an export to ONNX, which knows no operators of ours."""
+
+    name = "onnx"
+
+    def workspace(
+        self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
+    ) -> OnnxWorkspace:
+        return OnnxWorkspace(x, sample_weight, metric=metric)
+
+
 BACKEND = OperatorBackend()
+ONNX_BACKEND = OnnxBackend()

@@ -20,7 +20,7 @@ from kmeans_module.core.distances import (
     squared_norms,
     unit_rows,
 )
-from kmeans_module.core.guard import under_mode
+from kmeans_module.core.guard import for_other_inputs, under_mode
 from kmeans_module.core.nearest import Screen
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -154,7 +154,7 @@ class ReferenceWorkspace:
         dtype = compute_dtype(self.x, centroids)
         screen = Screen(centroids.to(dtype))
         recorded = under_mode() is not None
-        if torch.compiler.is_exporting():  # for any number of rows
+        if for_other_inputs():
             parts = [slice(None)]
         else:
             size = chunk_rows(n, screen.fixed_width if recorded else k, d, problems, device)

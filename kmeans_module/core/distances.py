@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from kmeans_module.core.guard import differentiated, for_onnx, recorded
 
 # Elements of one chunk's temporaries: a few L2 caches on the CPU, 64 MB on accelerators.
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
@@ -19,6 +22,9 @@ CHUNK_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Compute products as asked: no autocast, no TF32, no bfloat16 passes."""
+    if device.type == "meta":  # knows no autocast
+        yield
+        return
     with torch.autocast(device.type, enabled=False):
         if torch.compiler.is_compiling():
             yield
@@ -72,8 +78,68 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
     with full_precision(x.device):
         if metric == "cosine":
             return _one_minus_cosine(x, centroids)
-        exact = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(x, centroids, compute_mode=exact).square()
+        if not differentiated(x, centroids) or recorded():
+            return _squared(x, centroids)
+        distances: Tensor = _SquaredDistances.apply(x, centroids)  # type: ignore[no-untyped-call]
+        return distances
+
+
+def _squared(x: Tensor, centroids: Tensor) -> Tensor:
+    if for_onnx():  # whose distances have no such mode
+        return (x.unsqueeze(-2) - centroids.unsqueeze(-3)).square().sum(dim=-1)
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(x, centroids, compute_mode=exact).square()
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """:func:`_squared` with derivatives of every order: torch.cdist has first ones only, none
+    forwards, and those that torch.func.vmap takes of it are wrong."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, centroids: Tensor) -> Tensor:
+        return _squared(x, centroids)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        saved = ctx.saved_tensors  # checkpointing lets them be asked for once
+        x, centroids = _centered(*saved)
+        gradient, to_x, to_centroids = 2 * gradients[0], None, None
+        with full_precision(x.device):
+            if ctx.needs_input_grad[0]:
+                to_x = x * gradient.sum(dim=-1, keepdim=True) - gradient @ centroids
+                to_x = to_x.sum_to_size(saved[0].shape)
+            if ctx.needs_input_grad[1]:
+                gradient = gradient.mT
+                to_centroids = centroids * gradient.sum(dim=-1, keepdim=True) - gradient @ x
+                to_centroids = to_centroids.sum_to_size(saved[1].shape)
+        return to_x, to_centroids
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        x, centroids = _centered(*ctx.saved_tensors)
+        x_tangent, centroid_tangent = tangents
+        change = x.new_zeros(())
+        with full_precision(x.device):
+            if x_tangent is not None:
+                along = (x * x_tangent).sum(dim=-1, keepdim=True)
+                change = change + along - x_tangent @ centroids.mT
+            if centroid_tangent is not None:
+                along = (centroids * centroid_tangent).sum(dim=-1).unsqueeze(-2)
+                change = change + along - x @ centroid_tangent.mT
+        return 2 * change
+
+
+def _centered(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """Both less a common offset, so that products of them do not cancel."""
+    offset = centroids.detach().mean(dim=-2, keepdim=True)
+    return x - offset, centroids - offset
 
 
 def squared_distances(rows: Tensor, centroids: Tensor, *, metric: str = "euclidean") -> Tensor:

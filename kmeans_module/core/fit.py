@@ -12,6 +12,7 @@ from kmeans_module.core.lloyd import Iteration, Lloyd
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments, Rows, Search
 from kmeans_module.core.seeding import Init, initialize
+from kmeans_module.core.statistics import from_host
 
 # Labels of the restarts that run together: more of them cost memory, fewer cost calls.
 _RESTARTS_ELEMENTS = 1 << 20
@@ -71,7 +72,7 @@ def run(
     history, iterations = [], 0
     for number in range(max_iter + 1):
         iteration = _pass(rows, search, lloyd, move=number < max_iter)
-        history.append(torch.as_tensor(iteration.inertia))
+        history.append(from_host(iteration.inertia))
         if callback is not None and iteration.number > iterations:
             iterations = iteration.number
             callback(iteration)
@@ -163,7 +164,7 @@ def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
     call on these problems alone."""
     lloyd = Lloyd(search.problem, best.centroids, merge=rows.merge)
     iteration = _pass(rows, search, lloyd, move=False)
-    inertia = torch.as_tensor(iteration.inertia)
+    inertia = from_host(iteration.inertia)
     best.history[:, -1] = inertia
     return best._replace(labels=search.labels(), counts=iteration.counts, inertia=inertia)
 
@@ -184,14 +185,14 @@ def _tell_of_the_best(
     """Tells, of restarts that run together, of the one with the lowest inertia for each problem."""
 
     def tell(iteration: Iteration) -> None:
-        inertia = torch.as_tensor(iteration.inertia).view(-1, n_problems)
+        inertia = from_host(iteration.inertia).view(-1, n_problems)
         problems = torch.arange(n_problems, device=inertia.device)
         index = inertia.argmin(dim=0) * n_problems + problems
         callback(
             iteration._replace(
                 inertia=inertia.flatten()[index],
-                shift=torch.as_tensor(iteration.shift)[index],
-                moved=torch.as_tensor(iteration.moved)[index],
+                shift=from_host(iteration.shift)[index],
+                moved=from_host(iteration.moved)[index],
                 counts=iteration.counts[index],
             )
         )

@@ -21,7 +21,7 @@ from torch import Tensor
 from kmeans_module.core.empty_clusters import raise_if_empty
 from kmeans_module.core.m_step import m_step
 from kmeans_module.core.problem import Problem
-from kmeans_module.core.statistics import ClusterStats, Farthest, to_host
+from kmeans_module.core.statistics import ClusterStats, Farthest, from_host, to_host
 
 Flags = NDArray[np.bool_]
 Merge = Callable[[ClusterStats, Sequence[Tensor]], tuple[ClusterStats, list[Tensor]]]
@@ -52,9 +52,9 @@ class Iteration(NamedTuple):
     def reshape(self, batch_shape: tuple[int, ...]) -> Iteration:
         """The same with other leading dimensions in place of the axis of problems."""
         return self._replace(
-            inertia=torch.as_tensor(self.inertia).reshape(batch_shape),
-            shift=torch.as_tensor(self.shift).reshape(batch_shape),
-            moved=torch.as_tensor(self.moved).reshape(batch_shape),
+            inertia=from_host(self.inertia).reshape(batch_shape),
+            shift=from_host(self.shift).reshape(batch_shape),
+            moved=from_host(self.moved).reshape(batch_shape),
             counts=self.counts.reshape(*batch_shape, self.counts.shape[-1]),
         )
 
@@ -112,7 +112,7 @@ class Lloyd:
         self.converged = np.zeros(n_problems, dtype=bool)
         # A cluster that was filled takes samples at the next E-step: labels may come back equal.
         self._filled: Flags | None = np.ones(n_problems, dtype=bool)
-        self._unknown = torch.full((n_problems,), torch.nan, dtype=torch.float64)
+        self._unknown = torch.full((n_problems,), torch.nan, dtype=torch.float64, device="cpu")
         self._rounding = None if rounding is None else rounding.cpu().numpy()
         self._counts: Tensor | None = None
         self._limit_now = self.limit

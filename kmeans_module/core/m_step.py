@@ -61,5 +61,5 @@ def m_step(
             weighs = weighs & (new != 0).any(dim=-1, keepdim=True)
             new = unit_rows(new)
         new = new.where(weighs, old).to(dtype)
-    shift = (new - old).square_().sum(dim=(-2, -1))
+    shift = (new - old).square().sum(dim=(-2, -1))
     return new, counts, shift

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kmeans_module.core.distances import chunk_rows, squared_distances
-from kmeans_module.core.guard import readable
+from kmeans_module.core.guard import for_other_inputs, readable, under_functorch
 from kmeans_module.core.words import shown
 
 KERNELS = ("softmax", "student-t")
@@ -84,10 +84,15 @@ def in_chunks(
     Returns:
         What the function gives, for all rows.
     """
+    if for_other_inputs():
+        whole = function(x, centroids)
+        return whole if isinstance(whole, tuple) else (whole,)
     problems = centroids.shape[:-2].numel()
     k, d = centroids.shape[-2:]
     size = chunk_rows(x.shape[-2], k, d, problems, x.device)
+    # torch.func has no hooks for what a checkpoint saves: it keeps all of it.
     wanted = torch.is_grad_enabled() and (x.requires_grad or centroids.requires_grad)
+    wanted = wanted and not under_functorch()
     chunks = []
     for rows in torch.split(x, max(size, 1), dim=-2):
         part = (

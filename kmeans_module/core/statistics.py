@@ -34,6 +34,11 @@ def to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
     return list(np.asarray(together))
 
 
+def from_host(values: Tensor | NDArray[Any] | float) -> Tensor:
+    """Numbers of the host as a tensor there, whatever the default device; tensors as they are."""
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+
+
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
     """Rows (..., n, d) at index (..., m): (..., m, d)."""
     return rows.gather(-2, index.unsqueeze(-1).expand(*index.shape, rows.shape[-1]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
-from kmeans_module.core.guard import under_mode
+from kmeans_module.core.guard import require_training, under_mode
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning, operators
 from kmeans_module.quantization.codebook_state import CodebookState
@@ -172,6 +172,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         Returns:
             What :meth:`record` changes.
         """
+        require_training(rows)
         state = self.codebook_state()
         if under_mode():
             operators.begin(rows, valid, self.number, *state)
@@ -332,7 +333,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
     def _generator(self, state: CodebookState) -> torch.Generator:
         """Draws that do not disturb the default generator, which a recomputed pass replays."""
         seed = (torch.initial_seed() + 2**32 * int(state.n_iter[0])) % 2**63
-        return torch.Generator().manual_seed(seed)
+        return torch.Generator("cpu").manual_seed(seed)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any

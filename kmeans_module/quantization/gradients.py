@@ -1,55 +1,20 @@
 """How gradients pass the choice of a code, which has none; and the loss.
 
-Each estimator returns the quantized vectors as they are, and differs in its backward pass.
+Each estimator returns the quantized vectors as they are: it adds a zero, a linear map of
+x - sg[x], whose derivative is the gradient it wants. Plain operators have derivatives of every
+order and kind, and are traced and exported as they are.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kmeans_module.core.distances import squared_distances
+from kmeans_module.core.guard import differentiated
 from kmeans_module.core.soft import in_chunks
 
 ESTIMATORS = ("straight-through", "rotation", "gumbel")
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:
-        return quantized.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
-
-
-class _Rotation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:
-        ctx.save_for_backward(x, quantized)
-        return quantized.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        x, quantized = ctx.saved_tensors
-        gradient = gradients[0]
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        target_length = torch.linalg.vector_norm(quantized, dim=-1, keepdim=True)
-        turns = (length > 0) & (target_length > 0)
-        source = x / length.where(turns, 1.0)
-        target = quantized / target_length.where(turns, 1.0)
-        middle = source + target
-        middle = middle / torch.linalg.vector_norm(middle, dim=-1, keepdim=True).clamp(min=1e-6)
-        rotated = (
-            gradient
-            - 2 * middle * (middle * gradient).sum(dim=-1, keepdim=True)
-            + 2 * source * (target * gradient).sum(dim=-1, keepdim=True)
-        )
-        scale = target_length / length.where(turns, 1.0)
-        return torch.where(turns, scale * rotated, gradient), None
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
@@ -61,10 +26,9 @@ def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
     Args:
         x, quantized: (..., d).
     """
-    if not (x.requires_grad and torch.is_grad_enabled()):
-        return quantized  # nobody asks for a gradient: no copy
-    straight: Tensor = _StraightThrough.apply(x, quantized)  # type: ignore[no-untyped-call]
-    return straight
+    if not differentiated(x):
+        return quantized  # no copy
+    return quantized + (x - x.detach()).to(quantized.dtype)
 
 
 def rotate(x: Tensor, quantized: Tensor) -> Tensor:
@@ -79,10 +43,25 @@ def rotate(x: Tensor, quantized: Tensor) -> Tensor:
     Args:
         x, quantized: (..., d).
     """
-    if not (x.requires_grad and torch.is_grad_enabled()):
+    if not differentiated(x):
         return quantized
-    rotated: Tensor = _Rotation.apply(x, quantized)  # type: ignore[no-untyped-call]
-    return rotated
+    source, target = x.detach(), quantized.detach()
+    length = torch.linalg.vector_norm(source, dim=-1, keepdim=True)
+    target_length = torch.linalg.vector_norm(target, dim=-1, keepdim=True)
+    turns = (length > 0) & (target_length > 0)
+    scale = (target_length / length).where(turns, 1.0)
+    source = (source / length).where(turns, 0.0)
+    target = (target / target_length).where(turns, 0.0)
+    middle = source + target
+    middle = middle / torch.linalg.vector_norm(middle, dim=-1, keepdim=True).clamp(min=1e-6)
+    zero = x - x.detach()
+    turned: Tensor = (
+        zero
+        - 2 * middle * (middle * zero).sum(dim=-1, keepdim=True)
+        + 2 * target * (source * zero).sum(dim=-1, keepdim=True)
+    )
+    turned = scale * turned
+    return quantized + turned.to(quantized.dtype)
 
 
 def gumbel(

@@ -79,7 +79,7 @@ def not_finite(rows: Tensor, valid: Tensor | None, stats: ClusterStats) -> Tenso
     # accelerator would have to be waited for.
     on_cpu = rows.device.type == "cpu"
     if valid is None and on_cpu and math.isfinite(float(stats.inertia.sum())):
-        return torch.zeros((), dtype=torch.bool)
+        return torch.zeros((), dtype=torch.bool, device=rows.device)
     return ~rows.isfinite().all()
 
 

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
+from kmeans_module.core.guard import constant_in_onnx, require_values
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout, check_codes, check_range
 from kmeans_module.quantization.offline import principal_rotation, training_samples
@@ -65,7 +66,9 @@ class ProductQuantizer(Quantizer):
 
     Attributes:
         quantizer: the :class:`VectorQuantizer`, with m heads.
-        rotation: an orthogonal ``nn.Linear``, or None.
+        rotation: an orthogonal ``nn.Linear``, or None. Before torch.onnx.export with dynamo=True,
+            which does not know how its weight is kept orthogonal, make it a plain one:
+            ``torch.nn.utils.parametrize.remove_parametrizations(pq.rotation, "weight")``.
 
     Examples:
         >>> import torch
@@ -213,6 +216,7 @@ class ProductQuantizer(Quantizer):
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
         """
+        require_values("ProductQuantizer.fit", self.quantizer.codebook.centroids, x)
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         rotations = check.check_integer("rotations", rotations, minimum=0)
         check.check_generator(generator)
@@ -268,7 +272,7 @@ class ProductQuantizer(Quantizer):
         queries = check.check_samples(queries, self.n_features)
         parts = self._cut(self._rotated(queries))
         tables: Tensor = self.quantizer.codebook.transform(parts)
-        return tables.view(self.n_subspaces, len(queries), self.n_clusters).transpose(0, 1)
+        return tables.view(self.n_subspaces, queries.shape[0], self.n_clusters).transpose(0, 1)
 
     def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
         """Squared distances of queries to what codes stand for, from :meth:`tables`.
@@ -325,7 +329,7 @@ class ProductQuantizer(Quantizer):
         # A row that is not finite stays so, and leaves the rotation's gradient alone.
         finite = x.detach().isfinite().all(dim=-1, keepdim=True)
         with full_precision(x.device):
-            weight = self.rotation.weight
+            weight = _weight_of(self.rotation)
             dtype = compute_dtype(x, weight)
             rotated = x.where(finite, 0.0).to(dtype) @ weight.T.to(dtype)
         return rotated.where(finite, torch.nan)
@@ -334,7 +338,7 @@ class ProductQuantizer(Quantizer):
         if self.rotation is None:
             return quantized
         with full_precision(quantized.device):
-            return quantized @ self.rotation.weight.to(quantized.dtype)
+            return quantized @ _weight_of(self.rotation).to(quantized.dtype)
 
     def _with_subspaces(self, codes: Tensor) -> Tensor:
         """Codes (*, m), also of one sub-space."""
@@ -349,3 +353,8 @@ class ProductQuantizer(Quantizer):
     def _joined(self, parts: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of :meth:`_cut`."""
         return parts if self.n_subspaces == 1 else parts.transpose(0, 1).reshape(shape)
+
+
+def _weight_of(rotation: nn.Linear) -> Tensor:
+    """The rotation, (d, d), which is computed from parameters that keep it orthogonal."""
+    return constant_in_onnx(lambda: rotation.weight)

@@ -10,6 +10,7 @@ from kmeans_module import checks as check
 from kmeans_module.core.guard import under_mode
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout
+from kmeans_module.state import NotScripted
 
 
 class Quantized(NamedTuple):
@@ -27,7 +28,7 @@ class Quantized(NamedTuple):
     loss: Tensor
 
 
-class Quantizer(nn.Module):
+class Quantizer(NotScripted):
     """The base of the quantizers, whose shapes a :class:`Layout` says."""
 
     layout: Layout

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
+from kmeans_module.core.guard import require_values
 from kmeans_module.quantization.gradients import quantization_loss, rotate, straight_through
 from kmeans_module.quantization.layout import NO_CODE, Layout, check_levels, hide_rows
 from kmeans_module.quantization.offline import fit_levels, training_samples
@@ -256,6 +257,7 @@ class ResidualQuantizer(ResidualCodes):
         """
         if self.shared_codebook:
             raise NotImplementedError("levels that share a codebook learn in training only")
+        require_values("ResidualQuantizer.fit", self.level(0).codebook.centroids, x)
         beam_size = self.beam_size if beam_size is None else beam_size
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kmeans_module import checks as check
 from kmeans_module.backends import beam_search
 from kmeans_module.core.distances import compute_dtype, full_precision
-from kmeans_module.core.guard import readable
+from kmeans_module.core.guard import readable, without_gradients
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import NO_CODE, check_codes, check_levels, check_range
 from kmeans_module.quantization.packing import bits_of, pack, unpack
@@ -56,7 +56,7 @@ class ResidualCodes(Quantizer):
         assert isinstance(level, VectorQuantizer)
         return level
 
-    @torch.no_grad()
+    @without_gradients
     def encode(self, x: Tensor, *, beam_size: int = 1, n_levels: int | None = None) -> Tensor:
         """Codes of the nearest centroid of each level, or of a beam search; learns nothing.
 
@@ -83,7 +83,7 @@ class ResidualCodes(Quantizer):
         codes = self.search(rows, beam_size=beam_size, n_levels=n_levels)
         return codes.view(*x.shape[:-1], n_levels)
 
-    @torch.no_grad()
+    @without_gradients
     def search(self, rows: Tensor, *, beam_size: int, n_levels: int) -> Tensor:
         """Codes (n, m) of rows (n, d), in the precision of distances; see :meth:`encode`."""
         if beam_size > 1:

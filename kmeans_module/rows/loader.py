@@ -115,7 +115,9 @@ class BatchLoader:
             return None
         # torch's generator keeps 32 bits: spread the epochs, so that seeds share no orders
         seed = (self.seed + 0x9E3779B1 * self.epoch) % 2**32
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(
+            len(self.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu"
+        )
         return order.to(self.x.device)
 
     def _batch(self, start: int, stop: int, index: Tensor | None) -> Batch:

@@ -51,7 +51,9 @@ class Positions:
         self.accumulator = accumulator_dtype(problem.device)
         self.n_features = problem.n_features
         self.batches = [batch for batch in batches if batch.x.shape[-2]]
-        sample = batches[0].x if batches else torch.empty(0, dtype=problem.dtype)
+        sample = (
+            batches[0].x if batches else torch.empty(0, dtype=problem.dtype, device=problem.device)
+        )
         self.dtype = compute_dtype(sample, problem.dtype)
         self._backend = backend_for(sample.new_empty(0, 0, dtype=self.dtype), operation="sums")
         self._lay_out()

@@ -177,7 +177,7 @@ def errors_shared(group: ProcessGroup | None) -> Iterator[None]:
         yield
     except Exception as raised:
         error = raised
-    failed = torch.tensor([float(error is not None)], dtype=torch.float64)
+    failed = torch.tensor([float(error is not None)], dtype=torch.float64, device="cpu")
     if all_sum([failed], group)[0].item() == 0:
         return
     own = None if error is None or isinstance(error, ErrorElsewhere) else error

@@ -67,7 +67,8 @@ class Watch:
         Raises:
             ValueError: the pass brought other rows than the one before, or none.
         """
-        seen = torch.zeros(2, dtype=torch.int64) if self._passing is None else self._passing
+        none = torch.zeros(2, dtype=torch.int64, device="cpu")
+        seen = none if self._passing is None else self._passing
         n_rows, checksum = (int(value) for value in all_sum([seen], self.group)[0])
         self._passing = None
         if self.expected is None:

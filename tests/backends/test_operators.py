@@ -87,6 +87,67 @@ def test_the_operators_keep_it_in_half_precision_and_with_empty_clusters() -> No
     torch.library.opcheck(operators.e_step, (x.half(), None, EMPTY[None], "euclidean", 0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_the_operator_of_beam_search_keeps_it(beam_size: int, dtype: torch.dtype) -> None:
+    x = torch.randn(30, 3, generator=seeded(), dtype=dtype)
+    codebooks = torch.randn(2, 4, 3, generator=seeded(1), dtype=dtype)
+    for rows in (x, x[:0], x[::2]):
+        torch.library.opcheck(operators.beam_search, (rows, codebooks, beam_size))
+
+
+def test_nothing_that_the_operators_return_has_a_gradient() -> None:
+    x = torch.randn(30, 3, generator=seeded(), requires_grad=True)
+    centroids = torch.randn(1, 4, 3, generator=seeded(1), requires_grad=True)
+    results = [
+        operators.assign(x, centroids, "euclidean"),
+        *operators.e_step(x, None, centroids, "euclidean", 0),
+        *operators.beam_search(x, centroids, 2),
+    ]
+    assert not any(result.requires_grad for result in results)
+    torch.library.opcheck(operators.assign, (x, centroids, "euclidean"))
+    torch.library.opcheck(operators.e_step, (x, None, centroids, "cosine", 0))
+    torch.library.opcheck(operators.beam_search, (x, centroids, 2))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("weights", [None, "shared", "own"])
+@pytest.mark.parametrize("in_dims", [(0, None), (None, 0), (0, 0), (1, 2)])
+def test_the_operators_under_vmap_are_a_loop(
+    in_dims: tuple[int | None, int | None], weights: str | None, own: bool
+) -> None:
+    calls, problems, n = 3, 2, 20
+    x = torch.randn(calls, *([problems] if own else []), n, 3, generator=seeded())
+    centroids = torch.randn(calls, problems, 4, 3, generator=seeded(1))
+    weight = torch.rand(calls, *([problems] if weights == "own" else []), n, generator=seeded(2))
+    expected = [
+        operators.e_step(
+            x[0 if in_dims[0] is None else call],
+            None if weights is None else weight[0 if in_dims[0] is None else call],
+            centroids[0 if in_dims[1] is None else call],
+            "euclidean",
+            0,
+        )
+        for call in range(calls)
+    ]
+
+    def placed(tensor: torch.Tensor, dim: int | None) -> torch.Tensor:
+        return tensor[0] if dim is None else tensor.movedim(0, dim)
+
+    x, weight = placed(x, in_dims[0]), placed(weight, in_dims[0])
+    given, dims = (None, None) if weights is None else (weight, in_dims[0])
+    found = torch.func.vmap(operators.e_step, in_dims=(in_dims[0], dims, in_dims[1], None, None))(
+        x, given, placed(centroids, in_dims[1]), "euclidean", 0
+    )
+    # Farthest samples are sought for all problems of a call of which one has an empty cluster.
+    for ours, theirs in zip(found[:5], list(zip(*expected, strict=True))[:5], strict=True):
+        assert torch.equal(ours, torch.stack(theirs))
+    labels = torch.func.vmap(operators.assign, in_dims=(*in_dims, None))(
+        x, placed(centroids, in_dims[1]), "euclidean"
+    )
+    assert torch.equal(labels, found[0])
+
+
 @needs_native
 @pytest.mark.parametrize("metric", METRICS)
 def test_forward_compiles_to_one_operator_for_every_number_of_rows(

@@ -13,7 +13,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kmeans_module import KMeansLayer, backends
-from kmeans_module.core.guard import no_memory, readable, under_mode
+from kmeans_module.core.guard import (
+    differentiated,
+    for_other_inputs,
+    no_memory,
+    readable,
+    under_mode,
+    without_gradients,
+)
 from tests.conftest import blobs, layer_at, seeded
 
 METRICS = ("euclidean", "cosine")
@@ -252,3 +259,42 @@ def test_values_are_not_looked_at_while_code_is_recorded() -> None:
     assert program(broken).shape == (50,), "no check of the first input is in the program"
     with pytest.raises(ValueError, match=r"1 row holds NaN .* row 7"):
         layer(broken)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+def test_nobody_asks_for_derivatives_in_plain_code() -> None:
+    x = torch.ones(2)
+    assert not differentiated(x)
+    assert differentiated(x, torch.ones(2, requires_grad=True))
+    with torch.no_grad():
+        assert not differentiated(torch.ones(2, requires_grad=True))
+    seen: list[bool] = []
+    torch.func.jvp(lambda x: (seen.append(differentiated(x)), x * 2)[1], (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        seen.append(differentiated(torch.autograd.forward_ad.make_dual(x, x)))
+    assert seen == [True, True]
+
+
+def test_what_is_recorded_for_other_inputs_is_known() -> None:
+    seen: list[bool] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(for_other_inputs())
+        return x * 2
+
+    x = torch.ones(2)
+    traced(look, x)
+    make_fx(look)(x)
+    look(x)
+    with Listed():
+        look(x)
+    assert seen == [True, True, False, False]
+
+
+def test_a_region_without_gradients_is_none_inside_another_one() -> None:
+    call = without_gradients(lambda x: (torch.is_grad_enabled(), x * 2))
+    x = torch.ones(2, requires_grad=True)
+    enabled, doubled = call(x)
+    assert not enabled
+    assert not doubled.requires_grad
+    assert torch.is_grad_enabled()

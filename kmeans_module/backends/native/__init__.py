@@ -36,8 +36,6 @@ class NativeBackend:
             return f"x is {x.dtype}"
         if dtype is not None and torch.promote_types(x.dtype, dtype) != x.dtype:
             return f"x is {x.dtype}, the centroids are {dtype}"
-        if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
-            return "ONNX knows torch's operators alone"
         if operation == "beam" and x.dtype not in (torch.float32, torch.float64):
             return f"beam search takes float32 or float64; x is {x.dtype}"
         return self.missing()

@@ -21,7 +21,7 @@ from kmeans_module.backends.native.directions import (
 )
 from kmeans_module.backends.native.library import ResultStruct, RowsStruct, address, loaded
 from kmeans_module.core.distances import full_precision, unit_rows
-from kmeans_module.core.guard import transformed, version_of
+from kmeans_module.core.guard import no_plain, transformed, version_of
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -211,6 +211,9 @@ class NativeWorkspace:
 
     def _ready(self, centroids: Tensor) -> Tensor:
         """Centroids (P, k, d) as the kernel reads them."""
+        obstacle = no_plain(centroids)
+        if obstacle is not None:
+            raise TypeError(f"centroids are no plain tensor as the rows are: {obstacle}")
         if centroids.shape[-1] != self.x.shape[-1]:
             raise ValueError(
                 f"rows have {self.x.shape[-1]} features, centroids {centroids.shape[-1]}"

@@ -19,9 +19,7 @@ class EachRow {
     load_row(rows_, i, stride_, copy_);
     return copy_;
   }
-  void expect(int64_t i) const {
-    if (read_) fetch(at(i), rows_.d);
-  }
+  void expect(int64_t i) const { fetch_row(rows_, i); }
   double weight(int64_t i, const T* row) const {
     if (rows_.cosine && is_zero(row, rows_.d)) return 0;
     return rows_.weights ? rows_.weights[i] : 1.0;

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kmeans_module.checks import NotInitializedError, check_choice
 from kmeans_module.core.seeding import Init
+from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.layer import KMeansLayer
 
 Array = NDArray[Any]
@@ -36,7 +37,7 @@ class KMeans:
         empty_cluster: "relocate", "split", "keep" or "error".
 
     Attributes:
-        cluster_centers_: (k, d).
+        cluster_centers_: (k, d), of float32 for x of float32 or bfloat16, else of float64.
         labels_: of the samples of fit, (n,).
         inertia_: weighted sum of squared distances.
         n_iter_: iterations.
@@ -84,10 +85,9 @@ class KMeans:
             raise ValueError(
                 f"x should have shape (n_samples, n_features); got {tuple(rows.shape)}"
             )
-        dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
         layer = KMeansLayer(
             self.n_clusters, rows.shape[1], metric=self.metric,
-            empty_cluster=self.empty_cluster, device=rows.device, dtype=dtype,
+            empty_cluster=self.empty_cluster, device=rows.device, dtype=_dtype_for(rows),
         )  # fmt: skip
         generator = None
         if isinstance(self.random_state, np.random.RandomState):
@@ -183,6 +183,14 @@ class KMeans:
         if not isinstance(layer, KMeansLayer):
             raise NotInitializedError("KMeans has no centroids yet: call fit")
         return layer
+
+
+def _dtype_for(rows: Tensor) -> torch.dtype:
+    """Of the centroids: as in scikit-learn, which does not know bfloat16, float32 stays float32 and
+    everything else is float64 (on MPS there is none)."""
+    if rows.dtype in (torch.float32, torch.bfloat16):
+        return torch.float32
+    return accumulator_dtype(rows.device)
 
 
 def _tensor(x: Any) -> Tensor:

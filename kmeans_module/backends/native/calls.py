@@ -6,21 +6,28 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
-from kmeans_module.backends.native.library import RowsStruct, address, loaded
+from kmeans_module.backends.native.library import ELEMENTS, RowsStruct, address, loaded
 from kmeans_module.backends.reference import torch_moments
+from kmeans_module.core.distances import WIDE_INTEGERS
 
 MAX_BEAMS = 64  # choices that the kernel keeps
 
 
-def rows_struct(x: Tensor, weight: Tensor | None, metric: str) -> RowsStruct:
-    """The C view of rows (n, d) and weights (n,), contiguous and of float64."""
+def rows_struct(x: Tensor, weight: Tensor | None, metric: str, dtype: torch.dtype) -> RowsStruct:
+    """The C view of rows (n, d) and weights (n,), contiguous and of float64.
+
+    Args:
+        x, weight, metric: what is seen.
+        dtype: in which it is computed, float32 or float64.
+    """
     return RowsStruct(
         x.data_ptr(),
         *x.shape,
         *x.stride(),
         None if weight is None else weight.data_ptr(),
-        x.dtype == torch.float64,
+        dtype == torch.float64,
         metric == "cosine",
+        ELEMENTS[x.dtype],
     )
 
 
@@ -81,8 +88,10 @@ def moments(
     if sample_weight is not None:
         sample_weight = sample_weight.to(torch.float64).contiguous()
     origin = None if center is None else center.contiguous()
+    wide = x.dtype == torch.float64 or x.dtype in WIDE_INTEGERS
+    rows = rows_struct(x, sample_weight, metric, torch.float64 if wide else torch.float32)
     if loaded().km_spread(
-        rows_struct(x, sample_weight, metric), None if origin is None else origin.data_ptr(),
+        rows, None if origin is None else origin.data_ptr(),
         low.data_ptr(), high.data_ptr(), sums.data_ptr(), torch.get_num_threads(),
     ):  # fmt: skip
         raise MemoryError(f"no memory to survey {tuple(x.shape)} rows")

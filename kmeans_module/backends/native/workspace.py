@@ -20,7 +20,7 @@ from kmeans_module.backends.native.directions import (
     worthwhile,
 )
 from kmeans_module.backends.native.library import ResultStruct, RowsStruct, address, loaded
-from kmeans_module.core.distances import full_precision, unit_rows
+from kmeans_module.core.distances import compute_dtype, full_precision, unit_rows
 from kmeans_module.core.guard import transformed, version_of
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -77,10 +77,14 @@ class NativeWorkspace:
     """See :class:`kmeans_module.backends.Workspace`.
 
     Args:
-        x: rows of float32 or float64 on the CPU, (n, d) or (P, n, d).
+        x: rows of floats, integers or bool on the CPU, (n, d) or (P, n, d).
         sample_weight: (n,) or (P, n); None for weight 1.
         metric: "euclidean" or "cosine".
+        dtype: of the centroids; None for that of x, or float32.
         once: whether one E-step is all.
+
+    Attributes:
+        dtype: in which distances are computed.
     """
 
     together = False
@@ -94,9 +98,11 @@ class NativeWorkspace:
         sample_weight: Tensor | None = None,
         *,
         metric: str = "euclidean",
+        dtype: torch.dtype | None = None,
         once: bool = False,
     ) -> None:
         self.x = x
+        self.dtype = compute_dtype(x, x.dtype if dtype is None else dtype)
         self.metric = metric
         if sample_weight is not None:
             sample_weight = sample_weight.to(torch.float64).contiguous()
@@ -136,12 +142,12 @@ class NativeWorkspace:
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         problems, _, d = centroids.shape
-        distances = torch.empty((problems, self.x.shape[-2]), dtype=self.x.dtype, device="cpu")
+        distances = torch.empty((problems, self.x.shape[-2]), dtype=self.dtype, device="cpu")
         stats = self._search(centroids, distances)
         if has_empty(stats.counts):
             farthest = find_farthest(
                 lambda part: rows_and_weights(
-                    self.x, self.sample_weight, part, metric=self.metric, dtype=self.x.dtype,
+                    self.x, self.sample_weight, part, metric=self.metric, dtype=self.dtype,
                     problems=problems,
                 ),
                 self.labels, distances, n_features=d, m=min(centroids.shape[1], MAX_FARTHEST),
@@ -215,11 +221,11 @@ class NativeWorkspace:
             raise ValueError(
                 f"rows have {self.x.shape[-1]} features, centroids {centroids.shape[-1]}"
             )
-        if centroids.dtype == self.x.dtype:
+        if centroids.dtype == self.dtype:
             return centroids.contiguous()
-        if torch.promote_types(centroids.dtype, self.x.dtype) != self.x.dtype:
-            raise TypeError(f"rows are {self.x.dtype}, centroids are {centroids.dtype}")
-        return centroids.to(self.x.dtype).contiguous()
+        if torch.promote_types(centroids.dtype, self.dtype) != self.dtype:
+            raise TypeError(f"rows are searched in {self.dtype}, centroids are {centroids.dtype}")
+        return centroids.to(self.dtype).contiguous()
 
     def _keeps(self, problems: int) -> bool:
         """Whether coordinates and bounds are kept: together they may take half as much memory as
@@ -240,7 +246,7 @@ class NativeWorkspace:
         """Make the search of problem p cheaper, if that can be; it stays exact."""
         n, d = self.x.shape[-2:]
         # Coordinates that are kept take a quarter of the memory of the rows, and leave bounds some.
-        most = d - 1 if once else d * self.x.element_size() // 8 - 1
+        most = d - 1 if once else d * self.dtype.itemsize // 8 - 1
         self._measure_along(
             memory, p, "a search", worthwhile(n, *centroids.shape, once=once),
             lambda rows: find_directions(rows, centroids, most=most, once=once),
@@ -248,7 +254,7 @@ class NativeWorkspace:
 
     def _find_directions_for_seeding(self, memory: Memory, p: int, n_candidates: int) -> None:
         """The same for potentials, where the coordinates are read again in each round."""
-        most = self.x.shape[-1] * self.x.element_size() // 4 - 1
+        most = self.x.shape[-1] * self.dtype.itemsize // 4 - 1
         self._measure_along(
             memory, p, "seeding", self._seeding_pays,
             lambda rows: find_directions_for_seeding(rows, n_candidates=n_candidates, most=most),
@@ -269,14 +275,14 @@ class NativeWorkspace:
         if directions is memory.directions:
             return
         memory.directions = directions
-        none = Directions(self.x.new_empty(0, self.x.shape[-1]), self.x.new_empty(0))
+        none = Directions(torch.empty(0, self.x.shape[-1]), torch.empty(0))
         basis, center = directions or none
         if loaded().km_project(memory.handle, basis.data_ptr(), center.data_ptr(), *basis.shape):
             raise MemoryError("no memory for directions")
 
     def _sample(self, p: int) -> Tensor:
         x = self.x if self.x.ndim == 2 else self.x[p]
-        sample = x[:: len(x) // SAMPLE][:SAMPLE]
+        sample = x[:: len(x) // SAMPLE][:SAMPLE].to(self.dtype)
         return unit_rows(sample) if self.metric == "cosine" else sample
 
     @cached_property
@@ -321,13 +327,14 @@ class NativeWorkspace:
     def _structs(self, weight: Tensor | None) -> list[RowsStruct]:
         """The C view of the rows of each problem; a single one where all problems share them."""
         if self.x.ndim == 2 and (weight is None or weight.ndim == 1):
-            return [rows_struct(self.x, weight, self.metric)]
+            return [rows_struct(self.x, weight, self.metric, self.dtype)]
         problems = len(self.x) if self.x.ndim == 3 else len(weight)  # type: ignore[arg-type]
         return [
             rows_struct(
                 self.x if self.x.ndim == 2 else self.x[p],
                 weight if weight is None or weight.ndim == 1 else weight[p],
                 self.metric,
+                self.dtype,
             )
             for p in range(problems)
         ]
@@ -336,10 +343,10 @@ class NativeWorkspace:
         return structs[p] if len(structs) > 1 else structs[0]
 
     def _check_nearest(self, nearest: Tensor) -> None:
-        """Distances that the kernel writes into are of the rows' dtype and size."""
-        if nearest.dtype != self.x.dtype or nearest.shape[1:] != self.x.shape[-2:-1]:
+        """Distances that the kernel writes into are of the searched dtype, one for each row."""
+        if nearest.dtype != self.dtype or nearest.shape[1:] != self.x.shape[-2:-1]:
             raise TypeError(
-                f"distances should be {self.x.dtype} for {self.x.shape[-2]} rows; got "
+                f"distances should be {self.dtype} for {self.x.shape[-2]} rows; got "
                 f"{nearest.dtype} of shape {tuple(nearest.shape)}"
             )
 

@@ -1,5 +1,6 @@
 // Numbers of every type that rows may hold, converted to the type that distances are computed in.
 // Half precision and integers up to 2^24 are floats exactly, so that a conversion rounds nothing.
+// Included by kernel.inc, once per instruction set.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "native.h"
+#include "kernel.h"
 
 namespace {
 
@@ -30,10 +31,20 @@ inline float float_of_bits(uint32_t bits) {
   return value;
 }
 
+// Integers that may be beyond 2^24.
+template <typename S>
+constexpr bool kWide = std::is_integral_v<S> && sizeof(S) >= 4;
+template <typename S>
+inline bool is_beyond(S value) {
+  using Bits = std::make_unsigned_t<S>;
+  constexpr Bits kMost = 1 << 24;
+  return std::is_signed_v<S> ? Bits(value) + kMost > 2 * kMost : Bits(value) > kMost;
+}
+
 template <typename T, typename S>
 inline T converted(S value) {
-  // Vectors have no conversion from 64 bits: what becomes a float is at most 2^24.
-  if constexpr (std::is_same_v<T, float> && std::is_integral_v<S> && sizeof(S) >= 4)
+  // Vectors have no conversion from 64 bits, which only integers beyond 2^24 need.
+  if constexpr (std::is_same_v<T, float> && kWide<S>)
     return static_cast<T>(static_cast<int32_t>(value));
   else
     return static_cast<T>(value);
@@ -59,18 +70,39 @@ inline T converted(Bool value) {
   return value.byte ? T(1) : T(0);
 }
 
-// Converts count numbers, step apart, which need not be aligned.
+// Converts count numbers, step apart, which need not be aligned. Returns whether one of them would
+// need a double.
 template <typename S, typename T>
-inline void convert(const char* __restrict from, int64_t count, int64_t step, T* __restrict to) {
+inline bool convert(const char* __restrict from, int64_t count, int64_t step, T* __restrict to) {
   auto number = [from](int64_t j) {
     S value;
     std::memcpy(&value, from + j * int64_t(sizeof(S)), sizeof(S));
     return value;
   };
-  if (step == 1)  // a loop that compilers make vectors of
-    for (int64_t j = 0; j < count; ++j) to[j] = converted<T>(number(j));
-  else
-    for (int64_t j = 0; j < count; ++j) to[j] = converted<T>(number(j * step));
+  int64_t j = 0;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, Half> && std::is_same_v<T, float>)
+    for (; step == 1 && j + 16 <= count; j += 16)
+      _mm512_storeu_ps(to + j, _mm512_cvtph_ps(_mm256_loadu_si256(
+                                   reinterpret_cast<const __m256i*>(from + 2 * j))));
+#endif
+  if constexpr (std::is_same_v<T, float> && kWide<S>) {
+    S beyond = 0;
+    if (step == 1)  // loops that compilers make vectors of
+      for (; j < count; ++j) {
+        beyond |= S(is_beyond(number(j)));
+        to[j] = converted<T>(number(j));
+      }
+    for (; j < count; ++j) {
+      beyond |= S(is_beyond(number(j * step)));
+      to[j] = converted<T>(number(j * step));
+    }
+    return beyond != 0;
+  }
+  if (step == 1)
+    for (; j < count; ++j) to[j] = converted<T>(number(j));
+  for (; j < count; ++j) to[j] = converted<T>(number(j * step));
+  return false;
 }
 
 // Calls something with a number of the type of an element.
@@ -93,12 +125,7 @@ inline auto with_element(int32_t element, const Call& call) {
   }
 }
 
-// Whether rows are of another type than the one that distances are computed in.
-inline bool converts(const km_rows& rows) {
-  return rows.element != (rows.is_double ? KM_FLOAT64 : KM_FLOAT32);
-}
-
-// Copies count rows to (count, pitch), converted; what fills up a row is left as it is.
+// See km_kernel::copy_rows.
 template <typename T>
 __attribute__((noinline)) void copy_rows(const km_rows& rows, int64_t first, int64_t count,
                                          int64_t pitch, T* to) {
@@ -107,9 +134,13 @@ __attribute__((noinline)) void copy_rows(const km_rows& rows, int64_t first, int
     constexpr int64_t kSize = sizeof(S);
     const char* row = static_cast<const char*>(rows.x) + first * rows.row_stride * kSize;
     const bool gapless = rows.row_stride == rows.d && pitch == rows.d && rows.column_stride == 1;
-    if (gapless) return convert<S>(row, count * rows.d, 1, to);
-    for (int64_t i = 0; i < count; ++i, row += rows.row_stride * kSize)
-      convert<S>(row, rows.d, rows.column_stride, to + i * pitch);
+    bool beyond = false;
+    if (gapless)
+      beyond = convert<S>(row, count * rows.d, 1, to);
+    else
+      for (int64_t i = 0; i < count; ++i, row += rows.row_stride * kSize)
+        beyond |= convert<S>(row, rows.d, rows.column_stride, to + i * pitch);
+    if (beyond && rows.beyond) __atomic_store_n(rows.beyond, 1, __ATOMIC_RELAXED);
   });
 }
 

@@ -50,10 +50,13 @@ struct Block {
     T* const copies = static_cast<T*>(scratch_.rows);
     row_pitch = s.stride;
     rows = copies;
-    for (some &= ~copied_; some; some &= some - 1) {
-      const int i = __builtin_ctzll(some);
-      load_row(all_, first + i, row_pitch, copies + i * row_pitch);
-      copied_ |= uint64_t{1} << i;
+    some &= ~copied_;
+    copied_ |= some;
+    for (int i = 0; i < count; ++i) {  // runs of rows at once
+      const int begin = i;
+      while (i < count && some >> i & 1) ++i;
+      if (i > begin)
+        load_rows(all_, first + begin, i - begin, row_pitch, copies + begin * row_pitch);
     }
   }
   void read() { read(~uint64_t{0} >> (kBlock - count)); }

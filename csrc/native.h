@@ -36,9 +36,11 @@ struct km_rows {
   int64_t n, d;
   int64_t row_stride, column_stride;  // in elements
   const double* weights;              // (n) or null for weight 1
-  int32_t is_double;                  // computed in double; integers beyond 2^24 have to be
+  int32_t is_double;                  // computed in double, else in float
   int32_t cosine;                     // scale rows to unit length; zero rows weigh nothing
   int32_t element;                    // km_element: the type of x
+  int32_t* beyond;                    // or null: becomes 1 where x has integers beyond 2^24, which
+                                      // are not to be computed in float: results are void then
 };
 
 // Where the results go. Distances may be null, sums and counts together; without sums of inertia

@@ -30,12 +30,15 @@ bool to_unit_length(T* values, int64_t count, int64_t step) {
   return false;
 }
 
-// Copies a row to (stride), filled up by zeros.
+// Copies rows to (count, stride), filled up by zeros.
 template <typename T>
-void load_row(const km_rows& rows, int64_t number, int64_t stride, T* to) {
-  copy_rows(rows, number, 1, stride, to);
-  for (int64_t j = rows.d; j < stride; ++j) to[j] = 0;
-  if (rows.cosine) to_unit_length(to, rows.d, 1);
+void load_rows(const km_rows& rows, int64_t first, int64_t count, int64_t stride, T* to) {
+  copy_rows(rows, first, count, stride, to);
+  if (stride == rows.d && !rows.cosine) return;
+  for (T* const end = to + count * stride; to < end; to += stride) {
+    for (int64_t j = rows.d; j < stride; ++j) to[j] = 0;
+    if (rows.cosine) to_unit_length(to, rows.d, 1);
+  }
 }
 
 // Whether a row weighs nothing under the cosine metric.

@@ -183,7 +183,7 @@ void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t str
     if (!(reached[i] >> candidate & 1)) continue;
     const T* x = static_cast<const T*>(rows.x) + i * rows.row_stride;
     if (!as_they_are(rows, rows.d > kFewFeatures ? stride : rows.d)) {
-      load_row(rows, i, stride, row);
+      load_rows(rows, i, 1, stride, row);
       x = row;
     }
     T distance = 0;

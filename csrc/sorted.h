@@ -8,7 +8,6 @@
 #include <new>
 #include <vector>
 
-#include "elements.h"
 #include "parts.h"
 
 template <typename T, int D>
@@ -127,7 +126,7 @@ class Sorted {
       const int64_t end = begin_of(rows, parts, p + 1);
       for (int64_t i = begin_of(rows, parts, p); i < end; i += kAtOnce) {
         const int64_t some = std::min(kAtOnce, end - i);
-        copy_rows(rows, i, some, D, copies);
+        current_kernel().copy_rows(rows, i, some, D, copies);
         cells.find(copies, some, cell.get() + i);
         for (int64_t s = 0; s < some; ++s) ++count[cell[i + s]];
       }
@@ -185,7 +184,7 @@ class Sorted {
     T copies[kAtOnce * D];
     for (int64_t i = begin; i < end; i += kAtOnce) {
       const int64_t some = std::min(kAtOnce, end - i);
-      copy_rows(rows, i, some, D, copies);
+      current_kernel().copy_rows(rows, i, some, D, copies);
       for (int64_t s = 0; s < some; ++s) work(i + s, copies + s * D);
     }
   }

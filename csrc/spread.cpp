@@ -5,7 +5,6 @@
 #include <numeric>
 #include <vector>
 
-#include "elements.h"
 #include "guarded.h"
 #include "parts.h"
 
@@ -73,7 +72,7 @@ void spread(const km_rows& rows, const double* center, double* low, double* high
       const T* x = static_cast<const T*>(rows.x) + first * d;
       if (!plain) {
         T* const copy = reinterpret_cast<T*>(copies[size_t(p)].get());
-        copy_rows(rows, first, count, d, copy);
+        current_kernel().copy_rows(rows, first, count, d, copy);
         x = copy;
       }
       const double* const weights = rows.weights ? rows.weights + first : nullptr;

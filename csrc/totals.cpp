@@ -7,7 +7,6 @@
 #include <memory>
 #include <utility>
 
-#include "elements.h"
 #include "parts.h"
 
 namespace {
@@ -48,7 +47,7 @@ uint32_t largest_of(const km_rows& rows) {
   uint32_t largest = 0;
   std::vector<float> row(static_cast<size_t>(rows.d));
   for (int64_t i = 0; i < rows.n; i += rows.n / kSample + 1) {
-    copy_rows(rows, i, 1, rows.d, row.data());
+    current_kernel().copy_rows(rows, i, 1, rows.d, row.data());
     for (float value : row) largest = std::max(largest, bits_of(value));
   }
   return largest;

@@ -23,7 +23,6 @@ _SIGNED = {
     torch.uint32: torch.int32,
     torch.uint64: torch.int64,
 }
-WIDE_INTEGERS = tuple(_SIGNED)
 _MOST_OF_FLOAT32 = 1 << 24
 
 
@@ -48,7 +47,7 @@ def compute_dtype(x: Tensor, centroids: Tensor | torch.dtype) -> torch.dtype:
     """Precision of distances: that of the wider input, at least float32, and float64 for integers
     beyond 2^24, where a look at them costs no wait (on the CPU, not in compiled code)."""
     dtype = declared_dtype(x, centroids)
-    if dtype == torch.float32 and x.dtype in WIDE_INTEGERS and readable(x) and _beyond_float32(x):
+    if dtype == torch.float32 and x.dtype in _SIGNED and readable(x) and _beyond_float32(x):
         return torch.float64
     return dtype
 

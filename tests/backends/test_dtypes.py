@@ -67,11 +67,10 @@ def assert_same_searches(x: Tensor, same: Tensor, k: int, *, metric: str, weight
     """Every operation of a workspace, several times over."""
     n = x.shape[-2]
     weight = torch.rand(n, generator=seeded(), dtype=torch.float64) if weighted else None
-    start = same[torch.arange(k) * 7 % n].to(torch.promote_types(same.dtype, torch.float32))
+    start = same[torch.arange(k) * 7 % n].float()
     centroids = torch.stack([start, start + 0.1])
     one = NativeWorkspace(x, weight, metric=metric)
     other = NativeWorkspace(same, weight, metric=metric)
-    assert one.dtype == same.dtype
     for _ in range(4):
         if metric == "cosine":
             centroids = torch.nn.functional.normalize(centroids, dim=-1)
@@ -82,6 +81,7 @@ def assert_same_searches(x: Tensor, same: Tensor, k: int, *, metric: str, weight
         assert torch.equal(one.changed, other.changed)
         moved = expected.stats.sums / expected.stats.counts.clamp(min=1e-9).unsqueeze(-1)
         centroids = moved.to(centroids)
+    assert one.dtype == same.dtype
     near = torch.full((2, n), torch.inf, dtype=same.dtype)
     same_near = near.clone()
     for c in range(min(k, 3)):

@@ -54,6 +54,7 @@ class RowsStruct(ctypes.Structure):
         ("is_double", ctypes.c_int32),
         ("cosine", ctypes.c_int32),
         ("element", ctypes.c_int32),
+        ("beyond", ctypes.POINTER(ctypes.c_int32)),
     )
 
 

@@ -53,17 +53,21 @@ template <typename T>
 inline T converted(Bfloat16 value) {
   return float_of_bits(uint32_t{value.bits} << 16);
 }
-// Without a branch, and without a float below the normal ones, which torch may have flushed to 0.
+// Without a branch, so that compilers make vectors of it. Numbers below the normal ones of half
+// precision get a leading digit, which a subtraction takes off again: no float is below the normal
+// ones of floats, which torch may have flushed to 0.
 template <typename T>
 inline T converted(Half value) {
-  constexpr uint32_t kBias = (127 - 15) << 23, kLeastNormal = 1 << 23, kInfinite = 0x1f << 23;
-  const uint32_t size = uint32_t{value.bits & 0x7fffu} << 13;
-  const uint32_t moved = size + kBias + (size >= kInfinite ? kBias : 0);
-  const float fraction = float_of_bits(size + kBias + kLeastNormal);
-  const float subnormal = fraction - float_of_bits(kBias + kLeastNormal);
+  constexpr int32_t kBias = (127 - 15) << 23, kLeastNormal = 1 << 23, kInfinite = 0x1f << 23;
+  const int32_t size = (value.bits & 0x7fff) << 13;
+  const int32_t infinite = (kInfinite - 1 - size) >> 31;  // all bits, or none
+  const int32_t subnormal = (size - kLeastNormal) >> 31;
+  const float digits = float_of_bits(
+      uint32_t(size + kBias + (infinite & kBias) + (subnormal & kLeastNormal)));
+  const float number = digits - float_of_bits(uint32_t(subnormal & (kBias + kLeastNormal)));
   uint32_t bits;
-  std::memcpy(&bits, &subnormal, sizeof(bits));
-  return float_of_bits((size < kLeastNormal ? bits : moved) | uint32_t{value.bits & 0x8000u} << 16);
+  std::memcpy(&bits, &number, sizeof(bits));
+  return float_of_bits(bits | (uint32_t{value.bits} & 0x8000u) << 16);
 }
 template <typename T>
 inline T converted(Bool value) {
@@ -80,7 +84,7 @@ inline bool convert(const char* __restrict from, int64_t count, int64_t step, T*
     return value;
   };
   int64_t j = 0;
-#if defined(__AVX512F__)
+#if defined(__AVX512F__)  // has an instruction for half precision
   if constexpr (std::is_same_v<S, Half> && std::is_same_v<T, float>)
     for (; step == 1 && j + 16 <= count; j += 16)
       _mm512_storeu_ps(to + j, _mm512_cvtph_ps(_mm256_loadu_si256(

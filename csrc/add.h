@@ -16,12 +16,10 @@ class EachRow {
 
   const T* at(int64_t i) const {
     if (read_) return static_cast<const T*>(rows_.x) + i * rows_.row_stride;
-    load_row(rows_, i, stride_, copy_);
+    load_rows(rows_, i, 1, stride_, copy_);
     return copy_;
   }
-  void expect(int64_t i) const {
-    if (read_) fetch(at(i), rows_.d);
-  }
+  void expect(int64_t i) const { fetch_row(rows_, i); }
   double weight(int64_t i, const T* row) const {
     if (rows_.cosine && is_zero(row, rows_.d)) return 0;
     return rows_.weights ? rows_.weights[i] : 1.0;

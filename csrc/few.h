@@ -26,12 +26,12 @@ struct Lanes {
   static constexpr int kRows = kWidth * kVectors;
 };
 
-// Transposes up to kRows rows; missing ones repeat the last.
+// Transposes up to kRows rows of T; missing ones repeat the last.
 template <typename T, int D = 0>
-void load_block(const km_rows& rows, int64_t first, int count, T* block) {
+void load_block(const km_rows& rows, T* block) {
   constexpr int R = Lanes<T>::kRows;
-  const int64_t d = D ? D : rows.d;
-  const T* x = static_cast<const T*>(rows.x) + first * rows.row_stride;
+  const int64_t d = D ? D : rows.d, count = rows.n;
+  const T* x = static_cast<const T*>(rows.x);
   if (D && count == R && rows.column_stride == 1 && rows.row_stride == D) {
     for (int s = 0; s < R; ++s)  // a loop that compilers make shuffles of
       for (int j = 0; j < D; ++j) block[j * R + s] = x[s * D + j];
@@ -42,12 +42,12 @@ void load_block(const km_rows& rows, int64_t first, int count, T* block) {
         for (int s = 0; s < R; s += kLanes) {
           const T* some[kLanes];
           for (int i = 0; i < kLanes; ++i)
-            some[i] = x + least_of(s + i, count - 1) * rows.row_stride + done;
+            some[i] = x + least_of<int64_t>(s + i, count - 1) * rows.row_stride + done;
           transpose(some, block + done * R + s, R);
         }
     }
     for (int s = 0; s < R; ++s) {
-      const T* row = x + least_of(s, count - 1) * rows.row_stride;
+      const T* row = x + least_of<int64_t>(s, count - 1) * rows.row_stride;
       for (int64_t j = done; j < d; ++j) block[j * R + s] = row[j * rows.column_stride];
     }
   }
@@ -115,7 +115,6 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
           const km_result& result, T* block, double* sums, int64_t copies) {
   constexpr int R = Lanes<T>::kRows;
   constexpr int kTerms = terms_of(D);
-  const bool plain = !rows.weights && !rows.cosine && rows.column_stride == 1;
   double inertia[8] = {};
   T finite[8] = {};
   int64_t changed = 0;
@@ -124,7 +123,8 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
   alignas(64) double weight[R], term[R * kTerms] = {};
   for (int64_t first = begin; first < end; first += R) {
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
-    load_block<T, D>(rows, first, count, block);
+    const km_rows some = rows_of(rows, first, count, block + R * D);
+    load_block<T, D>(some, block);
     Nearest<T> nearest;
     int64_t c = 0;
     for (; c + KM_CENTROIDS <= k; c += KM_CENTROIDS)
@@ -157,9 +157,9 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
     for (int s = count; s < R; ++s) weight[s] = 0, distance[s] = 0;
     for (int s = 0; s < R; s += 8)
       for (int l = 0; l < 8; ++l) inertia[l] += weight[s + l] * distance[s + l];
-    if (plain) {
-      const T* row = static_cast<const T*>(rows.x) + first * rows.row_stride;
-      for (int s = 0; s < count; ++s, row += rows.row_stride) {
+    if (!rows.weights && !rows.cosine && some.column_stride == 1) {
+      const T* row = static_cast<const T*>(some.x);
+      for (int s = 0; s < count; ++s, row += some.row_stride) {
         double* sum = sums + ((s & (copies - 1)) * k + label[s]) * kTerms;
         for (int j = 0; j < D; ++j) sum[j] += row[j];
         sum[D] += 1;
@@ -199,7 +199,7 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
   for (int64_t first = begin; first < end; first += R) {
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
-    load_block<T, D>(rows, first, count, block);
+    load_block<T, D>(rows_of(rows, first, count, block + R * rows.d), block);
     V near[kVectors], weight[kVectors];
     M closer_to[kVectors] = {};
     const bool plain = count == R && !rows.weights;
@@ -245,7 +245,7 @@ void lower(const km_rows& rows, T* nearest, const T* center, int64_t begin, int6
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
   for (int64_t first = begin; first < end; first += R) {
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
-    load_block<T>(rows, first, count, block);
+    load_block<T>(rows_of(rows, first, count, block + R * rows.d), block);
     V distance[KM_CENTROIDS][kVectors] = {};
     measure<KM_CENTROIDS, 0>(block, center, rows.d, rows.d, 1, distance);
     for (int s = 0; s < count; ++s)

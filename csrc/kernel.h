@@ -23,7 +23,7 @@ constexpr float kLeastNorm = 1e-30f;
 struct km_search {
   int64_t k, d, stride;     // stride: d filled up to a multiple of 16, by zeros
   int64_t places;           // k filled up to a multiple of 16; 0: every centroid is tried
-  const void* centroids;    // (places, stride), of the type of the rows
+  const void* centroids;    // (places, stride), of the type that is computed in
   const int32_t* index;     // (places): which centroid
   const int32_t* position;  // (k)
 
@@ -199,9 +199,17 @@ struct km_seen {
   int64_t moves;  // that were written down
 };
 
+// Whether rows are of another type than the one that distances are computed in.
+inline bool converts(const km_rows& rows) {
+  return rows.element != (rows.is_double ? KM_FLOAT64 : KM_FLOAT32);
+}
+
 struct km_kernel {
+  // Copies count rows to (count, pitch), of the type that is computed in; what fills up a row is
+  // left as it is.
+  void (*copy_rows)(const km_rows& rows, int64_t first, int64_t count, int64_t pitch, void* to);
   // For few features, on rows begin to end: the result's sums and counts are added to; block
-  // has block_bytes for each feature, and sums (copies, k, terms_of(d)) is all zero.
+  // has twice block_bytes for each feature, and sums (copies, k, terms_of(d)) is all zero.
   void (*scan)(const km_rows& rows, const void* centroids, int64_t k, int64_t begin, int64_t end,
                const km_result& result, void* block, double* sums, int64_t copies);
   // The same from boxes of rows down to the rows: nodes part, part + parts, .. of the uppermost.

@@ -40,19 +40,29 @@ struct Block {
     }
   }
 
-  // Finds the rows: where they are if they can be read there, else copied.
-  void read() {
-    if (rows) return;
+  // Finds some rows, a bit each: where they are if they can be read there, else copied.
+  void read(uint64_t some) {
     if (as_they_are(all_, s.stride)) {
       row_pitch = all_.row_stride;
       rows = static_cast<const T*>(all_.x) + first * row_pitch;
-    } else {
-      row_pitch = s.stride;
-      T* copies = static_cast<T*>(scratch_.rows);
-      for (int i = 0; i < count; ++i) load_row(all_, first + i, row_pitch, copies + i * row_pitch);
-      rows = copies;
+      return;
+    }
+    T* const copies = static_cast<T*>(scratch_.rows);
+    row_pitch = s.stride;
+    rows = copies;
+    some &= ~copied_;
+    copied_ |= some;
+    for (int i = 0; i < count; ++i) {  // runs of rows at once
+      const int begin = i;
+      while (i < count && some >> i & 1) ++i;
+      if (i > begin)
+        load_rows(all_, first + begin, i - begin, row_pitch, copies + begin * row_pitch);
     }
   }
+  void read() { read(~uint64_t{0} >> (kBlock - count)); }
+
+  // Asks memory for a row that will be read soon.
+  void expect(int i) const { fetch_row(all_, first + i); }
 
   // Finds coordinates and squared norms, where they are along directions.
   void find_coordinates() {
@@ -209,7 +219,7 @@ struct Block {
   // no other centroid is nearer.
   uint64_t measure_own(uint64_t some) {
     constexpr int kTogether = 4;
-    read();
+    read(some);
     measured |= some;
     uint64_t plain = 0;
     auto take_own = [&](int i, T distance) {
@@ -242,6 +252,7 @@ struct Block {
  private:
   const km_rows& all_;
   const km_scratch& scratch_;
+  uint64_t copied_ = 0;  // rows, a bit each
 };
 
 // Pairs of a row and a centroid that may be its nearest; looked at when there are many.

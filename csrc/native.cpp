@@ -60,7 +60,7 @@ void scan(const km_rows& rows, const void* centroids, int64_t k, const km_result
           int threads) {
   const km_kernel& kernel = current_kernel();
   const int64_t parts = n_parts(rows, k, threads);
-  const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+  const auto block = blocks(parts, 2 * size_t(kernel.block_bytes) * size_t(rows.d));
   const Sums sums(parts, k, rows.d);
   merged(rows, k, result, parts, [&](int64_t p, const km_result& own) {
     kernel.scan(rows, centroids, k, begin_of(rows, parts, p), begin_of(rows, parts, p + 1), own,
@@ -198,6 +198,8 @@ void lower(const km_rows& rows, void* nearest, const void* center, bool unchange
 }
 
 }  // namespace
+
+extern "C" int km_abi_version(void) { return KM_ABI_VERSION; }
 
 extern "C" int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
                          const km_result* result, km_workspace* workspace, int threads) {

@@ -7,21 +7,47 @@
 
 extern "C" {
 
-// Rows of one problem: sample i, feature j is x[i * row_stride + j * column_stride].
+// Of this interface: a library that was built for another one does not serve.
+#define KM_ABI_VERSION 2
+KM_API int km_abi_version(void);
+
+// Types of the numbers of rows.
+enum km_element {
+  KM_FLOAT32 = 0,
+  KM_FLOAT64 = 1,
+  KM_FLOAT16 = 2,
+  KM_BFLOAT16 = 3,
+  KM_BOOL = 4,
+  KM_UINT8 = 5,
+  KM_INT8 = 6,
+  KM_UINT16 = 7,
+  KM_INT16 = 8,
+  KM_UINT32 = 9,
+  KM_INT32 = 10,
+  KM_UINT64 = 11,
+  KM_INT64 = 12,
+};
+
+// Rows of one problem: sample i, feature j is x[i * row_stride + j * column_stride]. They are
+// converted block by block to the type that is computed in, which says nothing else than copies
+// of all rows in that type would.
 struct km_rows {
   const void* x;
   int64_t n, d;
   int64_t row_stride, column_stride;  // in elements
   const double* weights;              // (n) or null for weight 1
-  int32_t is_double;                  // else float
+  int32_t is_double;                  // computed in double, else in float
   int32_t cosine;                     // scale rows to unit length; zero rows weigh nothing
+  int32_t element;                    // km_element: the type of x
+  int32_t* beyond;                    // or null: becomes 1 where x has integers beyond 2^24, which
+                                      // are not to be computed in float: results are void then
 };
 
 // Where the results go. Distances may be null, sums and counts together; without sums of inertia
 // it only counts whether it is finite.
 struct km_result {
   int64_t* labels;   // (n); also read where warm
-  void* distances;   // (n), squared, of the type of x
+  void* distances;   // (n), squared, of the type that is computed in
   double* sums;      // (k, d), overwritten
   double* counts;    // (k), overwritten
   double* inertia;   // (1), overwritten
@@ -42,13 +68,14 @@ KM_API void km_close(km_workspace* workspace);
 KM_API int km_project(km_workspace* workspace, const float* basis, const float* center, int64_t p,
                       int64_t d);
 
-// Labels, distances and statistics for centroids (k, d), contiguous and of the type of x.
+// Labels, distances and statistics for centroids (k, d), contiguous and of the type that is
+// computed in.
 // workspace may be null. Returns 0, or 1 where there is no memory.
 KM_API int km_e_step(const km_rows* rows, const void* centroids, int64_t k,
                      const km_result* result, km_workspace* workspace, int threads);
 
 // For seeding: lowers nearest (n), squared distances to the nearest centre so far, by those to
-// one centre (d); all of the type of x, full ones for cosine too. unchanged: nearest is as the last
+// one centre (d); all of the type that is computed in, full ones for cosine too. unchanged: nearest is as the last
 // call for seeding left it, and rows.weights are the same; then both functions are faster.
 KM_API int km_lower(const km_rows* rows, void* nearest, const void* center, int unchanged,
                     km_workspace* workspace, int threads);

@@ -2,8 +2,8 @@
 // Included by kernel.inc, once per instruction set.
 #pragma once
 
+#include "elements.h"
 #include "lanes.h"
-#include "native.h"
 
 namespace {
 
@@ -30,17 +30,15 @@ bool to_unit_length(T* values, int64_t count, int64_t step) {
   return false;
 }
 
-// Copies a row to (stride), filled up by zeros.
+// Copies rows to (count, stride), filled up by zeros.
 template <typename T>
-void load_row(const km_rows& rows, int64_t number, int64_t stride, T* to) {
-  const T* row = static_cast<const T*>(rows.x) + number * rows.row_stride;
-  if (rows.column_stride == 1) {
-    std::memcpy(to, row, size_t(rows.d) * sizeof(T));
-  } else {
-    for (int64_t j = 0; j < rows.d; ++j) to[j] = row[j * rows.column_stride];
+void load_rows(const km_rows& rows, int64_t first, int64_t count, int64_t stride, T* to) {
+  copy_rows(rows, first, count, stride, to);
+  if (stride == rows.d && !rows.cosine) return;
+  for (T* const end = to + count * stride; to < end; to += stride) {
+    for (int64_t j = rows.d; j < stride; ++j) to[j] = 0;
+    if (rows.cosine) to_unit_length(to, rows.d, 1);
   }
-  for (int64_t j = rows.d; j < stride; ++j) to[j] = 0;
-  if (rows.cosine) to_unit_length(to, rows.d, 1);
 }
 
 // Whether a row weighs nothing under the cosine metric.
@@ -53,14 +51,7 @@ inline bool is_zero(const T* row, int64_t d) {
 
 // Whether rows can be read where they are, as whole vectors.
 inline bool as_they_are(const km_rows& rows, int64_t stride) {
-  return rows.column_stride == 1 && !rows.cosine && stride == rows.d;
-}
-
-// Asks memory for a row that will be needed soon.
-template <typename T>
-inline void fetch(const T* row, int64_t count) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t j = 0; j < count; j += kLine) __builtin_prefetch(row + j);
+  return rows.column_stride == 1 && !rows.cosine && stride == rows.d && !converts(rows);
 }
 
 // Squared distance of two rows (stride): features 16 apart are added up in order, by parts of

@@ -10,7 +10,7 @@ namespace {
 template <typename T>
 class Offers {
  public:
-  Offers(const Block<T>& block, const T* nearest, const double* weights, double* potential,
+  Offers(Block<T>& block, const T* nearest, const double* weights, double* potential,
          uint16_t* reached)
       : block_(block),
         nearest_(nearest),
@@ -19,7 +19,7 @@ class Offers {
         reached_(reached) {}
 
   void add(int i, int64_t where) {
-    fetch(block_.row(i), block_.s.stride);
+    block_.expect(i);
     row_[count_] = static_cast<uint8_t>(i);
     where_[count_++] = static_cast<int32_t>(where);
     if (count_ == kMost) look();
@@ -27,6 +27,9 @@ class Offers {
 
   // Adds to potentials what the candidates change. Rows have come from memory meanwhile.
   void look() {
+    uint64_t some = 0;
+    for (int pair = 0; pair < count_; ++pair) some |= uint64_t{1} << row_[pair];
+    block_.read(some);
     for (int first = 0; first < count_; first += kTogether) {
       const T *rows[kTogether], *candidates[kTogether];
       T distance[kTogether];
@@ -56,7 +59,7 @@ class Offers {
     if (where < 16) reached_[number] |= static_cast<uint16_t>(1u << where);
   }
 
-  const Block<T>& block_;
+  Block<T>& block_;
   const T* const nearest_;
   const double* const weights_;
   double* const potential_;
@@ -134,8 +137,10 @@ void potentials_by_bounds(const km_rows& rows, const km_search& s, const T* near
   for (int64_t first = begin; first < end; first += kBlock) {
     const int count = static_cast<int>(least_of<int64_t>(kBlock, end - first));
     Block<T> block(rows, s, first, count, scratch);
-    block.read();
-    if (!(s.columns && s.measured)) block.find_coordinates();
+    if (!(s.columns && s.measured)) {
+      block.read();
+      block.find_coordinates();
+    }
     Offers<T> offers(block, nearest, rows.weights, potential, reached);
     std::memset(reached + first, 0, size_t(count) * sizeof(*reached));
     if (!rows.weights && count == kBlock)
@@ -178,7 +183,7 @@ void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t str
     if (!(reached[i] >> candidate & 1)) continue;
     const T* x = static_cast<const T*>(rows.x) + i * rows.row_stride;
     if (!as_they_are(rows, rows.d > kFewFeatures ? stride : rows.d)) {
-      load_row(rows, i, stride, row);
+      load_rows(rows, i, 1, stride, row);
       x = row;
     }
     T distance = 0;

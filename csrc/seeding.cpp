@@ -86,7 +86,7 @@ void km_seeding::potentials(const km_rows& rows, const T* nearest, const T* cand
   } else {
     const std::vector<T> all = padded(candidates, m, rows.d, kernel.centroids_together);
     const int64_t m_padded = static_cast<int64_t>(all.size()) / rows.d;
-    const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+    const auto block = blocks(parts, 2 * size_t(kernel.block_bytes) * size_t(rows.d));
     sums = kSums;
     own.assign(size_t(parts * m_padded * sums), 0.0);
     in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
@@ -119,7 +119,7 @@ void km_seeding::lower(const km_rows& rows, T* nearest, const T* center, bool un
     });
   }
   const std::vector<T> repeated = padded(center, 1, rows.d, kernel.centroids_together);
-  const auto block = blocks(parts, size_t(kernel.block_bytes) * size_t(rows.d));
+  const auto block = blocks(parts, 2 * size_t(kernel.block_bytes) * size_t(rows.d));
   in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
     kernel.lower(rows, nearest, repeated.data(), begin, end, block[p].get());
   });

@@ -106,12 +106,11 @@ class Sorted {
     in_parallel(parts, [&](int64_t p) {
       Box<T, D> box;
       bool all = true;
-      for (int64_t i = begin_of(rows, parts, p); i < begin_of(rows, parts, p + 1); ++i) {
-        T row[D];
-        read(rows, i, row);
-        box.add(row);
-        for (T value : row) all &= std::abs(value) <= kMostOfTree<T>;
-      }
+      for_each(rows, begin_of(rows, parts, p), begin_of(rows, parts, p + 1),
+               [&](int64_t, const T* row) {
+                 box.add(row);
+                 for (int j = 0; j < D; ++j) all &= std::abs(row[j]) <= kMostOfTree<T>;
+               });
       boxes[p] = box;
       good[p] = all;
     });
@@ -122,13 +121,12 @@ class Sorted {
     const auto cell = aligned<uint8_t>(size_t(rows.n));
     std::vector<int64_t> places(parts * cells.count);
     in_parallel(parts, [&](int64_t p) {
-      constexpr int64_t kAtOnce = 256;
       int64_t count[Cells<T, D>::kMost] = {};
       T copies[kAtOnce * D];
       const int64_t end = begin_of(rows, parts, p + 1);
       for (int64_t i = begin_of(rows, parts, p); i < end; i += kAtOnce) {
         const int64_t some = std::min(kAtOnce, end - i);
-        for (int64_t s = 0; s < some; ++s) read(rows, i + s, copies + s * D);
+        current_kernel().copy_rows(rows, i, some, D, copies);
         cells.find(copies, some, cell.get() + i);
         for (int64_t s = 0; s < some; ++s) ++count[cell[i + s]];
       }
@@ -146,11 +144,12 @@ class Sorted {
     in_parallel(parts, [&](int64_t p) {
       int64_t next[Cells<T, D>::kMost];
       for (int c = 0; c < cells.count; ++c) next[cells.in_turn(c)] = places[c * parts + p];
-      for (int64_t i = begin_of(rows, parts, p); i < begin_of(rows, parts, p + 1); ++i) {
-        const int64_t to = next[cell[i]]++;
-        read(rows, i, sorted_ + to * D);
-        number_[to] = static_cast<uint32_t>(i);
-      }
+      for_each(rows, begin_of(rows, parts, p), begin_of(rows, parts, p + 1),
+               [&](int64_t i, const T* row) {
+                 const int64_t to = next[cell[i]]++;
+                 std::copy_n(row, D, sorted_ + to * D);
+                 number_[to] = static_cast<uint32_t>(i);
+               });
     });
     if (cells.count == 1) return;
     std::atomic<int> taken{0};
@@ -171,6 +170,7 @@ class Sorted {
 
  private:
   static constexpr int kDeepest = 64;
+  static constexpr int64_t kAtOnce = 256;
 
   struct Scratch {
     std::vector<uint8_t> cell;
@@ -178,9 +178,15 @@ class Sorted {
     std::vector<uint32_t> number;
   };
 
-  static void read(const km_rows& rows, int64_t i, T* to) {
-    const T* const row = static_cast<const T*>(rows.x) + i * rows.row_stride;
-    for (int j = 0; j < D; ++j) to[j] = row[j * rows.column_stride];
+  // Calls work(i, row) for rows begin to end.
+  template <typename Work>
+  static void for_each(const km_rows& rows, int64_t begin, int64_t end, const Work& work) {
+    T copies[kAtOnce * D];
+    for (int64_t i = begin; i < end; i += kAtOnce) {
+      const int64_t some = std::min(kAtOnce, end - i);
+      current_kernel().copy_rows(rows, i, some, D, copies);
+      for (int64_t s = 0; s < some; ++s) work(i + s, copies + s * D);
+    }
   }
 
   void sort(int64_t begin, int64_t end, Scratch& scratch, int depth) {

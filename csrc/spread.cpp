@@ -18,13 +18,13 @@ struct Spread {
         high(size, -std::numeric_limits<T>::infinity()),
         sums(size) {}
 
-  // Rows one by one; those of weight 0 do not count in sums.
-  void add(const km_rows& rows, const double* center, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const T* row = static_cast<const T*>(rows.x) + i * rows.row_stride;
-      const bool counts = !rows.weights || rows.weights[i] > 0;
-      for (int64_t j = 0; j < rows.d; ++j) {
-        const T value = row[j * rows.column_stride];
+  // Rows (count, d) one by one; those of weight 0 do not count in sums.
+  void add(const T* row, int64_t count, const double* weights, const double* center) {
+    const int64_t d = static_cast<int64_t>(sums.size());
+    for (int64_t i = 0; i < count; ++i, row += d) {
+      const bool counts = !weights || weights[i] > 0;
+      for (int64_t j = 0; j < d; ++j) {
+        const T value = row[j];
         const double apart = double(value) - (center ? center[j] : 0);
         low[j] = std::min(low[j], value);
         high[j] = std::max(high[j], value);
@@ -52,10 +52,13 @@ template <typename T>
 void spread(const km_rows& rows, const double* center, double* low, double* high, double* sums,
             int threads) {
   const int64_t d = rows.d, parts = n_parts(rows, 1, threads);
-  // Rows without gaps are taken together, as many as fill up some vectors.
-  constexpr int64_t kNumbers = 8 * kPlaces;
-  const bool plain = !rows.weights && rows.column_stride == 1 && rows.row_stride == d && d;
-  const int64_t together = plain ? d < kNumbers ? kNumbers / std::gcd(d, kNumbers) : 1 : 0;
+  // Rows are taken together, as many as fill up some vectors; and read at once, as many as are in a
+  // cache, copied where they have gaps or are of another type.
+  constexpr int64_t kNumbers = 8 * kPlaces, kNumbersAtOnce = 1 << 14;
+  const bool plain = rows.column_stride == 1 && rows.row_stride == d && !converts(rows);
+  const int64_t together = d < kNumbers ? kNumbers / std::gcd(d, kNumbers) : 1;
+  const int64_t at_once = (kNumbersAtOnce / (together * d + 1) + 1) * together;
+  const auto copies = blocks(plain ? 0 : parts, size_t(at_once * d) * sizeof(T));
   std::vector<double> centers;
   for (int64_t i = 0; center && i < together; ++i)
     centers.insert(centers.end(), center, center + d);
@@ -63,16 +66,23 @@ void spread(const km_rows& rows, const double* center, double* low, double* high
   own.assign(size_t(parts), Spread<T>(d));
   groups.assign(size_t(parts), Spread<T>(together * d));
   in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-    if (together) {
-      const int64_t count = (end - begin) / together;
-      Spread<T>& some = groups[size_t(p)];
-      current_kernel().spread(static_cast<const T*>(rows.x) + begin * d, rows.is_double, count,
-                              together * d, center ? centers.data() : nullptr, some.low.data(),
+    Spread<T>& some = groups[size_t(p)];
+    for (int64_t first = begin; first < end; first += at_once) {
+      const int64_t count = std::min(at_once, end - first);
+      const T* x = static_cast<const T*>(rows.x) + first * d;
+      if (!plain) {
+        T* const copy = reinterpret_cast<T*>(copies[size_t(p)].get());
+        current_kernel().copy_rows(rows, first, count, d, copy);
+        x = copy;
+      }
+      const double* const weights = rows.weights ? rows.weights + first : nullptr;
+      const int64_t groups_of = weights ? 0 : count / together, grouped = groups_of * together;
+      current_kernel().spread(x, rows.is_double, groups_of, together * d,
+                              center ? centers.data() : nullptr, some.low.data(),
                               some.high.data(), some.sums.data());
-      own[size_t(p)].add(some);
-      begin += count * together;
+      own[size_t(p)].add(x + grouped * d, count - grouped, weights, center);
     }
-    own[size_t(p)].add(rows, center, begin, end);
+    own[size_t(p)].add(some);
   });
   Spread<T> all(d);
   for (const Spread<T>& part : own) all.add(part);

@@ -45,10 +45,11 @@ int exponent_of(double number) {
 uint32_t largest_of(const km_rows& rows) {
   if (rows.cosine) return bits_of(1);
   uint32_t largest = 0;
-  for (int64_t i = 0; i < rows.n; i += rows.n / kSample + 1)
-    for (int64_t j = 0; j < rows.d; ++j)
-      largest = std::max(largest, bits_of(static_cast<const float*>(
-                                      rows.x)[i * rows.row_stride + j * rows.column_stride]));
+  std::vector<float> row(static_cast<size_t>(rows.d));
+  for (int64_t i = 0; i < rows.n; i += rows.n / kSample + 1) {
+    current_kernel().copy_rows(rows, i, 1, rows.d, row.data());
+    for (float value : row) largest = std::max(largest, bits_of(value));
+  }
   return largest;
 }
 

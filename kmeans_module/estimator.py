@@ -15,6 +15,7 @@ from kmeans_module.arrays import Array, as_tensor, column_names
 from kmeans_module.checks import NotInitializedError, check_choice, check_integer
 from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.seeding import Init
+from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.files.refusals import enumerated
 from kmeans_module.layer import KMeansLayer
 
@@ -40,7 +41,8 @@ class KMeans:
         empty_cluster: "relocate", "split", "keep" or "error".
 
     Attributes:
-        cluster_centers_: (k, d). Assigned to a model, fitted or not, they are what it predicts by.
+        cluster_centers_: (k, d), of float32 for x of float32 or bfloat16, else of float64. Assigned
+            to a model, fitted or not, they are what it predicts by.
         labels_: of the samples of fit, (n,).
         inertia_: weighted sum of squared distances.
         n_iter_: iterations.
@@ -92,10 +94,9 @@ class KMeans:
         """
         rows = _samples(x)
         names = column_names(x)
-        dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
         layer = KMeansLayer(
             self.n_clusters, rows.shape[1], metric=self.metric,
-            empty_cluster=self.empty_cluster, device=rows.device, dtype=dtype,
+            empty_cluster=self.empty_cluster, device=rows.device, dtype=_dtype_for(rows),
         )  # fmt: skip
         n_init = self.n_init
         if isinstance(n_init, str):
@@ -242,6 +243,14 @@ class KMeans:
             self.feature_names_in_ = np.array(names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
+
+
+def _dtype_for(rows: Tensor) -> torch.dtype:
+    """Of the centroids: as in scikit-learn, which does not know bfloat16, float32 stays float32 and
+    everything else is float64 (on MPS there is none)."""
+    if rows.dtype in (torch.float32, torch.bfloat16):
+        return torch.float32
+    return accumulator_dtype(rows.device)
 
 
 def _samples(x: Any) -> Tensor:

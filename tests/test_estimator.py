@@ -39,6 +39,33 @@ def test_the_same_start_ends_where_scikit_learn_does(dtype: type, weighted: bool
     assert ours.cluster_centers_.dtype == dtype
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    ["?", "i1", "u1", "i2", "i4", "i8", "f2", "f4", "f8"],
+    ids=lambda kind: np.dtype(kind).name,
+)
+def test_every_dtype_gives_the_dtypes_of_scikit_learn(dtype: str) -> None:
+    x = (X > 1 if dtype == "?" else np.abs(X * 8)).astype(dtype)
+    init = X[:6].astype(np.float32 if dtype == "f4" else np.float64) * (1 if dtype == "?" else 8)
+    ours = KMeans(6, init=init).fit(x)
+    theirs = SklearnKMeans(6, init=init, n_init=1).fit(x)
+    assert ours.cluster_centers_.dtype == theirs.cluster_centers_.dtype
+    assert ours.transform(x).dtype == theirs.transform(x).dtype
+    np.testing.assert_array_equal(ours.labels_, theirs.labels_)
+    np.testing.assert_allclose(ours.cluster_centers_, theirs.cluster_centers_, rtol=1e-4, atol=1e-6)
+    assert ours.inertia_ == pytest.approx(theirs.inertia_, rel=1e-5)
+    tensor = KMeans(6, init=init).fit(torch.from_numpy(x))
+    assert torch.equal(tensor.cluster_centers_, torch.from_numpy(ours.cluster_centers_))
+
+
+def test_integers_that_float32_would_merge_are_told_apart() -> None:
+    seconds = 1_700_000_000 + np.arange(40).reshape(-1, 1) // 10 * 20
+    model = KMeans(4, random_state=0).fit(seconds)
+    np.testing.assert_array_equal(np.sort(model.cluster_centers_.ravel()), np.unique(seconds))
+    assert model.inertia_ == 0
+    assert KMeans(2).fit(torch.eye(4).bfloat16()).cluster_centers_.dtype == torch.float32
+
+
 def test_arrays_give_arrays_and_tensors_give_tensors() -> None:
     model = KMeans(3, random_state=0)
     assert isinstance(model.fit_predict(X), np.ndarray)

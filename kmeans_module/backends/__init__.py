@@ -96,7 +96,13 @@ class Backend(Protocol):
         """
 
     def workspace(
-        self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
+        self,
+        x: Tensor,
+        sample_weight: Tensor | None,
+        *,
+        metric: str,
+        dtype: torch.dtype | None = None,
+        once: bool,
     ) -> Workspace:
         """See :func:`workspace`."""
 
@@ -189,7 +195,7 @@ def workspace(
     backend = backend_for(x, dtype, also=(sample_weight, centroids))
     if not torch.compiler.is_compiling():
         log.debug("E-steps by the %s backend", backend.name)
-    return backend.workspace(x, sample_weight, metric=metric, once=once)
+    return backend.workspace(x, sample_weight, metric=metric, dtype=dtype, once=once)
 
 
 def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:

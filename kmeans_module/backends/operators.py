@@ -20,7 +20,7 @@ from kmeans_module.backends.native import BACKEND as NATIVE
 from kmeans_module.backends.native.library import library
 from kmeans_module.backends.native.workspace import NativeWorkspace
 from kmeans_module.backends.reference import ReferenceBackend, ReferenceWorkspace
-from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.distances import declared_dtype
 from kmeans_module.core.nearest import Screen
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -38,7 +38,7 @@ def _workspace(
 ) -> NativeWorkspace | ReferenceWorkspace:
     # A compiler that folds constants runs operators while it compiles: both questions are asked.
     if NATIVE.obstacle(x, centroids.dtype) is None and library() is not None:
-        return NativeWorkspace(x, sample_weight, metric=metric, once=True)
+        return NativeWorkspace(x, sample_weight, metric=metric, dtype=centroids.dtype, once=True)
     return ReferenceWorkspace(x, sample_weight, metric=metric)
 
 
@@ -77,7 +77,12 @@ def e_step(
         farthest = no_farthest(
             step.labels, step.distances, n_features=d, m=min(centroids.shape[1], MAX_FARTHEST)
         )
-    return (step.labels, step.distances, stats.sums, stats.counts, stats.inertia, *farthest)
+    # Integers beyond 2^24 are searched in float64, but a recorded dtype depends on no values.
+    distances = step.distances.to(declared_dtype(x, centroids))
+    farthest = farthest._replace(
+        distances=farthest.distances.to(distances.dtype), rows=farthest.rows.to(distances.dtype)
+    )
+    return (step.labels, distances, stats.sums, stats.counts, stats.inertia, *farthest)
 
 
 @e_step.register_fake
@@ -87,7 +92,7 @@ def _(
     problems, k, d = centroids.shape
     exact = accumulator_dtype(x.device)
     labels = x.new_empty((problems, x.shape[-2]), dtype=torch.int64)
-    distances = torch.empty_like(labels, dtype=compute_dtype(x, centroids))
+    distances = torch.empty_like(labels, dtype=declared_dtype(x, centroids))
     farthest = no_farthest(labels, distances, n_features=d, m=min(k, MAX_FARTHEST))
     return (
         labels,
@@ -215,7 +220,13 @@ class OperatorBackend(ReferenceBackend):
         return codes, left
 
     def workspace(
-        self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
+        self,
+        x: Tensor,
+        sample_weight: Tensor | None,
+        *,
+        metric: str,
+        dtype: torch.dtype | None = None,
+        once: bool,
     ) -> OperatorWorkspace:
         return OperatorWorkspace(x, sample_weight, metric=metric)
 
@@ -225,7 +236,7 @@ class OnnxWorkspace(ReferenceWorkspace):
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         rows = space_rows(
-            self.x, slice(None), metric=self.metric, dtype=compute_dtype(self.x, centroids)
+            self.x, slice(None), metric=self.metric, dtype=declared_dtype(self.x, centroids)
         )
         screen = Screen(centroids.to(rows.dtype))
         return self._without_zero_rows(screen.decide_in_a_fixed_graph(rows), rows), True
@@ -242,7 +253,13 @@ class OnnxBackend(ReferenceBackend):
     name = "onnx"
 
     def workspace(
-        self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
+        self,
+        x: Tensor,
+        sample_weight: Tensor | None,
+        *,
+        metric: str,
+        dtype: torch.dtype | None = None,
+        once: bool,
     ) -> OnnxWorkspace:
         return OnnxWorkspace(x, sample_weight, metric=metric)
 

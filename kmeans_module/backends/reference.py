@@ -227,7 +227,13 @@ class ReferenceBackend:
         return None
 
     def workspace(
-        self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
+        self,
+        x: Tensor,
+        sample_weight: Tensor | None,
+        *,
+        metric: str,
+        dtype: torch.dtype | None = None,
+        once: bool,
     ) -> ReferenceWorkspace:
         return ReferenceWorkspace(x, sample_weight, metric=metric)
 

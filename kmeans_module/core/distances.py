@@ -13,10 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kmeans_module.core.guard import differentiated, for_onnx, recorded
+from kmeans_module.core.guard import differentiated, for_onnx, readable, recorded
 
 # Elements of one chunk's temporaries: a few L2 caches on the CPU, 64 MB on accelerators.
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
+# Types that may hold numbers beyond 2^24, and as what the numbers are looked at.
+_SIGNED = {
+    torch.int32: torch.int32,
+    torch.int64: torch.int64,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+}
+_MOST_OF_FLOAT32 = 1 << 24
 
 
 @contextmanager
@@ -40,11 +48,30 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def compute_dtype(x: Tensor, centroids: Tensor | torch.dtype) -> torch.dtype:
-    """Precision of distances: that of the wider input, at least float32."""
+    """Precision of distances: that of the wider input, at least float32, and float64 for integers
+    beyond 2^24, where a look at them costs no wait (on the CPU, not in compiled code)."""
+    dtype = declared_dtype(x, centroids)
+    if dtype == torch.float32 and x.dtype in _SIGNED and readable(x) and _beyond_float32(x):
+        return torch.float64
+    return dtype
+
+
+def declared_dtype(x: Tensor, centroids: Tensor | torch.dtype) -> torch.dtype:
+    """:func:`compute_dtype`, whatever the values are."""
     other = centroids if isinstance(centroids, torch.dtype) else centroids.dtype
     if x.dtype == other == torch.float32:
         return torch.float32
     return torch.promote_types(torch.promote_types(x.dtype, other), torch.float32)
+
+
+def _beyond_float32(x: Tensor) -> bool:
+    """Whether integers are beyond 2^24, so that float32 does not tell all of them apart."""
+    if not x.numel():
+        return False
+    signed = x.view(_SIGNED[x.dtype])  # large unsigned numbers are negative
+    lowest, highest = (int(bound) for bound in signed.aminmax())
+    least = 0 if signed.dtype != x.dtype else -_MOST_OF_FLOAT32
+    return lowest < least or highest > _MOST_OF_FLOAT32
 
 
 def chunk_rows(n: int, k: int, d: int, problems: int, device: torch.device) -> int:

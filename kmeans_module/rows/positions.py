@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kmeans_module.backends import backend_for
 from kmeans_module.backends.reference import just_below
-from kmeans_module.core.distances import compute_dtype, unit_rows
+from kmeans_module.core.distances import declared_dtype, unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
 from kmeans_module.rows.batch import Batch
@@ -54,7 +54,7 @@ class Positions:
         sample = (
             batches[0].x if batches else torch.empty(0, dtype=problem.dtype, device=problem.device)
         )
-        self.dtype = compute_dtype(sample, problem.dtype)
+        self.dtype = declared_dtype(sample, problem.dtype)
         self._backend = backend_for(sample.new_empty(0, 0, dtype=self.dtype), operation="sums")
         self._lay_out()
 

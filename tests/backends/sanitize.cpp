@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -20,14 +21,20 @@ std::unique_ptr<T[]> random(size_t n) {
   return values;
 }
 
+// Rows are numbers of T, or with an element bytes that are read as such.
 template <typename T>
 int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bool cosine,
-          int threads) {
-  auto x = random<T>(n * d), centroids = random<T>(k * d), nearest = random<T>(n);
+          int threads, int32_t element = sizeof(T) == 8, int64_t size = sizeof(T)) {
+  auto x = std::make_unique<char[]>(n * d * size);
+  for (int64_t i = 0; i < n * d * size; ++i) x[i] = char(i * 37 % 120);  // finite in every type
+  if (element <= KM_FLOAT64) std::memcpy(x.get(), random<T>(n * d).get(), n * d * size);
+  int32_t beyond = 0;
+  auto centroids = random<T>(k * d), nearest = random<T>(n);
   auto weights = random<double>(n);
   for (int64_t i = 0; i < n; ++i) weights[i] = std::fabs(weights[i]);
   const km_rows rows = {x.get(), n, d, columns_first ? 1 : d, columns_first ? n : 1,
-                        weighted ? weights.get() : nullptr, sizeof(T) == 8, cosine};
+                        weighted ? weights.get() : nullptr, sizeof(T) == 8, cosine,
+                        element, &beyond};
   std::vector<int64_t> labels(n);
   std::vector<T> distances(n);
   std::vector<double> sums(k * d), counts(k), potentials(k), spread(3 * d);
@@ -105,6 +112,11 @@ int main() {
               const bool a = options & 1, b = options & 2, c = options & 4;
               failed += check<float>(n, d, k, a, b, c, threads);
               failed += check<double>(n, d, k, a, b, c, threads);
+              constexpr int64_t kSizes[] = {4, 8, 2, 2, 1, 1, 1, 2, 2, 4, 4, 8, 8};
+              for (int32_t element = KM_FLOAT16; n == 65 && element <= KM_INT64; ++element) {
+                failed += check<float>(n, d, k, a, b, c, threads, element, kSizes[element]);
+                failed += check<double>(n, d, k, a, b, c, threads, element, kSizes[element]);
+              }
             }
         }
   }

@@ -21,6 +21,7 @@ from tests.backends.conftest import needs_native
 from tests.conftest import blobs, seeded
 
 X = torch.zeros(4, 3)
+TINY = X.to(torch.float8_e4m3fn)  # of a type that no backend but the reference takes
 NATIVE, REFERENCE = native.BACKEND, reference.BACKEND
 
 
@@ -36,16 +37,18 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
         (X, None, "e_step", None),
         (X, torch.float32, "e_step", None),
         (X, torch.float16, "e_step", None),
-        (X, torch.float64, "e_step", "x is torch.float32, the centroids are torch.float64"),
+        (X, torch.float64, "e_step", None),
         (X.double(), torch.float32, "e_step", None),
-        (X.half(), None, "e_step", "x is torch.float16"),
-        (X.long(), torch.float32, "e_step", "x is torch.int64"),
+        (X.half(), None, "e_step", None),
+        (X.long(), torch.float32, "e_step", None),
+        (TINY, None, "e_step", "x is torch.float8_e4m3fn"),
         (X.to("meta"), None, "e_step", "x is on meta"),
         (X, torch.float32, "beam", None),
         (X.double(), torch.float64, "beam", None),
         (X.double(), None, "sums", None),
+        (X.long(), None, "sums", "sums are of float32 or float64; x is torch.int64"),
         (X, None, "moments", None),
-        (X.bool(), None, "moments", "x is torch.bool"),
+        (X.bool(), None, "moments", None),
     ],
 )
 def test_the_native_backend_says_what_it_does_not_take(
@@ -76,8 +79,9 @@ def test_without_the_library_the_reference_serves(no_library: None) -> None:
 @needs_native
 def test_a_workspace_is_that_of_the_backend() -> None:
     assert isinstance(backends.workspace(X), NativeWorkspace)
-    assert isinstance(backends.workspace(X.half()), ReferenceWorkspace)
-    assert isinstance(backends.workspace(X, dtype=torch.float64), ReferenceWorkspace)
+    assert isinstance(backends.workspace(X.half()), NativeWorkspace)
+    assert isinstance(backends.workspace(TINY), ReferenceWorkspace)
+    assert isinstance(backends.workspace(X, dtype=torch.float64), NativeWorkspace)
     assert isinstance(backends.workspace(X.double(), dtype=torch.float32), NativeWorkspace)
 
 
@@ -125,21 +129,21 @@ def test_the_reference_can_be_asked_for_before_the_start() -> None:
 
 @needs_native
 @pytest.mark.parametrize(
-    ("x", "dtype", "message"),
+    ("x", "operation", "message"),
     [
-        (X.half(), None, "x is torch.float16"),
-        (X, torch.float64, "x is torch.float32, the centroids are torch.float64"),
+        (TINY, "e_step", "x is torch.float8_e4m3fn"),
+        (X.half(), "beam", "beam search takes float32; x is torch.float16"),
     ],
 )
 def test_a_backend_that_is_asked_for_serves_or_says_why_not(
-    x: Tensor, dtype: torch.dtype | None, message: str, monkeypatch: pytest.MonkeyPatch
+    x: Tensor, operation: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KMEANS_KERNEL", "native")
     assert backend_for(X) is NATIVE
     with pytest.raises(RuntimeError, match=f"^KMEANS_KERNEL=native, but {message}$"):
-        backend_for(x, dtype)
-    with pytest.raises(RuntimeError, match=r"KMEANS_KERNEL=native, but x is torch\.float16"):
-        KMeansLayer(2, 3).fit(blobs(20, 3).half())
+        backend_for(x, operation=operation)
+    with pytest.raises(RuntimeError, match=r"KMEANS_KERNEL=native, but x is torch\.float8"):
+        F.e_step(TINY, X)
 
 
 def test_a_backend_that_is_asked_for_and_not_there_is_an_error(
@@ -156,7 +160,7 @@ def test_tensors_of_other_devices_are_served_as_ever(monkeypatch: pytest.MonkeyP
     assert backend_for(X.to("meta")) is REFERENCE
     monkeypatch.setenv("KMEANS_KERNEL", "triton")
     assert backend_for(X) is NATIVE
-    assert backend_for(X.half()) is REFERENCE
+    assert backend_for(TINY) is REFERENCE
 
 
 def test_a_backend_that_this_version_lacks_is_an_error_for_its_device(
@@ -244,12 +248,10 @@ def test_a_debug_line_says_which_backend_serves_and_why(fit_says: FitSays) -> No
     x = torch.randn(100, 3, generator=seeded())
     said = fit_says(x)
     assert said == "E-steps by the native backend"
-    said = fit_says(x, torch.float64)
-    assert "E-steps by the reference backend" in said
-    assert "native: x is torch.float32, the centroids are torch.float64" in said
-    said = fit_says(x.half())
-    assert "E-steps by the reference backend" in said
-    assert "than native: x is torch.float16" in said
+    assert fit_says(x, torch.float64) == fit_says(x.half()) == said
+    fit_says.caplog.clear()
+    assert backend_for(TINY) is REFERENCE
+    assert "than native: x is torch.float8_e4m3fn" in fit_says.caplog.text
 
 
 def test_a_debug_line_says_that_the_reference_is_asked_for(

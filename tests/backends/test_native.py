@@ -430,7 +430,7 @@ def test_mixed_precision_takes_the_reference() -> None:
 @needs_native
 def test_centroids_that_would_be_rounded_are_refused() -> None:
     space, centroids = NativeWorkspace(torch.randn(50, 3)), torch.randn(1, 4, 3).double()
-    message = r"rows are torch\.float32, centroids are torch\.float64"
+    message = r"rows are searched in torch\.float32, centroids are torch\.float64"
     for call in (space.e_step, space.statistics, space.assign):
         with pytest.raises(TypeError, match=message):
             call(centroids)

@@ -184,8 +184,7 @@ def test_every_shape_and_dtype_compiles_to_the_labels_of_eager(
     shared = torch.randn(40, 3, generator=seeded(2)).to(dtype)
     for x in (own, shared, shared.T.contiguous().T, torch.cat([shared, shared], 1)[:, :3]):
         assert torch.equal(compiled(x), layer(x))
-    served = dtype != torch.float16
-    assert all(bool(found) == served for found in graphs.operators)
+    assert all(graphs.operators)
 
 
 @needs_native

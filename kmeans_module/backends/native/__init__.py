@@ -1,7 +1,9 @@
-"""The E-step in C++ (csrc/): exact, for rows of float32 or float64 on the CPU.
+"""The E-step in C++ (csrc/): exact, for rows of floats, integers or bool on the CPU.
 
 Whatever is discarded on the way, one fixed-order sum of (x - c)² decides, so that for given
-centroids a label depends on the row alone: not on batch, rank, thread or earlier calls.
+centroids a label depends on the row alone: not on batch, rank, thread or earlier calls. Rows of
+half precision and integers are converted block by block: the results are those of ``x.float()``,
+or of ``x.double()`` where integers exceed 2^24.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.native import calls
-from kmeans_module.backends.native.library import INSTALLED, library
+from kmeans_module.backends.native.library import ELEMENTS, INSTALLED, library
 from kmeans_module.backends.native.workspace import NativeWorkspace
 
 MAX_BEAMS = 64  # choices that a beam search keeps
@@ -32,18 +34,24 @@ class NativeBackend:
     ) -> str | None:
         if x.device.type != "cpu":
             return f"x is on {x.device.type}"
-        if x.dtype not in (torch.float32, torch.float64):
+        if x.dtype not in ELEMENTS:
             return f"x is {x.dtype}"
-        if dtype is not None and torch.promote_types(x.dtype, dtype) != x.dtype:
-            return f"x is {x.dtype}, the centroids are {dtype}"
         if operation == "beam" and x.dtype not in (torch.float32, torch.float64):
             return f"beam search takes float32 or float64; x is {x.dtype}"
+        if operation == "sums" and x.dtype not in (torch.float32, torch.float64):
+            return f"sums are of float32 or float64; x is {x.dtype}"
         return self.missing()
 
     def workspace(
-        self, x: Tensor, sample_weight: Tensor | None, *, metric: str, once: bool
+        self,
+        x: Tensor,
+        sample_weight: Tensor | None,
+        *,
+        metric: str,
+        dtype: torch.dtype | None = None,
+        once: bool,
     ) -> NativeWorkspace:
-        return NativeWorkspace(x, sample_weight, metric=metric, once=once)
+        return NativeWorkspace(x, sample_weight, metric=metric, dtype=dtype, once=once)
 
     beam_search = staticmethod(calls.beam_search)
     block_sums = staticmethod(calls.block_sums)

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
-from kmeans_module.backends.native.library import RowsStruct, address, loaded
+from kmeans_module.backends.native.library import ELEMENTS, RowsStruct, address, loaded
 from kmeans_module.backends.reference import torch_moments
+from kmeans_module.core.distances import declared_dtype
 
 MAX_BEAMS = 64  # choices that the kernel keeps
 
 
-def rows_struct(x: Tensor, weight: Tensor | None, metric: str) -> RowsStruct:
-    """The C view of rows (n, d) and weights (n,), contiguous and of float64."""
+def rows_struct(
+    x: Tensor,
+    weight: Tensor | None,
+    metric: str,
+    dtype: torch.dtype,
+    beyond: ctypes.c_int32 | None = None,
+) -> RowsStruct:
+    """The C view of rows.
+
+    Args:
+        x: rows, (n, d).
+        weight: weights, (n,), contiguous and of float64; None for weight 1.
+        metric: "euclidean" or "cosine".
+        dtype: that is computed in, float32 or float64.
+        beyond: becomes 1 where integers are read in float32 that need float64.
+    """
     return RowsStruct(
         x.data_ptr(),
         *x.shape,
         *x.stride(),
         None if weight is None else weight.data_ptr(),
-        x.dtype == torch.float64,
+        dtype == torch.float64,
         metric == "cosine",
+        ELEMENTS[x.dtype],
+        None if beyond is None else ctypes.pointer(beyond),
     )
 
 
@@ -81,11 +100,17 @@ def moments(
     if sample_weight is not None:
         sample_weight = sample_weight.to(torch.float64).contiguous()
     origin = None if center is None else center.contiguous()
-    if loaded().km_spread(
-        rows_struct(x, sample_weight, metric), None if origin is None else origin.data_ptr(),
-        low.data_ptr(), high.data_ptr(), sums.data_ptr(), torch.get_num_threads(),
-    ):  # fmt: skip
-        raise MemoryError(f"no memory to survey {tuple(x.shape)} rows")
+    dtype, beyond = declared_dtype(x, torch.float32), ctypes.c_int32()
+    while True:
+        if loaded().km_spread(
+            rows_struct(x, sample_weight, metric, dtype, beyond),
+            None if origin is None else origin.data_ptr(), low.data_ptr(), high.data_ptr(),
+            sums.data_ptr(), torch.get_num_threads(),
+        ):  # fmt: skip
+            raise MemoryError(f"no memory to survey {tuple(x.shape)} rows")
+        if not beyond.value:
+            break
+        dtype, beyond.value = torch.float64, 0
     if not bool(sums.isfinite().all()):  # only torch says where NaN and infinity are
         return torch_moments(x, sample_weight, center, metric=metric)
     return low, high, sums.unsqueeze(0)

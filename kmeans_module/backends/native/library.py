@@ -8,6 +8,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,27 @@ _IMPORTED_BY = os.getpid()
 LIBRARY = Path(__file__).with_name("kmeans_native.so")
 # A tracing compiler cannot load the library: it has to know beforehand.
 INSTALLED = LIBRARY.is_file()
+
+
+# Of the interface in csrc/native.h that this package is for.
+ABI_VERSION = 2
+
+# km_element.
+ELEMENTS = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.bool: 4,
+    torch.uint8: 5,
+    torch.int8: 6,
+    torch.uint16: 7,
+    torch.int16: 8,
+    torch.uint32: 9,
+    torch.int32: 10,
+    torch.uint64: 11,
+    torch.int64: 12,
+}
 
 
 class RowsStruct(ctypes.Structure):
@@ -31,6 +53,8 @@ class RowsStruct(ctypes.Structure):
         ("weights", ctypes.c_void_p),
         ("is_double", ctypes.c_int32),
         ("cosine", ctypes.c_int32),
+        ("element", ctypes.c_int32),
+        ("beyond", ctypes.POINTER(ctypes.c_int32)),
     )
 
 
@@ -53,6 +77,9 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels; None, said once in the log, where there are none."""
     try:
         opened = ctypes.CDLL(str(LIBRARY))
+        version = opened.km_abi_version() if hasattr(opened, "km_abi_version") else 1
+        if version != ABI_VERSION:
+            raise OSError(f"{LIBRARY} has interface {version}, not {ABI_VERSION}: build it again")
     except OSError as error:
         log.warning("no native kernel, the slower torch path serves: %s", error)
         return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
-import weakref
 from collections.abc import Callable
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from kmeans_module.backends.native.directions import (
     worthwhile,
 )
 from kmeans_module.backends.native.library import ResultStruct, RowsStruct, address, loaded
-from kmeans_module.core.distances import full_precision, unit_rows
+from kmeans_module.backends.native.memory import BeyondFloat32Error, Memory
+from kmeans_module.core.distances import declared_dtype, full_precision, unit_rows
 from kmeans_module.core.guard import no_plain, transformed, version_of
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -31,6 +33,8 @@ from kmeans_module.core.statistics import (
 )
 
 log = logging.getLogger(__name__)
+
+_Found = TypeVar("_Found")
 
 # As many rows or more are sorted into boxes, where they have few features.
 _SORTED = 4096
@@ -43,44 +47,19 @@ def has_empty(counts: Tensor) -> bool:
     return bool(np.count_nonzero(counts.numpy()) < counts.numel())
 
 
-class Memory:
-    """What the C++ kernel keeps of the rows of one problem, freed with this object."""
-
-    def __init__(self, *, keep: bool = False, sort: bool = False) -> None:
-        library = loaded()
-        self.handle = library.km_open(keep, sort)
-        if not self.handle:
-            raise MemoryError("no memory for a workspace")
-        # Directions by purpose, and those that the handle has.
-        self.directions_for: dict[str, Directions | None] = {}
-        self.directions: Directions | None = None
-        # Distances to the nearest center as the last call left them, and their version.
-        self.nearest: tuple[weakref.ref[Tensor], int] | None = None
-        weakref.finalize(self, library.km_close, self.handle)
-
-    def knows(self, nearest: Tensor) -> bool:
-        """Whether these are the distances of the last call, unchanged since."""
-        if self.nearest is None:
-            return False
-        reference, version = self.nearest
-        return reference() is nearest and version == version_of(nearest)
-
-    def note(self, nearest: Tensor) -> None:
-        """Remember distances as this call leaves them."""
-        self.nearest = weakref.ref(nearest), version_of(nearest)
-
-    def __reduce__(self) -> str:
-        raise TypeError("a workspace belongs to its rows in this process; prepare another one")
-
-
 class NativeWorkspace:
     """See :class:`kmeans_module.backends.Workspace`.
 
     Args:
-        x: rows of float32 or float64 on the CPU, (n, d) or (P, n, d).
+        x: rows of floats, integers or bool on the CPU, (n, d) or (P, n, d).
         sample_weight: (n,) or (P, n); None for weight 1.
         metric: "euclidean" or "cosine".
+        dtype: of the centroids; None for that of x, or float32.
         once: whether one E-step is all.
+
+    Attributes:
+        dtype: in which distances are computed; becomes float64 with the first E-step of rows that
+            hold integers beyond 2^24.
     """
 
     together = False
@@ -94,9 +73,11 @@ class NativeWorkspace:
         sample_weight: Tensor | None = None,
         *,
         metric: str = "euclidean",
+        dtype: torch.dtype | None = None,
         once: bool = False,
     ) -> None:
         self.x = x
+        self.dtype = declared_dtype(x, x.dtype if dtype is None else dtype)
         self.metric = metric
         if sample_weight is not None:
             sample_weight = sample_weight.to(torch.float64).contiguous()
@@ -104,6 +85,7 @@ class NativeWorkspace:
         self.memories: list[Memory] = []
         self._once = once
         self._library = loaded()
+        self._beyond = ctypes.c_int32()
         self._rows = self._structs(sample_weight)
         self._seeding_weight: Tensor | None = None
         self._labels_version = 0
@@ -114,6 +96,9 @@ class NativeWorkspace:
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         self._guard()
+        return self._in_dtype(self._assign, centroids)
+
+    def _assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
         problems, n = len(centroids), self.x.shape[-2]
         labels = torch.empty((problems, n), dtype=torch.int64, device="cpu")
         inertia = torch.empty(problems, dtype=torch.float64, device="cpu")
@@ -135,13 +120,14 @@ class NativeWorkspace:
         return labels, inertia.isfinite().all()
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
+        self._guard()
         problems, _, d = centroids.shape
-        distances = torch.empty((problems, self.x.shape[-2]), dtype=self.x.dtype, device="cpu")
-        stats = self._search(centroids, distances)
+        stats, distances = self._in_dtype(self._search, centroids, True)
+        assert distances is not None
         if has_empty(stats.counts):
             farthest = find_farthest(
                 lambda part: rows_and_weights(
-                    self.x, self.sample_weight, part, metric=self.metric, dtype=self.x.dtype,
+                    self.x, self.sample_weight, part, metric=self.metric, dtype=self.dtype,
                     problems=problems,
                 ),
                 self.labels, distances, n_features=d, m=min(centroids.shape[1], MAX_FARTHEST),
@@ -153,17 +139,30 @@ class NativeWorkspace:
     def statistics(
         self, centroids: Tensor, *, start: int = 0, farthest: bool = True
     ) -> ClusterStats:
-        stats = self._search(centroids, None)
+        self._guard()
+        stats, _ = self._in_dtype(self._search, centroids, False)
         if farthest and has_empty(stats.counts):
             changed = self.changed
             stats = self.e_step(centroids, start=start).stats
             self.changed = changed
         return stats
 
-    def _search(self, centroids: Tensor, distances: Tensor | None) -> ClusterStats:
-        """An E-step that leaves its labels in the workspace."""
-        self._guard()
+    def _in_dtype(self, call: Callable[..., _Found], *arguments: object) -> _Found:
+        """A first call in float32, and once more in float64 where the rows need that."""
+        try:
+            return call(*arguments)
+        except BeyondFloat32Error:
+            self.dtype = torch.float64
+            self._rows, self.memories, self._k = self._structs(self.sample_weight), [], 0
+            self.__dict__.pop("_seeding_rows", None)
+            return call(*arguments)
+
+    def _search(self, centroids: Tensor, measures: bool) -> tuple[ClusterStats, Tensor | None]:
+        """An E-step that leaves its labels in the workspace; with distances if it measures."""
         problems, k, d = centroids.shape
+        distances = None
+        if measures:
+            distances = torch.empty((problems, self.x.shape[-2]), dtype=self.dtype, device="cpu")
         # Labels of the last call are good guesses, unless somebody wrote into them.
         warm = len(self.memories) == problems and self._k == k
         warm = warm and self._labels_version == version_of(self.labels)
@@ -194,7 +193,7 @@ class NativeWorkspace:
                 result,
                 memory.handle if remembers else None,
             )
-        return ClusterStats(sums, counts, inertia)
+        return ClusterStats(sums, counts, inertia), distances
 
     def _start(self, problems: int, k: int, d: int) -> None:
         """Get ready for E-steps with another number of centroids."""
@@ -218,11 +217,11 @@ class NativeWorkspace:
             raise ValueError(
                 f"rows have {self.x.shape[-1]} features, centroids {centroids.shape[-1]}"
             )
-        if centroids.dtype == self.x.dtype:
+        if centroids.dtype == self.dtype:
             return centroids.contiguous()
-        if torch.promote_types(centroids.dtype, self.x.dtype) != self.x.dtype:
-            raise TypeError(f"rows are {self.x.dtype}, centroids are {centroids.dtype}")
-        return centroids.to(self.x.dtype).contiguous()
+        if torch.promote_types(centroids.dtype, self.dtype) != self.dtype:
+            raise TypeError(f"rows are searched in {self.dtype}, centroids are {centroids.dtype}")
+        return centroids.to(self.dtype).contiguous()
 
     def _keeps(self, problems: int) -> bool:
         """Whether coordinates and bounds are kept: together they may take half as much memory as
@@ -243,7 +242,7 @@ class NativeWorkspace:
         """Make the search of problem p cheaper, if that can be; it stays exact."""
         n, d = self.x.shape[-2:]
         # Coordinates that are kept take a quarter of the memory of the rows, and leave bounds some.
-        most = d - 1 if once else d * self.x.element_size() // 8 - 1
+        most = d - 1 if once else d * self.dtype.itemsize // 8 - 1
         self._measure_along(
             memory, p, "a search", worthwhile(n, *centroids.shape, once=once),
             lambda rows: find_directions(rows, centroids, most=most, once=once),
@@ -251,7 +250,7 @@ class NativeWorkspace:
 
     def _find_directions_for_seeding(self, memory: Memory, p: int, n_candidates: int) -> None:
         """The same for potentials, where the coordinates are read again in each round."""
-        most = self.x.shape[-1] * self.x.element_size() // 4 - 1
+        most = self.x.shape[-1] * self.dtype.itemsize // 4 - 1
         self._measure_along(
             memory, p, "seeding", self._seeding_pays,
             lambda rows: find_directions_for_seeding(rows, n_candidates=n_candidates, most=most),
@@ -272,14 +271,14 @@ class NativeWorkspace:
         if directions is memory.directions:
             return
         memory.directions = directions
-        none = Directions(self.x.new_empty(0, self.x.shape[-1]), self.x.new_empty(0))
+        none = Directions(torch.empty(0, self.x.shape[-1]), torch.empty(0))
         basis, center = directions or none
         if loaded().km_project(memory.handle, basis.data_ptr(), center.data_ptr(), *basis.shape):
             raise MemoryError("no memory for directions")
 
     def _sample(self, p: int) -> Tensor:
         x = self.x if self.x.ndim == 2 else self.x[p]
-        sample = x[:: len(x) // SAMPLE][:SAMPLE]
+        sample = x[:: len(x) // SAMPLE][:SAMPLE].to(self.dtype)
         return unit_rows(sample) if self.metric == "cosine" else sample
 
     @cached_property
@@ -324,13 +323,15 @@ class NativeWorkspace:
     def _structs(self, weight: Tensor | None) -> list[RowsStruct]:
         """The C view of the rows of each problem; a single one where all problems share them."""
         if self.x.ndim == 2 and (weight is None or weight.ndim == 1):
-            return [rows_struct(self.x, weight, self.metric)]
+            return [rows_struct(self.x, weight, self.metric, self.dtype, self._beyond)]
         problems = len(self.x) if self.x.ndim == 3 else len(weight)  # type: ignore[arg-type]
         return [
             rows_struct(
                 self.x if self.x.ndim == 2 else self.x[p],
                 weight if weight is None or weight.ndim == 1 else weight[p],
                 self.metric,
+                self.dtype,
+                self._beyond,
             )
             for p in range(problems)
         ]
@@ -339,10 +340,10 @@ class NativeWorkspace:
         return structs[p] if len(structs) > 1 else structs[0]
 
     def _check_nearest(self, nearest: Tensor) -> None:
-        """Distances that the kernel writes into are of the rows' dtype and size."""
-        if nearest.dtype != self.x.dtype or nearest.shape[1:] != self.x.shape[-2:-1]:
+        """Distances that the kernel writes into are of the searched dtype, one for each row."""
+        if nearest.dtype != self.dtype or nearest.shape[1:] != self.x.shape[-2:-1]:
             raise TypeError(
-                f"distances should be {self.x.dtype} for {self.x.shape[-2]} rows; got "
+                f"distances should be {self.dtype} for {self.x.shape[-2]} rows; got "
                 f"{nearest.dtype} of shape {tuple(nearest.shape)}"
             )
 
@@ -355,3 +356,6 @@ class NativeWorkspace:
     def _call(self, function: str, *arguments: object) -> None:
         if getattr(self._library, function)(*arguments, torch.get_num_threads()):
             raise MemoryError(f"no memory for the statistics of {tuple(self.x.shape)} rows")
+        if self._beyond.value:
+            self._beyond.value = 0
+            raise BeyondFloat32Error

@@ -78,10 +78,10 @@ def check_tensor(name: str, value: object) -> Tensor:
     return value
 
 
-def check_rows(x: object) -> Tensor:
-    x = check_tensor("x", x)
+def check_rows(x: object, name: str = "x") -> Tensor:
+    x = check_tensor(name, x)
     if x.dtype not in _FLOATS + _INTEGERS:
-        raise TypeError(f"x should hold floats, signed integers, uint8 or bool; got {x.dtype}")
+        raise TypeError(f"{name} should hold floats, signed integers, uint8 or bool; got {x.dtype}")
     return x
 
 
@@ -170,14 +170,16 @@ def check_features(x: object, n_features: int) -> Tensor:
     return x
 
 
-def check_samples(x: object, n_features: int, batch_shape: tuple[int, ...] = ()) -> Tensor:
+def check_samples(
+    x: object, n_features: int, batch_shape: tuple[int, ...] = (), *, name: str = "x"
+) -> Tensor:
     """x (*batch_shape, n, d), or (n, d) shared by all problems."""
-    x = check_rows(x)
+    x = check_rows(x, name)
     shapes = [(*batch_shape, "n_samples", n_features), ("n_samples", n_features)]
     fits = x.ndim >= 2 and x.shape[-1] == n_features and x.shape[:-2] in (batch_shape, ())
     if not fits:
         wanted = " or ".join(str(shape).replace("'", "") for shape in dict.fromkeys(shapes))
-        raise ValueError(f"x should have shape {wanted}; got {tuple(x.shape)}")
+        raise ValueError(f"{name} should have shape {wanted}; got {tuple(x.shape)}")
     return x
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.arrays import Array, as_tensor, column_names
-from kmeans_module.checks import NotInitializedError, check_choice, check_integer
+from kmeans_module.checks import NotInitializedError, check_choice, check_integer, check_rows
 from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.seeding import Init
 from kmeans_module.core.statistics import accumulator_dtype
@@ -254,7 +254,9 @@ def _dtype_for(rows: Tensor) -> torch.dtype:
 
 
 def _samples(x: Any) -> Tensor:
-    rows = as_tensor(x)
+    rows = check_rows(as_tensor(x))
+    if rows.is_meta:
+        raise ValueError("x should hold numbers; it is on meta, where there are none")
     if rows.ndim != 2:
         way_out = "; use x.reshape(1, -1) for one sample" if rows.ndim == 1 else ""
         raise ValueError(

@@ -22,6 +22,8 @@ def checked_columns(columns: Iterable[Column] | None) -> list[Column] | None:
         return None
     if isinstance(columns, str | bytes) or not isinstance(columns, Iterable):
         raise TypeError(f"columns should be a list of numbers and names; got {brief(columns)}")
+    if getattr(columns, "ndim", 1) != 1:
+        raise TypeError(f"columns should be a list of numbers and names; got {brief(columns)}")
     checked: list[Column] = []
     for column in columns:
         if isinstance(column, bool) or not isinstance(column, Integral | str):

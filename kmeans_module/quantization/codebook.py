@@ -75,7 +75,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
             revive_below = check.check_number("revive_below", revive_below, minimum=0)
         self.revive_below = revive_below
         self.nonfinite = nonfinite
-        if process_group != "default":
+        if not isinstance(process_group, str) or process_group != "default":
             check.check_process_group(process_group)
         self.process_group = process_group
         self.codebook = codebook

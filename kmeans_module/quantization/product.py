@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
-from kmeans_module.core.guard import constant_in_onnx, require_values
+from kmeans_module.core.guard import constant_in_onnx, readable, require_values
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout, check_codes, check_range
 from kmeans_module.quantization.offline import principal_rotation, training_samples
@@ -19,6 +19,7 @@ from kmeans_module.quantization.quantized import Quantized, Quantizer
 from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.rows.survey import refuse_nonfinite
 
 SEEDING_ROWS = 16  # for each code
 
@@ -106,6 +107,7 @@ class ProductQuantizer(Quantizer):
         super().__init__()
         n_features = check.check_integer("n_features", n_features, minimum=1)
         self.n_subspaces = check.check_integer("n_subspaces", n_subspaces, minimum=1)
+        check.check_flag("rotation", rotation)
         if n_features % n_subspaces:
             raise ValueError(
                 f"n_subspaces should divide n_features={n_features}; got {n_subspaces}"
@@ -269,8 +271,12 @@ class ProductQuantizer(Quantizer):
             centroids, at least float32.
         """
         self.check_initialized()
-        queries = check.check_samples(queries, self.n_features)
+        queries = check.check_samples(queries, self.n_features, name="queries")
+        check.check_device("queries", queries, self.quantizer.codebook.centroids.device)
         parts = self._cut(self._rotated(queries))
+        parts = parts.to(compute_dtype(parts, self.quantizer.codebook.centroids))
+        if readable(parts) and not parts.square().sum(dim=-1).isfinite().all():
+            refuse_nonfinite(queries, parts.dtype, "queries")
         tables: Tensor = self.quantizer.codebook.transform(parts)
         return tables.view(self.n_subspaces, queries.shape[0], self.n_clusters).transpose(0, 1)
 

@@ -105,6 +105,8 @@ class ResidualQuantizer(ResidualCodes):
         super().__init__()
         self.n_levels = check.check_integer("n_levels", n_levels, minimum=1)
         self.beam_size = check.check_integer("beam_size", beam_size, minimum=1)
+        check.check_flag("shared_codebook", shared_codebook)
+        check.check_flag("dropout", dropout)
         self.shared_codebook = shared_codebook
         self.dropout = dropout
         self.levels = nn.ModuleList(

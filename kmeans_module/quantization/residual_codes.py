@@ -129,7 +129,8 @@ class ResidualCodes(Quantizer):
             at least float32.
         """
         self.check_initialized()
-        queries = check.check_samples(queries, self.n_features)
+        queries = check.check_samples(queries, self.n_features, name="queries")
+        check.check_device("queries", queries, self.level(0).codebook.centroids.device)
         return inner_products(queries, self.codebooks)
 
     def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
@@ -149,7 +150,8 @@ class ResidualCodes(Quantizer):
             ValueError: a code that is neither -1 nor one of 0 .. k-1.
         """
         self.check_initialized()
-        queries = check.check_samples(queries, self.n_features)
+        queries = check.check_samples(queries, self.n_features, name="queries")
+        check.check_device("queries", queries, self.level(0).codebook.centroids.device)
         codes = check_codes(codes, n_codes=self.n_levels, fewer=True, rows=True)
         check_range(codes, self.n_clusters, lowest=NO_CODE)
         return distances_to_sums(queries, self.codebooks[: codes.shape[-1]], codes)

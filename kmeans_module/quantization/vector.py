@@ -11,7 +11,7 @@ from kmeans_module.core.guard import readable
 from kmeans_module.core.soft import check_soft
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning
-from kmeans_module.quantization.codebook import LearningCodebook
+from kmeans_module.quantization.codebook import UPDATES, LearningCodebook
 from kmeans_module.quantization.codebook_state import CodebookState
 from kmeans_module.quantization.gradients import (
     ESTIMATORS,
@@ -116,9 +116,12 @@ class VectorQuantizer(LearningCodebook):
         heads = check.check_integer("heads", heads, minimum=1)
         if n_features % heads:
             raise ValueError(f"heads should divide n_features={n_features}; got {heads}")
+        check.check_choice("update", update, UPDATES)
+        check.check_flag("separate_codebooks", separate_codebooks)
+        check.check_flag("channel_first", channel_first)
         check.check_choice("estimator", estimator, ESTIMATORS)
         check_soft(temperature)
-        layout = Layout(n_features, heads, bool(separate_codebooks) and heads > 1, channel_first)
+        layout = Layout(n_features, heads, separate_codebooks and heads > 1, channel_first)
         codebook = KMeansLayer(
             n_clusters,
             n_features // heads,

@@ -122,11 +122,11 @@ class Nonfinite:
         return f"x should be finite; {hold} NaN or infinity, the first is row {self.first}"
 
 
-def refuse_nonfinite(x: Tensor, dtype: torch.dtype) -> None:
+def refuse_nonfinite(x: Tensor, dtype: torch.dtype, name: str = "x") -> None:
     """Raise for distances that came out NaN or infinite, with the cause."""
+    cause = str(Nonfinite().look(x)).replace("x should", f"{name} should", 1)
     raise ValueError(
-        str(Nonfinite().look(x))
-        or f"squared distances overflow {dtype}: scale x down or use float64"
+        cause or f"squared distances overflow {dtype}: scale {name} down or use float64"
     )
 
 

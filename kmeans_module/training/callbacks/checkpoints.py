@@ -30,6 +30,7 @@ class Checkpoints(ModelCheckpoint):
     """
 
     def __init__(self, every_n_iterations: int = 1, save_top_k: int = 1) -> None:
+        save_top_k = check_integer("save_top_k", save_top_k, minimum=-1)
         super().__init__(
             filename="best" if save_top_k == 1 else "iteration={step}",
             auto_insert_metric_name=False,

@@ -61,6 +61,7 @@ def animation_html(
     if inertia.shape != (n_frames,):
         raise ValueError(f"inertia should have shape ({n_frames},); got {tuple(inertia.shape)}")
     check.check_text("title", title)
+    title = title or ""
     max_points = check.check_integer("max_points", max_points, minimum=1)
     max_frames = check.check_integer("max_frames", max_frames, minimum=2)
     numbers = list(range(n_frames))

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kmeans_module.checks import check_choice, check_integer, check_number
+from kmeans_module.checks import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+)
 from kmeans_module.core.empty_clusters import POLICIES
 from kmeans_module.core.fit import rounding_shift
 from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError
@@ -110,6 +116,8 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         self.init = init
         self.algorithm = algorithm
         self.tol = tol = check_number("tol", tol, minimum=0)
+        check_flag("resident", resident)
+        check_callable("batch_of", batch_of)
         self.seed = seed = None if seed is None else check_integer("seed", seed, minimum=0)
         # after the checks, which make plain numbers of NumPy's: checkpoints hold no others
         self.save_hyperparameters(ignore=["batch_of", *([] if isinstance(init, str) else ["init"])])

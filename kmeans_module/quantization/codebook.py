@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from kmeans_module import checks as check
 from kmeans_module.core.guard import under_mode
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.quantization import learning, operators
-from kmeans_module.quantization.codebook_state import CodebookState
+from kmeans_module.quantization import learning, operators, revival
+from kmeans_module.quantization.centroids import Codebook
+from kmeans_module.quantization.codebook_state import CodebookState, fill_unsaved
 from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantized import Quantizer
 from kmeans_module.rows.ranks import ProcessGroup
@@ -44,17 +45,21 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
     """
 
     exact = ("next_counts",)
+    averages = ("next_centroids",)
+    codebook: Codebook
     next_centroids: Tensor
     next_counts: Tensor
     revived: Tensor
     skipped: Tensor
+    precision: Tensor
 
     def __init__(
         self,
-        codebook: KMeansLayer,
+        codebook: Codebook,
         *,
+        dtype: torch.dtype | None,
         update: str,
-        decay: float,
+        decay: float | None,
         smoothing: float,
         init_batches: int,
         revive_below: float | None,
@@ -66,7 +71,9 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         check.check_choice("update", update, UPDATES)
         check.check_choice("nonfinite", nonfinite, NONFINITE)
         self.update_rule = update
-        self.decay = check.check_number("decay", decay, minimum=0, maximum=1)
+        self.decay = None
+        if decay is not None:
+            self.decay = check.check_number("decay", decay, minimum=0, maximum=1)
         if decay == 1:
             raise ValueError("decay should be less than 1, or the codebook never forgets; got 1")
         self.smoothing = check.check_number("smoothing", smoothing, minimum=0)
@@ -82,14 +89,26 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         # What is recorded is the same on all ranks, and never saved: a state_dict updates first.
         size = (codebook.n_clusters, codebook.n_features)
         centroids = torch.zeros_like(codebook.centroids.detach()).view(-1, *size)
+        centroids = centroids.to(torch.promote_types(centroids.dtype, torch.float32))
         counts = torch.zeros_like(codebook.counts).view(-1, size[0])
         self.register_buffer("next_centroids", centroids, persistent=False)
         self.register_buffer("next_counts", counts, persistent=False)
         revived = torch.zeros_like(counts, dtype=torch.bool)
         self.register_buffer("revived", revived, persistent=False)
         self.register_buffer("skipped", torch.zeros_like(codebook.initialized).long())
+        precision = torch.empty(0, dtype=dtype, device=centroids.device)
+        self.register_buffer("precision", precision, persistent=False)
+        self.register_load_state_dict_post_hook(fill_unsaved)  # type: ignore[no-untyped-call]
         self.register_state_dict_pre_hook(_update_first)  # type: ignore[no-untyped-call]
         self._reset()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw a random codebook, and forget what was learnt."""
+        self.codebook.reset_parameters()
+        self.forget_recorded()
+        for buffer in (self.next_centroids, self.next_counts, self.revived, self.skipped):
+            buffer.zero_()
 
     def _reset(self) -> None:
         """What is known of this object in this process alone."""
@@ -222,8 +241,10 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         bad = learning.not_finite(rows, valid, stats)
         if group is not None:
             stats, bad = learning.of_all_ranks(stats, bad, group)
-        total = self.decay * state.counts + stats.counts
-        least = learning.least_counts(total, decay=self.decay, threshold=self.revive_below)
+        decay = self.decay
+        gamma = learning.growing_decay(state.counts, stats.counts) if decay is None else decay
+        total = gamma * state.counts + stats.counts
+        least = revival.least_counts(total, decay=gamma, threshold=self.revive_below)
         refused, counted, revives = learning.read(
             [bad, stats.counts.sum() > 0, (total < least).any()]
         )
@@ -239,18 +260,18 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
                 state.counts,
                 stats.sums,
                 total,
-                decay=self.decay,
+                decay=gamma,
                 smoothing=self.smoothing,
                 metric=self.codebook.metric,
             )
         if revives:
-            centroids, total, revived = learning.revive(
+            centroids, total, revived = revival.revive(
                 rows,
                 learning.weights_of(rows, valid),
                 centroids,
                 total,
                 least,
-                decay=self.decay,
+                decay=gamma,
                 metric=self.codebook.metric,
                 generator=self._generator(state),
                 group=group,
@@ -303,8 +324,10 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
             group=group,
         )
         state.centroids.copy_(centroids)
-        # The counts to which a moving average over endlessly many equal batches comes.
-        state.counts.copy_(counts / len(kept) / (1 - self.decay))
+        if self.decay is not None:
+            # The counts to which a moving average over endlessly many equal batches comes.
+            counts = counts / len(kept) / (1 - self.decay)
+        state.counts.copy_(counts)
         state.n_iter.zero_()
         state.initialized.fill_(True)
         (total,) = learning.total_of_ranks([weight[0].sum()], group)

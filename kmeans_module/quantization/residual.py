@@ -45,8 +45,8 @@ class ResidualQuantizer(Quantizer):
         update: how a codebook learns: "ema", a moving average of the samples of each code;
             "gradient", the centroids are a Parameter and the loss has a term for them; or
             "frozen".
-        decay: of the moving average, for each batch; of the counts also where update is
-            "gradient".
+        decay: of the moving average and the counts, for each batch; None, the default, lets a
+            codebook remember a tenth of the samples that it has seen.
         smoothing: Laplace smoothing of the counts, in samples of a batch.
         estimator: of the gradient for x: "straight-through", "rotation", or "gumbel": codes are
             drawn from softmax(-distance / temperature) in training.
@@ -54,8 +54,8 @@ class ResidualQuantizer(Quantizer):
         commitment: β, the weight of mean ‖x - sg[q]‖² in the loss of a level.
         init_batches: batches that initialize each codebook; more, while they have fewer
             samples than there are codes.
-        revive_below: a code that gets fewer samples of a batch than this, on average, moves to
-            a random sample. None, the default, is on: a tenth of an even share. 0 is off.
+        revive_below: a code that gets fewer samples of a batch than this, on average, moves
+            towards a random sample. None, the default: a tenth of an even share. 0 is off.
         channel_first: whether features are dimension 1 of x, as in images.
         nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
             "skip": nothing is learnt from it, and rows that are not finite count as masked.
@@ -94,7 +94,7 @@ class ResidualQuantizer(Quantizer):
         dropout: bool = False,
         beam_size: int = 5,
         update: str = "ema",
-        decay: float = 0.99,
+        decay: float | None = None,
         smoothing: float = 1e-5,
         estimator: str = "straight-through",
         temperature: float = 1.0,
@@ -162,7 +162,7 @@ class ResidualQuantizer(Quantizer):
         """
         first = self.level(0)
         if not first.learns:
-            self.check_initialized()
+            self.check_answers()
         centroids = first.codebook.centroids
         x, mask = self.layout.check(x, mask, centroids.device)
         dtype, x = x.dtype, x.to(compute_dtype(x, centroids))
@@ -246,9 +246,10 @@ class ResidualQuantizer(Quantizer):
         Raises:
             ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
         """
+        self.check_answers()
         codes = check_codes(codes, n_codes=self.n_levels, fewer=True)
-        parts = [self.level(n).decode(codes[..., n]) for n in range(codes.shape[-1])]
-        decoded = torch.stack(parts).sum(dim=0)
+        parts = [self.level(n).looked_up(codes[..., n]) for n in range(codes.shape[-1])]
+        decoded = torch.stack(parts).sum(dim=0).to(self.level(0).precision.dtype)
         return self.layout.features_back(decoded)
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
-from kmeans_module.core.guard import under_mode
+from kmeans_module.core.guard import in_backward, under_mode
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning, operators, revival
 from kmeans_module.quantization.centroids import Codebook
@@ -22,14 +22,6 @@ from kmeans_module.state import ExactBuffers
 
 UPDATES = ("ema", "gradient", "frozen")
 NONFINITE = ("error", "skip")
-
-
-def in_backward() -> bool:
-    """Whether activation checkpointing runs this forward pass for the second time.
-
-    torch has no public name for the number of the backward pass that is under way, -1 for none.
-    """
-    return torch._C._current_graph_task_id() != -1
 
 
 def _update_first(module: LearningCodebook, prefix: str, keep_vars: bool) -> None:
@@ -336,11 +328,17 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
 
     def _apply_recorded(self, state: CodebookState) -> None:
         self._recorded = False
-        if self.update_rule == "ema":
-            state.centroids.copy_(state.next_centroids)
-        elif self._revives:
-            revived = state.revived.unsqueeze(-1)
-            state.centroids.copy_(state.next_centroids.where(revived, state.centroids))
+        # Centroids that learn by gradient have been moved by the optimizer meanwhile.
+        centroids = state.next_centroids if self.update_rule == "ema" else state.centroids
+        if self._revives:
+            centroids = revival.follow(
+                state.next_centroids,
+                state.revived,
+                state.centroids.where(state.revived.unsqueeze(-1), centroids),
+                metric=self.codebook.metric,
+            )
+        if centroids is not state.centroids:
+            state.centroids.copy_(centroids)
         state.counts.copy_(state.next_counts)
         state.n_iter.add_(1)
 

@@ -40,14 +40,7 @@ def revive(
     generator: torch.Generator | None = None,
     group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Dead codes move towards random samples of the batch, each from the code of its sample.
-
-    A code moves by half the spread of the codebook at most, or by a 32nd of its way, if that is
-    more. Where vectors have run away from their codes, as those of a young encoder do from a
-    codebook that learns by gradient, samples lie where the decoder has never been, and its
-    error leaps. Codes that follow in small steps take the decoder along. The spread is the root
-    of the mean squared distance of the codes from their mean; where it is 0, nothing limits a
-    move.
+    """Dead codes get random samples of the batch, which they :func:`follow`.
 
     A revived code gets a count on which it outlives a few batches without samples, an even
     share of the other codes at most: light enough to move, not so light that it dies at once.
@@ -74,7 +67,7 @@ def revive(
     most = int(revived.sum(dim=-1).max())
     if not most:
         return centroids, counts, revived
-    samples = _in_reach(draws.distinct(most).to(centroids.dtype), centroids, metric)
+    samples = draws.distinct(most).to(centroids.dtype)
     index = place.clamp(0, most - 1).unsqueeze(-1).expand(*place.shape, rows.shape[-1])
     centroids = samples.gather(1, index).where(revived.unsqueeze(-1), centroids)
     alive = (~dead).sum(dim=-1, keepdim=True).clamp(min=1)
@@ -85,17 +78,38 @@ def revive(
     return centroids, share.where(revived, counts), revived
 
 
-def _in_reach(samples: Tensor, centroids: Tensor, metric: str) -> Tensor:
-    """Samples (P, m, d), or where they are further from their codes than the codebook reaches,
-    points on the way to them."""
-    codes = nearest(samples, centroids)
-    start = centroids.gather(1, codes.unsqueeze(-1).expand_as(samples))
-    way = samples - start
+def follow(samples: Tensor, revived: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+    """Revived codes move towards their samples, each from the code that is nearest to its sample.
+
+    A code moves by half the spread of the codebook at most, or by a 32nd of its way, if that is
+    more. Where vectors have run away from their codes, as those of a young encoder do from a
+    codebook that learns by gradient, samples lie where the decoder has never been, and its
+    error leaps. Codes that follow in small steps take the decoder along. The spread is the root
+    of the mean squared distance of the codes from their mean; where it is 0, nothing limits a
+    move.
+
+    Args:
+        samples: of the codes that are revived, (P, k, d); the others do not count.
+        revived: which codes are, (P, k) bool.
+        centroids: before they move, (P, k, d).
+        metric: "euclidean" or "cosine".
+
+    Returns:
+        centroids (P, k, d).
+    """
+    most = int(revived.sum(dim=-1).max())
+    if not most:
+        return centroids
+    codes = revived.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :most]
+    index = codes.unsqueeze(-1).expand(-1, -1, samples.shape[-1])
+    targets = samples.gather(1, index)
+    start = centroids.gather(1, nearest(targets, centroids).unsqueeze(-1).expand_as(index))
+    way = targets - start
     length: Tensor = torch.linalg.vector_norm(way, dim=-1, keepdim=True)
     spread = centroids.var(dim=1, correction=0).sum(dim=-1).sqrt().view(-1, 1, 1)
     share = REACH * spread / length.where(length > 0, 1.0)
-    far = (share < 1) & (spread > 0)
     reached = start + way * share.clamp(min=LEAST_WAY)
     if metric == "cosine":
         reached = unit_rows(reached)
-    return reached.where(far, samples)
+    moved = centroids.scatter(1, index, reached.where((share < 1) & (spread > 0), targets))
+    return moved.where(revived.unsqueeze(-1), centroids)

@@ -258,8 +258,7 @@ def test_codes_that_an_encoder_has_left_behind_come_back() -> None:
 
 
 def test_revived_codes_are_samples_that_live_for_some_batches() -> None:
-    x, centroids = normal(1, 20, 3) / 2, normal(1, 6, 3, seed=1) * 5
-    centroids[0, 0] = 0
+    x, centroids = normal(1, 20, 3), normal(1, 6, 3, seed=1)
     weight = torch.ones(1, 20)
     weight[0, 2:] = 0
     counts = torch.tensor([[4.0, 8.0, 0.0, 0.0, 0.0, 3.0]], dtype=torch.float64)
@@ -290,38 +289,39 @@ def test_revived_codes_are_samples_that_live_for_some_batches() -> None:
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_a_code_moves_by_half_the_spread_of_the_codebook_at_most(metric: str) -> None:
-    x, centroids = normal(1, 50, 3) + 10, normal(1, 6, 3, seed=1)
+    x, centroids = normal(2, 6, 3) + 10, normal(2, 6, 3, seed=1)
     if metric == "cosine":
         x = torch.nn.functional.normalize(x, dim=-1)
         away = torch.tensor([1.0, -1.0, 0.0])
         centroids = torch.nn.functional.normalize(centroids * 0.1 + away, dim=-1)
-    counts = torch.tensor([[9.0, 9.0, 0.0, 9.0, 0.0, 9.0]], dtype=torch.float64)
-    dead = counts == 0
-    found, _, revived = revival.revive(
-        x, torch.ones(1, 50), centroids, counts, counts.mean(dim=-1, keepdim=True) / 10,
-        decay=0.9, metric=metric, generator=seeded(),
-    )  # fmt: skip
-    assert torch.equal(revived, dead)
-    spread = (centroids - centroids.mean(dim=1)).square().sum(dim=-1).mean().sqrt()
-    code = centroids[0][int(brute_force(x[0, :1], centroids[0]).argmin())]
-    moved = (found[dead] - code).norm(dim=-1)
-    assert (moved <= spread / 2 * 1.0001).all()
-    assert (moved > spread / 4).all()
-    assert (brute_force(x[0], found[dead]).min() < brute_force(x[0], centroids[0]).min()).all()
+    revived = torch.tensor([[True, False, True, False, False, False], [False] * 5 + [True]])
+    found = revival.follow(x, revived, centroids, metric=metric)
+    assert torch.equal(found[~revived], centroids[~revived])
+    for p in range(2):
+        spread = (centroids[p] - centroids[p].mean(dim=0)).square().sum(dim=-1).mean().sqrt()
+        codes = centroids[p][brute_force(x[p], centroids[p]).argmin(dim=-1)]
+        moved = (found[p] - codes)[revived[p]].norm(dim=-1)
+        assert (moved <= spread / 2 * 1.0001).all()
+        assert (moved > spread / 4).all()
+        nearer = (found[p] - x[p])[revived[p]].norm(dim=-1)
+        assert (nearer < (codes - x[p])[revived[p]].norm(dim=-1)).all()
     if metric == "cosine":
-        torch.testing.assert_close(found[dead].norm(dim=-1), torch.ones(2))
-    found, _, _ = revival.revive(
-        x, torch.ones(1, 50), centroids / 1e4, counts, counts.mean(dim=-1, keepdim=True) / 10,
-        decay=0.9, metric="euclidean", generator=seeded(),
-    )  # fmt: skip
-    way = brute_force(found[dead], centroids[0, :1] / 1e4).sqrt().flatten()
-    assert (way > 1 / 35 * x[0].norm(dim=-1).min()).all()
-    # Codes that all lie at one place have no spread, and follow at once.
-    found, _, _ = revival.revive(
-        x, torch.ones(1, 50), torch.zeros_like(centroids) + 0.5, counts,
-        counts.mean(dim=-1, keepdim=True) / 10, decay=0.9, metric=metric, generator=seeded(),
-    )  # fmt: skip
-    assert (brute_force(found[dead], x[0]).min(dim=-1).values < 1e-10).all()
+        torch.testing.assert_close(found.norm(dim=-1), torch.ones(2, 6))
+
+
+def test_a_code_reaches_what_is_near_and_never_stands_still() -> None:
+    x, centroids = normal(1, 6, 3), normal(1, 6, 3, seed=1)
+    revived = torch.tensor([[True, False, False, True, False, False]])
+    found = revival.follow(x, revived, 20 * centroids, metric="euclidean")
+    assert not torch.equal(found[revived], x[revived])
+    near = 20 * centroids + x / 10
+    found = revival.follow(near, revived, 20 * centroids, metric="euclidean")
+    assert torch.equal(found[revived], near[revived])
+    found = revival.follow(x, revived, centroids / 1e6, metric="euclidean")
+    assert (found[revived].norm(dim=-1) > x[revived].norm(dim=-1) / 33).all()
+    found = revival.follow(x, revived, 0 * centroids + 7, metric="euclidean")
+    assert torch.equal(found[revived], x[revived]), "codes that all lie at one place"
+    assert torch.equal(revival.follow(x, revived & False, centroids, metric="euclidean"), centroids)
 
 
 def test_a_memory_grows_by_a_tenth_of_the_samples() -> None:

@@ -23,7 +23,7 @@ from kmeans_module.rows.ranks import ProcessGroup, all_sum, all_sum_stats
 
 LLOYD_STEPS = 10
 SLOWEST_DECAY = 0.99
-REMEMBERED = 0.1  # of the samples that a codebook has seen
+REMEMBERED = 0.05  # of the samples that a codebook has seen
 LEAST_REMEMBERED = 8  # samples, for each code
 
 
@@ -182,8 +182,8 @@ def growing_decay(counts: Tensor, batch: Tensor) -> Tensor:
     """The decay γ of a memory that grows: short while a network is young, and its codes become
     useless within a few batches, long when it has settled, and noise has to be averaged away.
 
-    The samples remembered, ΣN, become more by a tenth of those of the batch, n, until γ is 0.99:
-    γ = 1 - 0.9 n / ΣN. They are 8 for each code at least, with which a code that gets none by
+    The samples remembered, ΣN, become more by a twentieth of those of the batch, n, until γ is
+    0.99: γ = 1 - 0.95 n / ΣN. They are 8 for each code at least, with which a code that gets none by
     chance is rare: γ ≥ 1 - n / 8k.
 
     Args:

@@ -42,7 +42,7 @@ class ProductQuantizer(Quantizer):
             "gradient", the centroids are a Parameter and the loss has a term for them; or
             "frozen".
         decay: of the moving average, for each batch; of the counts also where update is
-            "gradient". None, the default, lets the codebook remember a tenth of the samples
+            "gradient". None, the default, lets the codebook remember a twentieth of the samples
             that it has seen: 8 for each code at least, until the decay is 0.99.
         smoothing: Laplace smoothing of the counts, in samples of a batch.
         estimator: of the gradient for x: "straight-through", "rotation", or "gumbel": codes are

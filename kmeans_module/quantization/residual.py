@@ -46,7 +46,7 @@ class ResidualQuantizer(Quantizer):
             "gradient", the centroids are a Parameter and the loss has a term for them; or
             "frozen".
         decay: of the moving average and the counts, for each batch; None, the default, lets a
-            codebook remember a tenth of the samples that it has seen.
+            codebook remember a twentieth of the samples that it has seen.
         smoothing: Laplace smoothing of the counts, in samples of a batch.
         estimator: of the gradient for x: "straight-through", "rotation", or "gumbel": codes are
             drawn from softmax(-distance / temperature) in training.

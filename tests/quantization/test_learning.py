@@ -324,14 +324,14 @@ def test_a_code_reaches_what_is_near_and_never_stands_still() -> None:
     assert torch.equal(revival.follow(x, revived & False, centroids, metric="euclidean"), centroids)
 
 
-def test_a_memory_grows_by_a_tenth_of_the_samples() -> None:
+def test_a_memory_grows_by_a_twentieth_of_the_samples() -> None:
     counts = torch.full((2, 4), 10.0, dtype=torch.float64)
     batch = torch.tensor([[40.0, 0, 0, 0], [1, 2, 3, 4]], dtype=torch.float64)
     decay = learning.growing_decay(counts, batch)
     total = (decay * counts + batch).sum(dim=-1)
     # The second remembers 8 samples for each code at least: 1 - 10 / 32.
-    torch.testing.assert_close(decay.flatten(), torch.tensor([0.1, 0.775]).double())
-    torch.testing.assert_close(total, torch.tensor([44.0, 41.0]).double())
+    torch.testing.assert_close(decay.flatten(), torch.tensor([0.05, 0.7625]).double())
+    torch.testing.assert_close(total, torch.tensor([42.0, 40.5]).double())
     assert (learning.growing_decay(0 * counts, batch) == torch.tensor([[0.0], [0.6875]])).all()
     assert (learning.growing_decay(1e6 * counts, 10 * batch) == 0.99).all()
     few = learning.growing_decay(counts, batch / 100)

@@ -344,7 +344,8 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
 
     def _generator(self, state: CodebookState) -> torch.Generator:
         """Draws that do not disturb the default generator, which a recomputed pass replays."""
-        seed = (torch.initial_seed() + 2**32 * int(state.n_iter[0])) % 2**63
+        # An odd number that fills 32 bits: torch's generator on the CPU sees no others of a seed.
+        seed = (torch.initial_seed() + 0x9E3779B9 * int(state.n_iter[0])) % 2**63
         return torch.Generator().manual_seed(seed)
 
     def _load_from_state_dict(

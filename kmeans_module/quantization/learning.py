@@ -183,8 +183,8 @@ def growing_decay(counts: Tensor, batch: Tensor) -> Tensor:
     useless within a few batches, long when it has settled, and noise has to be averaged away.
 
     The samples remembered, ΣN, become more by a twentieth of those of the batch, n, until γ is
-    0.99: γ = 1 - 0.95 n / ΣN. They are 8 for each code at least, with which a code that gets none by
-    chance is rare: γ ≥ 1 - n / 8k.
+    0.99: γ = 1 - 0.95 n / ΣN. They are 8 for each code at least, of which a code rarely gets none
+    by chance: γ ≥ 1 - n / 8k.
 
     Args:
         counts: N before the batch, (P, k) float64.

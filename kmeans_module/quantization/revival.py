@@ -56,8 +56,8 @@ def revive(
         group: the ranks that hold the rest of the rows.
 
     Returns:
-        centroids, counts, and which codes were revived, (P, k) bool: as many as there are
-        samples to revive them by.
+        centroids; counts, of the same sum; and which codes were revived, (P, k) bool: as many
+        as there are samples to revive them by.
     """
     dead = counts < least
     data = HeldRows([Batch(rows, weight)], n_problems=len(rows), group=group)
@@ -75,7 +75,10 @@ def revive(
     share = share.where(share > 0, 1.0)
     gamma = torch.as_tensor(decay, dtype=counts.dtype, device=counts.device)
     share = torch.minimum(share, least / gamma.pow(BATCHES_TO_LIVE))  # no limit where γ is 0
-    return centroids, share.where(revived, counts), revived
+    given = share.where(revived, counts)
+    # A memory that grows with what it holds would grow by revivals, too.
+    given = given * (counts.sum(dim=-1, keepdim=True) / given.sum(dim=-1, keepdim=True))
+    return centroids, given, revived
 
 
 def follow(samples: Tensor, revived: Tensor, centroids: Tensor, *, metric: str) -> Tensor:

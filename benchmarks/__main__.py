@@ -31,9 +31,15 @@ COMMANDS = {
     "seeding": "k-means++ against scikit-learn's, paired over seeds",
     "inits": "k-means|| against k-means++ after convergence",
     "quantize": "codebooks against vector-quantize-pytorch and faiss",
+    "codebooks": "errors of autoencoders in training, with and without moving dead codes",
     "overhead": "what import and Lightning add",
 }
-SEEDS = {"fit": 5, "seeding": 20, "inits": 10}  # of the commands that have no --repeats
+SEEDS = {
+    "fit": 5,
+    "seeding": 20,
+    "inits": 10,
+    "codebooks": 10,
+}  # of the commands that have no --repeats
 PLOTS = {"lloyd": ROOT / "docs" / "speed.png", "growth": ROOT / "docs" / "growth.png"}
 
 
@@ -71,8 +77,11 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         if name not in ("growth", "overhead", "stream"):
             command.add_argument("workloads", nargs="*", help="names of workloads; default all")
-        command.add_argument("--scale", type=float, default=1.0, help="share of the rows to take")
-        if name not in ("inits", "stream"):
+        share = "steps" if name == "codebooks" else "rows"
+        command.add_argument(
+            "--scale", type=float, default=1.0, help=f"share of the {share} to take"
+        )
+        if name not in ("inits", "stream", "codebooks"):
             command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
         command.add_argument("--threads", type=int, help="of torch and of the peers")
         command.add_argument(

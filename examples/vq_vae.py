@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     )
     model = VQVAE(quantizer, options.codes, options.features, variance=float(photograph.var()))
     trainer = Trainer(
-        max_epochs=1, log_every_n_steps=min(10, options.steps), num_sanity_val_steps=0,
+        max_epochs=1, log_every_n_steps=min(10, options.steps),
         enable_checkpointing=False, enable_model_summary=False,
         logger=TensorBoardLogger(options.folder, "vq_vae"),
     )  # fmt: skip

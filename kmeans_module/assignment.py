@@ -15,7 +15,6 @@ from kmeans_module.state import CentroidState
 class Assignment(CentroidState):
     """Samples meet centroids that stay as they are; the base of KMeansLayer."""
 
-    @without_gradients
     def forward(self, x: Tensor) -> Tensor:
         """Labels of the nearest centroids; never changes the layer.
 
@@ -30,7 +29,13 @@ class Assignment(CentroidState):
             ValueError: x has another number of features, or holds NaN or infinity (checked on
                 the CPU, not in compiled code).
         """
-        x = self._check_input(x)
+        self.check_initialized()
+        return self.nearest(x)
+
+    @without_gradients
+    def nearest(self, x: Tensor) -> Tensor:
+        """What :meth:`forward` does, with the centroids as they are, even if none were chosen."""
+        x = self._check_shape(x)
         rows = x if self.batch_shape else x.reshape(-1, self.n_features)
         labels, finite = F.assign(rows, self.centroids, metric=self.metric)
         if readable(x) and not finite:
@@ -102,6 +107,9 @@ class Assignment(CentroidState):
 
     def _check_input(self, x: Tensor) -> Tensor:
         self.check_initialized()
+        return self._check_shape(x)
+
+    def _check_shape(self, x: Tensor) -> Tensor:
         if self.batch_shape:
             x = check.check_samples(x, self.n_features, self.batch_shape)
         else:

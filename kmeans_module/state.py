@@ -1,4 +1,4 @@
-"""The state of modules: counts that stay exact, shapes that are refused, saving and loading."""
+"""The state of modules: buffers that stay exact, shapes that are refused, saving and loading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.empty_clusters import POLICIES
-from kmeans_module.core.guard import compiling, under_mode
+from kmeans_module.core.guard import under_mode
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
@@ -32,27 +32,43 @@ class NotScripted(nn.Module):
 
 
 class ExactBuffers(NotScripted):
-    """A module some of whose float64 buffers keep their dtype whatever is asked for.
+    """A module some of whose buffers keep their precision whatever is asked for.
 
     Attributes:
-        exact: names of these buffers.
+        exact: names of buffers that are float64 (float32 on MPS).
+        averages: names of buffers that are float32 at least: what moves by less than a rounding
+            step of half precision would stand still in it.
     """
 
     exact: Sequence[str] = ()
+    averages: Sequence[str] = ()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExactBuffers:
-        """Move the exact buffers with the module, but not to another precision."""
-        before = {name: getattr(self, name) for name in self.exact}
-        for name, buffer in before.items():
-            setattr(self, name, buffer.float())  # no float64 goes to MPS
+        """Move these buffers with the module, but not to another precision."""
+        before = {name: getattr(self, name) for name in (*self.exact, *self.averages)}
+        for name in self.exact:
+            setattr(self, name, before[name].float())  # no float64 goes to MPS
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in before.items():
             moved = getattr(self, name)
-            kept = moved if buffer.is_meta else buffer
-            setattr(
-                self, name, kept.to(dtype=accumulator_dtype(moved.device)).to(device=moved.device)
-            )
+            dtype = self._kept_dtype(name, moved)
+            if moved.dtype != dtype:
+                kept = moved if buffer.is_meta else buffer
+                setattr(self, name, kept.to(dtype=dtype).to(device=moved.device))
         return self
+
+    def _kept_dtype(self, name: str, buffer: Tensor) -> torch.dtype:
+        if name in self.exact:
+            return accumulator_dtype(buffer.device)
+        return torch.promote_types(buffer.dtype, torch.float32)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for name in (*self.exact, *self.averages):  # loading may assign tensors as they are
+            buffer = getattr(self, name)
+            setattr(self, name, buffer.to(self._kept_dtype(name, buffer)))
 
 
 def size_mismatches(
@@ -120,7 +136,8 @@ class CentroidState(ExactBuffers):
         n_iter = torch.zeros(self.batch_shape, device=device, dtype=torch.int64)
         self.register_buffer("n_iter", n_iter)
         self.register_buffer("initialized", torch.zeros((), device=device, dtype=torch.bool))
-        self._known_initialized = False
+        # What the buffer says, which an accelerator would have to be waited for; None if unknown.
+        self._known_initialized: bool | None = None if device.type == "meta" else False
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -176,8 +193,10 @@ class CentroidState(ExactBuffers):
         self._known_initialized = initialized
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CentroidState:
+        was_meta = self.initialized.is_meta
         super()._apply(fn, recurse)
-        self._known_initialized = False
+        if was_meta or self.initialized.is_meta:
+            self._known_initialized = None
         return self
 
     def _load_from_state_dict(
@@ -191,15 +210,17 @@ class CentroidState(ExactBuffers):
             errors.extend(mismatched)
             return
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._known_initialized = False
+        unreadable = self.initialized.is_meta or under_mode()
+        self._known_initialized = None if unreadable else bool(self.initialized)
 
     def check_initialized(self) -> None:
-        """Raise NotInitializedError where there are no centroids yet (not in recorded code)."""
-        # The buffer may be on an accelerator: it is read once.
-        if compiling() or self._known_initialized or under_mode() or self.initialized.is_meta:
+        """Raise NotInitializedError where there are no centroids yet."""
+        if self._known_initialized:
             return
-        self._known_initialized = bool(self.initialized)
-        if not self._known_initialized:
+        if not (under_mode() or self.initialized.is_meta):
+            self._known_initialized = bool(self.initialized)
+        # Code that is recorded cannot read the buffer: it goes by what was known before.
+        if self._known_initialized is False:
             raise check.NotInitializedError(
                 "KMeansLayer has no centroids yet: call fit or initialize, or load a state_dict"
             )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import draws, machine, peers, stream, table, workloads
+from benchmarks import codebooks, draws, machine, peers, stream, table, workloads
 from benchmarks.__main__ import is_full, main, parser
 from benchmarks.peers import OURS, PEERS, Peer, Run
 
@@ -191,6 +191,25 @@ def test_quantizers_are_compared(tmp_path: Path) -> None:
     assert set(row["ms"]) == {"train", "eval"}
     assert all(value > 0 for found in row["ms"].values() for value in found.values())
     assert len(row["ms"]["train"]) == 2
+
+
+def test_codebooks_are_trained_in_every_mode(tmp_path: Path) -> None:
+    rows = figures(tmp_path, "codebooks", "vectors", "--scale", "0.01", "--seeds", "2")["rows"]
+    assert [row["update"] for row in rows] == ["gradient"] * 3 + ["ema"] * 3
+    for row in rows:
+        assert 0 < row["final"][0] <= row["worst"][0]
+        assert row["worst"][1] > 0
+        assert 1 <= row["used"][0] <= 256
+
+
+@pytest.mark.parametrize("name", codebooks.problems())
+def test_problems_of_codebooks_fit_their_networks(name: str) -> None:
+    problem = codebooks.problems()[name]
+    images = problem.images(torch.Generator().manual_seed(0))
+    encoder, decoder = problem.network()
+    features = encoder(images)
+    assert features.shape[1] == problem.n_features
+    assert decoder(features).shape == images.shape
 
 
 def test_inits_are_compared_after_convergence(tmp_path: Path) -> None:

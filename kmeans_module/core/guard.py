@@ -210,6 +210,14 @@ def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
     return alone
 
 
+def in_backward() -> bool:
+    """Whether activation checkpointing runs this forward pass for the second time.
+
+    torch has no public name for the number of the backward pass that is under way, -1 for none.
+    """
+    return torch._C._current_graph_task_id() != -1
+
+
 def version_of(tensor: Tensor) -> int:
     """How often torch has written into a tensor; inference tensors do not count."""
     # No public name tells it.

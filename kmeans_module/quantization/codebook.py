@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
-from kmeans_module.core.guard import require_training, under_mode
+from kmeans_module.core.guard import in_backward, require_training, under_mode
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.quantization import learning, operators
-from kmeans_module.quantization.codebook_state import CodebookState
+from kmeans_module.quantization import learning, operators, revival
+from kmeans_module.quantization.centroids import Codebook
+from kmeans_module.quantization.codebook_state import CodebookState, fill_unsaved
 from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantized import Quantizer
 from kmeans_module.rows.ranks import ProcessGroup
@@ -21,14 +22,6 @@ from kmeans_module.state import ExactBuffers
 
 UPDATES = ("ema", "gradient", "frozen")
 NONFINITE = ("error", "skip")
-
-
-def in_backward() -> bool:
-    """Whether activation checkpointing runs this forward pass for the second time.
-
-    torch has no public name for the number of the backward pass that is under way, -1 for none.
-    """
-    return torch._C._current_graph_task_id() != -1
 
 
 def _update_first(module: LearningCodebook, prefix: str, keep_vars: bool) -> None:
@@ -44,17 +37,21 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
     """
 
     exact = ("next_counts",)
+    averages = ("next_centroids",)
+    codebook: Codebook
     next_centroids: Tensor
     next_counts: Tensor
     revived: Tensor
     skipped: Tensor
+    precision: Tensor
 
     def __init__(
         self,
-        codebook: KMeansLayer,
+        codebook: Codebook,
         *,
+        dtype: torch.dtype | None,
         update: str,
-        decay: float,
+        decay: float | None,
         smoothing: float,
         init_batches: int,
         revive_below: float | None,
@@ -66,7 +63,9 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         check.check_choice("update", update, UPDATES)
         check.check_choice("nonfinite", nonfinite, NONFINITE)
         self.update_rule = update
-        self.decay = check.check_number("decay", decay, minimum=0, maximum=1)
+        self.decay = None
+        if decay is not None:
+            self.decay = check.check_number("decay", decay, minimum=0, maximum=1)
         if decay == 1:
             raise ValueError("decay should be less than 1, or the codebook never forgets; got 1")
         self.smoothing = check.check_number("smoothing", smoothing, minimum=0)
@@ -82,14 +81,26 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         # What is recorded is the same on all ranks, and never saved: a state_dict updates first.
         size = (codebook.n_clusters, codebook.n_features)
         centroids = torch.zeros_like(codebook.centroids.detach()).view(-1, *size)
+        centroids = centroids.to(torch.promote_types(centroids.dtype, torch.float32))
         counts = torch.zeros_like(codebook.counts).view(-1, size[0])
         self.register_buffer("next_centroids", centroids, persistent=False)
         self.register_buffer("next_counts", counts, persistent=False)
         revived = torch.zeros_like(counts, dtype=torch.bool)
         self.register_buffer("revived", revived, persistent=False)
         self.register_buffer("skipped", torch.zeros_like(codebook.initialized).long())
+        precision = torch.empty(0, dtype=dtype, device=centroids.device)
+        self.register_buffer("precision", precision, persistent=False)
+        self.register_load_state_dict_post_hook(fill_unsaved)  # type: ignore[no-untyped-call]
         self.register_state_dict_pre_hook(_update_first)  # type: ignore[no-untyped-call]
         self._reset()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw a random codebook, and forget what was learnt."""
+        self.codebook.reset_parameters()
+        self.forget_recorded()
+        for buffer in (self.next_centroids, self.next_counts, self.revived, self.skipped):
+            buffer.zero_()
 
     def _reset(self) -> None:
         """What is known of this object in this process alone."""
@@ -231,8 +242,10 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         bad = learning.not_finite(rows, valid, stats)
         if group is not None:
             stats, bad = learning.of_all_ranks(stats, bad, group)
-        total = self.decay * state.counts + stats.counts
-        least = learning.least_counts(total, decay=self.decay, threshold=self.revive_below)
+        decay = self.decay
+        gamma = learning.growing_decay(state.counts, stats.counts) if decay is None else decay
+        total = gamma * state.counts + stats.counts
+        least = revival.least_counts(total, decay=gamma, threshold=self.revive_below)
         refused, counted, revives = learning.read(
             [bad, stats.counts.sum() > 0, (total < least).any()]
         )
@@ -248,18 +261,18 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
                 state.counts,
                 stats.sums,
                 total,
-                decay=self.decay,
+                decay=gamma,
                 smoothing=self.smoothing,
                 metric=self.codebook.metric,
             )
         if revives:
-            centroids, total, revived = learning.revive(
+            centroids, total, revived = revival.revive(
                 rows,
                 learning.weights_of(rows, valid),
                 centroids,
                 total,
                 least,
-                decay=self.decay,
+                decay=gamma,
                 metric=self.codebook.metric,
                 generator=self._generator(state),
                 group=group,
@@ -312,8 +325,10 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
             group=group,
         )
         state.centroids.copy_(centroids)
-        # The counts to which a moving average over endlessly many equal batches comes.
-        state.counts.copy_(counts / len(kept) / (1 - self.decay))
+        if self.decay is not None:
+            # The counts to which a moving average over endlessly many equal batches comes.
+            counts = counts / len(kept) / (1 - self.decay)
+        state.counts.copy_(counts)
         state.n_iter.zero_()
         state.initialized.fill_(True)
         (total,) = learning.total_of_ranks([weight[0].sum()], group)
@@ -322,17 +337,24 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
 
     def _apply_recorded(self, state: CodebookState) -> None:
         self._recorded = False
-        if self.update_rule == "ema":
-            state.centroids.copy_(state.next_centroids)
-        elif self._revives:
-            revived = state.revived.unsqueeze(-1)
-            state.centroids.copy_(state.next_centroids.where(revived, state.centroids))
+        # Centroids that learn by gradient have been moved by the optimizer meanwhile.
+        centroids = state.next_centroids if self.update_rule == "ema" else state.centroids
+        if self._revives:
+            centroids = revival.follow(
+                state.next_centroids,
+                state.revived,
+                state.centroids.where(state.revived.unsqueeze(-1), centroids),
+                metric=self.codebook.metric,
+            )
+        if centroids is not state.centroids:
+            state.centroids.copy_(centroids)
         state.counts.copy_(state.next_counts)
         state.n_iter.add_(1)
 
     def _generator(self, state: CodebookState) -> torch.Generator:
         """Draws that do not disturb the default generator, which a recomputed pass replays."""
-        seed = (torch.initial_seed() + 2**32 * int(state.n_iter[0])) % 2**63
+        # An odd number that fills 32 bits: torch's generator on the CPU sees no others of a seed.
+        seed = (torch.initial_seed() + 0x9E3779B9 * int(state.n_iter[0])) % 2**63
         return torch.Generator("cpu").manual_seed(seed)
 
     def _load_from_state_dict(

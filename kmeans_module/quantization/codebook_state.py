@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+UNSAVED = ("next_centroids", "next_counts", "revived", "precision")
 
 
 class CodebookState(NamedTuple):
@@ -29,3 +32,15 @@ class CodebookState(NamedTuple):
     next_counts: Tensor
     revived: Tensor
     skipped: Tensor
+
+
+def fill_unsaved(module: nn.Module, incompatible_keys: object) -> None:
+    """Make buffers real that a state_dict does not hold, where it made the others so.
+
+    A hook of a :class:`LearningCodebook`, run after a state_dict was loaded.
+    """
+    device = module.get_buffer("codebook.counts").device
+    for name in UNSAVED:
+        buffer = module.get_buffer(name)
+        if buffer.is_meta and device.type != "meta":
+            setattr(module, name, torch.zeros_like(buffer, device=device))

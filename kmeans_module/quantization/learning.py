@@ -22,7 +22,9 @@ from kmeans_module.rows.draws import HeldDraws
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, all_sum_stats
 
 LLOYD_STEPS = 10
-BATCHES_TO_LIVE = 8  # of a revived code, without samples
+SLOWEST_DECAY = 0.99
+REMEMBERED = 0.05  # of the samples that a codebook has seen
+LEAST_REMEMBERED = 8  # samples, for each code
 
 
 def weights_of(rows: Tensor, valid: Tensor | None) -> Tensor:
@@ -166,7 +168,7 @@ def start(
     return outcome.centroids[:, repeated], counts
 
 
-def smoothed(counts: Tensor, smoothing: float) -> Tensor:
+def smoothed(counts: Tensor, smoothing: float | Tensor) -> Tensor:
     """Counts (P, k) with Laplace smoothing, of the same sum: (n + ε) / (Σn + k ε) · Σn.
 
     Source: van den Oord, Vinyals & Kavukcuoglu, NeurIPS 2017, appendix A.1, as implemented by
@@ -176,13 +178,34 @@ def smoothed(counts: Tensor, smoothing: float) -> Tensor:
     return (counts + smoothing) / (total + counts.shape[-1] * smoothing) * total
 
 
+def growing_decay(counts: Tensor, batch: Tensor) -> Tensor:
+    """The decay γ of a memory that grows: short while a network is young, and its codes become
+    useless within a few batches, long when it has settled, and noise has to be averaged away.
+
+    The samples remembered, ΣN, become more by a twentieth of those of the batch, n, until γ is
+    0.99: γ = 1 - 0.95 n / ΣN. They are 8 for each code at least, of which a code rarely gets none
+    by chance: γ ≥ 1 - n / 8k.
+
+    Args:
+        counts: N before the batch, (P, k) float64.
+        batch: samples of each code in the batch, (P, k) float64, some.
+
+    Returns:
+        (P, 1) float64, from 0 to less than 1.
+    """
+    n = batch.sum(dim=-1, keepdim=True)
+    growing = 1 - (1 - REMEMBERED) * n / counts.sum(dim=-1, keepdim=True)  # -inf where all are 0
+    least = 1 - n / (LEAST_REMEMBERED * counts.shape[-1])
+    return growing.clamp(max=SLOWEST_DECAY).maximum(least).clamp(min=0)
+
+
 def moving_average(
     centroids: Tensor,
     counts: Tensor,
     sums: Tensor,
     total: Tensor,
     *,
-    decay: float,
+    decay: float | Tensor,
     smoothing: float,
     metric: str = "euclidean",
 ) -> Tensor:
@@ -196,83 +219,20 @@ def moving_average(
         counts: N before the batch, (P, k) float64.
         sums: Σx of the batch, (P, k, d) float64.
         total: N after the batch, γN + n, (P, k) float64.
-        decay: γ, from 0 to less than 1.
+        decay: γ, from 0 to less than 1, a number or (P, 1).
         smoothing: ε, in samples of a batch.
         metric: "cosine" scales the centroids to unit length.
 
     Returns:
         centroids (P, k, d).
     """
-    smoothing = smoothing / (1 - decay)
-    masses = smoothed(counts, smoothing).unsqueeze(-1)
-    shares = smoothed(total, smoothing).unsqueeze(-1)
-    mean = centroids.to(sums.dtype, copy=True).mul_(decay).mul_(masses).add_(sums)
+    samples = smoothing / (1 - decay)
+    masses = (smoothed(counts, samples) * decay).unsqueeze(-1)
+    shares = smoothed(total, samples).unsqueeze(-1)
+    mean = centroids.to(sums.dtype, copy=True).mul_(masses).add_(sums)
     mean = mean.div_(shares.where(shares > 0, 1.0))
     if metric == "cosine":
         heavy = (mean != 0).any(dim=-1, keepdim=True)
         mean = unit_rows(mean)
         shares = shares * heavy
     return mean.to(centroids.dtype).where(shares > 0, centroids)
-
-
-def least_counts(counts: Tensor, *, decay: float, threshold: float | None) -> Tensor:
-    """Counts below which a code is dead, (P, 1).
-
-    Args:
-        counts: decayed, (P, k).
-        decay: γ.
-        threshold: samples of a batch, on average; None for a tenth of an even share.
-    """
-    if threshold is None:
-        return counts.mean(dim=-1, keepdim=True) / 10
-    return counts.new_full((len(counts), 1), threshold / (1 - decay))
-
-
-def revive(
-    rows: Tensor,
-    weight: Tensor,
-    centroids: Tensor,
-    counts: Tensor,
-    least: Tensor,
-    *,
-    decay: float,
-    metric: str,
-    generator: torch.Generator | None = None,
-    group: ProcessGroup | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Dead codes move to random samples of the batch.
-
-    A revived code gets a count on which it outlives a few batches without samples, an even
-    share of the other codes at most: light enough to move, not so light that it dies at once.
-
-    Args:
-        rows: (P, n, d).
-        weight: (P, n).
-        centroids, counts: (P, k, d) and (P, k).
-        least: counts below which a code is dead, (P, 1).
-        decay: γ.
-        metric: "euclidean" or "cosine".
-        generator: what is drawn from.
-        group: the ranks that hold the rest of the rows.
-
-    Returns:
-        centroids, counts, and which codes were revived, (P, k) bool: as many as there are
-        samples to revive them by.
-    """
-    dead = counts < least
-    data = HeldRows([Batch(rows, weight)], n_problems=len(rows), group=group)
-    draws = data.draws(problem_of(rows, counts.shape[-1], metric), generator)
-    place = dead.cumsum(dim=-1) - 1
-    revived = dead & (place < least_available(draws, group))
-    most = int(revived.sum(dim=-1).max())
-    if not most:
-        return centroids, counts, revived
-    samples = draws.distinct(most).to(centroids.dtype)
-    index = place.clamp(0, most - 1).unsqueeze(-1).expand(*place.shape, rows.shape[-1])
-    centroids = samples.gather(1, index).where(revived.unsqueeze(-1), centroids)
-    alive = (~dead).sum(dim=-1, keepdim=True).clamp(min=1)
-    share = (counts * ~dead).sum(dim=-1, keepdim=True) / alive
-    share = share.where(share > 0, 1.0)
-    if decay > 0:
-        share = share.minimum(least / decay**BATCHES_TO_LIVE)
-    return centroids, share.where(revived, counts), revived

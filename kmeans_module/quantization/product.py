@@ -43,7 +43,8 @@ class ProductQuantizer(Quantizer):
             "gradient", the centroids are a Parameter and the loss has a term for them; or
             "frozen".
         decay: of the moving average, for each batch; of the counts also where update is
-            "gradient".
+            "gradient". None, the default, lets the codebook remember a twentieth of the samples
+            that it has seen: 8 for each code at least, until the decay is 0.99.
         smoothing: Laplace smoothing of the counts, in samples of a batch.
         estimator: of the gradient for x: "straight-through", "rotation", or "gumbel": codes are
             drawn from softmax(-distance / temperature) in training.
@@ -51,8 +52,9 @@ class ProductQuantizer(Quantizer):
         commitment: β, the weight of mean ‖x - sg[q]‖² in the loss.
         init_batches: batches that initialize the codebooks; more, while they have fewer
             samples than there are codes.
-        revive_below: a code that gets fewer samples of a batch than this, on average, moves to
-            a random sample. None, the default, is on: a tenth of an even share. 0 is off.
+        revive_below: a code that gets fewer samples of a batch than this, on average, moves
+            to a random sample, or towards it from the nearest code, by half the spread of the
+            codebook at most. None, the default, is on: a tenth of an even share. 0 is off.
         channel_first: whether features are dimension 1 of x, as in images.
         nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
             "skip": nothing is learnt from it, and rows that are not finite count as masked.
@@ -91,7 +93,7 @@ class ProductQuantizer(Quantizer):
         *,
         rotation: bool = False,
         update: str = "ema",
-        decay: float = 0.99,
+        decay: float | None = None,
         smoothing: float = 1e-5,
         estimator: str = "straight-through",
         temperature: float = 1.0,
@@ -137,11 +139,14 @@ class ProductQuantizer(Quantizer):
         self.rotation: nn.Linear | None = None
         if rotation:
             centroids = self.quantizer.codebook.centroids
-            linear = nn.Linear(n_features, n_features, bias=False, device=centroids.device)
-            linear = linear.to(compute_dtype(centroids, centroids))
-            nn.init.eye_(linear.weight)
-            with full_precision(centroids.device):
-                self.rotation = cast("nn.Linear", parametrizations.orthogonal(linear))
+            # torch looks at the numbers of what it makes orthogonal: not on the meta device.
+            host = torch.device("cpu")
+            with host, full_precision(host):
+                dtype = compute_dtype(centroids, centroids)
+                linear = nn.Linear(n_features, n_features, bias=False, dtype=dtype)
+                nn.init.eye_(linear.weight)
+                turned = parametrizations.orthogonal(linear)
+            self.rotation = cast("nn.Linear", turned).to(centroids.device)
 
     @property
     def n_clusters(self) -> int:
@@ -157,6 +162,14 @@ class ProductQuantizer(Quantizer):
     def codebook_layers(self) -> list[KMeansLayer]:
         return [self.quantizer.codebook]
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw random codebooks, and forget what was learnt; nothing is rotated."""
+        super().reset_parameters()
+        if self.rotation is not None:
+            like = next(self.rotation.parameters())
+            self.rotation.weight = torch.eye(self.n_features, dtype=like.dtype, device=like.device)
+
     def extra_repr(self) -> str:
         return f"n_subspaces={self.n_subspaces}"
 
@@ -166,7 +179,7 @@ class ProductQuantizer(Quantizer):
         Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
         """
         if not self.quantizer.learns:
-            self.check_initialized()
+            self.check_answers()
         x, mask = self.layout.check(x, mask, self._device)
         quantized, codes, loss = self.quantizer(self._rotated(x), mask)
         quantized = self._rotated_back(quantized).to(x.dtype)
@@ -193,6 +206,7 @@ class ProductQuantizer(Quantizer):
         Raises:
             ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
         """
+        self.check_answers()
         codes = check_codes(codes, n_codes=self.n_subspaces)
         decoded = self.quantizer.decode(codes if self.n_subspaces > 1 else codes[..., 0])
         return self.layout.features_back(self._rotated_back(decoded))

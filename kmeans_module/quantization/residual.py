@@ -39,8 +39,8 @@ class ResidualQuantizer(ResidualCodes):
         update: how a codebook learns: "ema", a moving average of the samples of each code;
             "gradient", the centroids are a Parameter and the loss has a term for them; or
             "frozen".
-        decay: of the moving average, for each batch; of the counts also where update is
-            "gradient".
+        decay: of the moving average and the counts, for each batch; None, the default, lets a
+            codebook remember a twentieth of the samples that it has seen.
         smoothing: Laplace smoothing of the counts, in samples of a batch.
         estimator: of the gradient for x: "straight-through", "rotation", or "gumbel": codes are
             drawn from softmax(-distance / temperature) in training.
@@ -48,8 +48,8 @@ class ResidualQuantizer(ResidualCodes):
         commitment: β, the weight of mean ‖x - sg[q]‖² in the loss of a level.
         init_batches: batches that initialize each codebook; more, while they have fewer
             samples than there are codes.
-        revive_below: a code that gets fewer samples of a batch than this, on average, moves to
-            a random sample. None, the default, is on: a tenth of an even share. 0 is off.
+        revive_below: a code that gets fewer samples of a batch than this, on average, moves
+            towards a random sample. None, the default: a tenth of an even share. 0 is off.
         channel_first: whether features are dimension 1 of x, as in images.
         nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
             "skip": nothing is learnt from it, and rows that are not finite count as masked.
@@ -89,7 +89,7 @@ class ResidualQuantizer(ResidualCodes):
         dropout: bool = False,
         beam_size: int = 5,
         update: str = "ema",
-        decay: float = 0.99,
+        decay: float | None = None,
         smoothing: float = 1e-5,
         estimator: str = "straight-through",
         temperature: float = 1.0,
@@ -159,7 +159,7 @@ class ResidualQuantizer(ResidualCodes):
         if beam_size > 1 and self.training:
             raise ValueError(f"beam_size should be 1 in training; got {beam_size}")
         if not first.learns:
-            self.check_initialized(n_levels)
+            self.check_answers(n_levels)
         centroids = first.codebook.centroids
         x, mask = self.layout.check(x, mask, centroids.device)
         dtype, x = x.dtype, x.to(compute_dtype(x, centroids))
@@ -221,7 +221,7 @@ class ResidualQuantizer(ResidualCodes):
             level = self.level(number)
             if valid is not None:
                 codes = codes.where(valid[0], NO_CODE)
-            quantized = level.decode(codes)
+            quantized = level.looked_up(codes)
             loss = quantization_loss(
                 rows,
                 quantized.unsqueeze(0),

@@ -93,7 +93,7 @@ class ResidualCodes(Quantizer):
             return codes
         by_level = []
         for layer in self.codebook_layers()[:n_levels]:
-            by_level.append(layer(rows))
+            by_level.append(layer.nearest(rows))
             rows = rows - layer.centroids[by_level[-1]]
         return torch.stack(by_level, dim=-1)
 
@@ -112,9 +112,10 @@ class ResidualCodes(Quantizer):
         """
         codes = check_codes(codes, n_codes=self.n_levels, fewer=True)
         n_levels = check_levels(n_levels, codes.shape[-1])
-        parts = [self.level(n).decode(codes[..., n]) for n in range(n_levels)]
+        self.check_answers(n_levels)
+        parts = [self.level(n).looked_up(codes[..., n]) for n in range(n_levels)]
         with full_precision(codes.device):
-            decoded = torch.stack(parts).sum(dim=0)
+            decoded = torch.stack(parts).sum(dim=0).to(self.level(0).precision.dtype)
         return self.layout.features_back(decoded)
 
     def tables(self, queries: Tensor) -> Tensor:

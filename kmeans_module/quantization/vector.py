@@ -9,8 +9,8 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import readable
 from kmeans_module.core.soft import check_soft
-from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning
+from kmeans_module.quantization.centroids import Codebook
 from kmeans_module.quantization.codebook import UPDATES, LearningCodebook
 from kmeans_module.quantization.codebook_state import CodebookState
 from kmeans_module.quantization.gradients import (
@@ -35,7 +35,8 @@ class VectorQuantizer(LearningCodebook):
     with means over samples and features. A forward pass in training only records what it saw:
     the codebook moves at the next one, on leaving training, or by :meth:`apply_update`; so
     backward sees the codebook that forward saw. The first batches in training initialize the
-    codebook.
+    codebook. Evaluation before that answers from random centroids, see :class:`Codebook`, and
+    warns once; :meth:`encode` refuses.
 
     Under torch.distributed all ranks record the same, over the samples of all of them. Where
     ranks have unequal numbers of batches, train within
@@ -51,7 +52,8 @@ class VectorQuantizer(LearningCodebook):
             (van den Oord 2017, appendix A); "gradient", the centroids are a Parameter and the
             loss has a term for them; or "frozen".
         decay: of the moving average, for each batch; of the counts also where update is
-            "gradient".
+            "gradient". None, the default, lets the codebook remember a twentieth of the samples
+            that it has seen: 8 for each code at least, until the decay is 0.99.
         smoothing: Laplace smoothing of the counts, in samples of a batch.
         estimator: of the gradient for x: "straight-through", "rotation" (Fifty 2024), or
             "gumbel": codes are drawn from softmax(-distance / temperature) in training.
@@ -59,15 +61,18 @@ class VectorQuantizer(LearningCodebook):
         commitment: β.
         init_batches: batches that initialize the codebook, by k-means++ and a few of Lloyd's
             steps; more, while they have fewer samples than there are codes.
-        revive_below: a code that gets fewer samples of a batch than this, on average, moves to
-            a random sample. None, the default, is on: a tenth of an even share. 0 is off.
+        revive_below: a code that gets fewer samples of a batch than this, on average, moves
+            to a random sample, or towards it from the nearest code, by half the spread of the
+            codebook at most. None, the default, is on: a tenth of an even share. 0 is off.
         channel_first: whether features are dimension 1 of x, as in images.
         nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
             "skip": nothing is learnt from it, and rows that are not finite count as masked.
         process_group: the ranks whose samples the codebook learns from: "default" for all ranks
             where torch.distributed is in use; a ProcessGroup; or None for this process only,
             whatever the other ranks do.
-        device, dtype: of the codebook.
+        device: of the codebook.
+        dtype: of what :meth:`decode` returns, and of the codebook: but one that learns by moving
+            average is float32 at least, also after ``network.bfloat16()``.
 
     Shape:
         - Input: (\*, d), or (N, d, \*) with channel_first.
@@ -76,6 +81,7 @@ class VectorQuantizer(LearningCodebook):
     Attributes:
         codebook: a :class:`KMeansLayer` of k centroids, with a batch_shape (heads,) where
             codebooks are separate.
+        precision: an empty tensor of the module's dtype.
         skipped: batches that were not finite where nonfinite is "skip", () int64.
 
     Examples:
@@ -99,7 +105,7 @@ class VectorQuantizer(LearningCodebook):
         heads: int = 1,
         separate_codebooks: bool = False,
         update: str = "ema",
-        decay: float = 0.99,
+        decay: float | None = None,
         smoothing: float = 1e-5,
         estimator: str = "straight-through",
         temperature: float = 1.0,
@@ -122,18 +128,20 @@ class VectorQuantizer(LearningCodebook):
         check.check_choice("estimator", estimator, ESTIMATORS)
         check_soft(temperature)
         layout = Layout(n_features, heads, separate_codebooks and heads > 1, channel_first)
-        codebook = KMeansLayer(
+        codebook = Codebook(
             n_clusters,
             n_features // heads,
             metric=metric,
             empty_cluster="keep",
             batch_shape=(heads,) if layout.separate_codebooks else (),
             requires_grad=update == "gradient",
+            moving_average=update == "ema",
             device=device,
             dtype=dtype,
         )
         super().__init__(
             codebook,
+            dtype=dtype,
             update=update,
             decay=decay,
             smoothing=smoothing,
@@ -177,7 +185,7 @@ class VectorQuantizer(LearningCodebook):
             quantized, codes, loss.
 
         Raises:
-            NotInitializedError: in evaluation, or frozen, before the codebook has centroids.
+            NotInitializedError: frozen in training before the codebook has centroids.
             ValueError: x of another number of features, a mask of another shape; NaN or
                 infinity in training unless nonfinite is "skip", and in evaluation.
         """
@@ -188,6 +196,8 @@ class VectorQuantizer(LearningCodebook):
         rows, seen, (valid,) = hide_rows(
             rows, [valid], metric=codebook.metric, skip_nonfinite=self.nonfinite == "skip"
         )
+        if not self.learns:
+            self.check_answers()
         state = self.begin(seen, valid) if self.learns else None
         relaxed, codes = self._draw(rows)
         if state is not None:
@@ -248,7 +258,12 @@ class VectorQuantizer(LearningCodebook):
 
         Returns:
             (*), or (*, heads), int64.
+
+        Raises:
+            NotInitializedError: the codebook has no centroids.
+            ValueError: x of another number of features; NaN or infinity.
         """
+        self.check_initialized()
         layout, centroids = self.layout, self.codebook.centroids
         x, _ = layout.check(x, None, centroids.device, integers=True)
         rows = layout.to_rows(x, compute_dtype(x, centroids))
@@ -262,11 +277,17 @@ class VectorQuantizer(LearningCodebook):
             codes: integers (*), or (*, heads).
 
         Returns:
-            (*, d), or (N, d, *) with channel_first.
+            (*, d), or (N, d, *) with channel_first, of the dtype of the module.
 
         Raises:
+            NotInitializedError: in training, before the codebook has centroids.
             ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
         """
+        return self.layout.features_back(self.looked_up(codes).to(self.precision.dtype))
+
+    def looked_up(self, codes: Tensor) -> Tensor:
+        """What :meth:`decode` gives, (*, d), of the dtype of the centroids."""
+        self.check_answers()
         layout = self.layout
         codes = check_codes(codes, n_codes=layout.heads if layout.heads > 1 else None)
         if readable(codes):
@@ -276,16 +297,13 @@ class VectorQuantizer(LearningCodebook):
         by_row = layout.codes_to_rows(codes)
         rows = self._centroids_of(by_row.clamp(min=0))
         rows = rows.where((by_row != NO_CODE).unsqueeze(-1), 0.0)
-        decoded = layout.from_rows(rows, torch.Size((*shape, layout.n_features)), rows.dtype)
-        return layout.features_back(decoded)
+        return layout.from_rows(rows, torch.Size((*shape, layout.n_features)), rows.dtype)
 
     def _draw(self, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Codes (P, n) drawn by "gumbel" in training, and their centroids with relaxed gradients,
         (P, n, d / heads); None and None where codes are not drawn but the nearest."""
         if self.estimator != "gumbel" or not self.training:
             return None, None
-        if not self.learns:  # a codebook that learns starts by itself
-            self.check_initialized()
         centroids = self.codebook.centroids
         if not self.layout.separate_codebooks:
             centroids = centroids.unsqueeze(0)
@@ -301,9 +319,7 @@ class VectorQuantizer(LearningCodebook):
         """Codes (P, n) of the nearest centroids: of a layer, which refuses rows that are not
         finite, or of a state that learns, which refuses them on all ranks at once, later."""
         if state is None:
-            self.check_initialized()
-            codes: Tensor = self.codebook(rows)
-            return codes
+            return self.codebook.nearest(rows)
         with torch.no_grad():
             return learning.nearest(rows.detach(), state.centroids)
 

@@ -97,7 +97,7 @@ def test_every_option_is_listed_documented_and_refused_by_name(
 def test_a_quantizer_without_centroids_is_named(
     kind: type[nn.Module], sizes: tuple[int, ...]
 ) -> None:
-    quantizer, x = kind(*sizes).eval(), normal(20, 4)
+    quantizer, x = kind(*sizes, update="frozen"), normal(20, 4)
     for call in (quantizer, quantizer.encode):
         assert callable(call)
         with pytest.raises(NotInitializedError, match=f"{kind.__name__} has no centroids"):

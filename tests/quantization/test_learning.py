@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module import NotInitializedError, VectorQuantizer
-from kmeans_module.quantization import learning
+from kmeans_module.quantization import learning, revival
 from tests.conftest import blobs, brute_force, seeded
 from tests.quantization.helpers import assert_same, normal, quantizer_at, state_of, trained
 
@@ -160,15 +160,17 @@ def test_the_first_batch_in_training_starts_the_codebook(update: str) -> None:
     x = blobs(300, 3)
     torch.manual_seed(0)
     quantizer = VectorQuantizer(6, 3, update=update)
-    with pytest.raises(NotInitializedError):
-        quantizer.eval()(x)
-    found = quantizer.train()(x)
+    found = quantizer(x)
     expected, counts = learning.start(
         x[None], torch.ones(1, 300), 6, metric="euclidean", generator=seeded()
     )
     assert torch.equal(quantizer.codebook.centroids, expected[0])
-    torch.testing.assert_close(quantizer.codebook.counts * (1 - quantizer.decay), counts[0])
+    torch.testing.assert_close(quantizer.codebook.counts, counts[0])
     assert counts.sum() == 300
+    torch.manual_seed(0)
+    by_decay = VectorQuantizer(6, 3, update=update, decay=0.9)
+    by_decay(x)
+    torch.testing.assert_close(by_decay.codebook.counts * (1 - 0.9), counts[0])
     assert (found.quantized - x).square().mean() < 0.05 * x.var(dim=0).mean()
 
 
@@ -176,8 +178,8 @@ def test_later_batches_of_the_start_count_as_the_first_does() -> None:
     middles = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
     batches = [middle + normal(40, 2, seed=i) for i, middle in enumerate(middles)]
     torch.manual_seed(0)
-    once = VectorQuantizer(3, 2, revive_below=0)
-    thrice = VectorQuantizer(3, 2, revive_below=0, init_batches=3)
+    once = VectorQuantizer(3, 2, revive_below=0, decay=0.99)
+    thrice = VectorQuantizer(3, 2, revive_below=0, decay=0.99, init_batches=3)
     for x in batches:
         once(x)
         thrice(x)
@@ -223,16 +225,23 @@ def test_codes_that_start_as_duplicates_are_revived() -> None:
 def test_a_collapsed_codebook_recovers_unless_told_not_to(
     update: str, revive_below: float | None
 ) -> None:
-    codebook = normal(16, 3, seed=1) + 300
+    codebook = normal(16, 3, seed=1) + (300 if update == "ema" else 20)
     quantizer = quantizer_at(
         codebook, torch.zeros(16), update=update, decay=0.8, revive_below=revive_below
     )
     x = blobs(500, 3)
-    assert len(quantizer(x).codes.unique()) < 4
-    for _ in range(5):
-        quantizer(x)
+    assert len(quantizer(x).codes.unique()) <= 4
+    if update == "ema":
+        for _ in range(12):
+            quantizer(x)
+    else:
+        optimizer = torch.optim.Adam(quantizer.parameters(), 0.1)
+        for _ in range(200):
+            optimizer.zero_grad()
+            quantizer(x).loss.backward()
+            optimizer.step()
     used = len(quantizer.eval()(x).codes.unique())
-    assert (used >= 14) == (revive_below != 0)
+    assert (used >= 11) == (revive_below != 0)
     assert quantizer.codebook.counts.isfinite().all()
     assert quantizer.codebook.centroids.isfinite().all()
 
@@ -256,35 +265,110 @@ def test_revived_codes_are_samples_that_live_for_some_batches() -> None:
     dead = counts == 0
     least = torch.full((1, 1), 0.1, dtype=torch.float64)
     options: dict[str, Any] = {"metric": "euclidean", "decay": 0.9}
-    found, shares, revived = learning.revive(
+    found, shares, revived = revival.revive(
         x, torch.ones(1, 20), centroids, counts, least, **options, generator=seeded()
     )
     assert torch.equal(revived, dead)
     assert torch.equal(found[~dead], centroids[~dead])
     assert (brute_force(found[dead], x[0]).min(dim=-1).values == 0).all()
     assert len(found[dead].unique(dim=0)) == 3
-    assert torch.equal(shares[~dead], counts[~dead])
-    assert (shares[dead] * 0.9**8 >= least * (1 - 1e-12)).all()
-    assert (shares[dead] * 0.9**9 < least).all()
+    torch.testing.assert_close(shares.sum(), counts.sum())
+    scale = shares[0, 0] / counts[0, 0]
+    torch.testing.assert_close(shares[~dead], counts[~dead] * scale)
+    assert (shares[dead] * 0.9**8 >= least * scale * (1 - 1e-12)).all()
+    assert (shares[dead] * 0.9**9 < least * scale).all()
     options["decay"] = 0.1
-    _, shares, _ = learning.revive(
+    _, shares, _ = revival.revive(
         x, torch.ones(1, 20), centroids, counts, least, **options, generator=seeded()
     )
-    assert shares.tolist() == [[4, 8, 5, 5, 5, 3]], "at most an even share"
-    found, _, revived = learning.revive(
+    assert (shares * 2).tolist() == [[4, 8, 5, 5, 5, 3]], "at most an even share"
+    found, _, revived = revival.revive(
         x, weight, centroids, counts, least, **options, generator=seeded()
     )
     assert int(revived.sum()) == 2, "as many as samples that count"
     assert (brute_force(found[revived], x[0, :2]).min(dim=-1).values == 0).all()
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_a_code_moves_by_half_the_spread_of_the_codebook_at_most(metric: str) -> None:
+    x, centroids = normal(2, 6, 3) + 10, normal(2, 6, 3, seed=1)
+    if metric == "cosine":
+        x = torch.nn.functional.normalize(x, dim=-1)
+        away = torch.tensor([1.0, -1.0, 0.0])
+        centroids = torch.nn.functional.normalize(centroids * 0.1 + away, dim=-1)
+    revived = torch.tensor([[True, False, True, False, False, False], [False] * 5 + [True]])
+    found = revival.follow(x, revived, centroids, metric=metric)
+    assert torch.equal(found[~revived], centroids[~revived])
+    for p in range(2):
+        spread = (centroids[p] - centroids[p].mean(dim=0)).square().sum(dim=-1).mean().sqrt()
+        codes = centroids[p][brute_force(x[p], centroids[p]).argmin(dim=-1)]
+        moved = (found[p] - codes)[revived[p]].norm(dim=-1)
+        assert (moved <= spread / 2 * 1.0001).all()
+        assert (moved > spread / 4).all()
+        nearer = (found[p] - x[p])[revived[p]].norm(dim=-1)
+        assert (nearer < (codes - x[p])[revived[p]].norm(dim=-1)).all()
+    if metric == "cosine":
+        torch.testing.assert_close(found.norm(dim=-1), torch.ones(2, 6))
+
+
+def test_a_code_reaches_what_is_near_and_never_stands_still() -> None:
+    x, centroids = normal(1, 6, 3), normal(1, 6, 3, seed=1)
+    revived = torch.tensor([[True, False, False, True, False, False]])
+    found = revival.follow(x, revived, 20 * centroids, metric="euclidean")
+    assert not torch.equal(found[revived], x[revived])
+    near = 20 * centroids + x / 10
+    found = revival.follow(near, revived, 20 * centroids, metric="euclidean")
+    assert torch.equal(found[revived], near[revived])
+    found = revival.follow(x, revived, centroids / 1e6, metric="euclidean")
+    assert (found[revived].norm(dim=-1) > x[revived].norm(dim=-1) / 33).all()
+    found = revival.follow(x, revived, 0 * centroids + 7, metric="euclidean")
+    assert torch.equal(found[revived], x[revived]), "codes that all lie at one place"
+    assert torch.equal(revival.follow(x, revived & False, centroids, metric="euclidean"), centroids)
+
+
+def test_a_memory_grows_by_a_twentieth_of_the_samples() -> None:
+    counts = torch.full((2, 4), 10.0, dtype=torch.float64)
+    batch = torch.tensor([[40.0, 0, 0, 0], [1, 2, 3, 4]], dtype=torch.float64)
+    decay = learning.growing_decay(counts, batch)
+    total = (decay * counts + batch).sum(dim=-1)
+    # The second remembers 8 samples for each code at least: 1 - 10 / 32.
+    torch.testing.assert_close(decay.flatten(), torch.tensor([0.05, 0.7625]).double())
+    torch.testing.assert_close(total, torch.tensor([42.0, 40.5]).double())
+    assert (learning.growing_decay(0 * counts, batch) == torch.tensor([[0.0], [0.6875]])).all()
+    assert (learning.growing_decay(1e6 * counts, 10 * batch) == 0.99).all()
+    few = learning.growing_decay(counts, batch / 100)
+    torch.testing.assert_close(few.flatten(), torch.tensor([0.99, 1 - 0.1 / 32]).double())
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_codes_that_die_early_are_seen_early(update: str) -> None:
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(16, 3, update=update)
+    quantizer(blobs(300, 3, seed=5) * 3)
+    for _ in range(20):
+        found = quantizer(blobs(300, 3, seed=5) / 3)
+    assert len(found.codes.unique()) == 16
+
+
+def test_every_step_draws_other_numbers() -> None:
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(8, 3)
+    state = quantizer.codebook_state()
+    drawn = []
+    for step in range(4):
+        state.n_iter.fill_(step)
+        drawn.append(torch.rand(3, generator=quantizer._generator(state)))
+    assert torch.equal(drawn[0], torch.rand(3, generator=seeded()))
+    assert len(torch.stack(drawn).unique()) == 12
+
+
 def test_dead_codes_are_told_by_their_samples_of_a_batch() -> None:
     counts = torch.tensor([[0.0, 9.9, 10.1, 1000.0]])
     for threshold, expected in ((1.0, 2), (0.0, 0), (0.5, 1), (1000.0, 4), (None, 3)):
-        dead = counts < learning.least_counts(counts, decay=0.9, threshold=threshold)
+        dead = counts < revival.least_counts(counts, decay=0.9, threshold=threshold)
         assert dead.tolist() == [[True] * expected + [False] * (4 - expected)]
     nothing = torch.zeros(1, 4)
-    assert not (nothing < learning.least_counts(nothing, decay=0.9, threshold=None)).any()
+    assert not (nothing < revival.least_counts(nothing, decay=0.9, threshold=None)).any()
 
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
@@ -340,6 +424,6 @@ def test_a_first_batch_that_is_hidden_starts_no_codebook() -> None:
     x = normal(20, 3)
     assert quantizer(x, torch.zeros(20, dtype=torch.bool)).loss == 0
     with pytest.raises(NotInitializedError):
-        quantizer.eval()(x)
-    quantizer.train()(x)
+        quantizer.encode(x)
+    quantizer(x)
     assert (quantizer.eval()(x).codes >= 0).all()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kmeans_module import NotInitializedError, VectorQuantizer
+from kmeans_module import VectorQuantizer
 from tests.conftest import blobs
 from tests.quantization.helpers import assert_same, normal, quantizer_at, state_of, trained
 
@@ -164,14 +164,6 @@ def test_what_does_not_fit_is_refused() -> None:
         VectorQuantizer(8, 4, heads=3)
     with pytest.raises(ValueError, match="decay should be less than 1"):
         VectorQuantizer(8, 4, decay=1.0)
-
-
-def test_nothing_is_quantized_or_encoded_before_there_is_a_codebook() -> None:
-    quantizer, x = VectorQuantizer(8, 4), normal(40, 4)
-    frozen = VectorQuantizer(8, 4, update="frozen")
-    for call in (quantizer.encode, quantizer.eval(), frozen):
-        with pytest.raises(NotInitializedError):
-            call(x)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -102,7 +102,8 @@ class VQVAE(LightningModule):
         reconstructions, codes, _ = self(images)
         self.psnr.update(reconstructions.clamp(0, 1), images)
         self.usage.update(codes)
-        if batch_idx == 0 and isinstance(self.logger, TensorBoardLogger):
+        first = batch_idx == 0 and not self.trainer.sanity_checking
+        if first and isinstance(self.logger, TensorBoardLogger):
             pairs = torch.stack([images[:8], reconstructions[:8].clamp(0, 1)])
             picture = pairs.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
             self.logger.experiment.add_image("val/reconstructions", picture, self.global_step)

@@ -22,7 +22,7 @@ from kmeans_module.figures import (
     clustering_figure,
     palette_figure,
 )
-from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
+from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, RunFolder
 from tests.conftest import blobs
 
 X = blobs(30, 3)
@@ -310,7 +310,6 @@ DOORS = (
     Door("Checkpoints", free(Checkpoints),
          {"every_n_iterations": of(2), "save_top_k": of(1, -1)}),
     Door("RunFolder", free(RunFolder), {"summary": of(True)}),
-    Door("IterationBar", free(IterationBar), {}),
     Door("clustering_figure", free(clustering_figure),
          {"x": of(X), "labels": of(LABELS), "centroids": of(C), "title": of(None, "t"),
           "feature_names": of(None, ["a", "b", "c"])}),

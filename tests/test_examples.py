@@ -55,6 +55,7 @@ def test_every_option_is_explained(name: str, monkeypatch: pytest.MonkeyPatch) -
 TINY = ("--codes", 32, "--features", 8, "--crop", 16, "--batch", 16)
 
 
+@pytest.mark.filterwarnings("ignore:VectorQuantizer has no centroids yet")
 def test_the_vq_vae_learns_to_reconstruct(tmp_path: Path) -> None:
     untrained = run("vq_vae", *TINY, "--steps", 1, "--folder", tmp_path)
     trained = run("vq_vae", *TINY, "--steps", 100, "--folder", tmp_path)
@@ -63,6 +64,7 @@ def test_the_vq_vae_learns_to_reconstruct(tmp_path: Path) -> None:
     assert 0 < trained["used"] <= 1
 
 
+@pytest.mark.filterwarnings("ignore:VectorQuantizer has no centroids yet")
 def test_the_vq_vae_logs_its_course_and_a_picture(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

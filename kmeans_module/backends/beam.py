@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.distances import full_precision, pairwise_distances
-from kmeans_module.core.guard import for_other_inputs, under_mode
+from kmeans_module.core.guard import for_onnx, for_other_inputs, under_mode
 
 _CHUNK = 1 << 21  # numbers in the scores of a chunk
 _TINY = {torch.float32: 1e-30, torch.float64: 1e-290}  # of which underflow leaves nothing
@@ -35,7 +35,7 @@ def _search(rows: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Te
     codes: Tensor | None = None  # (n, beams, levels so far)
     for codebook in codebooks:
         wanted = min(beam_size, left.shape[1] * k)
-        best = _choose_among_all if under_mode() else _choose
+        best = _choose_among_all if under_mode() or left.is_meta else _choose
         choice = best(left, codebook, wanted)
         beam, code = (choice // k).unsqueeze(-1), choice % k
         left = left.gather(1, beam.expand(-1, -1, left.shape[-1])) - codebook[code]
@@ -52,6 +52,8 @@ def _choose_among_all(left: Tensor, codebook: Tensor, wanted: int) -> Tensor:
     """The wanted choices, the nearest first, (n, wanted): every distance is computed."""
     distances = pairwise_distances(left, codebook).flatten(1)
     distances = distances.where(distances < math.inf, math.inf)
+    if for_onnx():  # which does not know a stable sort, but takes ties by the lowest index
+        return distances.topk(wanted, dim=-1, largest=False).indices
     return distances.sort(dim=-1, stable=True).indices[:, :wanted]
 
 

@@ -153,7 +153,7 @@ class ReferenceWorkspace:
         n, device = self.x.shape[-2], centroids.device
         dtype = compute_dtype(self.x, centroids)
         screen = Screen(centroids.to(dtype))
-        recorded = under_mode() is not None
+        recorded = under_mode() is not None or self.x.is_meta
         if for_other_inputs():
             parts = [slice(None)]
         else:

@@ -192,6 +192,8 @@ def _one_minus_cosine(rows: Tensor, centroids: Tensor) -> Tensor:
 
 def squared_norms(difference: Tensor) -> Tensor:
     """Σ(x - c)² (...) of differences (..., d)."""
+    if for_onnx():  # which does not know vecdot
+        return difference.square().sum(dim=-1)
     with full_precision(difference.device):
         squared: Tensor = torch.linalg.vecdot(difference, difference)
     return squared

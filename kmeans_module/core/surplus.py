@@ -43,7 +43,7 @@ def warn_of_surplus(
         return
     distinct = "x has only {used} distinct rows"
     if n_weighty is None:
-        n_weighty, distinct = torch.full_like(inertia, torch.inf), f"{distinct} of positive weight"
+        n_weighty = torch.full_like(inertia, torch.inf)
     if given is not None and used is not None and given.itemsize > used.itemsize:
         distinct = f"{distinct} in {used}, to which its {given} is rounded"
     lacks_weight = n_weighty.expand_as(inertia) < n_clusters

@@ -163,6 +163,7 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work before anything is computed."""
+        super().setup(stage)
         check_strategy(self.trainer)
         agree_on_arguments(self, self.process_group)
 
@@ -332,25 +333,15 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
     # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["kmeans"] = {
-            "converged": self.converged,
-            "stop_reason": self.stop_reason,
-            "variance": self.variance,
-            "generator": None if self.generator is None else self.generator.get_state(),
-        }
+        checkpoint["kmeans"] = self.outcome()
         if self._run is not None:
             checkpoint["kmeans"]["lloyd"] = self._run.state_dict()
         sign(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         verify(checkpoint)
-        state = checkpoint["kmeans"]
-        self.converged = state["converged"]
-        self._resumed = state
-        self.stop_reason = state["stop_reason"]
-        self.variance = state["variance"]
-        if self.generator is not None and state["generator"] is not None:
-            self.generator.set_state(state["generator"].cpu())
+        self._resumed = state = checkpoint["kmeans"]
+        self.take_outcome(state)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -358,5 +349,6 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         centroids = state_dict.get(f"{prefix}kmeans.centroids")
         if isinstance(centroids, Tensor) and not isinstance(self.kmeans, KMeansLayer):
             self.kmeans = make_layer(self, centroids.shape[-1], centroids.dtype)
-            self.stop_reason = "loaded"
+            if self.stop_reason == "not fitted":
+                self.stop_reason = "loaded"
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

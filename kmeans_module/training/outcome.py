@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,6 +34,23 @@ class Outcome(LightningModule):
         self.stop_reason = "not fitted"
         self.variance = math.nan
         self.last: Iteration | None = None
+
+    def outcome(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {
+            "converged": self.converged,
+            "stop_reason": self.stop_reason,
+            "variance": self.variance,
+            "generator": None if self.generator is None else self.generator.get_state(),
+        }
+
+    def take_outcome(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`outcome` gave."""
+        self.converged = state["converged"]
+        self.stop_reason = state["stop_reason"]
+        self.variance = state["variance"]
+        if self.generator is not None and state["generator"] is not None:
+            self.generator.set_state(state["generator"].cpu())
 
     def __getstate__(self) -> dict[str, Any]:
         # A torch.Generator does not reach a spawned process: what it draws from does.

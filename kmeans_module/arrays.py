@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kmeans_module.core.words import shown
+
 Array = NDArray[Any]
 
 # torch has no arithmetic for them; the signed type holds all their values
@@ -126,14 +128,13 @@ def _numbers(array: Array, name: str) -> Array:
             if not isinstance(value, number)
         )
         where = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), place, strict=False))
-        shown = " ".join(repr(value).split())
-        shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
         raise TypeError(
-            f"{name} should hold numbers; {where or 'it'} holds {shown} ({type(value).__name__})"
+            f"{name} should hold numbers; {where or 'it'} holds {shown(value)} "
+            f"({type(value).__name__})"
         )
-    found = np.array(array.tolist())
-    if found.dtype != object:
-        return found.reshape(array.shape)
+    numbers = np.array(array.tolist())
+    if numbers.dtype != object:
+        return numbers.reshape(array.shape)
     try:
         return array.astype(np.float64)
     except (OverflowError, ValueError) as error:

@@ -175,11 +175,12 @@ def check_samples(
 ) -> Tensor:
     """x (*batch_shape, n, d), or (n, d) shared by all problems."""
     x = check_rows(x, name)
-    shapes = [(*batch_shape, "n_samples", n_features), ("n_samples", n_features)]
-    fits = x.ndim >= 2 and x.shape[-1] == n_features and x.shape[:-2] in (batch_shape, ())
-    if not fits:
+    shape = x.shape
+    fits = len(shape) == 2 or (len(shape) > 2 and shape[:-2] == batch_shape)
+    if not fits or shape[-1] != n_features:
+        shapes = [(*batch_shape, "n_samples", n_features), ("n_samples", n_features)]
         wanted = " or ".join(str(shape).replace("'", "") for shape in dict.fromkeys(shapes))
-        raise ValueError(f"{name} should have shape {wanted}; got {tuple(x.shape)}")
+        raise ValueError(f"{name} should have shape {wanted}; got {tuple(shape)}")
     return x
 
 

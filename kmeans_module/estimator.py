@@ -312,5 +312,5 @@ def _check_names(names: list[str], fitted: list[str]) -> None:
     raise ValueError("; ".join(parts))
 
 
-def _like(x: Array | Tensor, found: Tensor) -> Array | Tensor:
-    return found if isinstance(x, Tensor) else found.numpy()
+def _like(x: Array | Tensor, result: Tensor) -> Array | Tensor:
+    return result if isinstance(x, Tensor) else result.numpy()

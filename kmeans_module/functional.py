@@ -264,12 +264,15 @@ def _broadcast(x: Tensor, centroids: Tensor, metric: str) -> tuple[Tensor, Tenso
     centroids = check.check_centroids(centroids)
     x = check.check_rows(x)
     check.check_device("x", x, centroids.device)
-    shape, d = tuple(x.shape), centroids.shape[-1]
-    leading = zip(reversed(shape[:-2]), reversed(centroids.shape[:-2]), strict=False)
-    if len(shape) < 2 or shape[-1] != d or any(a != b and 1 not in (a, b) for a, b in leading):
+    shape, d = x.shape, centroids.shape[-1]
+    fits = len(shape) >= 2 and shape[-1] == d
+    if len(shape) > 2 and centroids.ndim > 2:
+        leading = zip(reversed(shape[:-2]), reversed(centroids.shape[:-2]), strict=False)
+        fits = fits and all(a == b or 1 in (a, b) for a, b in leading)
+    if not fits:
         raise ValueError(
             f"x should have shape (..., m, {d}) that broadcasts with centroids "
-            f"{tuple(centroids.shape)}; got {shape}"
+            f"{tuple(centroids.shape)}; got {tuple(shape)}"
         )
     return in_space(x, metric), centroids
 

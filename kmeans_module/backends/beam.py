@@ -73,8 +73,8 @@ def _choose(left: Tensor, codebook: Tensor, wanted: int) -> Tensor:
     value, first = least.topk(wanted, dim=-1, largest=False)
     most = value + 2 * tiny
     most += 2 * margin * (norms[0].view(n, beams).gather(1, first // k) + norms[1][first % k])
-    near = (least > most.amax(dim=-1, keepdim=True)).logical_not_()  # what overflows stays
-    row, choice = near.nonzero(as_tuple=True)
+    kept = (least > most.amax(dim=-1, keepdim=True)).logical_not_()  # what overflows stays
+    row, choice = kept.nonzero(as_tuple=True)
     counts = torch.bincount(row, minlength=n)
     place = torch.arange(len(row), device=row.device) - (counts.cumsum(dim=0) - counts)[row]
     distances = torch.cat(

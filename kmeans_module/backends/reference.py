@@ -186,8 +186,8 @@ class ReferenceWorkspace:
             counts = doubtful.sum(dim=-1)
             first = counts.cumsum(0) - counts
             place = torch.arange(len(row), device=row.device) - first[problem]
-            some = row[first.clamp(max=len(row) - 1)].where(counts > 0, 0)
-            index = some.unsqueeze(-1).repeat(1, int(counts.max()))
+            filler = row[first.clamp(max=len(row) - 1)].where(counts > 0, 0)
+            index = filler.unsqueeze(-1).repeat(1, int(counts.max()))
             index[problem, place] = row
         dtype = screen.centroids.dtype
         k, d = screen.centroids.shape[1:]

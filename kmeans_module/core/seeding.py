@@ -11,7 +11,6 @@ A further init is a function (draws, n_clusters) -> (P, k, d) and an entry of IN
 from __future__ import annotations
 
 from collections.abc import Callable
-from reprlib import repr as brief
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Draws, HeldDraws, Rows, Search
+from kmeans_module.core.words import shown
 
 InitFunction = Callable[[Tensor, int, "torch.Generator | None"], Tensor]
 Init = str | Tensor | InitFunction
@@ -139,7 +139,7 @@ def _called(
     if not isinstance(given, Tensor):
         raise TypeError(
             f"init should be a function that returns a tensor ({n_clusters}, {x.shape[-1]}); "
-            f"got {brief(given)}"
+            f"got {shown(given)}"
         )
     return given.detach()
 
@@ -179,7 +179,7 @@ def check_init(init: object, problem: Problem) -> Tensor:
     """An init that is a tensor (k, d) or (P, k, d), as (1 or P, k, d) of the problem's dtype."""
     k, d = problem.n_clusters, problem.n_features
     if not isinstance(init, Tensor):
-        raise TypeError(f"init should be a name, a tensor or a callable; got {brief(init)}")
+        raise TypeError(f"init should be a name, a tensor or a callable; got {shown(init)}")
     if init.is_complex():
         raise TypeError(f"init should hold real numbers; got {init.dtype}")
     if init.layout != torch.strided or init.is_quantized or init.is_meta:

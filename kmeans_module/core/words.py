@@ -24,4 +24,4 @@ def shown(value: object) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -235,9 +235,9 @@ class ArrayDataModule(RowsDataModule):
         if not x.is_floating_point() or not x.numel():
             return
         if not all(bool(extreme.isfinite()) for extreme in x.aminmax()):
-            found = self._nonfinite()
-            if found is not None:
-                raise ValueError(f"{found[0]}: {found[1]}")
+            fault = self._nonfinite()
+            if fault is not None:
+                raise ValueError(f"{fault[0]}: {fault[1]}")
 
     def _nonfinite(self) -> tuple[Path, str] | None:
         """The first file that holds NaN or infinity, and in which of its rows; None if none is."""

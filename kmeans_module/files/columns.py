@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from reprlib import repr as brief
 
+from kmeans_module.core.words import shown
 from kmeans_module.files.refusals import UnsuitableError, enumerated
 
 Column = int | str
@@ -21,13 +21,13 @@ def checked_columns(columns: Iterable[Column] | None) -> list[Column] | None:
     if columns is None:
         return None
     if isinstance(columns, str | bytes) or not isinstance(columns, Iterable):
-        raise TypeError(f"columns should be a list of numbers and names; got {brief(columns)}")
+        raise TypeError(f"columns should be a list of numbers and names; got {shown(columns)}")
     if getattr(columns, "ndim", 1) != 1:
-        raise TypeError(f"columns should be a list of numbers and names; got {brief(columns)}")
+        raise TypeError(f"columns should be a list of numbers and names; got {shown(columns)}")
     checked: list[Column] = []
     for column in columns:
         if isinstance(column, bool) or not isinstance(column, Integral | str):
-            raise TypeError(f"columns should be numbers and names; got {brief(column)}")
+            raise TypeError(f"columns should be numbers and names; got {shown(column)}")
         checked.append(column if isinstance(column, str) else int(column))
     if not checked:
         raise ValueError("columns should name one column at least; got none")

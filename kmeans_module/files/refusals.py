@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from kmeans_module.core.words import first_line
+
 
 class UnsuitableError(Exception):
     """Says what is wrong with a file; :func:`refusing` puts the name of the file in front."""
@@ -26,8 +28,7 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
     except UnsuitableError as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ValueError(f"{path}: not a readable {kind} ({reason[:200]})") from error
+        raise ValueError(f"{path}: not a readable {kind} ({first_line(error)[:200]})") from error
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kmeans_module.core.words import shown
 from kmeans_module.files.columns import Column, column_numbers
 from kmeans_module.files.refusals import UnsuitableError, enumerated
 
@@ -138,9 +139,9 @@ def _check_separator(line: Line) -> None:
     """Refuse numbers that are separated by semicolons, tabs or spaces, or have decimal commas."""
     parts = [part for cell in line.cells for part in re.split(r"[;,\t ]+", cell)]
     if len(parts) > len(line.cells) and all(map(is_number, parts)):
-        found = next(cell for cell in line.cells if re.search(r"[;,\t ]", cell))
+        cell = next(cell for cell in line.cells if re.search(r"[;,\t ]", cell))
         raise UnsuitableError(
-            f"line {line.number}: could not convert string {_shown(found)} to a number; columns "
+            f"line {line.number}: could not convert string {shown(cell)} to a number; columns "
             "should be separated by commas, and decimals by points"
         )
 
@@ -195,13 +196,9 @@ def _first_fault(path: Path, skip: int, cells: list[int] | None, width: int) -> 
                 return str(error)
             for i in range(width) if cells is None else cells:
                 if not is_number(line.cells[i]):
-                    shown = _shown(line.cells[i])
-                    return f"line {line.number}: could not convert string {shown} to a number"
+                    cell = shown(line.cells[i])
+                    return f"line {line.number}: could not convert string {cell} to a number"
     return ""
-
-
-def _shown(cell: str) -> str:
-    return repr(cell if len(cell) <= 40 else f"{cell[:40]}...")
 
 
 def is_number(text: str) -> bool:

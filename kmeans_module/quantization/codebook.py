@@ -13,7 +13,7 @@ from kmeans_module.core.guard import in_backward, require_training, under_mode
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import learning, operators, revival
 from kmeans_module.quantization.centroids import Codebook
-from kmeans_module.quantization.codebook_state import CodebookState, fill_unsaved
+from kmeans_module.quantization.codebook_state import CodebookState, fill_unsaved, update_first
 from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantized import Quantizer
 from kmeans_module.rows.ranks import ProcessGroup
@@ -22,11 +22,6 @@ from kmeans_module.state import ExactBuffers
 
 UPDATES = ("ema", "gradient", "frozen")
 NONFINITE = ("error", "skip")
-
-
-def _update_first(module: LearningCodebook, prefix: str, keep_vars: bool) -> None:
-    """A state_dict holds the codebook that recorded batches lead to."""
-    module.apply_update()
 
 
 class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
@@ -91,7 +86,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         precision = torch.empty(0, dtype=dtype, device=centroids.device)
         self.register_buffer("precision", precision, persistent=False)
         self.register_load_state_dict_post_hook(fill_unsaved)  # type: ignore[no-untyped-call]
-        self.register_state_dict_pre_hook(_update_first)  # type: ignore[no-untyped-call]
+        self.register_state_dict_pre_hook(update_first)  # type: ignore[no-untyped-call]
         self._reset()
 
     @torch.no_grad()
@@ -257,14 +252,9 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         centroids = state.centroids
         if self.update_rule == "ema":
             centroids = learning.moving_average(
-                centroids,
-                state.counts,
-                stats.sums,
-                total,
-                decay=gamma,
-                smoothing=self.smoothing,
-                metric=self.codebook.metric,
-            )
+                centroids, state.counts, stats.sums, total,
+                decay=gamma, smoothing=self.smoothing, metric=self.codebook.metric,
+            )  # fmt: skip
         if revives:
             centroids, total, revived = revival.revive(
                 rows,

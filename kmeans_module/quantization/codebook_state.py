@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,14 @@ class CodebookState(NamedTuple):
     next_counts: Tensor
     revived: Tensor
     skipped: Tensor
+
+
+def update_first(module: Any, prefix: str, keep_vars: bool) -> None:
+    """Apply what was recorded: a state_dict holds the codebook that recorded batches lead to.
+
+    A hook of a :class:`LearningCodebook`, run before its state_dict is made.
+    """
+    module.apply_update()
 
 
 def fill_unsaved(module: nn.Module, incompatible_keys: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +10,18 @@ from torch.nn.utils import parametrizations
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
-from kmeans_module.core.guard import constant_in_onnx, readable, require_values
-from kmeans_module.layer import KMeansLayer
-from kmeans_module.quantization.layout import Layout, check_codes, check_range
+from kmeans_module.core.guard import require_values
+from kmeans_module.quantization.layout import Layout
 from kmeans_module.quantization.offline import principal_rotation, training_samples
-from kmeans_module.quantization.packing import bits_of, pack, unpack
-from kmeans_module.quantization.quantized import Quantized, Quantizer
-from kmeans_module.quantization.tables import looked_up
+from kmeans_module.quantization.product_codes import ProductCodes
+from kmeans_module.quantization.quantized import Quantized
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.survey import refuse_nonfinite
 
 SEEDING_ROWS = 16  # for each code
 
 
-class ProductQuantizer(Quantizer):
+class ProductQuantizer(ProductCodes):
     r"""Cuts vectors into m parts and quantizes each with a codebook of its own: k^m codes.
 
     In a network it learns as :class:`VectorQuantizer` does; offline, :meth:`fit` runs k-means
@@ -148,20 +145,6 @@ class ProductQuantizer(Quantizer):
                 turned = parametrizations.orthogonal(linear)
             self.rotation = cast("nn.Linear", turned).to(centroids.device)
 
-    @property
-    def n_clusters(self) -> int:
-        """Codes of a part, k."""
-        return self.quantizer.n_clusters
-
-    @property
-    def codebooks(self) -> Tensor:
-        """Centroids of the parts, (m, k, d / m), after the rotation."""
-        shape = (self.n_subspaces, self.n_clusters, -1)
-        return self.quantizer.codebook.centroids.view(shape)
-
-    def codebook_layers(self) -> list[KMeansLayer]:
-        return [self.quantizer.codebook]
-
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw random codebooks, and forget what was learnt; nothing is rotated."""
@@ -184,32 +167,6 @@ class ProductQuantizer(Quantizer):
         quantized, codes, loss = self.quantizer(self._rotated(x), mask)
         quantized = self._rotated_back(quantized).to(x.dtype)
         return Quantized(self.layout.features_back(quantized), self._with_subspaces(codes), loss)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Codes of the nearest centroids, (*, m) int64; learns nothing.
-
-        Args:
-            x: (*, d), or (N, d, *) with channel_first; floats, or integers.
-
-        Raises:
-            NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
-        """
-        self.check_initialized()
-        x, _ = self.layout.check(x, None, self._device, integers=True)
-        x = x.to(compute_dtype(x, self.quantizer.codebook.centroids))
-        with torch.no_grad():
-            return self._with_subspaces(self.quantizer.encode(self._rotated(x)))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """The vectors that codes (*, m) stand for, (*, d), or (N, d, *) with channel_first.
-
-        Raises:
-            ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
-        """
-        self.check_answers()
-        codes = check_codes(codes, n_codes=self.n_subspaces)
-        decoded = self.quantizer.decode(codes if self.n_subspaces > 1 else codes[..., 0])
-        return self.layout.features_back(self._rotated_back(decoded))
 
     @torch.no_grad()
     def fit(
@@ -274,107 +231,6 @@ class ProductQuantizer(Quantizer):
         chosen = chosen[: SEEDING_ROWS * self.n_clusters].to(x.device)
         self.quantizer.codebook.initialize(self._cut(x[chosen]), generator=generator)
 
-    def tables(self, queries: Tensor) -> Tensor:
-        """Squared distances of the parts of queries to all centroids.
-
-        Args:
-            queries: (q, d).
-
-        Returns:
-            (q, m, k): ‖query - x̂‖² = Σ_j table[j, code_j]; in the wider dtype of queries and
-            centroids, at least float32.
-        """
-        self.check_initialized()
-        queries = check.check_samples(queries, self.n_features, name="queries")
-        check.check_device("queries", queries, self.quantizer.codebook.centroids.device)
-        parts = self._cut(self._rotated(queries))
-        parts = parts.to(compute_dtype(parts, self.quantizer.codebook.centroids))
-        if readable(parts) and not parts.square().sum(dim=-1).isfinite().all():
-            refuse_nonfinite(queries, parts.dtype, "queries")
-        tables: Tensor = self.quantizer.codebook.transform(parts)
-        return tables.view(self.n_subspaces, queries.shape[0], self.n_clusters).transpose(0, 1)
-
-    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
-        """Squared distances of queries to what codes stand for, from :meth:`tables`.
-
-        Args:
-            queries: (q, d).
-            codes: (n, m).
-
-        Returns:
-            (q, n).
-
-        Raises:
-            ValueError: a code that is not one of 0 .. k-1.
-        """
-        codes = check_codes(codes, n_codes=self.n_subspaces, rows=True)
-        check_range(codes, self.n_clusters)
-        return looked_up(self.tables(queries), codes)
-
-    def pack(self, codes: Tensor) -> Tensor:
-        """Codes (..., m) as bytes, see :func:`kmeans_module.quantization.packing.pack`."""
-        return pack(codes, self.n_clusters)
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Codes (..., m) of bytes."""
-        return unpack(packed, self.n_clusters, self.n_subspaces)
-
-    def to_faiss(self) -> Any:
-        """A trained, empty ``faiss.IndexPQ`` with the same codebooks, behind the rotation if
-        there is one.
-
-        Raises:
-            ImportError: faiss is not installed.
-            ValueError: n_clusters is not a power of 2.
-        """
-        from kmeans_module.quantization.export import product_index
-
-        self.check_initialized()
-        with full_precision(self._device):
-            rotation = None if self.rotation is None else self.rotation.weight
-        return product_index(self.codebooks, bits_of(self.n_clusters), rotation)
-
     def apply_update(self) -> None:
         """Move the codebooks to what the last forward pass in training recorded."""
         self.quantizer.apply_update()
-
-    @property
-    def _device(self) -> torch.device:
-        return self.quantizer.codebook.centroids.device
-
-    def _rotated(self, x: Tensor) -> Tensor:
-        """x (*, d) as the sub-spaces have it."""
-        if self.rotation is None:
-            return x
-        # A row that is not finite stays so, and leaves the rotation's gradient alone.
-        finite = x.detach().isfinite().all(dim=-1, keepdim=True)
-        with full_precision(x.device):
-            weight = _weight_of(self.rotation)
-            dtype = compute_dtype(x, weight)
-            rotated = x.where(finite, 0.0).to(dtype) @ weight.T.to(dtype)
-        return rotated.where(finite, torch.nan)
-
-    def _rotated_back(self, quantized: Tensor) -> Tensor:
-        if self.rotation is None:
-            return quantized
-        with full_precision(quantized.device):
-            return quantized @ _weight_of(self.rotation).to(quantized.dtype)
-
-    def _with_subspaces(self, codes: Tensor) -> Tensor:
-        """Codes (*, m), also of one sub-space."""
-        return codes if self.n_subspaces > 1 else codes.unsqueeze(-1)
-
-    def _cut(self, x: Tensor) -> Tensor:
-        """(n, d) as the codebook's layer takes it: (m, n, d / m), or (n, d) for one sub-space."""
-        if self.n_subspaces == 1:
-            return x
-        return self.layout.to_rows(x, x.dtype).contiguous()
-
-    def _joined(self, parts: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of :meth:`_cut`."""
-        return parts if self.n_subspaces == 1 else parts.transpose(0, 1).reshape(shape)
-
-
-def _weight_of(rotation: nn.Linear) -> Tensor:
-    """The rotation, (d, d), which is computed from parameters that keep it orthogonal."""
-    return constant_in_onnx(lambda: rotation.weight)

@@ -215,9 +215,9 @@ class ResidualQuantizer(ResidualCodes):
             metric="euclidean",
             skip_nonfinite=self.level(0).nonfinite == "skip",
         )
-        found = self.search(rows[0].detach(), beam_size=beam_size, n_levels=n_levels)
+        searched = self.search(rows[0].detach(), beam_size=beam_size, n_levels=n_levels)
         levels = []
-        for number, codes in enumerate(found.unbind(dim=-1)):
+        for number, codes in enumerate(searched.unbind(dim=-1)):
             level = self.level(number)
             if valid is not None:
                 codes = codes.where(valid[0], NO_CODE)

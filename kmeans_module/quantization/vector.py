@@ -9,6 +9,7 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import readable
 from kmeans_module.core.soft import check_soft
+from kmeans_module.core.statistics import gather_rows
 from kmeans_module.quantization import learning
 from kmeans_module.quantization.centroids import Codebook
 from kmeans_module.quantization.codebook import UPDATES, LearningCodebook
@@ -340,12 +341,9 @@ class VectorQuantizer(LearningCodebook):
             estimate = rotate if self.estimator == "rotation" else straight_through
             quantized = estimate(rows, target.detach())
         loss = quantization_loss(
-            rows,
-            target,
-            valid,
-            commitment=self.commitment,
+            rows, target, valid, commitment=self.commitment,
             learns_by_gradient=self.update_rule == "gradient",
-        )
+        )  # fmt: skip
         if valid is not None:
             codes = codes.where(valid, NO_CODE)
             quantized = quantized.where(valid.unsqueeze(-1), 0.0)
@@ -356,5 +354,4 @@ class VectorQuantizer(LearningCodebook):
         centroids = self.codebook.centroids
         if not self.layout.separate_codebooks:
             return centroids[codes]
-        index = codes.unsqueeze(-1).expand(*codes.shape, centroids.shape[-1])
-        return centroids.gather(1, index)
+        return gather_rows(centroids, codes)

@@ -91,28 +91,28 @@ class HeldDraws(Positions):
         return stand_in(x, sample_weight, self.problem, self.generator, self.group)
 
     def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
-        found, masses = DistinctRows(m, self.n_problems, first), self.drawn_by
+        drawn, masses = DistinctRows(m, self.n_problems, first), self.drawn_by
         if first is None:
             numbers = self.uniform(m)
             positions = self.draw(masses, m, numbers=numbers)
-            new = torch.stack([where_first(drawn) for drawn in positions])
-            found.take(self.take(positions), new)
+            new = torch.stack([where_first(position) for position in positions])
+            drawn.take(self.take(positions), new)
             seeds, masses = row_hashes(numbers), self.without(masses, positions)
         else:
             # Another number of draws would change what the generator gives to others.
-            seeds, masses = row_hashes(first).sum(dim=-1), self._unlike(found)
-        while found.lacks:
-            found.take(*self._keyed(masses, m, seeds))
-            if not found.wants_more:
+            seeds, masses = row_hashes(first).sum(dim=-1), self._unlike(drawn)
+        while drawn.lacks:
+            drawn.take(*self._keyed(masses, m, seeds))
+            if not drawn.wants_more:
                 break
-            masses = self._unlike(found)
-        return found.finish()
+            masses = self._unlike(drawn)
+        return drawn.finish()
 
-    def _unlike(self, found: DistinctRows) -> list[Tensor]:
-        """Weights of the rows, 0 for those that equal one which is found, (P, n) for each batch."""
-        if not found.lacks:
+    def _unlike(self, drawn: DistinctRows) -> list[Tensor]:
+        """Weights of the rows, 0 for those that equal one that is drawn, (P, n) for each batch."""
+        if not drawn.lacks:
             return self.drawn_by
-        return [found.unlike(w, x) for w, x in zip(self.drawn_by, self._spaces, strict=True)]
+        return [drawn.unlike(w, x) for w, x in zip(self.drawn_by, self._spaces, strict=True)]
 
     def _keyed(self, masses: Sequence[Tensor], m: int, seeds: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (P, m, d) of least key, and which of them are valid, (P, m)."""
@@ -133,26 +133,30 @@ class HeldDraws(Positions):
     def _far(self) -> list[Tensor]:
         """Weight × squared distance to the nearest center, (P, n) for each batch."""
         return [
-            near if batch.sample_weight is None and self.metric == "euclidean" else near * weight
-            for near, weight, batch in zip(self.nearest, self.drawn_by, self.batches, strict=True)
+            nearest
+            if batch.sample_weight is None and self.metric == "euclidean"
+            else nearest * weight
+            for nearest, weight, batch in zip(
+                self.nearest, self.drawn_by, self.batches, strict=True
+            )
         ]
 
     def potentials(self, candidates: Tensor) -> Tensor:
         if self._alone:
             return self.workspaces[0].potentials(self.nearest[0], candidates)
         potential = torch.zeros(candidates.shape[:2], dtype=self.accumulator, device=self.device)
-        for near, space in zip(self.nearest, self.workspaces, strict=True):
-            potential += space.potentials(near, candidates)
+        for nearest, space in zip(self.nearest, self.workspaces, strict=True):
+            potential += space.potentials(nearest, candidates)
         return all_sum([potential], self.group)[0]
 
     def lower(self, center: Tensor) -> None:
-        for near, space in zip(self.nearest, self.workspaces, strict=True):
+        for nearest, space in zip(self.nearest, self.workspaces, strict=True):
             if center.shape[1] == 1:
-                space.lower(near, center)
+                space.lower(nearest, center)
                 continue
             distances = space.e_step(center).distances
             distances = 2 * distances if self.metric == "cosine" else distances
-            torch.minimum(near, distances, out=near)
+            torch.minimum(nearest, distances, out=nearest)
 
     def by_distance(self, centers: Tensor | None, m: int) -> Tensor:
         if centers is not None:

@@ -64,10 +64,10 @@ class StreamDraws:
         if first is None and self.n_samples <= max(seeding.SAMPLE, seeding.SAMPLE_OF_CLUSTER * m):
             return self._whole().distinct(m)
         seeds = self._seeds() if first is None else row_hashes(first).sum(dim=-1)
-        found = DistinctRows(m, self.n_problems, first)
-        while found.wants_more:
-            found.take(*self._keyed(lambda batch: self._unlike(batch, found), m, seeds))
-        return found.finish()
+        drawn = DistinctRows(m, self.n_problems, first)
+        while drawn.wants_more:
+            drawn.take(*self._keyed(lambda batch: self._unlike(batch, drawn), m, seeds))
+        return drawn.finish()
 
     def by_distance(self, centers: Tensor | None, m: int) -> Tensor:
         if centers is not None:
@@ -137,13 +137,13 @@ class StreamDraws:
             weight = weight * (batch.x != 0).any(dim=-1)
         return weight
 
-    def _unlike(self, batch: Batch, found: DistinctRows) -> Tensor:
+    def _unlike(self, batch: Batch, drawn: DistinctRows) -> Tensor:
         """Weight of the rows, 0 for those that equal one which is taken, (P, n)."""
         weight = self._weights(batch)
-        if not found.rows:
+        if not drawn.rows:
             return weight
         rows = batch.x.to(compute_dtype(self.example, self.problem.dtype))
-        return found.unlike(weight, unit_rows(rows) if self.problem.metric == "cosine" else rows)
+        return drawn.unlike(weight, unit_rows(rows) if self.problem.metric == "cosine" else rows)
 
     def _far(self, batch: Batch, centers: Tensor | None) -> Tensor:
         """Weight of the rows, × squared distance to the nearest of the centers, (P, n)."""

@@ -15,8 +15,6 @@ from kmeans_module.backends.native import calls
 from kmeans_module.backends.native.library import ELEMENTS, INSTALLED, library
 from kmeans_module.backends.native.workspace import NativeWorkspace
 
-MAX_BEAMS = 64  # choices that a beam search keeps
-
 
 class NativeBackend:
     """See :class:`kmeans_module.backends.Backend`."""

@@ -43,6 +43,30 @@ def rows_struct(
     )
 
 
+def rows_structs(
+    x: Tensor, weight: Tensor | None, metric: str, dtype: torch.dtype, beyond: ctypes.c_int32
+) -> list[RowsStruct]:
+    """The C view of the rows of each problem; a single one where all problems share them.
+
+    Args:
+        x: rows, (n, d) or (P, n, d).
+        weight: weights, (n,) or (P, n); see :func:`rows_struct` for the rest.
+    """
+    if x.ndim == 2 and (weight is None or weight.ndim == 1):
+        return [rows_struct(x, weight, metric, dtype, beyond)]
+    problems = len(x) if x.ndim == 3 else len(weight)  # type: ignore[arg-type]
+    return [
+        rows_struct(
+            x if x.ndim == 2 else x[p],
+            weight if weight is None or weight.ndim == 1 else weight[p],
+            metric,
+            dtype,
+            beyond,
+        )
+        for p in range(problems)
+    ]
+
+
 def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
     """See :func:`kmeans_module.backends.beam_search`; many beams are left to torch."""
     if beam_size > MAX_BEAMS:

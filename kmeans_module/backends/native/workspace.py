@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native.calls import rows_struct
+from kmeans_module.backends.native.calls import rows_structs
 from kmeans_module.backends.native.directions import (
     SAMPLE,
     Directions,
@@ -321,20 +321,7 @@ class NativeWorkspace:
             memory.note(nearest)
 
     def _structs(self, weight: Tensor | None) -> list[RowsStruct]:
-        """The C view of the rows of each problem; a single one where all problems share them."""
-        if self.x.ndim == 2 and (weight is None or weight.ndim == 1):
-            return [rows_struct(self.x, weight, self.metric, self.dtype, self._beyond)]
-        problems = len(self.x) if self.x.ndim == 3 else len(weight)  # type: ignore[arg-type]
-        return [
-            rows_struct(
-                self.x if self.x.ndim == 2 else self.x[p],
-                weight if weight is None or weight.ndim == 1 else weight[p],
-                self.metric,
-                self.dtype,
-                self._beyond,
-            )
-            for p in range(problems)
-        ]
+        return rows_structs(self.x, weight, self.metric, self.dtype, self._beyond)
 
     def _of(self, structs: list[RowsStruct], p: int) -> RowsStruct:
         return structs[p] if len(structs) > 1 else structs[0]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kmeans_module import files
 from kmeans_module.data import ArrayDataModule, RowsDataModule
-from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.batch import row_numbers
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum
 from kmeans_module.rows.source import stable_order
 from kmeans_module.training.lit_kmeans import LitKMeans
@@ -30,9 +30,9 @@ class RowLabels:
         """Number of labels of this rank."""
         return sum(map(len, self._labels))
 
-    def add(self, row_numbers: Tensor, labels: Tensor) -> None:
+    def add(self, numbers: Tensor, labels: Tensor) -> None:
         """Add the labels (n,) of the rows with these numbers (n,)."""
-        self._numbers.append(row_numbers.cpu())
+        self._numbers.append(numbers.cpu())
         self._labels.append(labels.cpu())
 
     def gather(self, process_group: ProcessGroup | None) -> Tensor:
@@ -84,13 +84,6 @@ def label_all_rows(lit: LitKMeans, data: RowsDataModule) -> Tensor:
     for batch in data.predict_dataloader():
         labels.add(row_numbers(batch), lit.kmeans(batch.x.to(lit.device)))
     return labels.gather(lit.process_group)
-
-
-def row_numbers(batch: Batch) -> Tensor:
-    """The number of each row of a batch in its data set, (n,) int64."""
-    if batch.index is not None:
-        return batch.index
-    return torch.arange(len(batch.x)) + (batch.start or 0)
 
 
 def save_labels(folder: Path, data: Any, labels: Tensor) -> list[str]:

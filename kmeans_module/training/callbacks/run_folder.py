@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kmeans_module import files
 from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
-from kmeans_module.rows.batch import Batch
+from kmeans_module.rows.batch import Batch, row_numbers
 from kmeans_module.rows.ranks import errors_shared
 from kmeans_module.training.callbacks.drawing import draw_animation, draw_clusters
 from kmeans_module.training.callbacks.labels import (
@@ -22,7 +22,6 @@ from kmeans_module.training.callbacks.labels import (
     RowLabels,
     evaluate_training_rows,
     label_all_rows,
-    row_numbers,
     save_labels,
 )
 from kmeans_module.training.callbacks.pictures import save_figure, save_pictures

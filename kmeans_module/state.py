@@ -52,7 +52,8 @@ class ExactBuffers(NotScripted):
         for name, buffer in before.items():
             moved = getattr(self, name)
             dtype = self._kept_dtype(name, moved)
-            if moved.dtype != dtype:
+            # What has been float32 on the way is not what it was, whatever it became.
+            if name in self.exact or moved.dtype != dtype:
                 kept = moved if buffer.is_meta else buffer
                 setattr(self, name, kept.to(dtype=dtype).to(device=moved.device))
         return self

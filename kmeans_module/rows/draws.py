@@ -17,6 +17,7 @@ from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.keyed import (
     DistinctRows,
     KeyedDraw,
+    all_unlike,
     draw_seeds,
     repeat_first,
     row_hashes,
@@ -91,6 +92,8 @@ class HeldDraws(Positions):
         return stand_in(x, sample_weight, self.problem, self.generator, self.group)
 
     def distinct(self, m: int, *, first: Tensor | None = None) -> Tensor:
+        if first is not None and first.shape[1] == m and all_unlike(first):
+            return first
         drawn, masses = DistinctRows(m, self.n_problems, first), self.drawn_by
         if first is None:
             numbers = self.uniform(m)

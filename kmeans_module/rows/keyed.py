@@ -126,6 +126,15 @@ def where_first(values: Tensor) -> Tensor:
     return first
 
 
+def all_unlike(rows: Tensor) -> bool:
+    """Whether no two of the rows of a problem, (P, n, d), are equal."""
+    if rows.numel() * rows.shape[1] <= _ROWS:  # hashes of few rows take longer than all pairs
+        equal = (rows.unsqueeze(1) == rows.unsqueeze(2)).all(dim=-1)
+        return int(equal.sum()) == rows.shape[:2].numel()
+    hashes = row_hashes(rows).sort(dim=-1).values
+    return bool((hashes[:, 1:] != hashes[:, :-1]).all())
+
+
 class DistinctRows:
     """m rows for each of P problems, no two of them equal, from one keyed draw after the other.
 

@@ -11,7 +11,7 @@
 
 namespace {
 
-// As many as one level has work for.
+// Runs work(level) for every level, on as many threads as the levels have work for.
 template <typename Work>
 void in_levels(int64_t levels, int64_t k, int64_t d, int threads, const Work& work) {
   in_shares(levels, n_shares(levels, k * d, threads), [&](int64_t, int64_t begin, int64_t end) {
@@ -115,7 +115,7 @@ class Codebooks {
     return nearest;
   }
 
-  // In sums that need not wait for each other.
+  // ‖a - b‖² in several sums, which the processor adds side by side.
   template <typename Other>
   double squared_distance(const T* a, const Other* b) const {
     constexpr int kSums = 8;

@@ -31,7 +31,7 @@ inline float float_of_bits(uint32_t bits) {
   return value;
 }
 
-// Integers that may be beyond 2^24.
+// Whether integers of type S may be beyond 2^24, and whether one of them is.
 template <typename S>
 constexpr bool kWide = std::is_integral_v<S> && sizeof(S) >= 4;
 template <typename S>
@@ -53,7 +53,7 @@ template <typename T>
 inline T converted(Bfloat16 value) {
   return float_of_bits(uint32_t{value.bits} << 16);
 }
-// Without a branch, so that compilers make vectors of it. Numbers below the normal ones of half
+// Has no branch, so that compilers make vectors of a loop over it. Numbers below the normal ones of half
 // precision get a leading digit, which a subtraction takes off again: no float is below the normal
 // ones of floats, which torch may have flushed to 0.
 template <typename T>

@@ -7,7 +7,7 @@
 
 extern "C" {
 
-// Of this interface: a library that was built for another one does not serve.
+// The version of this interface: a library that was built for another one does not serve.
 #define KM_ABI_VERSION 2
 KM_API int km_abi_version(void);
 

@@ -34,7 +34,7 @@ def is_fault(error: Exception) -> bool:
 
 
 def in_words(error: Exception) -> str:
-    """What is wrong, with the file where there is one."""
+    """The message of an error, with the path of the file where one is at fault."""
     message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
     if "in loading state_dict" in message:
         return f"the checkpoint does not fit the configuration: {message}"

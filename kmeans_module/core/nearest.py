@@ -27,12 +27,12 @@ _FIXED_ELEMENTS, _FIXED_CANDIDATES = 1 << 12, 16
 
 
 class Screened(NamedTuple):
-    """What products tell of rows.
+    """Bounds of the scores of rows, as products give them.
 
     Attributes:
         lower: lower bounds of the scores, (P, m, k).
-        least: the least of them, (P, m).
-        labels: the centroid of the least one, (P, m).
+        least: the least lower bound of each row, (P, m).
+        labels: the centroid of that bound, (P, m).
         limit: upper bound of the least score, (P, m); centroids with a lower bound above it are
             not nearest.
     """
@@ -44,7 +44,7 @@ class Screened(NamedTuple):
 
 
 class Screen:
-    """The search for the nearest of some centroids.
+    """The search for the nearest of given centroids.
 
     Args:
         centroids: (P, k, d), of the dtype to compute in.

@@ -1,4 +1,4 @@
-"""Warnings of clusters that nothing is left for, by problem and cause."""
+"""Warnings of clusters without samples, by problem and cause."""
 
 from __future__ import annotations
 

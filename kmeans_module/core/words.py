@@ -23,5 +23,5 @@ def shown(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, in one line."""
+    """The first line of an error of another library; its type where there is none."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -15,8 +15,9 @@ _HALF = (torch.float16, torch.bfloat16)
 class Codebook(KMeansLayer):
     """A :class:`KMeansLayer` whose centroids are random until it is initialized.
 
-    They are drawn as the weights of :class:`torch.nn.Embedding` are, from N(0, 1), and have unit
-    length where the metric is "cosine". What they code is of no use, but of the right shape.
+    Random centroids are drawn as the weights of :class:`torch.nn.Embedding` are, from N(0, 1), and
+    have unit length where the metric is "cosine". Their codes are of no use, but of the right
+    shape.
 
     Args:
         moving_average: whether the centroids are float32 at least, whatever the network is cast

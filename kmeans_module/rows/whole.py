@@ -1,4 +1,4 @@
-"""All rows of all ranks in one tensor, in their order: for data that are few."""
+"""All rows of all ranks in one tensor, in their order: for a few rows."""
 
 from __future__ import annotations
 

@@ -171,7 +171,8 @@ def _read(path: Path, **options: Any) -> dict[str, Any]:
 def _check_records(path: Path) -> None:
     """Compare what the archive holds with the checksums that torch.save wrote, as torch does not.
 
-    They guard what :func:`sign` leaves out, the loops and the optimizer, and older checkpoints.
+    The checksums of the archive guard what :func:`sign` leaves out, the loops and the optimizer,
+    and checkpoints of 0.1.0.
     """
     if not torch.serialization.get_crc32_options():
         return

@@ -33,8 +33,8 @@ def check_strategy(trainer: Trainer) -> None:
 def agree_on_arguments(lit: Any, group: ProcessGroup | None) -> None:
     """Refuse a LitKMeans whose arguments or layer differ between ranks, by name; a collective.
 
-    It comes before DistributedDataParallel copies the buffers of the first rank to the others,
-    which would wait for each other where layers are of other sizes.
+    The check comes before DistributedDataParallel copies the buffers of the first rank to the
+    others, which would wait for each other where layers are of other sizes.
     """
     if group is None:
         return

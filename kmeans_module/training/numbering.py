@@ -20,8 +20,8 @@ class Numbering:
     """Numbers the rows of the batches of one pass over a loader, as they come.
 
     A DistributedSampler, which Lightning gives every DataLoader of several ranks, deals rows out
-    in turn, in an order of its own, and repeats some of them to make the ranks even: those
-    are left out.
+    in turn, in an order of its own, and repeats rows to make the ranks even: the repeated
+    rows are left out.
 
     Args:
         loader: of the trainer.

@@ -15,8 +15,9 @@ from kmeans_module.core.lloyd import Iteration
 class Outcome(LightningModule):
     """The outcome of the latest fit.
 
-    It is of this process: of a fit in processes that it has spawned (ddp_spawn, ddp_fork,
-    ddp_notebook) Lightning brings back the centroids and ``trainer.callback_metrics`` alone.
+    The outcome is that of this process: of a fit in processes that it has spawned (ddp_spawn,
+    ddp_fork, ddp_notebook) Lightning brings back the centroids and ``trainer.callback_metrics``
+    alone.
 
     Attributes:
         converged: whether the fit stopped by itself.
@@ -36,7 +37,7 @@ class Outcome(LightningModule):
         self.last: Iteration | None = None
 
     def outcome(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """The part of the outcome that a checkpoint keeps."""
         return {
             "converged": self.converged,
             "stop_reason": self.stop_reason,
@@ -45,7 +46,7 @@ class Outcome(LightningModule):
         }
 
     def take_outcome(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`outcome` gave."""
+        """Go on from the outcome of a checkpoint, as :meth:`outcome` gave it."""
         self.converged = state["converged"]
         self.stop_reason = state["stop_reason"]
         self.variance = state["variance"]

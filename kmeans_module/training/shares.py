@@ -13,7 +13,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Shares:
-    """What this rank reads in a pass, in a few numbers.
+    """The rows that this rank reads in a pass, in a few numbers: how many, and a hash.
 
     Args:
         known: whether the loader says that it gives this rank its share: its rows are not read.

@@ -1,4 +1,4 @@
-"""Where the files of a run go: only where they were asked for, and never over a file of another."""
+"""Where the files of a run go: only where they were asked for, never over a file of the user."""
 
 from __future__ import annotations
 

@@ -1155,7 +1155,7 @@ def assert_estimators_agree(own: KMeans, other: Any) -> None:
 
 @row(FULL, "n_clusters")
 @row(FULL, "fit, sample_weight")
-@row(FULL, "cluster_centers_, labels_, inertia_, n_iter_, n_features_in_")
+@row(FULL, "cluster_centers_, labels_, inertia_, n_iter_, n_features_in_, feature_names_in_")
 def fits() -> None:
     x = doubles()
     assert_estimators_agree(*full_pair(x))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kmeans_module.rows.keyed import KeyedDraw
+from kmeans_module.rows.keyed import KeyedDraw, all_unlike
 from tests.conftest import seeded
 
 N = 50
@@ -166,3 +166,13 @@ def test_the_numbers_of_two_seeds_are_independent_even_of_seeds_beside_each_othe
         first, second = (uniform_numbers(40_000, seeds) * 16).long()
         counts = torch.bincount(first * 16 + second, minlength=256)
         assert abs(chi_square(counts, torch.full((256,), 40_000 / 256))) < 4
+
+
+@pytest.mark.parametrize("n", [3, 3_000])
+def test_equal_rows_of_one_problem_are_seen(n: int) -> None:
+    rows = torch.arange(2.0 * n).view(1, n, 2).repeat(2, 1, 1)  # alike in both problems
+    assert all_unlike(rows)
+    rows[1, -1] = rows[1, 0]
+    assert not all_unlike(rows)
+    rows[1, 0], rows[1, -1] = 0.0, -0.0
+    assert not all_unlike(rows)

@@ -158,6 +158,10 @@ def main(args: Sequence[str] | None = None) -> None:
             )
         except KeyboardInterrupt:
             _fail("interrupted", status=128 + signal.SIGINT)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning exits with 1
+                _fail("interrupted", status=128 + signal.SIGINT)
+            raise
         except SIGTERMException:
             _fail("terminated", status=128 + signal.SIGTERM)
         except Exception as error:

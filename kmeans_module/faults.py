@@ -20,6 +20,7 @@ _WORDS = (
     "can't allocate memory",
     "out of memory",
     "DataLoader worker",
+    "Early stopping conditioned on metric",
 )
 # Names that writers of files give to the path.
 _PATHS = ("filename", "path", "metrics_file_path")

@@ -438,3 +438,10 @@ def test_a_pickle_is_refused_as_a_checkpoint_in_one_line(capsys, recwarn):
     status, line = refused(capsys, "fit", "--ckpt_path=a.ckpt")
     assert (status, line) == (1, "kmeans: a.ckpt: not a checkpoint of LitKMeans")
     assert not recwarn
+
+
+def test_an_early_stopping_without_its_metric_is_refused_in_one_line(capsys):
+    stopping = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=nothing")
+    status, line = refused(capsys, "fit", *QUIET, *SMALL, *stopping)
+    assert status == 1
+    assert "metric `nothing`" in line

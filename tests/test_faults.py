@@ -196,3 +196,18 @@ def test_an_interrupt_waits_until_the_writer_of_tensorboard_is_left(tmp_path):
     assert passed == [b"event"]
     assert signal.getsignal(signal.SIGINT) is before
     writer.close()
+
+
+def test_an_interrupted_fit_exits_with_130(capsys, monkeypatch):
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "on_train_end", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", *QUIET, *PLAIN])
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores it from now on
+    assert stopped.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr().err.endswith("kmeans: interrupted\n")

@@ -11,6 +11,9 @@ def main() -> None:
         from kmeans_module.cli import main as run
     except OSError as error:  # torchmetrics looks for a folder of temporary files when imported
         sys.exit(f"kmeans: {error}")
+    except KeyboardInterrupt:
+        sys.stderr.write("kmeans: interrupted\n")
+        sys.exit(130)
     run()
 
 

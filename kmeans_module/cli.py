@@ -17,11 +17,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kmeans_module import files
-from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
-from kmeans_module.faults import in_words, is_fault, quiet_threads
+from kmeans_module.core.words import shown
+from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule, RowsDataModule
+from kmeans_module.faults import in_words, is_fault, late_interrupts, quiet_threads
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
-from kmeans_module.training.callbacks.place import claim_folder, run_folder
-from kmeans_module.training.checkpoint_files import read_checkpoint
+from kmeans_module.training.callbacks.place import check_unclaimed, claim_folder, run_folder
+from kmeans_module.training.checkpoint_files import is_remote, read_checkpoint
 from kmeans_module.training.lit_kmeans import LitKMeans
 
 # Imported, so that a configuration may call these classes by their plain names.
@@ -40,6 +41,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
 # Set to anything but "", every error comes with its traceback.
 TRACEBACK = "KMEANS_TRACEBACK"
 
@@ -83,14 +85,34 @@ class KMeansCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Refuse a file that is no whole checkpoint before anything is instantiated."""
+        _expect_subcommand(parser, args)
         self.config = parser.parse_args(args)
         options = self.config[self.config.subcommand]
         path = options.get("ckpt_path")
-        if path is not None and Path(path).exists():  # "best", "last": Lightning finds them
+        if path is not None and not _found_by_lightning(path):
             read_checkpoint(path, weights_only=options.get("weights_only"))
 
     def _parse_ckpt_path(self) -> None:
         """What the command line says holds; Lightning would let the checkpoint overrule it."""
+
+    def _refuse_early(self) -> None:
+        """Refuse files of data, and a folder, before a logger or a callback has written."""
+        if self.trainer.is_global_zero and (folder := run_folder(self.trainer)) is not None:
+            check_unclaimed(folder)
+        if isinstance(self.datamodule, RowsDataModule):
+            self.datamodule.setup()
+
+    def before_fit(self) -> None:
+        self._refuse_early()
+
+    def before_validate(self) -> None:
+        self._refuse_early()
+
+    def before_test(self) -> None:
+        self._refuse_early()
+
+    def before_predict(self) -> None:
+        self._refuse_early()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Add the bar and the checkpoints, unless the trainer's switches turn them off."""
@@ -116,7 +138,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     args = list(sys.argv[1:] if args is None else args) or ["fit"]
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    with warnings.catch_warnings(), quiet_threads():
+    with warnings.catch_warnings(), quiet_threads(), late_interrupts():
         # torch deprecates a name that Lightning uses, and warns of torchmetrics' sparse tensors.
         warnings.filterwarnings("ignore", message=".*LeafSpec")
         warnings.filterwarnings("ignore", message="Sparse invariant checks")
@@ -136,6 +158,10 @@ def main(args: Sequence[str] | None = None) -> None:
             )
         except KeyboardInterrupt:
             _fail("interrupted", status=128 + signal.SIGINT)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning exits with 1
+                _fail("interrupted", status=128 + signal.SIGINT)
+            raise
         except SIGTERMException:
             _fail("terminated", status=128 + signal.SIGTERM)
         except Exception as error:
@@ -144,14 +170,34 @@ def main(args: Sequence[str] | None = None) -> None:
             _fail(in_words(error), status=1)
 
 
+def _expect_subcommand(parser: LightningArgumentParser, args: Sequence[str]) -> None:
+    """Refuse options without a subcommand, which argparse would call unrecognized one by one."""
+    own = {name for action in parser._actions for name in action.option_strings}
+    options = [arg for arg in args if arg.startswith("-") and arg.partition("=")[0] not in own]
+    if args[0].startswith("-") and options and not any(name in args for name in SUBCOMMANDS):
+        parser.error(f"a subcommand is missing, one of {', '.join(SUBCOMMANDS)}: {options[0]}")
+
+
+def _found_by_lightning(checkpoint: str) -> bool:
+    """Whether the name of a checkpoint is no path of this machine."""
+    names = ("best", "last", "hpc")
+    return (
+        checkpoint in names or checkpoint.startswith("registry") or is_remote(checkpoint)
+    ) and not Path(checkpoint).exists()
+
+
 def _fail(message: str, *, status: int) -> NoReturn:
     """Exit with one line on standard error, cut out of the many that jsonargparse writes."""
     line = " ".join(message.split())
     # For a union of types there is an error for each: the key and the value say enough.
-    union = re.match(r'Parser key "(.*?)":.*Given value: (.*)$', line)
+    union = re.match(r'Parser key "(.*?)":.*Given value:(.*)$', line)
     if union:
-        key, value = union.groups()
-        line = f"{key} cannot be {value!r}"
+        key, value = union[1], union[2].strip()
+        # of an option whose parent is no mapping
+        nested = re.match(r"NestedArg\(key='(.*?)', val=(.*)\)$", value)
+        if nested:
+            key, value = f"{key}.{nested[1]}", nested[2].strip("'")
+        line = f"{key} cannot be {shown(value)}"
         if key == "data":
             names = ", ".join(module.__name__ for module in DATA_MODULES)
             line += f"; it is one of {names}, or a class by its import path"
@@ -159,5 +205,14 @@ def _fail(message: str, *, status: int) -> NoReturn:
     refusal = re.search(r"Errors: - (.*?) - Expected a .*? Given value type", line)
     line = refusal[1] if refusal else line
     line = re.sub("<class '(.*?)'>", r"\1", line.replace("Parser key ", ""))
+    line = re.sub(r"(?<=Got value:)(.*)$", lambda value: _cut(value[0]) or " ''", line)
+    line = _cut(re.sub(r"\S+", lambda word: _cut(word[0]), line), longest=2000)
     sys.stderr.write(f"kmeans: {line}\n")
     sys.exit(status)
+
+
+def _cut(text: str, longest: int = 100) -> str:
+    """The text, or its two ends where it is longer; of paths more is told."""
+    if os.sep in text and longest < 400:
+        longest = 400
+    return text if len(text) <= longest else f"{text[: longest // 2]}...{text[-longest // 3 :]}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,6 +20,7 @@ _WORDS = (
     "can't allocate memory",
     "out of memory",
     "DataLoader worker",
+    "Early stopping conditioned on metric",
 )
 # Names that writers of files give to the path.
 _PATHS = ("filename", "path", "metrics_file_path")
@@ -61,6 +64,50 @@ def quiet_threads() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
+
+
+@contextmanager
+def late_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait until TensorBoard's writer is left.
+
+    Within it, an interrupt may leave the lock of the writer's queue held (Condition.__enter__ has
+    taken it, and has not returned): closing the writer would then wait without end.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    tries = 0
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal tries
+        tries += 1
+        if _in_writer(frame) and tries < 500:  # a disk that hangs shall be left after 10 seconds
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            return
+        tries = 0
+        signal.default_int_handler(signal.SIGINT, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        # Lightning ignores further interrupts from the first on
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, before)
+
+
+def _in_writer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("event_file_writer.py"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _path_in_use(error: BaseException) -> str | None:

@@ -1,3 +1,5 @@
+import os
+import pickle
 import re
 import subprocess
 import sys
@@ -56,6 +58,14 @@ def printed_config(capsys, *args):
 
 
 COMMAND_LINE = {
+    ("--trainer.max_epochs=3",): (
+        "a subcommand is missing, one of fit, validate, test, predict: --trainer.max_epochs=3"
+    ),
+    ("--n_clusters", "3"): "a subcommand is missing, one of fit, validate, test, predict: --n_cl",
+    ("fit", "--figures.every_n_iterations="): "figures.every_n_iterations cannot be ''",
+    ("fit", "--data.samples_per_cluster="): "samples_per_cluster cannot be ''",
+    ("fit", "--model.n_clusters="): "model.n_clusters\": Expected a int. Got value: ''",
+    ("fit", "--data.init_args=5"): "data.init_args cannot be '5'",
     ("fit", "--model.n_cluster=3"): "unrecognized arguments: --model.n_cluster=3",
     ("fit", "--model.n_clusters=six"): 'model.n_clusters": Expected a int. Got value: six',
     ("fit", "--trainer.max_epoch=3"): "unrecognized arguments: --trainer.max_epoch=3",
@@ -98,7 +108,7 @@ VALUES = {
     ("--data.samples_per_cluster=[1,2]",): "kmeans: samples_per_cluster should be one number or",
     ("--figures.every_n_iterations=0",): "every_n_iterations should be >= 1; got 0",
     ("--checkpoints.every_n_iterations=0",): "every_n_iterations should be >= 1; got 0",
-    ("--checkpoints.save_top_k=-2",): "save_top_k=-2",
+    ("--checkpoints.save_top_k=-2",): "save_top_k should be >= -1; got -2",
     ("--trainer.accelerator=abacus",): "accelerator='abacus'",
     ("--trainer.devices=0",): "devices='0'",
     ("--trainer.devices=-3",): "should be an int > 0",
@@ -329,3 +339,109 @@ def test_flags_hold_against_the_checkpoint(tmp_path, monkeypatch, capsys):
     assert error.count("\n") == 1
     main(["fit", "--model.tol", "0", *checkpoint])
     assert "the centroids stand still" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--model.n_clusters=" + "x y" * 400,),
+        ("--model.seed=" + "x" * 1000,),
+        ("--model.metric=" + "x" * 1000,),
+        ("--data.samples_per_cluster=[" + "1," * 400 + "a]",),
+        ("--" + "x" * 1000,),
+        ("--data=ArrayDataModule", "--data.path=" + "x" * 300 + ".csv"),
+    ],
+)
+def test_a_long_value_is_cut_in_the_message(option, capsys):
+    _, line = refused(capsys, "fit", *option)
+    assert len(line) < 200
+    assert "..." in line
+
+
+def _write_pipe():
+    os.mkfifo("pipe.csv")
+
+
+def _write_dangling():
+    Path("rows").mkdir()
+    np.save("rows/a.npy", np.zeros((9, 2)))
+    Path("rows/b.npy").symlink_to("nowhere.npy")
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "reason"),
+    [
+        (None, "none.csv", "none.csv: no such file"),
+        (lambda: Path("a.csv").write_text("1,2\n3,x\n"), "a.csv", "a.csv: line 2"),
+        (_write_pipe, "pipe.csv", "pipe.csv: is a pipe or a device, expected a file"),
+        (_write_dangling, "rows", "rows/b.npy: no such file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_a_refused_file_of_data_leaves_no_run_folder(make, path, reason, command, capsys):
+    if make is not None:
+        make()
+    before = sorted(Path().rglob("*"))
+    status, line = refused(capsys, command, "--data=ArrayDataModule", f"--data.path={path}")
+    assert (status, reason in line) == (1, True), line
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_missing_checkpoint_leaves_no_run_folder(capsys):
+    status, line = refused(capsys, "fit", "--ckpt_path=none.ckpt")
+    assert (status, line) == (1, "kmeans: none.ckpt: no such file")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "hparams.yaml"])
+def test_a_log_of_no_run_is_not_replaced(name, capsys):
+    Path(name).write_text("mine")
+    logger = ("CSVLogger", "save_dir=.", "name=", "version=")
+    options = ["--trainer.logger=" + logger[0], *("--trainer.logger." + x for x in logger[1:])]
+    status, line = refused(capsys, "fit", *options)
+    assert (status, line.startswith(f"kmeans: {name}: is no result of a run")) == (1, True)
+    assert Path(name).read_text() == "mine"
+    assert sorted(Path().iterdir()) == [Path(name)]
+
+
+def test_a_refusal_where_nothing_is_written_is_one_line(capsys, caplog):
+    np.save("a.npy", np.full((9, 2), np.nan))
+    data = ("--data=ArrayDataModule", "--data.path=a.npy")
+    refused(capsys, "fit", "--trainer.logger=false", *data)
+    refused(capsys, "predict", "--trainer.logger=false")
+    assert not [record for record in caplog.records if "no results" in record.message]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("fit", "metric=cosine"),
+        ("predict", "metric=cosine"),
+        ("validate", "metric=cosine"),
+        ("fit", "algorithm=minibatch"),
+    ],
+)
+def test_a_checkpoint_of_another_metric_or_algorithm_is_refused(command, option, capsys):
+    plain = (*QUIET, *SMALL, "--trainer.logger=false", "--trainer.default_root_dir=out")
+    main(["fit", *plain])
+    capsys.readouterr()
+    checkpoint = "--ckpt_path=out/checkpoints/last.ckpt"
+    options = plain if command == "fit" else SMALL
+    status, line = refused(capsys, command, *options, checkpoint, f"--model.{option}")
+    name, value = option.split("=")
+    assert status == 1
+    assert line.endswith(f"got {name}={value!r}")
+
+
+def test_a_pickle_is_refused_as_a_checkpoint_in_one_line(capsys, recwarn):
+    Path("a.ckpt").write_bytes(pickle.dumps({"state_dict": {}}, protocol=4))
+    status, line = refused(capsys, "fit", "--ckpt_path=a.ckpt")
+    assert (status, line) == (1, "kmeans: a.ckpt: not a checkpoint of LitKMeans")
+    assert not recwarn
+
+
+def test_an_early_stopping_without_its_metric_is_refused_in_one_line(capsys):
+    stopping = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=nothing")
+    status, line = refused(capsys, "fit", *QUIET, *SMALL, *stopping)
+    assert status == 1
+    assert "metric `nothing`" in line

@@ -5,12 +5,14 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from kmeans_module.cli import KMeansCLI, main
-from kmeans_module.faults import in_words, is_fault
+from kmeans_module.faults import in_words, is_fault, late_interrupts
 from kmeans_module.training.callbacks import ClusterFigures, RunFolder
 from kmeans_module.training.checkpoint_files import read_checkpoint
 from tests.end_to_end.helpers import environment
@@ -168,3 +170,44 @@ def test_ctrl_c_before_the_fit_gives_one_line(monkeypatch, capsys):
         main(["fit"])
     assert stopped.value.code == 128 + signal.SIGINT
     assert capsys.readouterr().err == "kmeans: interrupted\n"
+
+
+def test_an_interrupt_waits_until_the_writer_of_tensorboard_is_left(tmp_path):
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    passed = []
+
+    def interrupted_put(item):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.05)
+        passed.append(item)
+
+    before = signal.getsignal(signal.SIGINT)
+    writer = EventFileWriter(str(tmp_path))
+    queue = writer._async_writer._byte_queue
+
+    def write():
+        with patch.object(queue, "put", interrupted_put):
+            writer._async_writer.write(b"event")
+        time.sleep(10)
+
+    with late_interrupts(), pytest.raises(KeyboardInterrupt):
+        write()
+    assert passed == [b"event"]
+    assert signal.getsignal(signal.SIGINT) is before
+    writer.close()
+
+
+def test_an_interrupted_fit_exits_with_130(capsys, monkeypatch):
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "on_train_end", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", *QUIET, *PLAIN])
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores it from now on
+    assert stopped.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr().err.endswith("kmeans: interrupted\n")

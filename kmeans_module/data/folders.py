@@ -18,7 +18,9 @@ def array_files(path: str | os.PathLike[str]) -> list[Path]:
         ValueError: the folder holds none, or files of several formats.
     """
     path = Path(path)
-    names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    # a link to nothing too: that its rows are missing is said when it is read
+    found = (file for file in path.rglob("*") if file.is_file() or not file.exists())
+    names = (file.relative_to(path) for file in found)
     visible = (name for name in names if not any(part[0] == "." for part in name.parts))
     arrays = [
         path / name for name in sorted(visible) if name.suffix.lower() in files.ARRAY_SUFFIXES

@@ -36,7 +36,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is nothing at the path.
-        ValueError: there is a folder.
+        ValueError: there is a folder, a pipe or a device.
         TypeError: it is no path.
     """
     path = checked_path(path)
@@ -44,6 +44,8 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{path}: is a folder, expected a file")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():  # a pipe would be waited for, and files are read more than once
+        raise ValueError(f"{path}: is a pipe or a device, expected a file")
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,25 @@ def verify(checkpoint: dict[str, Any]) -> None:
         )
 
 
+def check_fits(checkpoint: dict[str, Any], module: Any) -> None:
+    """Refuse a checkpoint of another metric than the module that a Trainer loads it into, and of
+    another algorithm than a fit goes on with.
+
+    Raises:
+        ValueError: says which setting differs.
+    """
+    if module._trainer is None:
+        return
+    theirs = checkpoint.get("hyper_parameters") or {}
+    for name in ("metric", "algorithm") if module.trainer.training else ("metric",):
+        ours = getattr(module, name)
+        if theirs.get(name, ours) != ours:
+            raise ValueError(
+                f"the checkpoint does not fit the configuration: it is of {name}={theirs[name]!r}; "
+                f"got {name}={ours!r}"
+            )
+
+
 def read_checkpoint(
     path: str | os.PathLike[str], *, map_location: Any = "cpu", weights_only: bool | None = None
 ) -> dict[str, Any]:
@@ -150,7 +170,9 @@ def _read(path: Path, **options: Any) -> dict[str, Any]:
         elif start == b"PK\x03\x04":
             raise UnsuitableError("damaged: the file is cut short")
         try:
-            checkpoint = torch.load(path, **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickles, which are refused
+                checkpoint = torch.load(path, **options)
         except pickle.UnpicklingError as error:
             if archive and "Weights only load failed" in str(error):
                 raise UnsuitableError(
@@ -159,7 +181,7 @@ def _read(path: Path, **options: Any) -> dict[str, Any]:
             raise UnsuitableError(NOT_OURS) from error
         except Exception as error:
             raise UnsuitableError("damaged" if archive else NOT_OURS) from error
-        if not isinstance(checkpoint, dict):
+        if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
             raise UnsuitableError(NOT_OURS)
         try:
             verify(checkpoint)

@@ -26,7 +26,7 @@ from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
 from kmeans_module.rows.source import stable_order
-from kmeans_module.training.checkpoint_files import VerifiedCheckpoints, sign, verify
+from kmeans_module.training.checkpoint_files import VerifiedCheckpoints, check_fits, sign, verify
 from kmeans_module.training.evaluation import EvaluationSteps
 from kmeans_module.training.handshake import agree_on_arguments, check_strategy
 from kmeans_module.training.loaders import TrainingBatches, check_loader, training_rows
@@ -340,6 +340,7 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         verify(checkpoint)
+        check_fits(checkpoint, self)
         self._resumed = state = checkpoint["kmeans"]
         self.take_outcome(state)
 

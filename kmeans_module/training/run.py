@@ -107,18 +107,21 @@ class TrainingRun:
         Raises:
             ValueError: that was in the middle of an epoch, whose batches the loader cannot give.
         """
-        if state["partial"] is not None and isinstance(self.rows, StreamRows):
+        if state.get("partial") is not None and isinstance(self.rows, StreamRows):
             raise ValueError(
                 "the checkpoint is of the middle of an epoch, and the loader starts its epochs "
                 "anew: go on from a checkpoint of the end of an epoch"
             )
-        if state["partial"] is not None and self.group is not None:
+        if state.get("partial") is not None and self.group is not None:
             raise ValueError(
                 "the checkpoint is of the middle of an epoch, of which it holds the sums of the "
                 f"first rank alone; this is rank {rank(self.group)} of several: go on from a "
                 "checkpoint of the end of an epoch"
             )
-        self.lloyd.load_state_dict({**state, "centroids": self.lloyd.centroids})
+        try:
+            self.lloyd.load_state_dict({**state, "centroids": self.lloyd.centroids})
+        except KeyError as error:
+            raise ValueError(f"the checkpoint tells no {error} of its run") from error
 
     def _begin_pass(self, rows: HeldRows | StreamRows, search: HeldSearch | StreamSearch) -> None:
         self.lloyd.begin_pass()

@@ -60,6 +60,7 @@ class RunFolder(Callback):
         self._folder: Path | None = None
         self._predicted = RowLabels()
         self._left = False
+        self._said = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fail before the work where the module is another or the folder cannot be written."""
@@ -68,9 +69,8 @@ class RunFolder(Callback):
             return
         lit = as_kmeans(pl_module)
         self._left = False
+        self._said = False
         if self._folder is None:
-            if trainer.is_global_zero:
-                log.warning("no results are written: %s", why_nowhere(trainer))
             return
         if stage == "fit":
             Recorder.attach(trainer)
@@ -78,7 +78,16 @@ class RunFolder(Callback):
             if trainer.is_global_zero:
                 claim_folder(self._folder)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say_nowhere(trainer)  # no earlier: a refusal of the data is a line alone
+
+    def _say_nowhere(self, trainer: Trainer) -> None:
+        if self._folder is None and not self._said and trainer.is_global_zero:
+            self._said = True
+            log.warning("no results are written: %s", why_nowhere(trainer))
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say_nowhere(trainer)
         lit = as_kmeans(pl_module)
         folder = self._folder
         self._left = True
@@ -133,6 +142,7 @@ class RunFolder(Callback):
         self._predicted.add(numbers, outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say_nowhere(trainer)
         folder = self._folder
         if folder is None:
             return

@@ -52,7 +52,7 @@ class ExactBuffers(NotScripted):
         for name, buffer in before.items():
             moved = getattr(self, name)
             dtype = self._kept_dtype(name, moved)
-            if moved.dtype != dtype:
+            if moved.dtype != dtype or name in self.exact:  # those have been through float32
                 kept = moved if buffer.is_meta else buffer
                 setattr(self, name, kept.to(dtype=dtype).to(device=moved.device))
         return self

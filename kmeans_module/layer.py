@@ -23,7 +23,7 @@ from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
 from kmeans_module.result import FitResult
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, check_fits, enter, survey
 from kmeans_module.rows.last import LastSearch
-from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
+from kmeans_module.rows.ranks import ProcessGroup, agree, anywhere, errors_shared
 from kmeans_module.rows.survey import refuse, refuse_nonfinite
 
 
@@ -279,8 +279,9 @@ class KMeansLayer(Assignment):
         variance = survey(rows, problem, init)
 
         def report(iteration: Iteration) -> None:
-            if callback is not None:
-                callback(iteration.reshape(self.batch_shape))
+            with errors_shared(ranks):
+                if callback is not None:
+                    callback(iteration.reshape(self.batch_shape))
 
         try:
             best = fit(
@@ -291,7 +292,7 @@ class KMeansLayer(Assignment):
                 threshold=tol * variance,
                 n_init=n_init,
                 generator=generator,
-                callback=None if callback is None else report,
+                callback=report if anywhere(callback is not None, ranks) else None,
             )
         except EmptyClusterError as error:
             raise error.named(self.batch_shape) from None

@@ -1,6 +1,6 @@
 """torchmetrics of clusterings: states of constant size, merged over ranks by sums."""
 
-from __future__ import annotations
+# No postponed annotations: torch.jit.script takes the types of the states from these.
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from torch.nn import Module
 from torchmetrics import Metric
 
 from kmeans_module.checks import check_integer, check_sample_weight, check_tensor
+from kmeans_module.core.guard import require_values
 from kmeans_module.core.statistics import accumulator_dtype
 
 
@@ -25,6 +26,10 @@ class ExactMetric(Metric):
             return there if there.dtype == state.dtype else state.to(there.device)
 
         return super()._apply(moved, exclude_state)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one or several values, by default that of :meth:`compute`; see torchmetrics."""
+        return self._plot(val, ax)
 
     def check_device(self, name: str, value: Tensor) -> None:
         """Refuse an argument on another device than the states."""
@@ -123,11 +128,13 @@ class ClusterUsage(ExactMetric):
         Raises:
             ValueError: a label below -1, or k and more; another device than the metric's.
             TypeError: labels that are no integers.
+            RuntimeError: labels without values, as in a trace.
         """
         labels = check_tensor("labels", labels)
         if labels.is_floating_point() or labels.dtype == torch.bool:
             raise TypeError(f"labels should be integers; got {labels.dtype}")
         self.check_device("labels", labels)
+        require_values("ClusterUsage.update", labels)
         if not labels.numel():
             return
         # int64 first: 127 + 1 is no int8.

@@ -2,9 +2,11 @@ import copy
 import math
 import pickle
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torchmetrics import MetricCollection
 
@@ -189,3 +191,35 @@ def test_inertia_of_several_problems_and_of_no_rows():
 def test_usage_is_of_a_number_of_clusters(n_clusters):
     with pytest.raises((ValueError, TypeError), match="n_clusters should be"):
         ClusterUsage(n_clusters)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("metric", [Inertia(), ClusterUsage(7)], ids=lambda m: type(m).__name__)
+def test_metrics_are_scripted_and_plotted_as_those_of_torchmetrics(metric):
+    values = LABELS if isinstance(metric, ClusterUsage) else DISTANCES
+    torch.jit.script(metric)
+    found = [metric(values), metric(values)]
+    for shown in (None, found[0], found):
+        figure, _ = metric.plot(shown)
+        plt.close(figure)
+
+
+def fake(x):
+    with FakeTensorMode() as mode:
+        return mode.from_tensor(x)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda: torch.jit.trace(ClusterUsage(7), LABELS), "torch.jit traces"),
+        (lambda: torch.vmap(ClusterUsage(7).update)(LABELS.view(1, -1)), "functorch"),
+        (lambda: ClusterUsage(7).update(fake(LABELS)), "FakeTensor"),
+        (lambda: ClusterUsage(7).to("meta").update(LABELS.to("meta")), "meta"),
+    ],
+)
+def test_usage_refuses_labels_without_values(call, why):
+    message = "ClusterUsage.update reads the values of tensors, which it cannot where .*"
+    with pytest.raises(RuntimeError, match=message + why):
+        call()

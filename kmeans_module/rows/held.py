@@ -21,6 +21,7 @@ from kmeans_module.rows.ranks import (
     all_gather,
     all_sum,
     all_sum_stats,
+    anywhere,
     from_first,
     rank,
 )
@@ -64,8 +65,10 @@ class HeldRows:
             batch if batch.handle is not None else batch._replace(handle=i)
             for i, batch in enumerate(batches)
         ]
-        if all(batch.start is not None for batch in batches):
-            return batches
+        # One rank without numbers is enough for all to be numbered anew; no rows need none.
+        lack = any(batch.start is None and batch.x.shape[-2] for batch in batches)
+        if not anywhere(lack, self.group):
+            return [batch._replace(start=batch.start or 0) for batch in batches]
         sizes = [batch.x.shape[-2] for batch in batches]
         first = 0
         if self.group is not None:

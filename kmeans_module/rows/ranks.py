@@ -138,6 +138,11 @@ def _everywhere(value: Any, group: ProcessGroup) -> list[Any]:
     return values
 
 
+def anywhere(value: bool, group: ProcessGroup | None) -> bool:
+    """Whether it is so on any rank; a collective."""
+    return bool(all_sum([torch.tensor([float(value)], dtype=torch.float64)], group)[0])
+
+
 def agree(group: ProcessGroup | None, **arguments: object) -> None:
     """Refuse arguments that differ between the ranks of a group, by name.
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
 from kmeans_module import checks as check
 from kmeans_module.rows.batch import Batch, OneDtype, as_batch
@@ -45,7 +53,7 @@ class CheckedLoader:
         self._one_dtype = OneDtype()
 
     def __iter__(self) -> Iterator[Batch]:
-        for data in self.loader:
+        for data in in_data_order(self.loader):
             yield self._checked(as_batch(data, self.batch_of))
 
     def _checked(self, batch: Batch) -> Batch:
@@ -121,6 +129,31 @@ def sampler_of(loader: Any) -> Any:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     return getattr(loader.batch_sampler, "sampler", None) or loader.sampler
+
+
+def in_data_order(loader: Any) -> Any:
+    """The loader for a pass in the order of its dataset, where it only shuffles all of it; so
+    draws by row number are those of any other order. Other loaders as they are."""
+    batches = getattr(loader, "batch_sampler", None)
+    sampler = sampler_of(loader)
+    if (
+        type(loader) is not DataLoader
+        or type(batches) is not BatchSampler
+        or type(sampler) is not RandomSampler
+        or sampler.replacement
+        or sampler.num_samples != len(sampler.data_source)
+        or (batches.drop_last and sampler.num_samples % batches.batch_size)
+    ):
+        return loader
+    twin = copy.copy(loader)
+    twin._iterator = None
+    ordered = BatchSampler(
+        SequentialSampler(sampler.data_source), batches.batch_size, batches.drop_last
+    )
+    twin.__dict__.update(
+        sampler=ordered.sampler, batch_sampler=ordered
+    )  # no loader lets these be set
+    return twin
 
 
 def stable_order(loader: Any) -> bool:

@@ -16,7 +16,7 @@ from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, OneDtype, as_batch
 from kmeans_module.rows.exchange import in_order
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.source import check_reiterable, listed_batches, stable_order
+from kmeans_module.rows.source import check_reiterable, in_data_order, listed_batches, stable_order
 from kmeans_module.training.numbering import BatchOf, Numbering, shares_are_known
 from kmeans_module.training.shares import Shares
 
@@ -46,13 +46,23 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         trainer = self.trainer
         numbering = self.numbering()
-        for i, data in enumerate(apart(trainer.train_dataloader)):
+        for i, data in enumerate(self._source()):
             if i >= trainer.num_training_batches:
                 break
             if self.given is None:
                 self.given = as_batch(data, self.batch_of).x.dtype
             data = trainer.precision_plugin.convert_input(data)
             yield self.checked(numbering.read(trainer.strategy.batch_to_device(data), i))
+
+    def _source(self) -> Any:
+        """What a pass beside the Trainer's goes through: all rows in their order, as ranks number
+        them, where none is left out."""
+        trainer = self.trainer
+        loader = apart(trainer.train_dataloader)
+        ordered = in_data_order(loader)
+        if ordered is not loader and trainer.num_training_batches < len(ordered):
+            return loader
+        return ordered
 
     def check_intact(self) -> None:
         """Refuse what came of rows that were lost meanwhile, as far as the data module can tell."""

@@ -149,7 +149,6 @@ def test_the_command_line_starts_both_processes(tmp_path):
     np.save(tmp_path / "x.npy", x.numpy())
     found = run_script(*args, *ranks, cwd=tmp_path)
     assert found.returncode == 1
-    assert "kmeans: x should be finite; 1 row holds NaN or infinity, the first is row 400" in (
-        found.stderr
-    )
+    message = "x should be finite; 1 row holds NaN or infinity, the first is row 400"
+    assert f"kmeans: x.npy: {message}" in found.stderr
     assert "Traceback" not in found.stderr

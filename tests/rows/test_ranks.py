@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from kmeans_module import EmptyClusterError, KMeansLayer
+from kmeans_module import BatchLoader, EmptyClusterError, KMeansLayer
 from kmeans_module.backends import workspace as prepare
 from kmeans_module.core.seeding import INITS
 from kmeans_module.core.statistics import ClusterStats
@@ -130,7 +130,13 @@ def failing(rank: int, part: slice, group: dist.ProcessGroup) -> dict[str, Calla
     def own_error(rows: torch.Tensor, k: int, generator: object) -> torch.Tensor:
         raise ValueError("the init has failed")
 
+    def own_callback(iteration: object) -> None:
+        raise ValueError("the callback has failed")
+
     return {
+        "the callback fails on the last rank": lambda: layer.fit(
+            x[part], callback=own_callback if last else None, process_group=group
+        ),
         "NaN on the last rank": lambda: layer.fit(spoilt[part], process_group=group),
         "bad shape on the last rank": lambda: layer.fit(
             x[part, :2] if last else x[part], process_group=group
@@ -188,6 +194,7 @@ def work(rank: int, cuts: list[float], folder: str) -> None:
             with pytest.raises(ValueError) as caught:  # noqa: PT011
                 call()
             found[name] = (caught.type.__name__, str(caught.value))
+    found["some numbered"] = some_numbered(rank, part, group)
     found["stats"] = merged_stats(part, group)
     found["variance"] = variance(rank, part, group)
     torch.save(found, f"{folder}/{rank}.pt")
@@ -199,6 +206,16 @@ def merged_stats(part: slice, group: dist.ProcessGroup | None) -> ClusterStats:
     x, start = blobs(101, 3), part.start
     step = prepare(x[part]).e_step(far_away(7).unsqueeze(0), start=start)
     return collective.all_sum_stats(step.stats, group)[0]
+
+
+def some_numbered(rank: int, part: slice, group: dist.ProcessGroup | None) -> torch.Tensor:
+    """Centroids where batches of the last rank have numbers, and those of others have none."""
+    x: Any = blobs(101, 3)[part]
+    if group is not None and rank == dist.get_world_size(group) - 1:
+        x = BatchLoader(x, batch_size=20)
+    layer = KMeansLayer(9, 3)
+    layer.fit(x, generator=seeded(3), process_group=group)
+    return layer.centroids
 
 
 def variance(rank: int, part: slice, group: dist.ProcessGroup | None) -> torch.Tensor:
@@ -260,6 +277,7 @@ def test_ranks_together_equal_one(name: str, ranks: Any) -> None:
         ("bad option on the last rank", "ValueError", "max_iter should be >= 1; got 0"),
         ("bad init on the last rank", "ValueError", r"init should have shape \(9, 3\)"),
         ("the init fails on the first", "ValueError", "the init has failed"),
+        ("the callback fails on the last rank", "ValueError", "the callback has failed"),
         ("other k", "ValueError", r"layer should be the same on all ranks; .*n_clusters=10"),
         ("other metric", "ValueError", r"layer should be the same on all ranks; .*cosine"),
         ("other policy", "ValueError", r"layer should be the same on all ranks; .*keep"),
@@ -294,6 +312,13 @@ def test_statistics_cross_ranks_unchanged(ranks: Any) -> None:
         torch.testing.assert_close(stats.inertia, alone.inertia, rtol=1e-14, atol=0)
         for ours, theirs in zip(stats.farthest, alone.farthest, strict=True):
             torch.testing.assert_close(ours, theirs)
+
+
+def test_batches_with_numbers_on_some_ranks_are_numbered_anew(ranks: Any) -> None:
+    found, _ = ranks
+    alone = some_numbered(0, slice(0, 101), None)
+    for result in found:
+        torch.testing.assert_close(result["some numbered"], alone, rtol=1e-6, atol=1e-6)
 
 
 def test_several_batches_on_several_ranks_start_as_one(ranks: Any) -> None:

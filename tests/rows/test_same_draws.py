@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from kmeans_module import KMeansLayer
 from kmeans_module.core.seeding import INITS
@@ -51,6 +52,24 @@ def started(layer: KMeansLayer, x: Any, init: Any, weight: Tensor | None = None)
         warnings.filterwarnings("ignore", ".*centroids repeat others")
         layer.initialize(x, init, sample_weight=weight, generator=seeded(7))
     return layer.centroids.clone()
+
+
+@pytest.mark.parametrize("init", list(STARTS))
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_loader_that_shuffles_starts_and_ends_as_the_rows(init: str, drop_last: bool) -> None:
+    x = rows_of_kind("normal", 84, 3, seed=0)
+    layer, shuffled = KMeansLayer(5, 3), KMeansLayer(5, 3)
+    result = layer.fit(x, init=STARTS[init], generator=seeded(7))
+    for workers in (0, 1):
+        loader = DataLoader(
+            TensorDataset(x), batch_size=7, shuffle=True, drop_last=drop_last, num_workers=workers
+        )
+        torch.manual_seed(workers)
+        found = shuffled.fit(loader, init=STARTS[init], generator=seeded(7))
+        torch.testing.assert_close(shuffled.centroids, layer.centroids)
+        assert torch.equal(found.n_iter, result.n_iter)
+        order = torch.cat([rows for (rows,) in loader])
+        assert not torch.equal(order, x)  # the user's loader shuffles as before
 
 
 @settings(max_examples=40)

@@ -78,6 +78,10 @@ def own_sampler(shuffle: bool) -> Callable[[int, int], Any]:
     return loader
 
 
+def drawn(x: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
+    return x[torch.randperm(len(x), generator=generator)[:k]]
+
+
 def narrow(rank: int, world: int) -> Any:
     return BatchLoader(X[:13], batch_size=1, rank=rank, world_size=world)
 
@@ -87,6 +91,9 @@ FITS: dict[str, tuple[Callable[[int, int], Any], dict[str, Any], dict[str, Any]]
     "k-means++": (plain(), {}, {}),
     "k-means||": (plain(), {"init": "k-means||"}, {}),
     "random": (plain(), {"init": "random"}, {}),
+    "shuffled": (plain(shuffle=True), {"init": "random", "n_clusters": 30}, {}),
+    "shuffled, a callable": (plain(shuffle=True), {"init": drawn}, {}),
+    "shuffled, resident": (plain(shuffle=True), {"resident": True, "init": "random"}, {}),
     "even shares": (plain(X[:100]), {"init": "random"}, {}),
     "equally far": (plain(GRID), {"n_clusters": 30, "tol": 0}, {}),
     "cosine": (plain(), {"metric": "cosine", "init": "random"}, {}),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
-from kmeans_module.core.guard import constant_in_onnx, readable, require_values
+from kmeans_module.core.guard import readable, require_values
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout, check_codes, check_range
 from kmeans_module.quantization.offline import principal_rotation, training_samples
 from kmeans_module.quantization.packing import bits_of, pack, unpack
 from kmeans_module.quantization.quantized import Quantized, Quantizer
+from kmeans_module.quantization.rotation import rotation_like, weight_of
 from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
@@ -69,8 +69,8 @@ class ProductQuantizer(Quantizer):
 
     Attributes:
         quantizer: the :class:`VectorQuantizer`, with m heads.
-        rotation: an orthogonal ``nn.Linear``, or None. Before torch.onnx.export with dynamo=True,
-            which does not know how its weight is kept orthogonal, make it a plain one:
+        rotation: an orthogonal ``nn.Linear``, float32 at least, or None. Before torch.onnx.export
+            with dynamo=True, which does not know how its weight is kept orthogonal, make it plain:
             ``torch.nn.utils.parametrize.remove_parametrizations(pq.rotation, "weight")``.
 
     Examples:
@@ -138,15 +138,7 @@ class ProductQuantizer(Quantizer):
         )
         self.rotation: nn.Linear | None = None
         if rotation:
-            centroids = self.quantizer.codebook.centroids
-            # torch looks at the numbers of what it makes orthogonal: not on the meta device.
-            host = torch.device("cpu")
-            with host, full_precision(host):
-                dtype = compute_dtype(centroids, centroids)
-                linear = nn.Linear(n_features, n_features, bias=False, dtype=dtype)
-                nn.init.eye_(linear.weight)
-                turned = parametrizations.orthogonal(linear)
-            self.rotation = cast("nn.Linear", turned).to(centroids.device)
+            self.rotation = rotation_like(self.quantizer.codebook.centroids, n_features)
 
     @property
     def n_clusters(self) -> int:
@@ -349,7 +341,7 @@ class ProductQuantizer(Quantizer):
         # A row that is not finite stays so, and leaves the rotation's gradient alone.
         finite = x.detach().isfinite().all(dim=-1, keepdim=True)
         with full_precision(x.device):
-            weight = _weight_of(self.rotation)
+            weight = weight_of(self.rotation)
             dtype = compute_dtype(x, weight)
             rotated = x.where(finite, 0.0).to(dtype) @ weight.T.to(dtype)
         return rotated.where(finite, torch.nan)
@@ -358,7 +350,7 @@ class ProductQuantizer(Quantizer):
         if self.rotation is None:
             return quantized
         with full_precision(quantized.device):
-            return quantized @ _weight_of(self.rotation).to(quantized.dtype)
+            return quantized @ weight_of(self.rotation).to(quantized.dtype)
 
     def _with_subspaces(self, codes: Tensor) -> Tensor:
         """Codes (*, m), also of one sub-space."""
@@ -373,8 +365,3 @@ class ProductQuantizer(Quantizer):
     def _joined(self, parts: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of :meth:`_cut`."""
         return parts if self.n_subspaces == 1 else parts.transpose(0, 1).reshape(shape)
-
-
-def _weight_of(rotation: nn.Linear) -> Tensor:
-    """The rotation, (d, d), which is computed from parameters that keep it orthogonal."""
-    return constant_in_onnx(lambda: rotation.weight)

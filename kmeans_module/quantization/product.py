@@ -224,6 +224,7 @@ class ProductQuantizer(Quantizer):
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
         """
+        x = check.check_tensor("x", x)
         require_values("ProductQuantizer.fit", self.quantizer.codebook.centroids, x)
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         rotations = check.check_integer("rotations", rotations, minimum=0)

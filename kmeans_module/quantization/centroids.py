@@ -33,7 +33,8 @@ class Codebook(KMeansLayer):
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
-        if moving_average and (dtype or torch.get_default_dtype()) in _HALF:
+        asked = torch.get_default_dtype() if dtype is None else dtype
+        if moving_average and isinstance(asked, torch.dtype) and asked in _HALF:
             dtype = torch.float32
         super().__init__(*arguments, dtype=dtype, **options)
         self.averages = ("centroids",) if moving_average else ()

@@ -22,14 +22,15 @@ def training_samples(x: object, n_features: int, n_clusters: int, centroids: Ten
 
     Raises:
         ValueError: x of another shape, on another device than the centroids, with fewer rows than
-            clusters, or with NaN or infinity.
+            clusters, with NaN or infinity, or so large that squares overflow.
     """
     rows = check.check_samples(x, n_features)
     check.check_device("x", rows, centroids.device)
     if len(rows) < n_clusters:
         raise ValueError(f"n_samples={len(rows)} should be >= n_clusters={n_clusters}")
     rows = rows.to(compute_dtype(rows, centroids))
-    if not rows.isfinite().all():
+    # Products of all samples are added up before they are divided.
+    if not (rows - rows.mean(dim=0)).square().sum().isfinite():
         refuse_nonfinite(rows, rows.dtype)
     return rows
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 from kmeans_module import checks as check
-from kmeans_module.core.distances import compute_dtype, full_precision
+from kmeans_module.core.distances import full_precision
 from kmeans_module.core.guard import require_values
 from kmeans_module.quantization.layout import Layout
 from kmeans_module.quantization.offline import principal_rotation, training_samples
 from kmeans_module.quantization.product_codes import ProductCodes
 from kmeans_module.quantization.quantized import Quantized
+from kmeans_module.quantization.rotation import rotation_like
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
 
@@ -66,8 +64,8 @@ class ProductQuantizer(ProductCodes):
 
     Attributes:
         quantizer: the :class:`VectorQuantizer`, with m heads.
-        rotation: an orthogonal ``nn.Linear``, or None. Before torch.onnx.export with dynamo=True,
-            which does not know how its weight is kept orthogonal, make it a plain one:
+        rotation: an orthogonal ``nn.Linear``, float32 at least, or None. Before torch.onnx.export
+            with dynamo=True, which does not know how its weight is kept orthogonal, make it plain:
             ``torch.nn.utils.parametrize.remove_parametrizations(pq.rotation, "weight")``.
 
     Examples:
@@ -135,15 +133,7 @@ class ProductQuantizer(ProductCodes):
         )
         self.rotation: nn.Linear | None = None
         if rotation:
-            centroids = self.quantizer.codebook.centroids
-            # torch looks at the numbers of what it makes orthogonal: not on the meta device.
-            host = torch.device("cpu")
-            with host, full_precision(host):
-                dtype = compute_dtype(centroids, centroids)
-                linear = nn.Linear(n_features, n_features, bias=False, dtype=dtype)
-                nn.init.eye_(linear.weight)
-                turned = parametrizations.orthogonal(linear)
-            self.rotation = cast("nn.Linear", turned).to(centroids.device)
+            self.rotation = rotation_like(self.quantizer.codebook.centroids, n_features)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -189,6 +179,7 @@ class ProductQuantizer(ProductCodes):
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
         """
+        x = check.check_tensor("x", x)
         require_values("ProductQuantizer.fit", self.quantizer.codebook.centroids, x)
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         rotations = check.check_integer("rotations", rotations, minimum=0)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
-from kmeans_module.core.guard import constant_in_onnx, readable
+from kmeans_module.core.guard import readable
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import check_codes, check_range
 from kmeans_module.quantization.packing import bits_of, pack, unpack
 from kmeans_module.quantization.quantized import Quantizer
+from kmeans_module.quantization.rotation import weight_of
 from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.survey import refuse_nonfinite
@@ -143,7 +144,7 @@ class ProductCodes(Quantizer):
         # A row that is not finite stays so, and leaves the rotation's gradient alone.
         finite = x.detach().isfinite().all(dim=-1, keepdim=True)
         with full_precision(x.device):
-            weight = _weight_of(self.rotation)
+            weight = weight_of(self.rotation)
             dtype = compute_dtype(x, weight)
             rotated = x.where(finite, 0.0).to(dtype) @ weight.T.to(dtype)
         return rotated.where(finite, torch.nan)
@@ -152,7 +153,7 @@ class ProductCodes(Quantizer):
         if self.rotation is None:
             return quantized
         with full_precision(quantized.device):
-            return quantized @ _weight_of(self.rotation).to(quantized.dtype)
+            return quantized @ weight_of(self.rotation).to(quantized.dtype)
 
     def _with_subspaces(self, codes: Tensor) -> Tensor:
         """Codes (*, m), also of one sub-space."""
@@ -167,8 +168,3 @@ class ProductCodes(Quantizer):
     def _joined(self, parts: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of :meth:`_cut`."""
         return parts if self.n_subspaces == 1 else parts.transpose(0, 1).reshape(shape)
-
-
-def _weight_of(rotation: nn.Linear) -> Tensor:
-    """The rotation, (d, d), which is computed from parameters that keep it orthogonal."""
-    return constant_in_onnx(lambda: rotation.weight)

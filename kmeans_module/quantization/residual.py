@@ -259,6 +259,7 @@ class ResidualQuantizer(ResidualCodes):
         """
         if self.shared_codebook:
             raise NotImplementedError("levels that share a codebook learn in training only")
+        x = check.check_tensor("x", x)
         require_values("ResidualQuantizer.fit", self.level(0).codebook.centroids, x)
         beam_size = self.beam_size if beam_size is None else beam_size
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)

@@ -98,8 +98,9 @@ def follow(samples: Tensor, revived: Tensor, centroids: Tensor, *, metric: str) 
         metric: "euclidean" or "cosine".
 
     Returns:
-        centroids (P, k, d).
+        centroids (P, k, d), of the dtype of the samples.
     """
+    centroids = centroids.to(samples.dtype)  # those that learn by gradient may be of half precision
     most = int(revived.sum(dim=-1).max())
     if not most:
         return centroids

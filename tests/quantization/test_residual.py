@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kmeans_module import NotInitializedError, ResidualQuantizer, VectorQuantizer
+from kmeans_module import NotInitializedError, ProductQuantizer, ResidualQuantizer, VectorQuantizer
 from kmeans_module.quantization.gradients import rotate
 from kmeans_module.quantization.offline import least_squares
 from tests.conftest import brute_force, seeded
@@ -672,6 +672,29 @@ def test_samples_that_cannot_be_fitted_are_refused() -> None:
     assert not level_of(quantizer, 0).codebook.initialized
     with pytest.raises(NotImplementedError, match="share a codebook"):
         ResidualQuantizer(8, 4, 3, shared_codebook=True).fit(normal(20, 4))
+
+
+@pytest.mark.parametrize("x", [None, 1.5, [[0.0] * 4] * 20])
+@pytest.mark.parametrize("kind", [ResidualQuantizer, ProductQuantizer])
+def test_a_fit_of_no_tensor_is_refused_by_name(kind: Any, x: object) -> None:
+    with pytest.raises(TypeError, match=r"x should be a torch\.Tensor; got"):
+        kind(8, 4, 2).fit(x)
+
+
+@pytest.mark.parametrize("kind", [ResidualQuantizer, ProductQuantizer])
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_fit_of_samples_whose_products_overflow_is_refused(kind: Any, spread: bool) -> None:
+    x = 1e18 * normal(2000, 4) if spread else torch.full((2000, 4), 3e38)
+    with pytest.raises(ValueError, match=r"overflow torch\.float32: scale x down"):
+        kind(8, 4, 2).fit(x)
+
+
+@pytest.mark.parametrize("kind", [VectorQuantizer, ResidualQuantizer, ProductQuantizer])
+@pytest.mark.parametrize("dtype", [torch.zeros(3), torch.zeros(2, 2), "float16", 1.5])
+def test_a_dtype_that_is_none_is_refused_by_name(kind: Any, dtype: object) -> None:
+    parts = () if kind is VectorQuantizer else (2,)
+    with pytest.raises(TypeError, match="dtype should be one of"):
+        kind(8, 4, *parts, dtype=dtype)
 
 
 def test_options_that_residuals_have_not_are_refused() -> None:

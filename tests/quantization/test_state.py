@@ -332,6 +332,52 @@ def test_centroids_that_no_average_moves_are_cast(update: str) -> None:
         assert quantizer.decode(torch.tensor([0])).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["vector", "cosine", "heads", "residual", "shared", "product"])
+def test_codes_that_learn_by_gradient_are_revived_in_half_precision(
+    name: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    quantizer = QUANTIZERS[name](update="gradient", revive_below=20).to(dtype)
+    for seed in range(3):
+        quantizer(normal(60, 4, seed=seed).to(dtype))
+        before = [layer.centroids.clone() for layer in quantizer.codebook_layers()]
+        quantizer.apply_update()
+    for layer, centroids in zip(quantizer.codebook_layers(), before, strict=True):
+        assert layer.centroids.dtype == dtype
+        assert not torch.equal(layer.centroids, centroids)
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_the_rotation_of_a_cast_network_learns(cast: str) -> None:
+    """The exponential that keeps it orthogonal has no derivative in half precision."""
+    quantizer = CASTS[cast](ProductQuantizer(8, 4, 2, rotation=True))
+    optimizer = torch.optim.Adam(quantizer.parameters(), 1e-2)
+    for seed in range(3):
+        x = normal(60, 4, seed=seed).bfloat16()
+        loss = (quantizer(x).quantized - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    weight = quantizer.rotation.weight.detach()
+    assert weight.dtype == torch.float32
+    torch.testing.assert_close(weight @ weight.T, torch.eye(4))
+    assert not torch.equal(weight, torch.eye(4))
+    assert quantizer.double().rotation.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_rotation_loaded_in_half_precision_learns(assign: bool) -> None:
+    state = trained(QUANTIZERS["rotated"]).state_dict()
+    half = {name: x.bfloat16() if x.is_floating_point() else x for name, x in state.items()}
+    quantizer = QUANTIZERS["rotated"]()
+    quantizer.load_state_dict(half, assign=assign)
+    quantizer(normal(60, 4)).quantized.square().mean().backward()
+    for parameter in quantizer.rotation.parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("assign", [True, False])
 def test_a_state_in_half_precision_is_averaged_in_float32(assign: bool) -> None:
     state = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from kmeans_module.core.guard import is_distributed, readable, under_mode
+from kmeans_module.core.guard import is_distributed, is_masked, readable, under_mode
 from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
 from kmeans_module.core.words import first_line, shown
 
@@ -69,6 +69,10 @@ def check_tensor(name: str, value: object) -> Tensor:
         raise TypeError(
             f"{name} should be a tensor of this rank; got a DTensor: hand in {name}.to_local() "
             f"or {name}.full_tensor()"
+        )
+    if type(value) is not Tensor and is_masked(value):
+        raise TypeError(
+            f"{name} should have no mask; got a MaskedTensor: fill it by {name}.to_tensor(value)"
         )
     if value.is_complex():
         raise TypeError(f"{name} should hold real numbers; got {value.dtype}")

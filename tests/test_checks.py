@@ -19,3 +19,12 @@ def test_integers_of_numpy_are_integers(value: int) -> None:
 def test_nothing_else_is_an_integer(value: object) -> None:
     with pytest.raises(TypeError, match="n_clusters should be an integer; got"):
         check.check_integer("n_clusters", value, minimum=1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says that masked tensors are new
+def test_a_masked_tensor_is_refused_in_words() -> None:
+    from torch.masked import masked_tensor
+
+    x = torch.ones(3, 2)
+    with pytest.raises(TypeError, match=r"^x should have no mask; got a MaskedTensor.*$"):
+        check.check_rows(masked_tensor(x, x > 0))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from kmeans_module import functional as F
 from kmeans_module.core.distances import unit_rows
@@ -139,6 +141,27 @@ def test_pairwise_distances_broadcast_and_can_be_differentiated(metric: str) -> 
     assert torch.autograd.gradcheck(
         lambda x, c: F.pairwise_distances(x, c, metric=metric), (x, centroids)
     )
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch.func's own
+@pytest.mark.parametrize("far", [1e2, 1e6])
+def test_gradients_of_pairwise_distances_are_those_of_differences(far: float) -> None:
+    """Also where groups of centroids lie so far apart that products in float32 would cancel."""
+    centroids = blobs(20, 8)
+    centroids[10:] += far
+    x = centroids.repeat(10, 1) + blobs(200, 8, seed=1)
+
+    def gradients(dtype: torch.dtype, distances: Any) -> tuple[torch.Tensor, ...]:
+        points = [t.to(dtype).requires_grad_() for t in (x, centroids)]
+        return torch.autograd.grad(distances(*points).amin(dim=-1).sum(), points)
+
+    exact = gradients(torch.float64, lambda x, c: (x[:, None] - c).square().sum(dim=-1))
+    for found, expected in zip(gradients(torch.float32, F.pairwise_distances), exact, strict=True):
+        assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
+    tangents = (torch.ones_like(x), torch.zeros_like(centroids))
+    _, found = torch.func.jvp(F.pairwise_distances, (x, centroids), tangents)
+    difference = x.double()[:, None] - centroids.double()
+    assert_close(found, 2 * difference.sum(dim=-1).float(), rtol=1e-5, atol=1e-4)
 
 
 def test_pairwise_distances_keep_small_differences_at_a_large_offset() -> None:

@@ -137,21 +137,21 @@ class _SquaredDistances(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         saved = ctx.saved_tensors  # checkpointing lets them be asked for once
         x, centroids = _centered(*saved)
-        gradient, to_x, to_centroids = 2 * gradients[0], None, None
+        gradient, to_x, to_centroids = gradients[0].to(x.dtype), None, None
         with full_precision(x.device):
             if ctx.needs_input_grad[0]:
-                to_x = x * gradient.sum(dim=-1, keepdim=True) - gradient @ centroids
-                to_x = to_x.sum_to_size(saved[0].shape)
+                to_x = _pulled(gradient, x, centroids)
+                to_x = to_x.sum_to_size(saved[0].shape).to(saved[0].dtype)
             if ctx.needs_input_grad[1]:
-                gradient = gradient.mT
-                to_centroids = centroids * gradient.sum(dim=-1, keepdim=True) - gradient @ x
-                to_centroids = to_centroids.sum_to_size(saved[1].shape)
+                to_centroids = _pulled(gradient.mT, centroids, x)
+                to_centroids = to_centroids.sum_to_size(saved[1].shape).to(saved[1].dtype)
         return to_x, to_centroids
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        dtype = ctx.saved_tensors[0].dtype
         x, centroids = _centered(*ctx.saved_tensors)
-        x_tangent, centroid_tangent = tangents
+        x_tangent, centroid_tangent = (None if t is None else t.to(x.dtype) for t in tangents)
         change = x.new_zeros(())
         with full_precision(x.device):
             if x_tangent is not None:
@@ -160,13 +160,23 @@ class _SquaredDistances(torch.autograd.Function):
             if centroid_tangent is not None:
                 along = (centroids * centroid_tangent).sum(dim=-1).unsqueeze(-2)
                 change = change + along - x @ centroid_tangent.mT
-        return 2 * change
+        return (2 * change).to(dtype)
 
 
 def _centered(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Both less a common offset, so that products of them do not cancel."""
-    offset = centroids.detach().mean(dim=-2, keepdim=True)
+    """Both in float64 (float32 on MPS) and less a common offset: a product of them then keeps of
+    float32 what a difference does, also between centroids that lie far apart."""
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    x, centroids = x.to(wide), centroids.to(wide)
+    offset = central(centroids.detach())
     return x - offset, centroids - offset
+
+
+def _pulled(gradient: Tensor, points: Tensor, others: Tensor) -> Tensor:
+    """2 Σ_j g_ij (p_i - o_j), (..., m, d), of g (..., m, k): one product gives both of its sums."""
+    ones = others.new_ones((*others.shape[:-1], 1))
+    sums = gradient @ torch.cat([others, ones], dim=-1)
+    return 2 * (points * sums[..., -1:] - sums[..., :-1])
 
 
 def squared_distances(rows: Tensor, centroids: Tensor, *, metric: str = "euclidean") -> Tensor:

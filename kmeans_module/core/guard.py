@@ -110,6 +110,11 @@ def is_distributed(x: Tensor) -> bool:
     return not compiling() and type(x).__module__.startswith("torch.distributed.tensor")
 
 
+def is_masked(x: Tensor) -> bool:
+    """Whether x is a MaskedTensor, asked without an import of those."""
+    return not compiling() and type(x).__module__.startswith("torch.masked")
+
+
 def no_values(*tensors: Tensor) -> str | None:
     """Why the values of tensors cannot be looked at; None where they can. Unlike a kernel, what
     only looks may run under a mode that watches the operators, such as a counter of them."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kmeans_module.core import distances
 from kmeans_module.core.distances import full_precision, squared_norms
+from kmeans_module.core.guard import for_onnx
 from kmeans_module.core.statistics import gather_rows
 
 # Of a graph that is fixed: numbers of a row's direct distances to all centroids, and how many
@@ -120,9 +121,22 @@ class Screen:
         d = rows.shape[-1]
         rows = rows.unsqueeze(-2)
         if self._measures_all:
-            return squared_norms(rows - self.centroids.unsqueeze(1)).argmin(dim=-1)
+            return _nearest_of(rows, self.centroids.unsqueeze(1)).squeeze(-1)
         lower = self.screen(rows.squeeze(-2)).lower
         nearby = lower.topk(_FIXED_CANDIDATES, dim=-1, largest=False).indices.sort(dim=-1).values
         centroids = gather_rows(self.centroids, nearby.flatten(1)).view(*nearby.shape, d)
-        nearest = squared_norms(rows - centroids).argmin(dim=-1, keepdim=True)
-        return nearby.gather(-1, nearest).squeeze(-1)
+        return nearby.gather(-1, _nearest_of(rows, centroids)).squeeze(-1)
+
+
+def _nearest_of(rows: Tensor, centroids: Tensor) -> Tensor:
+    """Indices (P, m, 1) of the nearest of centroids (P, m or 1, k, d) to rows (..., m, 1, d)."""
+    nearest = squared_norms(rows - centroids).argmin(dim=-1, keepdim=True)
+    if not for_onnx():
+        return nearest
+    # Runtimes add up in an order that depends on the place in memory: of equal centroids, whose
+    # distances rounding may tell apart, the first one is looked for.
+    k, d = centroids.shape[-2:]
+    centroids = centroids.expand(*nearest.shape[:-1], k, d)
+    index = nearest.unsqueeze(-1).expand(*nearest.shape, d)
+    others = (centroids != centroids.gather(-2, index)).any(dim=-1)
+    return others.to(torch.int32).argmin(dim=-1, keepdim=True)

@@ -153,9 +153,10 @@ def refuse(moments: Moments, example: Tensor, problem: Problem) -> None:
     largest = float(torch.maximum(-low, high).amax()) if low.numel() else 0.0
     exact = 2 / torch.finfo(dtype).eps
     if not example.is_floating_point() and largest > exact:
+        wider = "" if dtype == torch.float64 else ", or use a layer of float64"
         raise ValueError(
             f"x holds integers up to {largest:.6g}, which overflow the {exact:.6g} that {dtype} "
-            "tells apart: subtract an offset, or use a layer of float64"
+            f"tells apart: subtract an offset{wider}"
         )
     if problem.metric != "euclidean":
         return

@@ -208,3 +208,10 @@ def test_onnx_gives_the_labels_of_a_layer() -> None:
     layer: KMeansLayer = layer_at(blobs(20, 3))
     x = blobs(1000, 3, seed=1)
     assert torch.equal(onnx_codes(layer, blobs(16, 3), x), layer(x))
+
+
+@pytest.mark.parametrize("k", [20, 800])
+def test_onnx_gives_the_first_of_equal_centroids(k: int) -> None:
+    layer: KMeansLayer = layer_at(blobs(k // 2, 7).repeat(2, 1))
+    x = blobs(200, 7, seed=1)
+    assert torch.equal(onnx_codes(layer, blobs(16, 7), x), layer(x))

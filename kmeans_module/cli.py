@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -47,13 +48,26 @@ TRACEBACK = "KMEANS_TRACEBACK"
 
 
 class Parser(LightningArgumentParser):
-    """Takes whole names only, and says what is wrong in one line."""
+    """Takes whole names only, and says what is wrong in one line.
+
+    Attributes:
+        arguments: of the command line, whose configuration files a message names.
+    """
+
+    arguments: Sequence[str] = ()
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("description", DESCRIPTION)
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        files = _config_files(self.arguments)
+        key = re.search(r"""[Pp]arser key "(.*?)"|option '(.*?)'""", message)
+        given = key is not None and any(
+            arg.startswith(f"--{key[1] or key[2]}") for arg in self.arguments
+        )
+        if files and not given:
+            message = f"{', '.join(files)}: {message}"
         _fail(message, status=2)
 
 
@@ -86,6 +100,8 @@ class KMeansCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Refuse a file that is no whole checkpoint before anything is instantiated."""
         _expect_subcommand(parser, args)
+        for file in _config_files(args):
+            _check_config(file)
         self.config = parser.parse_args(args)
         options = self.config[self.config.subcommand]
         path = options.get("ckpt_path")
@@ -105,14 +121,22 @@ class KMeansCLI(LightningCLI):
     def before_fit(self) -> None:
         self._refuse_early()
 
-    def before_validate(self) -> None:
+    def _apply_early(self) -> None:
         self._refuse_early()
+        if self._get(self.config, "ckpt_path") is None:
+            raise ValueError(
+                "ckpt_path should be a checkpoint of a fit: without one LitKMeans has no centroids "
+                f"yet to {self.subcommand} by"
+            )
+
+    def before_validate(self) -> None:
+        self._apply_early()
 
     def before_test(self) -> None:
-        self._refuse_early()
+        self._apply_early()
 
     def before_predict(self) -> None:
-        self._refuse_early()
+        self._apply_early()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Add the bar and the checkpoints, unless the trainer's switches turn them off."""
@@ -152,18 +176,18 @@ def main(args: Sequence[str] | None = None) -> None:
                 save_config_callback=SaveConfig,
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=False,
-                parser_class=Parser,
+                parser_class=type("Parser", (Parser,), {"arguments": args}),
                 auto_configure_optimizers=False,
                 args=args,
             )
         except KeyboardInterrupt:
             _fail("interrupted", status=128 + signal.SIGINT)
+        except SIGTERMException:  # a SystemExit too
+            _fail("terminated", status=128 + signal.SIGTERM)
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning exits with 1
                 _fail("interrupted", status=128 + signal.SIGINT)
             raise
-        except SIGTERMException:
-            _fail("terminated", status=128 + signal.SIGTERM)
         except Exception as error:
             if os.environ.get(TRACEBACK) or not is_fault(error):
                 raise
@@ -176,6 +200,30 @@ def _expect_subcommand(parser: LightningArgumentParser, args: Sequence[str]) -> 
     options = [arg for arg in args if arg.startswith("-") and arg.partition("=")[0] not in own]
     if args[0].startswith("-") and options and not any(name in args for name in SUBCOMMANDS):
         parser.error(f"a subcommand is missing, one of {', '.join(SUBCOMMANDS)}: {options[0]}")
+
+
+def _config_files(args: Sequence[str]) -> list[str]:
+    """Paths after -c and --config."""
+    pairs = [arg.partition("=") for arg in args]
+    following = [*args[1:], ""]
+    return [
+        value if equals else after
+        for (name, equals, value), after in zip(pairs, following, strict=True)
+        if name in ("-c", "--config")
+    ]
+
+
+def _check_config(path: str) -> None:
+    """Refuse a configuration file that is no YAML, by its name; whether it exists jsonargparse
+    says."""
+    if not Path(path).is_file():
+        return
+    try:
+        yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        _fail(f"{path}: not a text file of UTF-8 ({error})", status=2)
+    except yaml.YAMLError as error:
+        _fail(f"{path}: not a YAML file ({error})", status=2)
 
 
 def _found_by_lightning(checkpoint: str) -> bool:

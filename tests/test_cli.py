@@ -78,7 +78,7 @@ COMMAND_LINE = {
     ("fit", "--trainer.precision=8"): "trainer.precision cannot be '8'",
     ("fit", "--config=missing.yaml"): "missing.yaml",
     ("fit", "--config=key.yaml"): "model.n_cluster",
-    ("fit", "--config=broken.yaml"): "did not find expected",
+    ("fit", "--config=broken.yaml"): "broken.yaml: not a YAML file",
     ("fot",): "invalid choice: 'fot'",
     ("fit", "extra"): "unrecognized arguments: extra",
 }
@@ -148,7 +148,25 @@ def test_bad_values_and_files_give_one_line(args, capsys):
 def test_without_a_checkpoint_there_is_nothing_to_apply(command, capsys):
     args = [arg for arg in QUIET if "figures" not in arg]
     status, line = refused(capsys, command, *args)
-    assert (status, "no centroids yet" in line) == (1, True)
+    assert (status, "ckpt_path should be a checkpoint of a fit" in line) == (1, True)
+    assert not Path("runs").exists()
+
+
+CONFIGS = {
+    "broken.yaml": ("model: [1, 2\n", "broken.yaml: not a YAML file (while parsing a flow"),
+    "bytes.yaml": (b"\xff\xfe\x00", "bytes.yaml: not a text file of UTF-8"),
+    "key.yaml": ("nope: 3\n", "key.yaml: Subcommand 'fit' does not accept option 'nope'"),
+    "type.yaml": ("model:\n  n_clusters: six\n", 'type.yaml: "model.n_clusters": Expected'),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("flags", [["--config={}"], ["--config", "{}"], ["-c", "{}"]])
+def test_a_configuration_file_that_is_none_is_named(name, flags, capsys):
+    content, expected = CONFIGS[name]
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    status, line = refused(capsys, "fit", *(flag.format(name) for flag in flags))
+    assert (status, line.startswith(f"kmeans: {expected}")) == (2, True), line
 
 
 def test_a_run_leaves_its_folder():

@@ -113,7 +113,8 @@ class KMeansCLI(LightningCLI):
 
     def _refuse_early(self) -> None:
         """Refuse files of data, and a folder, before a logger or a callback has written."""
-        if self.trainer.is_global_zero and (folder := run_folder(self.trainer)) is not None:
+        folder = run_folder(self.trainer)  # by all ranks: they exchange its name
+        if self.trainer.is_global_zero and folder is not None:
             check_unclaimed(folder)
         if isinstance(self.datamodule, RowsDataModule):
             self.datamodule.setup()

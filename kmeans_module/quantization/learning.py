@@ -24,7 +24,7 @@ from kmeans_module.rows.ranks import ProcessGroup, all_sum, all_sum_stats
 LLOYD_STEPS = 10
 SLOWEST_DECAY = 0.99
 REMEMBERED = 0.05  # of the samples that a codebook has seen
-LEAST_REMEMBERED = 8  # samples, for each code
+LEAST_REMEMBERED = 4  # samples, for each code
 
 
 def weights_of(rows: Tensor, valid: Tensor | None) -> Tensor:
@@ -183,8 +183,8 @@ def growing_decay(counts: Tensor, batch: Tensor) -> Tensor:
     useless within a few batches, long when it has settled, and noise has to be averaged away.
 
     The samples remembered, ΣN, become more by a twentieth of those of the batch, n, until γ is
-    0.99: γ = 1 - 0.95 n / ΣN. They are 8 for each code at least, of which a code rarely gets none
-    by chance: γ ≥ 1 - n / 8k.
+    0.99: γ = 1 - 0.95 n / ΣN. They are 4 for each code at least, of which a code rarely gets none
+    by chance: γ ≥ 1 - n / 4k.
 
     Args:
         counts: N before the batch, (P, k) float64.

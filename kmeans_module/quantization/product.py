@@ -39,7 +39,7 @@ class ProductQuantizer(ProductCodes):
             "frozen".
         decay: of the moving average, for each batch; of the counts also where update is
             "gradient". None, the default, lets the codebook remember a twentieth of the samples
-            that it has seen: 8 for each code at least, until the decay is 0.99.
+            that it has seen: 4 for each code at least, until the decay is 0.99.
         smoothing: Laplace smoothing of the counts, in samples of a batch.
         estimator: of the gradient for x: "straight-through", "rotation", or "gumbel": codes are
             drawn from softmax(-distance / temperature) in training.

@@ -331,10 +331,10 @@ def test_a_memory_grows_by_a_twentieth_of_the_samples() -> None:
     batch = torch.tensor([[40.0, 0, 0, 0], [1, 2, 3, 4]], dtype=torch.float64)
     decay = learning.growing_decay(counts, batch)
     total = (decay * counts + batch).sum(dim=-1)
-    # The second remembers 8 samples for each code at least: 1 - 10 / 32.
     torch.testing.assert_close(decay.flatten(), torch.tensor([0.05, 0.7625]).double())
     torch.testing.assert_close(total, torch.tensor([42.0, 40.5]).double())
-    assert (learning.growing_decay(0 * counts, batch) == torch.tensor([[0.0], [0.6875]])).all()
+    # The second remembers 4 samples for each code at least: 1 - 10 / 16.
+    assert (learning.growing_decay(0 * counts, batch) == torch.tensor([[0.0], [0.375]])).all()
     assert (learning.growing_decay(1e6 * counts, 10 * batch) == 0.99).all()
     few = learning.growing_decay(counts, batch / 100)
     torch.testing.assert_close(few.flatten(), torch.tensor([0.99, 1 - 0.1 / 32]).double())

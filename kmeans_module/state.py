@@ -138,7 +138,8 @@ class CentroidState(ExactBuffers):
         self.register_buffer("n_iter", n_iter)
         self.register_buffer("initialized", torch.zeros((), device=device, dtype=torch.bool))
         # What the buffer says, which an accelerator would have to be waited for; None if unknown.
-        self._known_initialized: bool | None = None if device.type == "meta" else False
+        unreadable = device.type == "meta" or under_mode()
+        self._known_initialized: bool | None = None if unreadable else False
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -22,6 +22,7 @@ from kmeans_module.rows.ranks import (
     all_sum,
     all_sum_stats,
     anywhere,
+    errors_shared,
     from_first,
     rank,
 )
@@ -54,8 +55,9 @@ class HeldRows:
         self.device = batches[0].x.device
         self.example = batches[0].x[:0].reshape(0, self.n_features)  # of the rows' dtype
         one_dtype = OneDtype()
-        for batch in batches:
-            one_dtype(batch.x)
+        with errors_shared(group):
+            for batch in batches:
+                one_dtype(batch.x)
         self.batches = self._numbered(batches)
         self._moments: dict[str, Moments] = {}
 

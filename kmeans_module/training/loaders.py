@@ -15,7 +15,7 @@ from kmeans_module.data import RowsDataModule
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, OneDtype, as_batch
 from kmeans_module.rows.exchange import in_order
-from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.rows.ranks import ProcessGroup, errors_shared
 from kmeans_module.rows.source import check_reiterable, in_data_order, listed_batches, stable_order
 from kmeans_module.training.numbering import BatchOf, Numbering, shares_are_known
 from kmeans_module.training.shares import Shares
@@ -150,14 +150,17 @@ def training_rows(
     device; all do where ``resident`` asks for that.
     """
     trainer = batches.trainer
-    _check_reiterable("train_dataloaders", trainer.train_dataloader)
-    _check_reiterable("val_dataloaders", trainer.val_dataloaders)
-    if resident or _are_listed(batches, device):
-        held = [batch._replace(handle=i) for i, batch in enumerate(batches)]
-        if group is not None and held and all(batch.index is not None for batch in held):
-            held = in_order(held, group)
-    else:
-        held = _staying(batches, device)
+    # What fails on one rank fails before the rows of all ranks are numbered together.
+    with errors_shared(group):
+        _check_reiterable("train_dataloaders", trainer.train_dataloader)
+        _check_reiterable("val_dataloaders", trainer.val_dataloaders)
+        joined = resident or _are_listed(batches, device)
+        if joined:
+            held = [batch._replace(handle=i) for i, batch in enumerate(batches)]
+        else:
+            held = _staying(batches, device)
+    if joined and group is not None and held and all(batch.index is not None for batch in held):
+        held = in_order(held, group)
     if held:
         return HeldRows(held, group=group)
     if resident:

@@ -172,6 +172,15 @@ def test_ctrl_c_before_the_fit_gives_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "kmeans: interrupted\n"
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: a process that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_waits_until_the_writer_of_tensorboard_is_left(tmp_path):
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -198,16 +207,13 @@ def test_an_interrupt_waits_until_the_writer_of_tensorboard_is_left(tmp_path):
     writer.close()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_fit_exits_with_130(capsys, monkeypatch):
     def interrupt(*_):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(RunFolder, "on_train_end", interrupt)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            main(["fit", *QUIET, *PLAIN])
-    finally:
-        signal.signal(signal.SIGINT, before)  # Lightning ignores it from now on
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *QUIET, *PLAIN])
     assert stopped.value.code == 128 + signal.SIGINT
     assert capsys.readouterr().err.endswith("kmeans: interrupted\n")

@@ -144,9 +144,8 @@ class KMeansCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         root = trainer.get("default_root_dir")
         if root is not None and os.path.abspath(root) == os.getcwd():
-            trainer["default_root_dir"] = (
-                os.curdir
-            )  # a choice: Lightning's default is the full path
+            # A choice of the user's, where Lightning's default is the full path.
+            trainer["default_root_dir"] = os.curdir
         if trainer.get("enable_progress_bar") is not False:
             trainer["callbacks"] = [*(trainer.get("callbacks") or []), IterationBar()]
         if trainer.get("enable_checkpointing") is False:

@@ -214,21 +214,11 @@ class OperatorBackend(ReferenceBackend):
     """What stands in for a backend of pointers where no pointer may be taken."""
 
     name = "operators"
+    workspace_type = OperatorWorkspace
 
     def beam_search(self, x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
         codes, left = beam_search(x, codebooks, beam_size)
         return codes, left
-
-    def workspace(
-        self,
-        x: Tensor,
-        sample_weight: Tensor | None,
-        *,
-        metric: str,
-        dtype: torch.dtype | None = None,
-        once: bool,
-    ) -> OperatorWorkspace:
-        return OperatorWorkspace(x, sample_weight, metric=metric)
 
 
 class OnnxWorkspace(ReferenceWorkspace):
@@ -251,17 +241,7 @@ class OnnxBackend(ReferenceBackend):
     """What stands in for all backends in an export to ONNX, which knows no operators of ours."""
 
     name = "onnx"
-
-    def workspace(
-        self,
-        x: Tensor,
-        sample_weight: Tensor | None,
-        *,
-        metric: str,
-        dtype: torch.dtype | None = None,
-        once: bool,
-    ) -> OnnxWorkspace:
-        return OnnxWorkspace(x, sample_weight, metric=metric)
+    workspace_type = OnnxWorkspace
 
 
 BACKEND = OperatorBackend()

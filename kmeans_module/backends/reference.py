@@ -216,6 +216,7 @@ class ReferenceBackend:
     """See :class:`kmeans_module.backends.Backend`."""
 
     name = "reference"
+    workspace_type: type[ReferenceWorkspace] = ReferenceWorkspace
     device = "any device"
 
     def missing(self) -> str | None:
@@ -235,7 +236,7 @@ class ReferenceBackend:
         dtype: torch.dtype | None = None,
         once: bool,
     ) -> ReferenceWorkspace:
-        return ReferenceWorkspace(x, sample_weight, metric=metric)
+        return self.workspace_type(x, sample_weight, metric=metric)
 
     beam_search = staticmethod(torch_beam_search)
 

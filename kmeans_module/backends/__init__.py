@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import native, operators, reference
+from kmeans_module.backends import native, operators, reference, triton
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import for_onnx, no_memory, no_plain
 from kmeans_module.core.statistics import ClusterStats, EStep
@@ -76,13 +76,18 @@ class Backend(Protocol):
     Attributes:
         name: as in KMEANS_KERNEL.
         device: the type of device whose tensors it serves, or "any device".
+        operations: those that are its own; the others it leaves to torch.
     """
 
     name: str
     device: str
+    operations: tuple[str, ...]
 
     def missing(self) -> str | None:
         """Why it can serve nothing on this machine; None where it can."""
+
+    def serves(self, device: torch.device) -> bool:
+        """Whether it reads tensors on such a device."""
 
     def obstacle(
         self, x: Tensor, dtype: torch.dtype | None = None, operation: str = "e_step"
@@ -133,14 +138,10 @@ class Backend(Protocol):
         """
 
 
-BACKENDS: tuple[Backend, ...] = (native.BACKEND, reference.BACKEND)
+BACKENDS: tuple[Backend, ...] = (native.BACKEND, triton.BACKEND, reference.BACKEND)
 
-# By the names that KMEANS_KERNEL takes, also that of a backend which this version has not.
-DEVICES = {
-    **{backend.name: backend.device for backend in BACKENDS[:-1]},
-    "triton": "cuda",
-    reference.BACKEND.name: reference.BACKEND.device,
-}
+# By the names that KMEANS_KERNEL takes.
+_BY_NAME = {backend.name: backend for backend in BACKENDS}
 
 
 def backend_for(
@@ -231,11 +232,10 @@ def show_backends() -> str:
         >>> print(show_backends().splitlines()[-1])
         reference: for any device; there
     """
-    present = {backend.name: backend for backend in BACKENDS}
-    lines = []
-    for name, device in DEVICES.items():
-        missing = present[name].missing() if name in present else "this version has none"
-        lines.append(f"{name}: for {device}; {missing or 'there'}")
+    lines = [
+        f"{backend.name}: for {backend.device}; {backend.missing() or 'there'}"
+        for backend in BACKENDS
+    ]
     asked = os.environ.get("KMEANS_KERNEL")
     if asked:
         lines.insert(0, f"KMEANS_KERNEL={asked} is set")
@@ -264,19 +264,15 @@ def _asked(
     also: Sequence[Tensor | None],
 ) -> Backend:
     """The backend that KMEANS_KERNEL names, for tensors of its device; else the usual one."""
-    if asked not in DEVICES:
-        raise ValueError(f"KMEANS_KERNEL should be one of {', '.join(DEVICES)}; got {asked}")
+    backend = _BY_NAME.get(asked)
+    if backend is None:
+        raise ValueError(f"KMEANS_KERNEL should be one of {', '.join(_BY_NAME)}; got {asked}")
     if not torch.compiler.is_compiling():
         log.debug("KMEANS_KERNEL=%s is set", asked)
-    if asked == "reference":
-        return _eager_or_operators(reference.BACKEND, x, operation, also)
-    for backend in BACKENDS:
-        if backend.name == asked and x.device.type == DEVICES[asked]:
-            obstacle = backend.obstacle(x, dtype, operation)
-            if obstacle is not None:
-                raise RuntimeError(f"KMEANS_KERNEL={asked}, but {obstacle}")
-            return _eager_or_operators(backend, x, operation, also)
-    if x.device.type == DEVICES[asked]:
-        raise RuntimeError(f"KMEANS_KERNEL={asked}, but this version has no such backend")
-    serving = next(b for b in BACKENDS if b.obstacle(x, dtype, operation) is None)
-    return _eager_or_operators(serving, x, operation, also)
+    if not backend.serves(x.device):
+        backend = next(b for b in BACKENDS if b.obstacle(x, dtype, operation) is None)
+    elif (obstacle := backend.obstacle(x, dtype, operation)) is not None:
+        if operation in backend.operations:
+            raise RuntimeError(f"KMEANS_KERNEL={asked}, but {obstacle}")
+        backend = reference.BACKEND
+    return _eager_or_operators(backend, x, operation, also)

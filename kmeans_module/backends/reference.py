@@ -218,9 +218,13 @@ class ReferenceBackend:
     name = "reference"
     workspace_type: type[ReferenceWorkspace] = ReferenceWorkspace
     device = "any device"
+    operations: tuple[str, ...] = ("e_step", "beam", "sums", "moments")
 
     def missing(self) -> str | None:
         return None
+
+    def serves(self, device: torch.device) -> bool:
+        return True
 
     def obstacle(
         self, x: Tensor, dtype: torch.dtype | None = None, operation: str = "e_step"

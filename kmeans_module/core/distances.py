@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kmeans_module.core.guard import differentiated, for_onnx, readable, recorded
+from kmeans_module.core.guard import differentiated, for_onnx, no_memory, recorded
 
 # Elements of one chunk's temporaries: a few L2 caches on the CPU, 64 MB on accelerators.
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
@@ -49,9 +49,9 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 def compute_dtype(x: Tensor, centroids: Tensor | torch.dtype) -> torch.dtype:
     """Precision of distances: that of the wider input, at least float32, and float64 for integers
-    beyond 2^24, where a look at them costs no wait (on the CPU, not in compiled code)."""
+    beyond 2^24, where they can be looked at (not in compiled code)."""
     dtype = declared_dtype(x, centroids)
-    if dtype == torch.float32 and x.dtype in _SIGNED and readable(x) and _beyond_float32(x):
+    if dtype == torch.float32 and x.dtype in _SIGNED and not no_memory(x) and beyond_float32(x):
         return torch.float64
     return dtype
 
@@ -64,9 +64,10 @@ def declared_dtype(x: Tensor, centroids: Tensor | torch.dtype) -> torch.dtype:
     return torch.promote_types(torch.promote_types(x.dtype, other), torch.float32)
 
 
-def _beyond_float32(x: Tensor) -> bool:
-    """Whether integers are beyond 2^24, so that float32 does not tell all of them apart."""
-    if not x.numel():
+def beyond_float32(x: Tensor) -> bool:
+    """Whether integers are beyond 2^24, so that float32 does not tell all of them apart. An
+    accelerator is waited for."""
+    if x.dtype not in _SIGNED or not x.numel():
         return False
     signed = x.view(_SIGNED[x.dtype])  # large unsigned numbers are negative
     lowest, highest = (int(bound) for bound in signed.aminmax())

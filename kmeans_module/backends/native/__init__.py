@@ -21,11 +21,15 @@ class NativeBackend:
 
     name = "native"
     device = "cpu"
+    operations: tuple[str, ...] = ("e_step", "beam", "sums", "moments")
 
     def missing(self) -> str | None:
         # A tracing compiler cannot load the library: it has to know beforehand.
         there = INSTALLED if torch.compiler.is_compiling() else library() is not None
         return None if there else "there is no native kernel: no C++ compiler built it"
+
+    def serves(self, device: torch.device) -> bool:
+        return device.type == "cpu"
 
     def obstacle(
         self, x: Tensor, dtype: torch.dtype | None = None, operation: str = "e_step"

@@ -1,0 +1,337 @@
+"""Repeated E-steps on the same rows by the Triton kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from kmeans_module.backends.triton import launch
+from kmeans_module.backends.triton.kernels import decide, few, halves, screen
+from kmeans_module.backends.triton.rows import DeviceRows
+from kmeans_module.backends.triton.totals import Totals
+from kmeans_module.core.statistics import (
+    MAX_FARTHEST,
+    ClusterStats,
+    EStep,
+    Farthest,
+    gather_rows,
+    no_farthest,
+    space_rows,
+)
+
+_MASK_BYTES = 128 << 20
+_SEGMENT = 32  # tiles of a mask
+
+
+class TritonWorkspace:
+    """See :class:`kmeans_module.backends.Workspace`.
+
+    Args:
+        x: rows of float32, half precision or integers up to 2^24, (n, d) or (P, n, d).
+        sample_weight: (n,) or (P, n); None for weight 1.
+        metric: "euclidean" or "cosine".
+        once: whether one E-step is all.
+
+    Attributes:
+        rows: as the kernels read them.
+        codes: labels of the last E-step, (P, n) int32.
+        active: problems that an E-step looks at, (P,) int8.
+    """
+
+    together = True
+
+    changed: Tensor
+    codes: Tensor
+    active: Tensor
+
+    def __init__(
+        self,
+        x: Tensor,
+        sample_weight: Tensor | None = None,
+        *,
+        metric: str = "euclidean",
+        once: bool = False,
+    ) -> None:
+        self.x = x
+        self.sample_weight = sample_weight
+        self.metric = metric
+        self.device = x.device
+        self.rows = DeviceRows(x, unit=metric == "cosine", keep=not once)
+        self._size: tuple[int, ...] = ()
+        self._labels: Tensor | None = None
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of the last E-step, (P, n) int64."""
+        if self._labels is None:
+            self._labels = self.codes.long()
+        return self._labels
+
+    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
+        centroids = self._ready(centroids)
+        self._start(centroids)
+        if self.rows.few:
+            self._assign_few(centroids, self.codes)
+            labels = self.codes.long()
+        else:
+            self._screen(centroids, first=True)
+            labels = self.apply_decisions()
+        if self.device.type == "cuda":
+            return labels, True  # a look at the distances would make the host wait
+        return labels, self.measure(centroids).isfinite().all()
+
+    def statistics(
+        self, centroids: Tensor, *, start: int = 0, farthest: bool = True
+    ) -> ClusterStats:
+        centroids = self._ready(centroids)
+        self.update(centroids)
+        stats = self.totals.read(centroids)
+        if not farthest:
+            return stats
+        return self._with_farthest(stats, self.measure(centroids), start)
+
+    def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
+        centroids = self._ready(centroids)
+        self.update(centroids)
+        distances = self.measure(centroids)
+        weighted = distances.double()
+        if self.sample_weight is not None:
+            weighted = weighted * self.sample_weight
+        if self.metric == "cosine":
+            weighted = weighted * (self.rows.lengths > 0)
+        stats = replace(self.totals.read(centroids), inertia=weighted.sum(dim=-1))
+        return EStep(self.labels, distances, self._with_farthest(stats, distances, start))
+
+    def update(self, centroids: Tensor) -> None:
+        """Labels of the nearest centroids (P, k, d), and the sums of their clusters."""
+        first = self._start(centroids)
+        self.changed = torch.zeros(len(centroids), dtype=torch.int64, device=self.device)
+        if self.rows.few:
+            self._assign_few(centroids, self.next_codes)
+        else:
+            self._screen(centroids, first=first)
+        self.totals.take(self, first=first)
+        self._labels = None
+
+    def _ready(self, centroids: Tensor) -> Tensor:
+        """Centroids (P, k, d) as the kernels read them."""
+        if centroids.shape[-1] != self.rows.d:
+            raise ValueError(f"rows have {self.rows.d} features, centroids {centroids.shape[-1]}")
+        if torch.promote_types(centroids.dtype, torch.float32) != torch.float32:
+            raise TypeError(f"rows are searched in torch.float32, centroids are {centroids.dtype}")
+        return centroids.to(torch.float32).contiguous()
+
+    def _start(self, centroids: Tensor) -> bool:
+        """Get ready for E-steps with another number of centroids; whether this is the first."""
+        problems, k, _ = centroids.shape
+        if self._size == (problems, k):
+            return False
+        self._size = (problems, k)
+        n, device = self.rows.n, self.device
+        self.codes = torch.zeros((problems, n), dtype=torch.int32, device=device)
+        self.active = torch.ones(problems, dtype=torch.int8, device=device)
+        self.totals = Totals(self, problems, k)
+        if self.rows.few:
+            self.next_codes = torch.empty_like(self.codes)
+            return True
+        tiles = self._tiles = launch.tiles_for(device, self.rows.d, k)
+        self._places = -(-k // tiles.columns) * tiles.columns
+        pitch = self.rows.pitch
+        self._half = torch.empty(
+            (problems, self._places, pitch), dtype=torch.float16, device=device
+        )
+        self._scores = torch.empty((problems, self._places), dtype=torch.float32, device=device)
+        self.best = torch.full(
+            (problems, n), decide.UNDECIDED.value, dtype=torch.int64, device=device
+        )
+        n_tiles = self._places // tiles.columns
+        self._tile_bits = (1 << (n_tiles - 1).bit_length()) - 1
+        segments = -(-n_tiles // _SEGMENT)
+        of_row = problems * segments * (4 * tiles.columns + 8)
+        chunk = max(1, _MASK_BYTES // of_row // tiles.rows) * tiles.rows
+        self._chunk = min(chunk, -(-n // tiles.rows) * tiles.rows)
+        self._capacity = self._chunk * segments
+        n_chunks = -(-n // self._chunk)
+        # Of the centroids the largest norm and residue; of each chunk the number of entries.
+        self._counters = torch.zeros(problems * (2 + n_chunks), dtype=torch.int32, device=device)
+        self._entries = torch.empty(2 * problems * self._capacity, dtype=torch.int32, device=device)
+        self._masks = torch.empty(
+            problems * self._capacity * tiles.columns, dtype=torch.int32, device=device
+        )
+        if not self.rows.whole:
+            self._thresholds = torch.empty((problems, n), dtype=torch.float32, device=device)
+        self._described_centroids = self._described_rows = self._half
+        if tiles.described:
+            self._describe()
+        return True
+
+    def _describe(self) -> None:
+        tiles, rows = self._tiles, self.rows
+        flat = self._half.view(-1, rows.pitch)
+        self._described_centroids = launch.described(flat, [tiles.columns, tiles.features])
+        if not rows.whole:
+            flat = rows.half if rows.half.ndim == 2 else rows.half.flatten(0, 1)
+            self._described_rows = launch.described(flat, [tiles.rows, tiles.features])
+
+    def _assign_few(self, centroids: Tensor, codes: Tensor) -> None:
+        rows = self.rows
+        problems, k, d = centroids.shape
+        size = 128
+        columns = min(4, launch.power_of_two(k))
+        few.assign_few[(-(-rows.n // size), problems)](
+            rows.x, rows.exponents, rows.lengths, centroids, self.active, codes, *rows.strides,
+            rows.frame_stride, rows.n, k, d=d, rows=size, columns=columns, unit=rows.unit,
+            num_warps=4,
+        )  # fmt: skip
+
+    def _halve_centroids(self, centroids: Tensor) -> None:
+        problems, k, d = centroids.shape
+        rows = self.rows
+        self._counters.zero_()
+        size, features = 16, min(launch.power_of_two(rows.pitch), 128)
+        halves.halve_centroids[(-(-self._places // size), problems)](
+            centroids, rows.offset, rows.reach, self._half, self._scores, self._counters,
+            rows.frame_stride, k, d, self._places, rows.pitch,
+            centroids=size, features=features, num_warps=4,
+        )  # fmt: skip
+
+    def _screen(self, centroids: Tensor, *, first: bool) -> None:
+        """Leave for each row, in best, the nearest of the candidates, where it has any."""
+        self._halve_centroids(centroids)
+        if first:
+            self._guess(centroids)
+        problems, k, d = centroids.shape
+        rows, tiles = self.rows, self._tiles
+        entries_of = self._counters[2 * problems :].view(-1, problems)
+        for i in range(len(entries_of)):
+            self._sift(i * self._chunk, entries_of[i], problems)
+            pairs = 16
+            most = -(-self._capacity // pairs)
+            decide.decide[(min(most, 16 * launch.processors(self.device)), problems)](
+                rows.x, rows.exponents, rows.lengths, centroids, self.codes, self._entries,
+                entries_of[i], self._masks, self.best, *rows.strides, rows.frame_stride, rows.n, d,
+                k, self._places // tiles.columns, self._capacity,
+                pairs=pairs, columns=tiles.columns, segment_tiles=_SEGMENT, unit=rows.unit,
+                num_warps=4,
+            )  # fmt: skip
+
+    def _guess(self, centroids: Tensor) -> None:
+        problems, k, d = centroids.shape
+        rows, tiles = self.rows, self._tiles
+        grid = (-(-rows.n // tiles.rows), problems)
+        options = {
+            "rows": tiles.rows, "features": tiles.features, "columns": tiles.columns,
+            "stages": tiles.stages, "num_warps": tiles.warps,
+        }  # fmt: skip
+        if rows.whole:
+            screen.guess[grid](
+                rows.x, rows.half, rows.norms, rows.residues, rows.exponents, rows.lengths,
+                rows.offset, rows.reach, self._half, self._scores, self.codes, *rows.strides,
+                rows.frame_stride, rows.n, d, k, self._places, rows.pitch, self._tile_bits,
+                unit=rows.unit, ready=rows.ready, **options,
+            )  # fmt: skip
+            return
+        screen.guess_in_chunks[grid](
+            rows.half, self._described_rows, self._half, self._described_centroids, self._scores,
+            self.codes, *rows.half_strides, rows.frame_stride, rows.n, d, k, self._places,
+            rows.pitch, self._tile_bits, described_tiles=tiles.described, **options,
+        )  # fmt: skip
+
+    def _sift(self, first_row: int, n_entries: Tensor, problems: int) -> None:
+        rows, tiles = self.rows, self._tiles
+        size = min(self._chunk, rows.n - first_row)
+        grid = (-(-size // tiles.rows), problems)
+        errors = launch.errors(self.device, rows.d)
+        options = {
+            "rows": tiles.rows, "features": tiles.features, "columns": tiles.columns,
+            "segment_tiles": _SEGMENT, "stages": tiles.stages, "num_warps": tiles.warps,
+            "described_tiles": tiles.described,
+        }  # fmt: skip
+        if rows.whole:
+            screen.sift[grid](
+                rows.x, rows.half, rows.norms, rows.residues, rows.exponents, rows.lengths,
+                rows.offset, rows.reach, self._half, self._described_centroids, self._scores,
+                self._counters, self.codes, self.active, self._entries, n_entries, self._masks,
+                *rows.strides, rows.frame_stride, first_row, size, rows.n, rows.d, self._places,
+                rows.pitch, self._capacity, *errors, unit=rows.unit, ready=rows.ready, **options,
+            )  # fmt: skip
+            return
+        if first_row == 0:
+            size_of = 32
+            screen.find_thresholds[(-(-rows.n // size_of), problems)](
+                rows.half, rows.norms, rows.residues, self._half, self._scores, self._counters,
+                self.codes, self.active, self._thresholds, *rows.half_strides, rows.frame_stride,
+                rows.n, rows.d, self._places, rows.pitch, *errors,
+                rows=size_of, features=64, num_warps=4,
+            )  # fmt: skip
+        screen.sift_in_chunks[grid](
+            rows.half, self._described_rows, self._half, self._described_centroids, self._scores,
+            self.codes, self._thresholds, self.active, self._entries, n_entries, self._masks,
+            *rows.half_strides, rows.frame_stride, first_row, size, rows.n, rows.d, self._places,
+            rows.pitch, self._capacity, **options,
+        )  # fmt: skip
+
+    def apply_decisions(self) -> Tensor:
+        """Give rows the labels that were decided; labels (P, n) int64."""
+        rows, size = self.rows, 1024
+        labels = torch.empty(self.codes.shape, dtype=torch.int64, device=self.device)
+        decide.take_decisions[(-(-rows.n // size), len(labels))](
+            rows.exponents, rows.lengths, self.codes, self.best, labels, rows.frame_stride, rows.n,
+            rows=size, unit=rows.unit, num_warps=4,
+        )  # fmt: skip
+        return labels
+
+    def measure(self, centroids: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Distance of each row to the centroid of its label, (P, n)."""
+        problems, k, d = centroids.shape
+        rows, size = self.rows, 32 if not self.rows.few else 256
+        distances = torch.empty(self.codes.shape, dtype=torch.float32, device=self.device)
+        wanted = torch.ones_like(self.active) if wanted is None else wanted
+        decide.measure[(-(-rows.n // size), problems)](
+            rows.x, rows.exponents, rows.lengths, centroids, self.codes, wanted, distances,
+            *rows.strides, rows.frame_stride, rows.n, d, k,
+            rows=size, few=rows.few, unit=rows.unit, num_warps=4,
+        )  # fmt: skip
+        return distances
+
+    def _with_farthest(self, stats: ClusterStats, distances: Tensor, start: int) -> ClusterStats:
+        """The farthest samples, sought in any case: who knows whether one is empty."""
+        problems, k, d = stats.sums.shape
+        m, n = min(k, MAX_FARTHEST), self.rows.n
+        rows = space_rows(self.x, slice(None, 0), metric=self.metric, dtype=torch.float32)
+        weights = self.weights(problems)
+        key = distances if weights is None else distances.where(weights > 0, -1.0)
+        # Of equal distances the lowest row comes first: keys are all unlike.
+        bits = key.view(torch.int32).long() << 32
+        bits = bits | (n - 1 - torch.arange(n, device=self.device))
+        order = n - 1 - (bits.topk(min(m, n), dim=-1).values & 0xFFFFFFFF)
+        rows = self._rows_at(order)
+        ones = torch.ones(order.shape, dtype=torch.float64, device=self.device)
+        found = no_farthest(self.labels[:, :0], distances[:, :0], n_features=d, m=m) + Farthest(
+            key.gather(-1, order),
+            rows,
+            self.labels.gather(-1, order),
+            ones if weights is None else weights.expand_as(key).gather(-1, order),
+            order + start,
+        )
+        return replace(stats, farthest=found)
+
+    def weights(self, problems: int) -> Tensor | None:
+        """Weights (1 or P, n); under the cosine metric zero rows weigh nothing."""
+        weights = self.sample_weight
+        if weights is not None:
+            weights = weights.to(torch.float64).view(-1, self.rows.n)
+        if self.metric == "cosine":
+            nonzero = (self.rows.lengths > 0).double()
+            weights = nonzero if weights is None else weights * nonzero
+        return weights
+
+    def _rows_at(self, index: Tensor) -> Tensor:
+        """Rows (P, m, d) at index (P, m), in the space of the metric."""
+        if self.x.ndim == 3:
+            rows = gather_rows(self.x, index)
+        else:
+            rows = self.x.index_select(0, index.flatten()).view(*index.shape, -1)
+        return space_rows(rows, slice(None), metric=self.metric, dtype=torch.float32)

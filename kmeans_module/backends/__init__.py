@@ -42,9 +42,11 @@ class Workspace(Protocol):
             one call than one after the other.
     """
 
-    labels: Tensor
     changed: Tensor
     together: bool
+
+    @property
+    def labels(self) -> Tensor: ...
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         """Labels (P, n) alone, and whether every row had a finite distance, ()."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from kmeans_module.backends.reference import ReferenceWorkspace
 from kmeans_module.backends.triton import launch
 from kmeans_module.backends.triton.kernels import decide, few, halves, screen
 from kmeans_module.backends.triton.rows import DeviceRows
@@ -103,6 +105,16 @@ class TritonWorkspace:
             weighted = weighted * (self.rows.lengths > 0)
         stats = replace(self.totals.read(centroids), inertia=weighted.sum(dim=-1))
         return EStep(self.labels, distances, self._with_farthest(stats, distances, start))
+
+    def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
+        return self._by_torch.potentials(nearest, candidates)
+
+    def lower(self, nearest: Tensor, center: Tensor) -> None:
+        self._by_torch.lower(nearest, center)
+
+    @cached_property
+    def _by_torch(self) -> ReferenceWorkspace:
+        return ReferenceWorkspace(self.x, self.sample_weight, metric=self.metric)
 
     def update(self, centroids: Tensor) -> None:
         """Labels of the nearest centroids (P, k, d), and the sums of their clusters."""

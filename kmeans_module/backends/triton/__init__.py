@@ -63,6 +63,8 @@ class TritonBackend:
             return f"x has shape {tuple(x.shape)}"
         if x.shape[:-1].numel() >= 1 << 31:
             return f"x has {x.shape[:-1].numel()} rows"
+        if x.ndim == 3 and len(x) > launch.MOST_PROBLEMS:
+            return f"x holds the rows of {len(x)} problems"
         if x.dtype in _WIDE and beyond_float32(x):
             return "x holds integers beyond 2^24, which float32 does not tell apart"
         return None

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure, write and print one case after the other; returns their rows."""
     cases = chosen(options.only)
     if options.interpret or os.environ.get("TRITON_INTERPRET") == "1":
-        print("on the CPU, tiny: tries the code and measures nothing\n")
+        print("on the CPU, tiny: tries the code, measures and writes nothing\n")
         clock = Clock(torch.device("cpu"), timing=False)
         return _right(measure([case.tiny() for case in cases], clock, None))
     if not torch.cuda.is_available():
@@ -37,12 +37,12 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         return []
     device = torch.device("cuda", torch.cuda.current_device())
     if options.quick:
-        # A tenth of the rows, but no fewer than clusters.
-        cases = [case._replace(n=max(case.n // 10, min(case.n, 2 * case.k))) for case in cases]
-    clock = Clock(device, share=0.2 if options.quick else 0.8, seconds=options.seconds)
+        cases = [case.quick() for case in cases]
+    clock = Clock(device, share=0.2 if options.quick else 0.5, seconds=options.seconds)
     out = options.out or (None if options.quick or options.only else OUT)
     rows = measure(cases, clock, out)
-    print(f"\nwrote {out}" if out else "\nnot written: --out FILE writes the figures")
+    print(f"\n{report.summary(rows)}")
+    print(f"wrote {out}" if out else "not written: --out FILE writes the figures")
     return _right(rows)
 
 
@@ -100,7 +100,11 @@ def _figures(trial: Trial, timed: Timed) -> dict[str, Any]:
     """Of one contestant, with all its times and what the check of its labels says."""
     found = trial.figures(timed.medians(), timed.results)
     if timed.medians():
-        found |= {"times_ms": timed.ms, "first_ms": timed.first}
+        found["calls"] = {
+            name: {"runs": len(ms), "least_ms": min(ms), "most_ms": max(ms),
+                   "first_ms": timed.first[name]}
+            for name, ms in timed.ms.items()
+        }  # fmt: skip
     if trial.check is not None:
         wrong, distance = trial.check(timed.results)
         found |= {"wrong": wrong, "distance": distance}

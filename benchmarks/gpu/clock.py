@@ -64,7 +64,7 @@ class Clock:
         self,
         device: torch.device,
         *,
-        share: float = 0.8,
+        share: float = 0.5,
         seconds: float | None = None,
         timing: bool = True,
     ) -> None:

@@ -216,7 +216,10 @@ def counted(work: Callable[[], object], device: torch.device) -> Figures:
 # By name: what a figure is, and the function that makes a contestant's trial.
 KINDS: dict[str, tuple[str, Callable[[Case, str, Data], Trial]]] = {
     "iteration": ("ms an iteration, the 6th to the 25th", _iterations(5, 25)),
-    "late iteration": ("ms an iteration, the 11th to the 25th", _iterations(10, 25)),
+    "late iteration": (
+        "ms an iteration, the 11th to the 25th / of a fit of 25 iterations",
+        _iterations(10, 25),
+    ),
     "whole": ("ms of a fit of 10 iterations with k-means++", whole),
     "seeding": ("ms of k-means++", seeding),
     "assignment": ("ms for the labels of new rows", assignment),

@@ -120,7 +120,7 @@ def tflops(row: dict[str, Any], ms: float) -> float:
 
 def goal_text(goal: dict[str, Any]) -> str:
     """What was reached, and what should be."""
-    mark = {True: "", False: " MISSED", None: " (of another card)"}[goal["met"]]
+    mark = {True: "", False: ", missed", None: " on an H200"}[goal["met"]]
     ours = goal["ours"].removeprefix("kmeans_module").strip()
     of = "" if ours in ("", "float32") else f"{ours}: "
     unit = UNITS[goal["figure"]]
@@ -130,10 +130,18 @@ def goal_text(goal: dict[str, Any]) -> str:
     return f"{of}{goal['reached']:.3g} × {goal['peer']}{what}, at least {goal['factor']:g}{mark}"
 
 
+def summary(rows: list[dict[str, Any]]) -> str:
+    """How many goals were reached, and which were not."""
+    goals = [(row["case"], goal) for row in rows for goal in row["goals"]]
+    met = sum(goal["met"] is True for _, goal in goals)
+    missed = [f"    {case}: {goal_text(goal)}" for case, goal in goals if goal["met"] is False]
+    open_ = len(goals) - met - len(missed)
+    return "\n".join([f"{met} goals reached, {len(missed)} missed, {open_} open", *missed])
+
+
 def markdown(figures: dict[str, Any]) -> str:
     """The tables, a group after the other, of what :func:`write` wrote."""
     found, rows = figures["machine"], figures["rows"]
-    installed = {name: of for name, of in figures["versions"].items() if of is not None}
     text = [
         f"On one {found['card']}, torch {found['torch']}, Triton {found['triton']} (`python -m "
         "benchmarks gpu`): medians of warm",
@@ -144,40 +152,53 @@ def markdown(figures: dict[str, Any]) -> str:
     ]
     for group in dict.fromkeys(row["group"] for row in rows):
         text += [*_table([row for row in rows if row["group"] == group]), ""]
-    absent: dict[str, list[str]] = {}
-    for row in rows:
-        for name, why in row["without"].items():
-            absent.setdefault(f"{name}: {why}", []).append(row["case"])
-    if absent:
-        text += ["A dash is a contestant without a figure:", ""]
-        text += [f"- {why} ({', '.join(names)})" for why, names in absent.items()]
-        text.append("")
-    text.append(f"Versions: {', '.join(f'{name} {of}' for name, of in installed.items())}.")
+    text += _without(rows)
+    text.append(f"Versions: {', '.join(' '.join(one) for one in figures['versions'].items())}.")
     return "\n".join([*text, ""])
 
 
+def _without(rows: list[dict[str, Any]]) -> list[str]:
+    """Why contestants have no figure; cases are named where they have some in others."""
+    present = {name for row in rows for name in row["figures"]}
+    names: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        for name, why in row["without"].items():
+            names.setdefault(why, {}).setdefault(name, []).append(row["case"])
+    text = [
+        f"- {why}: "
+        + ", ".join(
+            f"{name} ({', '.join(cases)})" if name in present else name
+            for name, cases in found.items()
+        )
+        for why, found in names.items()
+    ]
+    return ["Contestants without a figure:", "", *text, ""] if text else []
+
+
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    names = list(dict.fromkeys(name for row in rows for name in (*row["figures"], *row["without"])))
-    with_figures = {name for row in rows for name in row["figures"]}
-    names = [name for name in names if name in with_figures]
-    titles = list(dict.fromkeys(row["what"] for row in rows))
+    """Of one group: a column for each contestant with a figure."""
+    names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    titles = dict.fromkeys(row["what"] for row in rows)
     found = [
         f"{'; '.join(titles)}:", "", _line([rows[0]["group"], *names, "reached"]),
         "|---" * (len(names) + 2) + "|",
     ]  # fmt: skip
     for row in rows:
         goals = [goal_text(goal) for goal in row["goals"] if goal["reached"] is not None]
-        cells = [_cell(row["figures"].get(name, {})) for name in names]
+        cells = [_cell(row["figures"].get(name, {}), row["what"]) for name in names]
         found.append(_line([row["title"], *cells, "; ".join(goals) or "–"]))
     return found
 
 
-def _cell(figures: dict[str, Any]) -> str:
+def _cell(figures: dict[str, Any], what: str) -> str:
     shown = next((figure for figure in SHOWN if figure in figures), None)
     if shown is None:
         return "–"
+    text = f"{figures[shown]:.3g}"
+    if " / " in what:  # two figures
+        text += f" / {figures['whole_ms']:.3g}"
     wrong = figures.get("wrong", 0)
-    return f"{figures[shown]:.3g}" + (f" ({wrong:.2g})" if wrong else "")
+    return f"{text} ({wrong:.2g})" if wrong else text
 
 
 def _line(cells: list[str]) -> str:

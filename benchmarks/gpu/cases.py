@@ -144,6 +144,8 @@ CASES: tuple[Case, ...] = (
     Case("small-2-6", "small", "whole", "blobs", 1_000, 2, 6, (OURS, ON_CPU), (Goal(3),)),
     Case("small-64-64", "small", "whole", "blobs", 8_192, 64, 64, (OURS, ON_CPU),
          (Goal(1, ON_CPU),)),
+    Case("epoch-64-256", "Lightning", "epoch", "noise", 262_144, 64, 256, (OURS,),
+         (Goal(1.1, figure="over_both"),)),
     _noise("noise-128-1024", 1_000_000, 128, 1_024, TORCH, "faiss float32", "cuML float32"),
     _structure("patches-4096", "patches", 535_940, 108, 4_096, 1.5),
     _structure("overlapping-4096", "overlapping", 1_000_000, 128, 4_096, 4),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.gpu import steps
+from benchmarks.gpu import epochs, steps
 from benchmarks.gpu.cases import Case
 from benchmarks.gpu.clock import Absent, Trial
 from benchmarks.gpu.labels import check
@@ -224,6 +224,7 @@ KINDS: dict[str, tuple[str, Callable[[Case, str, Data], Trial]]] = {
     "seeding": ("ms of k-means++", seeding),
     "assignment": ("ms for the labels of new rows", assignment),
     "step": ("ms of a training step with gradients", steps.step),
+    "epoch": ("ms of an epoch of LitKMeans", epochs.epoch),
     "memory": ("MB of a fit beyond its rows", memory),
     "waits": ("waits for the device in a fit of 20 iterations", waits),
     "waits of a step": ("waits for the device in a training step", waits_of_a_step),

@@ -18,7 +18,8 @@ BEGIN = "<!-- gpu: python -m benchmarks table benchmarks/results/gpu.json --upda
 END = "<!-- end of gpu -->\n"
 SHOWN = ("ms", "mb", "waits")  # the figures of a cell, the first that there is
 UNITS = {"ms": "ms", "whole_ms": "ms of a whole fit", "mb": "MB", "waits": "waits",
-         "start_iterations": "iterations' time to start"}  # fmt: skip
+         "start_iterations": "iterations' time to start",
+         "over_both": "× an empty epoch plus the layer's iteration"}  # fmt: skip
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -253,6 +253,35 @@ def test_figures_are_written_after_every_case(out: Path, monkeypatch: pytest.Mon
     assert [file.name for file in out.parent.iterdir()] == ["gpu.json"]
 
 
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [("", "default"), ("--out other.json", "other.json"), ("--quick", None),
+     ("--only small-2-6", None), ("--only small-2-6 --quick --out other.json", "other.json")],
+)  # fmt: skip
+def test_only_a_full_run_writes_unasked(
+    options: str,
+    written: str | None,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu, "cuda", lambda: CPU)  # which stands for a GPU here
+    monkeypatch.setattr("benchmarks.gpu.cases.CASES", chosen(["small-2-6"]))
+    main(["gpu", *options.split()])
+    there = [file for file in tmp_path.rglob("*") if file.is_file()]
+    file = {"default": out, None: None}.get(written, tmp_path / str(written))
+    assert there == ([] if file is None else [file])
+    text = capsys.readouterr().out
+    assert "0 goals reached, 0 missed" in text
+    if file is None:
+        assert text.endswith("not written: --out FILE writes the figures\n")
+    else:
+        n = json.loads(file.read_text())["rows"][0]["n"]
+        assert n == (100 if "--quick" in options else 1_000)
+
+
 def test_cases_for_which_no_time_is_left_are_named() -> None:
     (row,) = gpu.measure([small("small-2-6")], Clock(CPU, seconds=-1), None)
     assert row["figures"] == {}

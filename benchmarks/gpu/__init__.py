@@ -32,10 +32,10 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         print("on the CPU, tiny: tries the code, measures and writes nothing\n")
         clock = Clock(torch.device("cpu"), timing=False)
         return _right(measure([case.tiny() for case in cases], clock, None))
-    if not torch.cuda.is_available():
+    device = cuda()
+    if device is None:
         print("no CUDA device: nothing was measured")
         return []
-    device = torch.device("cuda", torch.cuda.current_device())
     if options.quick:
         cases = [case.quick() for case in cases]
     clock = Clock(device, share=0.2 if options.quick else 0.5, seconds=options.seconds)
@@ -44,6 +44,13 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"\n{report.summary(rows)}")
     print(f"wrote {out}" if out else "not written: --out FILE writes the figures")
     return _right(rows)
+
+
+def cuda() -> torch.device | None:
+    """torch's current CUDA device; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def measure(cases: list[Case], clock: Clock, out: Path | None) -> list[dict[str, Any]]:

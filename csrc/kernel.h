@@ -253,9 +253,10 @@ struct km_kernel {
   void (*lower_reached)(const km_rows& rows, void* nearest, const void* center, int64_t stride,
                         const uint16_t* reached, int candidate, int64_t begin, int64_t end,
                         void* row);
-  // center is repeated centroids_together times.
-  void (*lower)(const km_rows& rows, void* nearest, const void* center, int64_t begin,
-                int64_t end, void* block);
+  // Lowers nearest by center (stride); block has twice block_bytes for each feature or, for more than
+  // few features, the size of kBlock rows (stride).
+  void (*lower)(const km_rows& rows, void* nearest, const void* center, int64_t stride,
+                int64_t begin, int64_t end, void* block);
   // Of x (count, size): lowers low and raises high (size), adds to sums (size) the numbers or,
   // about a center (size) that is not null, the squares of their differences alone.
   void (*spread)(const void* x, bool is_double, int64_t count, int64_t size, const double* center,

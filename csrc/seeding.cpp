@@ -118,10 +118,12 @@ void km_seeding::lower(const km_rows& rows, T* nearest, const T* center, bool un
                            reached_.data(), static_cast<int>(c), begin, end, row[p].get());
     });
   }
-  const std::vector<T> repeated = padded(center, 1, rows.d, kernel.centroids_together);
-  const auto block = blocks(parts, 2 * size_t(kernel.block_bytes) * size_t(rows.d));
+  const size_t of_block = rows.d > kFewFeatures ? size_t(kBlock) * filled.size()
+                                                : 2 * size_t(kernel.block_bytes) * size_t(rows.d);
+  const auto block = blocks(parts, of_block);
   in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-    kernel.lower(rows, nearest, repeated.data(), begin, end, block[p].get());
+    kernel.lower(rows, nearest, filled.data(), int64_t(filled.size() / sizeof(T)), begin, end,
+                 block[p].get());
   });
 }
 

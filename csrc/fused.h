@@ -63,7 +63,7 @@ inline DoubleVector fused(const DoubleVector& a, const DoubleVector& b, const Do
 
 inline FloatVector square_root(FloatVector value) {
 #if KM_VECTOR_BYTES == 64
-  return _mm512_sqrt_ps(value);
+  return _mm512_maskz_sqrt_ps(0xffff, value);  // the plain one warns of what it leaves undefined
 #elif KM_VECTOR_BYTES == 32
   return _mm256_sqrt_ps(value);
 #else
@@ -74,7 +74,7 @@ inline FloatVector square_root(FloatVector value) {
 
 inline DoubleVector square_root(DoubleVector value) {
 #if KM_VECTOR_BYTES == 64
-  return _mm512_sqrt_pd(value);
+  return _mm512_maskz_sqrt_pd(0xff, value);
 #elif KM_VECTOR_BYTES == 32
   return _mm256_sqrt_pd(value);
 #else

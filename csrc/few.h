@@ -17,7 +17,7 @@ constexpr int kVectors = 4;     // per block: with KM_CENTROIDS, the accumulator
 
 template <typename T>
 struct Lanes {
-  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  using Int = IntOf<T>;
   typedef T Vector __attribute__((vector_size(KM_VECTOR_BYTES)));
   typedef Int Mask __attribute__((vector_size(KM_VECTOR_BYTES)));
   typedef double Doubles __attribute__((vector_size(KM_VECTOR_BYTES / sizeof(T) * 8)));
@@ -28,21 +28,21 @@ struct Lanes {
 // Sums of squares of differences(j, v), feature j of the rows of vector v, over lanes kFirst, kFirst
 // + kStep, .. of sixteen: features 16 apart are added up in order, then the lanes by halves. There
 // are no more than kFeaturesInPart of them.
-template <int kFirst, int kStep, typename V, typename Differences>
-inline void sum_lanes(int64_t d, const Differences& differences, V (&sum)[kVectors]) {
+template <int kFirst, int kStep, int N, typename V, typename Differences>
+inline void sum_lanes(int64_t d, const Differences& differences, V (&sum)[N]) {
   for (V& of_rows : sum) of_rows = V{};
   if constexpr (kStep == kLanes) {
     for (int64_t j = kFirst; j < d; j += kLanes)
-      for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < N; ++v) {
         const V difference = differences(j, v);
         sum[v] = fused(difference, difference, sum[v]);
       }
   } else {
     sum_lanes<kFirst, 2 * kStep>(d, differences, sum);
     if (kFirst + kStep >= d) return;  // others are zero
-    V others[kVectors];
+    V others[N];
     sum_lanes<kFirst + kStep, 2 * kStep>(d, differences, others);
-    for (int v = 0; v < kVectors; ++v) sum[v] += others[v];
+    for (int v = 0; v < N; ++v) sum[v] += others[v];
   }
 }
 
@@ -58,13 +58,19 @@ inline void measure(const T* block, const T* centroids, int64_t d, int64_t of_ce
     return *reinterpret_cast<const V*>(block + j * R + v * W);
   };
   if (d > kFewFeatures) {
+    // Five sums of each are alive; one centroid alone pays for keeping them in registers.
+    constexpr int kAtOnce = KM_VECTOR_BYTES >= 64 || C > 1 ? kVectors : kVectors / 2;
     for (int c = 0; c < C; ++c)
-      sum_lanes<0, 1>(
-          d,
-          [&](int64_t j, int v) -> V {
-            return row(j, v) - centroids[c * of_centroid + j * of_feature];
-          },
-          distance[c]);
+      for (int first = 0; first < kVectors; first += kAtOnce) {
+        V sums[kAtOnce];
+        sum_lanes<0, 1>(
+            d,
+            [&](int64_t j, int v) -> V {
+              return row(j, first + v) - centroids[c * of_centroid + j * of_feature];
+            },
+            sums);
+        for (int v = 0; v < kAtOnce; ++v) distance[c][first + v] = sums[v];
+      }
     return;
   }
   V sums[C][kVectors] = {};
@@ -291,7 +297,7 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
   }
 }
 
-// For few features; see km_kernel::lower.
+// For features up to kMeasuredFeatures; see km_kernel::lower.
 template <typename T>
 void lower(const km_rows& rows, T* nearest, const T* center, int64_t begin, int64_t end,
            T* block) {

@@ -83,6 +83,10 @@ inline DoubleVector square_root(DoubleVector value) {
 #endif
 }
 
+// An integer of the size of T.
+template <typename T>
+using IntOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
 template <typename V>
 inline V size_of(const V& value) {
   return value > -value ? value : -value;

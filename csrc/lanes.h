@@ -197,6 +197,15 @@ inline T total(const Sixteen<T>& value) {
   return lanes[0];
 }
 
+template <typename T>
+inline T largest(const Sixteen<T>& value) {
+  T lanes[kLanes];
+  store(lanes, value);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] = larger_of(lanes[i], lanes[i + half]);
+  return lanes[0];
+}
+
 // Totals of four.
 inline void totals(const Sixteen<int32_t> (&values)[4], int32_t* to) {
 #if defined(__AVX512F__)
@@ -283,6 +292,9 @@ inline float total(const Sixteen<float>& value) {
   const __m128 two = four + _mm_movehl_ps(four, four);
   return two[0] + two[1];
 }
+inline float largest(const Sixteen<float>& value) {
+  return _mm512_reduce_max_ps(value.part[0]);
+}
 inline double total(const Sixteen<double>& value) {
   const __m512d eight = value.part[0] + value.part[1];
   const __m256d four = _mm512_castpd512_pd256(eight) + _mm512_extractf64x4_pd(eight, 1);
@@ -298,6 +310,12 @@ inline float total(const Sixteen<float>& value) {
   const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
   const __m128 two = four + _mm_movehl_ps(four, four);
   return two[0] + two[1];
+}
+inline float largest(const Sixteen<float>& value) {
+  const __m256 eight = _mm256_max_ps(value.part[0], value.part[1]);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return larger_of(two[0], two[1]);
 }
 inline unsigned at_least(const Sixteen<float>& value, float limit) {
   const __m256 all = _mm256_set1_ps(limit);

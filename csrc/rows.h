@@ -61,17 +61,15 @@ inline T squared_distance_of_few(const T* a, const T* b, int64_t d) {
   return sum;
 }
 
-// Scales a row of d features, filled up by zeros to stride, to unit length; a row of zeros stays.
+// Scales a row of more than kFewFeatures features, filled up by zeros to stride, to unit length; a row
+// of zeros stays.
 template <typename T>
-KM_BY_ITSELF void to_unit_length(T* row, int64_t d, int64_t stride) {
-  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+KM_BY_ITSELF void to_unit_length(T* row, int64_t stride) {
   Sixteen<T> sizes = filled(T(0));
   for (int64_t j = 0; j < stride; j += kLanes) raise_to_size(sizes, load(row + j));
-  T lanes[kLanes], largest = 0;
-  store(lanes, sizes);
-  for (T lane : lanes) largest = larger_of(largest, lane);
-  if (!(largest > 0)) return;
-  const T scale = scale_of<T, Int>(largest);
+  const T most = largest(sizes);
+  if (!(most > 0)) return;
+  const T scale = scale_of<T, IntOf<T>>(most);
   Sixteen<T> all = filled(T(0));
   for (int64_t begin = 0; begin < stride; begin += kFeaturesInPart) {
     Sixteen<T> sum = filled(T(0));
@@ -82,13 +80,23 @@ KM_BY_ITSELF void to_unit_length(T* row, int64_t d, int64_t stride) {
     }
     add(all, sum);
   }
-  T squares = total(all);
-  if (d <= kFewFeatures) {
-    squares = 0;
-    for (int64_t j = 0; j < d; ++j) squares = fused(row[j], row[j], squares);
+  const T norm = std::sqrt(total(all));
+  for (int64_t j = 0; j < stride; j += kLanes) store(row + j, divided(load(row + j), norm));
+}
+
+// The same of few features (d).
+template <typename T>
+void to_unit_length_of_few(T* row, int64_t d) {
+  T most = 0, squares = 0;
+  for (int64_t j = 0; j < d; ++j) most = larger_of(most, size_of(row[j]));
+  if (!(most > 0)) return;
+  const T scale = scale_of<T, IntOf<T>>(most);
+  for (int64_t j = 0; j < d; ++j) {
+    row[j] *= scale;
+    squares = fused(row[j], row[j], squares);
   }
   const T norm = std::sqrt(squares);
-  for (int64_t j = 0; j < stride; j += kLanes) store(row + j, divided(load(row + j), norm));
+  for (int64_t j = 0; j < d; ++j) row[j] /= norm;
 }
 
 // Copies rows to (count, stride), filled up by zeros.
@@ -96,9 +104,15 @@ template <typename T>
 void load_rows(const km_rows& rows, int64_t first, int64_t count, int64_t stride, T* to) {
   copy_rows(rows, first, count, stride, to);
   if (stride == rows.d && !rows.cosine) return;
-  for (T* const end = to + count * stride; to < end; to += stride) {
-    for (int64_t j = rows.d; j < stride; ++j) to[j] = 0;
-    if (rows.cosine) to_unit_length(to, rows.d, stride);
+  T* const end = to + count * stride;
+  for (T* row = to; row < end; row += stride)
+    for (int64_t j = rows.d; j < stride; ++j) row[j] = 0;
+  if (!rows.cosine) return;
+  for (T* row = to; row < end; row += stride) {  // once they are written: vectors read them
+    if (rows.d > kFewFeatures)
+      to_unit_length(row, stride);
+    else
+      to_unit_length_of_few(row, rows.d);
   }
 }
 

@@ -192,7 +192,7 @@ void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t str
   }
 }
 
-// For many features; see km_kernel::lower.
+// For more features; see km_kernel::lower.
 template <typename T>
 void lower_each(const km_rows& rows, T* nearest, const T* center, int64_t stride, int64_t begin,
                 int64_t end, T* block) {

@@ -164,7 +164,7 @@ def rows_of_lengths(dtype: str, d: int) -> Array:
     scales = [1, 1, 3, 1e-3, 1e20, 1e-20, 1e-30, 4 * least, 1e3 * least, 1e5 * least]
     x *= np.array([*scales, most, most / 2, most / 5, np.finfo(dtype).tiny])[:, None]
     if d > 3:
-        x[-4:-1, 3] = 1e-7 * float(np.finfo(dtype).tiny ** 0.5)  # denormal, scaled
+        x[-4:-1, 3] = 1.2345e-3  # denormal, scaled
     return x.astype(dtype)
 
 
@@ -206,3 +206,26 @@ def test_denormal_distances_count_on_every_thread() -> None:
         torch.set_flush_denormal(False)
     assert torch.equal(step.labels, expected.labels)
     assert torch.equal(step.distances, expected.distances)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("d", [3, 16, 100])
+def test_whole_searches_have_the_same_bits_on_every_processor_that_fuses(
+    metric: str, d: int
+) -> None:
+    if not all(use(name) for name in FUSING):
+        pytest.skip("this processor does not have both")
+    generator = torch.Generator().manual_seed(d)
+    first = torch.randn(1, 50, d, generator=generator)
+    pairs = first[0, torch.randint(0, 50, (2, 5_000), generator=generator)]
+    found = []
+    for name in FUSING:
+        use(name)
+        rows, centroids = NativeWorkspace(pairs.mean(dim=0), metric=metric), first
+        for _ in range(4):  # by bounds, too
+            stats = rows.statistics(centroids)
+            centroids = (stats.sums / stats.counts.clamp(min=1).unsqueeze(-1)).float()
+        step = rows.e_step(centroids)
+        found.append((step.labels.clone(), step.distances, centroids))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)

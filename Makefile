@@ -6,6 +6,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# For tests of the Triton kernels without a GPU: 3.9 has the interpreter that computes as devices do;
+# kernels are to compile with the others too, which come with torch 2.11 and 2.13.
+TRITONS := 3.9.0 3.7.1 3.6.0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -15,10 +18,10 @@ train: $(VENV)/.train
 	$(BIN)/python train.py fit --config configs/blobs.yaml
 
 # Files of tests go to as many processes as there are cores; --dist loadfile keeps fixtures together.
-test: lint
+test: lint $(VENV)/triton-3.9.0/.there
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
-test-all: lint
+test-all: lint $(TRITONS:%=$(VENV)/triton-%/.there)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.test
@@ -37,6 +40,16 @@ $(VENV)/.train: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.train
 	$(BIN)/pip install --quiet --group test
+	touch $@
+
+# Beside the packages, not among them: torch may bring another one. No constraint speaks for it.
+$(VENV)/triton-%/.there: | $(VENV)/.test
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	if $(BIN)/python -c 'import sys; sys.exit(sys.platform != "linux" or sys.version_info < (3, 11))'; \
+	then env -u PIP_CONSTRAINT $(BIN)/pip install --quiet --no-deps --target $(@D) triton==$* || \
+		{ echo "make: Triton $* could not be installed; the tests of its kernels need it" >&2; exit 1; }; \
+	else echo "Tests of the Triton kernels are left out: they need Linux and Python 3.11 or newer"; fi
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test

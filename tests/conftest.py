@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 # Threads that spin while they wait for each other starve a busy machine.
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
@@ -17,6 +19,27 @@ from kmeans_module.core import distances
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("tests")
+
+
+class SkippedFolder(pytest.Dir):
+    """Test files that cannot be imported here."""
+
+    def collect(self) -> Iterable[pytest.Item]:
+        pytest.skip(without_interpreter() or "", allow_module_level=True)
+
+
+def without_interpreter() -> str | None:
+    """Why Triton's interpreter does not run kernels in this process; None where it does."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return "tests/test_triton_process.py runs these in a process of their own"
+    return backends.triton.BACKEND.missing() or backends.native.BACKEND.missing()
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if path != Path(__file__).parent / "triton" or without_interpreter() is None:
+        return None
+    folder: pytest.Collector = SkippedFolder.from_parent(parent, path=path)
+    return folder
 
 
 def seeded(seed: int = 0) -> torch.Generator:

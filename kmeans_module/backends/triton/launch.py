@@ -67,9 +67,7 @@ WHOLE = 128
 def tiles_for(device: torch.device, d: int, k: int) -> Tiles:
     """Tiles for rows of d features and k centroids."""
     if device.type != "cuda":
-        return Tiles(32, 16, 16 if d <= WHOLE else 32, 1, 1, False)._replace(
-            features=power_of_two(d, 16) if d <= WHOLE else 32
-        )
+        return Tiles(64, 16, power_of_two(d, 16) if d <= WHOLE else 64, 1, 1, False)
     hopper = capability(device.index or 0) >= (9, 0)
     columns = min(64, power_of_two(k, 16))
     if d <= WHOLE:

@@ -68,14 +68,23 @@ def tiles_for(device: torch.device, d: int, k: int) -> Tiles:
     """Tiles for rows of d features and k centroids."""
     if device.type != "cuda":
         return Tiles(64, 16, power_of_two(d, 16) if d <= WHOLE else 64, 1, 1, False)
-    hopper = capability(device.index or 0) >= (9, 0)
-    columns = min(64, power_of_two(k, 16))
+    return tiles_of(capability(device.index or 0), d, k)
+
+
+def tiles_of(capability: tuple[int, int], d: int, k: int) -> Tiles:
+    """Tiles of a device of some compute capability.
+
+    Shared memory is scarce on devices 8.6, 8.9 and 12: 99 KB. Tiles by descriptors pay where
+    products read them from shared memory themselves: on 9.0 and 10.
+    """
+    columns = power_of_two(k, 16)
+    large = (9, 0) <= capability < (12, 0)
     if d <= WHOLE:
-        return Tiles(128, columns, power_of_two(d, 16), 4, 3, hopper and d >= 32)
-    if hopper:
-        wide = 256 if d > 256 and k >= 1024 else 128
-        return Tiles(128, min(wide, power_of_two(k, 16)), 64, 8, 3 if wide == 256 else 4, True)
-    return Tiles(128, min(128, power_of_two(k, 16)), 32, 8, 3, False)
+        stages = 3 if large or capability == (8, 0) else 2
+        return Tiles(128, min(64, columns), power_of_two(d, 16), 4, stages, large and d >= 32)
+    if large:
+        return Tiles(128, min(128, columns), 64, 8, 4, True)
+    return Tiles(128, min(128, columns), 32, 8, 4, False)
 
 
 def processors(device: torch.device) -> int:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from kmeans_module.backends.triton.kernels.halves import unit_or_same
-from kmeans_module.backends.triton.kernels.order import exponent_of
+from kmeans_module.backends.triton.kernels.order import CHANGING, exponent_of
 
 # Adding and subtracting it rounds numbers below 2^51 to integers.
 INTEGERS_ONLY = tl.constexpr(6755399441055744.0)
@@ -40,7 +40,7 @@ def as_double(exponent):
     return ((exponent.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def find_extents(
     x,  # rows
     low,  # *i32 (P, d), lowered: ordered(least value)
@@ -102,7 +102,7 @@ def add_to(
     tl.atomic_add(sums + at + 1, (sign * low).to(tl.int64), mask=some, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def move_rows(
     x,  # rows
     exponents,
@@ -202,7 +202,7 @@ def move_rows(
                     add_to(of_sums, old, wide, f, counted, of_features, d, low_bits, -1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def add_few_clusters(
     x,
     exponents,
@@ -299,7 +299,7 @@ def add_few_clusters(
             tl.atomic_add(changed + p, taken, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def read_totals(
     totals,  # *i64 (P, k, d, 2)
     unit_exponents,  # *i32 (P, d)
@@ -321,7 +321,7 @@ def read_totals(
     tl.store(out + at, value, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def add_squares(
     x,
     exponents,
@@ -371,7 +371,7 @@ def add_squares(
     tl.store(partial + at, tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def add_inertia(
     totals,  # *f64 (P, k, d): sums
     counts,  # *f64 (P, k)
@@ -414,7 +414,7 @@ def value_of(code):
     return tl.where(code < 0, code ^ ORDERED_LOW, code).to(tl.float32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def find_units(
     low,  # *i32 (frames, d): of find_extents
     high,  # *i32 (frames, d)

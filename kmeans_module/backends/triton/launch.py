@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import suppress
 from functools import cache, lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +15,8 @@ from torch import Tensor
 
 LEAST_VERSION = (3, 6)
 LEAST_CAPABILITY = (8, 0)
+# Names under which Triton is distributed: by itself, with nightly builds of torch, for Windows.
+_DISTRIBUTIONS = ("triton", "pytorch-triton", "triton-windows")
 
 
 def interpreted() -> bool:
@@ -19,14 +24,24 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def installed() -> str | None:
+    """Version of Triton, which is not imported; None without it."""
+    if find_spec("triton") is None:
+        return None
+    for name in _DISTRIBUTIONS:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None
+
+
 @cache
 def missing() -> str | None:
     """Why no kernel of Triton can be launched in this process; None where one can."""
-    try:
-        version = metadata.version("triton")
-    except metadata.PackageNotFoundError:
+    version = installed()
+    if version is None:
         return "there is no package triton"
-    if tuple(int(part) for part in version.split(".")[:2]) < LEAST_VERSION:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or tuple(map(int, numbers.groups())) < LEAST_VERSION:
         least = ".".join(map(str, LEAST_VERSION))
         return f"triton {version} is older than {least}"
     if not interpreted() and not torch.cuda.is_available():

@@ -1,6 +1,8 @@
 # make train   set up .venv and run the main job: train.py on configs/blobs.yaml
 # make test    the same environment plus test tools: lint, types, tests
 # make test-all  the slow checks too
+# make test-gpu PYTHON=...  the checks that need a CUDA device, by an interpreter that has torch,
+#            numpy and pytest (the default is that of .venv); installs nothing, needs no network
 # make bench   k-means side by side with its peers; more: .venv/bin/python -m benchmarks --help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +14,7 @@ TRITONS := 3.9.0 3.7.1 3.6.0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test test-all bench lint clean
+.PHONY: train test test-all test-gpu bench lint clean
 
 train: $(VENV)/.train
 	$(BIN)/python train.py fit --config configs/blobs.yaml
@@ -23,6 +25,18 @@ test: lint $(VENV)/triton-3.9.0/.there
 
 test-all: lint $(TRITONS:%=$(VENV)/triton-%/.there)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Where the package is not installed it comes from here, perhaps without its native kernel; options
+# of pyproject.toml that ask for other packages are left out.
+GPU_PYTHON = $(if $(filter command environment,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
+test-gpu: export PYTHONPATH := $(CURDIR)
+test-gpu: export KMEANS_TEST_GPU := 1
+test-gpu:
+	@there=$$($(GPU_PYTHON) -c 'import torch; print(torch.cuda.is_available())') && \
+	if [ "$$there" = True ]; \
+	then $(GPU_PYTHON) -m pytest tests/gpu tests/triton/test_kernels.py -q -ra \
+		-o addopts= -o filterwarnings=default -p no:cacheprovider; \
+	else echo "make test-gpu: torch sees no CUDA device; nothing was tested"; fi
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

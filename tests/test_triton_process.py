@@ -28,7 +28,10 @@ def why_not(folder: Path = FOLDER) -> str | None:
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-def test_the_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize(
+    "folder", ["tests/triton", pytest.param("tests/gpu", marks=pytest.mark.slow)]
+)
+def test_the_kernels_in_the_interpreter(folder: str) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     options = {
         "TRITON_INTERPRET": "1",
@@ -37,7 +40,7 @@ def test_the_kernels_in_the_interpreter() -> None:
         "OMP_NUM_THREADS": "1",
     }
     command = (
-        sys.executable, "-m", "pytest", "tests/triton", "-m", "not slow", "-q", "-n", "auto",
+        sys.executable, "-m", "pytest", folder, "-m", "not slow", "-q", "-n", "auto",
         "-p", "no:cacheprovider",
     )  # fmt: skip
     run = subprocess.run(

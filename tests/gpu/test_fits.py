@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 
@@ -130,10 +131,10 @@ def test_quantizers_give_the_codes_of_the_cpu_and_never_wait(codes: int) -> None
     quantization = pytest.importorskip("kmeans_module.quantization")
     torch.manual_seed(0)
     x = noise(4_096, 64)
-    quantizer = quantization.VectorQuantizer(64, codes)
+    quantizer = quantization.VectorQuantizer(codes, 64)
     quantizer.train()
     quantizer(x)
-    other = quantization.VectorQuantizer(64, codes)
+    other = quantization.VectorQuantizer(codes, 64)
     other.load_state_dict(quantizer.state_dict())
     other.to(DEVICE).eval()
     assert torch.equal(other.encode(x.to(DEVICE)).cpu(), quantizer.eval().encode(x))
@@ -146,3 +147,24 @@ def test_quantizers_give_the_codes_of_the_cpu_and_never_wait(codes: int) -> None
         other(on_device)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@on_cuda
+def test_a_training_step_is_captured_by_a_graph() -> None:
+    quantization = pytest.importorskip("kmeans_module.quantization")
+    torch.manual_seed(0)
+    x = noise(2_048, 32).to(DEVICE)
+    quantizer = quantization.VectorQuantizer(256, 32, device=DEVICE)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            quantizer(x)
+    torch.cuda.current_stream().wait_stream(stream)
+    eager = copy.deepcopy(quantizer)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = quantizer(x).codes
+    for _ in range(3):
+        graph.replay()
+        assert torch.equal(captured, eager(x).codes)

@@ -116,13 +116,13 @@ def test_memory_beside_the_data_is_one_copy_in_half_precision() -> None:
     layer, init = KMeansLayer(k, d, device=DEVICE), x[:k].clone()
     layer.fit(x[:5_000], init=init, max_iter=2)
     masks = 160 << 20  # candidates of some rows at a time, whatever n is
-    for rows, copy in ((x, 2 * n * d), (x.half(), 0)):
+    for rows, halves in ((x, 2 * n * d), (x.half(), 0)):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         layer.fit(rows, init=init, max_iter=4)
         used = torch.cuda.max_memory_allocated() - before
-        assert used <= copy + masks + 200 * n + 200 * k * d
+        assert used <= halves + masks + 200 * n + 200 * k * d
 
 
 @on_cuda

@@ -34,7 +34,7 @@ test-gpu: export KMEANS_TEST_GPU := 1
 test-gpu:
 	@there=$$($(GPU_PYTHON) -c 'import torch; print(torch.cuda.is_available())') && \
 	if [ "$$there" = True ]; \
-	then $(GPU_PYTHON) -m pytest tests/gpu tests/triton/test_kernels.py -q -ra \
+	then $(GPU_PYTHON) -m pytest tests/gpu tests/triton/test_kernels.py tests/triton/test_rows.py -q -ra \
 		-o addopts= -o filterwarnings=default -p no:cacheprovider \
 		$$($(GPU_PYTHON) -c 'import xdist; print("-n 4")' 2>/dev/null); \
 	else echo "make test-gpu: torch sees no CUDA device; nothing was tested"; fi

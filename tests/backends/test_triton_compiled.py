@@ -36,7 +36,7 @@ BUDGET = {
     "halve_centroids": (96, 0, 4),
     "find_extents": (128, 0, 4),
     "find_units": (64, 0, 4),
-    "move_rows": (255, 64, 16),
+    "move_rows": (192, 64, 16),
     "add_few_clusters": (255, 0, 16),
     "read_totals": (96, 32, 4),
     "add_squares": (192, 0, 4),

@@ -90,7 +90,7 @@ def variants(capability: tuple[int, int]) -> list[Variant]:
     """Every kernel, those that take time with each of their sizes."""
     plain, cosine = {"unit": False}, {"unit": True}
     pairs = {"pairs": 16, "columns": 64, "segment_tiles": 32}
-    moved = {"rows": 16, "features": 128, "keyed": True}
+    moved = {"rows": 16, "features": 64, "keyed": True}
     few_rows = {"rows": 128, "columns": 4}
     first = moved | {"first": True, "weighted": True}
     halved = {"rows": 32, "features": 128, "copies": True}

@@ -92,7 +92,8 @@ class Totals:
             )  # fmt: skip
             return
         size = 16 if rows.d > 16 else 128
-        features = min(launch.power_of_two(rows.d), 128)
+        # At 128 features a program needs nearly all registers there are.
+        features = min(launch.power_of_two(rows.d), 64)
         totals.move_rows[(-(-rows.n // size), self.problems)](
             *self._rows, space.codes, space.codes if rows.few else space.best, new_codes,
             space.active, self.sums, self.counts, self.units, self.count_units, space.changed,

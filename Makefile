@@ -1,25 +1,43 @@
 # make train   set up .venv and run the main job: train.py on configs/blobs.yaml
 # make test    the same environment plus test tools: lint, types, tests
 # make test-all  the slow checks too
+# make test-gpu PYTHON=...  the checks that need a CUDA device, by an interpreter that has torch,
+#            numpy and pytest (the default is that of .venv); installs nothing, needs no network
 # make bench   k-means side by side with its peers; more: .venv/bin/python -m benchmarks --help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# For tests of the Triton kernels without a GPU: 3.9 has the interpreter that computes as devices do;
+# kernels are to compile with the others too, which come with torch 2.11 and 2.13.
+TRITONS := 3.9.0 3.7.1 3.6.0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test test-all bench lint clean
+.PHONY: train test test-all test-gpu bench lint clean
 
 train: $(VENV)/.train
 	$(BIN)/python train.py fit --config configs/blobs.yaml
 
 # Files of tests go to as many processes as there are cores; --dist loadfile keeps fixtures together.
-test: lint
+test: lint $(VENV)/triton-3.9.0/.there
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
-test-all: lint
+test-all: lint $(TRITONS:%=$(VENV)/triton-%/.there)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Where the package is not installed it comes from here, perhaps without its native kernel; options
+# of pyproject.toml that ask for other packages are left out.
+GPU_PYTHON = $(if $(filter command environment,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
+test-gpu: export PYTHONPATH := $(CURDIR)
+test-gpu: export KMEANS_TEST_GPU := 1
+test-gpu:
+	@there=$$($(GPU_PYTHON) -c 'import torch; print(torch.cuda.is_available())') && \
+	if [ "$$there" = True ]; \
+	then $(GPU_PYTHON) -m pytest tests/gpu tests/triton/test_kernels.py tests/triton/test_rows.py -q -ra \
+		-o addopts= -o filterwarnings=default -p no:cacheprovider \
+		$$($(GPU_PYTHON) -c 'import xdist; print("-n 4")' 2>/dev/null); \
+	else echo "make test-gpu: torch sees no CUDA device; nothing was tested"; fi
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -37,6 +55,16 @@ $(VENV)/.train: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.train
 	$(BIN)/pip install --quiet --group test
+	touch $@
+
+# Beside the packages, not among them: torch may bring another one. No constraint speaks for it.
+$(VENV)/triton-%/.there: | $(VENV)/.test
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	if $(BIN)/python -c 'import sys; sys.exit(sys.platform != "linux" or sys.version_info < (3, 11))'; \
+	then env -u PIP_CONSTRAINT $(BIN)/pip install --quiet --no-deps --target $(@D) triton==$* || \
+		{ echo "make: Triton $* could not be installed; the tests of its kernels need it" >&2; exit 1; }; \
+	else echo "Tests of the Triton kernels are left out: they need Linux and Python 3.11 or newer"; fi
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test

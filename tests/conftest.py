@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 # Threads that spin while they wait for each other starve a busy machine.
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
-from hypothesis import settings
-from sklearn.datasets import load_digits
 
 from kmeans_module import KMeansLayer, backends
 from kmeans_module.core import distances
 
-settings.register_profile("tests", deadline=None, derandomize=True, max_examples=40)
-settings.load_profile("tests")
+with suppress(ImportError):  # make test-gpu gets by without it
+    from hypothesis import settings
+
+    settings.register_profile("tests", deadline=None, derandomize=True, max_examples=40)
+    settings.load_profile("tests")
+
+# The device whose tensors Triton's kernels read: a GPU, or the CPU in the interpreter.
+DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+
+
+class SkippedFolder(pytest.Dir):
+    """Test files that cannot be imported here."""
+
+    reason: str
+
+    def collect(self) -> Iterable[pytest.Item]:
+        pytest.skip(self.reason, allow_module_level=True)
+
+
+def without_triton() -> str | None:
+    """Why no kernel of Triton runs in this process; None where some do."""
+    if DEVICE.type == "cuda" and not os.environ.get("KMEANS_TEST_GPU"):
+        return "run by tests/test_triton_process.py and make test-gpu in processes of their own"
+    return backends.triton.BACKEND.missing()
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if path.parent != Path(__file__).parent or path.name not in ("triton", "gpu"):
+        return None
+    reason = without_triton()
+    if path.name == "triton":  # compares with the native kernel
+        reason = reason or backends.native.BACKEND.missing()
+    if reason is None:
+        return None
+    folder: SkippedFolder = SkippedFolder.from_parent(parent, path=path)
+    folder.reason = reason
+    return folder
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -31,13 +67,19 @@ def blobs(n: int = 600, d: int = 3, centers: int = 6, seed: int = 0) -> torch.Te
     return middles[own] + 2 * torch.randn(n, d, generator=generator)
 
 
+def digits() -> torch.Tensor:
+    from sklearn.datasets import load_digits  # not at hand where make test-gpu runs
+
+    return torch.from_numpy(load_digits().data[:900]).float()
+
+
 def data_set(name: str) -> torch.Tensor:
     """(n, d) float32 by name: what k-means meets in the field."""
     generator = seeded(7)
     return {
         "blobs": lambda: blobs(700, 2),
         "uniform": lambda: torch.rand(800, 5, generator=generator),
-        "digits": lambda: torch.from_numpy(load_digits().data[:900]).float(),
+        "digits": digits,
         "duplicates": lambda: torch.rand(120, 3, generator=generator).repeat(5, 1),
         "integers": lambda: torch.randint(-20, 20, (600, 4), generator=generator).float(),
     }[name]()

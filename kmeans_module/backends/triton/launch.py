@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, lru_cache, wraps
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -18,6 +20,8 @@ MOST_PROBLEMS = 65_535  # programs along the second axis
 
 P = ParamSpec("P")
 R = TypeVar("R")
+# Names under which Triton is distributed: by itself, with nightly builds of torch, for Windows.
+_DISTRIBUTIONS = ("triton", "pytorch-triton", "triton-windows")
 
 
 def interpreted() -> bool:
@@ -25,14 +29,24 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def installed() -> str | None:
+    """Version of Triton, which is not imported; None without it."""
+    if find_spec("triton") is None:
+        return None
+    for name in _DISTRIBUTIONS:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None
+
+
 @cache
 def missing() -> str | None:
     """Why no kernel of Triton can be launched in this process; None where one can."""
-    try:
-        version = metadata.version("triton")
-    except metadata.PackageNotFoundError:
+    version = installed()
+    if version is None:
         return "there is no package triton"
-    if tuple(int(part) for part in version.split(".")[:2]) < LEAST_VERSION:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or tuple(map(int, numbers.groups())) < LEAST_VERSION:
         least = ".".join(map(str, LEAST_VERSION))
         return f"triton {version} is older than {least}"
     if not interpreted() and not torch.cuda.is_available():
@@ -89,17 +103,24 @@ WHOLE = 128
 def tiles_for(device: torch.device, d: int, k: int) -> Tiles:
     """Tiles for rows of d features and k centroids."""
     if device.type != "cuda":
-        return Tiles(32, 16, 16 if d <= WHOLE else 32, 1, 1, False)._replace(
-            features=power_of_two(d, 16) if d <= WHOLE else 32
-        )
-    hopper = capability(device.index or 0) >= (9, 0)
-    columns = min(64, power_of_two(k, 16))
+        return Tiles(64, 16, power_of_two(d, 16) if d <= WHOLE else 64, 1, 1, False)
+    return tiles_of(capability(device.index or 0), d, k)
+
+
+def tiles_of(capability: tuple[int, int], d: int, k: int) -> Tiles:
+    """Tiles of a device of some compute capability.
+
+    Shared memory is scarce on devices 8.6, 8.9 and 12: 99 KB. Tiles by descriptors pay where
+    products read them from shared memory themselves: on 9.0 and 10.
+    """
+    columns = power_of_two(k, 16)
+    large = (9, 0) <= capability < (12, 0)
     if d <= WHOLE:
-        return Tiles(128, columns, power_of_two(d, 16), 4, 3, hopper and d >= 32)
-    if hopper:
-        wide = 256 if d > 256 and k >= 1024 else 128
-        return Tiles(128, min(wide, power_of_two(k, 16)), 64, 8, 3 if wide == 256 else 4, True)
-    return Tiles(128, min(128, power_of_two(k, 16)), 32, 8, 3, False)
+        stages = 3 if large or capability == (8, 0) else 2
+        return Tiles(128, min(64, columns), power_of_two(d, 16), 4, stages, large and d >= 32)
+    if large:
+        return Tiles(128, min(128, columns), 64, 8, 4, True)
+    return Tiles(128, min(128, columns), 32, 8, 4, False)
 
 
 def processors(device: torch.device) -> int:

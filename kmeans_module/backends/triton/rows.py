@@ -77,6 +77,7 @@ class DeviceRows:
             not self.whole
             and not self.unit
             and self.x.dtype == torch.float16
+            and self.d == self.pitch
             and feature == 1
             and row % 8 == 0
             and row >= self.d

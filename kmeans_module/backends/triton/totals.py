@@ -95,8 +95,9 @@ class Totals:
             )  # fmt: skip
             return
         size = 16 if rows.d > 16 else 128
+        # At 128 features a program needs nearly all registers there are.
         totals.move_rows[(-(-rows.n // size), self.problems)](
-            *arguments, rows=size, features=min(launch.power_of_two(rows.d), 128), **options
+            *arguments, rows=size, features=min(launch.power_of_two(rows.d), 64), **options
         )
 
     @property

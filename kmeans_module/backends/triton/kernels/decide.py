@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kmeans_module.backends.triton.kernels.order import written_distances
+from kmeans_module.backends.triton.kernels.order import CHANGING, written_distances
 
 # What a row has that nothing was decided for: the largest int64.
 UNDECIDED = tl.constexpr(0x7FFFFFFFFFFFFFFF)
@@ -27,7 +27,7 @@ def key_of(distance, label):
     return (distance.to(tl.int32, bitcast=True).to(tl.int64) << 32) | label.to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def decide(
     x,  # rows
     exponents,
@@ -101,7 +101,7 @@ def decide(
         tl.atomic_min(best + place, key_of(least, label), mask=live, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def take_decisions(
     exponents,  # of the rows, where unit
     lengths,
@@ -129,7 +129,7 @@ def take_decisions(
     tl.store(best + place, tl.full((rows,), UNDECIDED, tl.int64), mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def measure(
     x,  # rows
     exponents,

@@ -3,12 +3,12 @@
 import triton
 import triton.language as tl
 
-from kmeans_module.backends.triton.kernels.order import at_unit_length, fused
+from kmeans_module.backends.triton.kernels.order import CHANGING, at_unit_length, fused
 
 NO_LABEL = tl.constexpr(0x7FFFFFFF)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def assign_few(
     x,  # rows
     exponents,

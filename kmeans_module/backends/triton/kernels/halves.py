@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from kmeans_module.backends.triton.kernels.order import (
+    CHANGING,
     FEW_FEATURES,
     LANES,
     PART,
@@ -24,7 +25,7 @@ WIDE = tl.constexpr(1.0e15)
 UP = tl.constexpr(1.0001)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def measure_lengths(
     x,  # rows
     exponents,  # *i32 (P, n), written
@@ -87,7 +88,7 @@ def unit_or_same(value, exponents, lengths, place, live, unit: tl.constexpr):
     return value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def find_frame(
     x,  # rows
     exponents,
@@ -142,7 +143,7 @@ def rounded_to_half(value):
     return tl.minimum(tl.maximum(value, -MOST_OF_HALF), MOST_OF_HALF).to(tl.float16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def halve_rows(
     x,  # rows
     exponents,
@@ -192,7 +193,7 @@ def halve_rows(
     tl.store(residues + place, tl.sqrt(lost) * UP, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def halve_centroids(
     c,  # *f32 (P, k, d)
     offset,  # *f32 (P, d) or (1, d)

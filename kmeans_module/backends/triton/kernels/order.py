@@ -10,6 +10,11 @@ import triton.language as tl
 # Up to so many features a distance is added up feature by feature.
 FEW_FEATURES = tl.constexpr(8)
 LANES = tl.constexpr(16)
+# Arguments whose values would otherwise give kernels to compile anew: 1, multiples of 16, others.
+CHANGING = (
+    "n", "k", "n_rows", "first_row", "size", "step", "per_program", "capacity", "tiles",
+    "frame_stride", "weight_stride", "tile_bits", "low_bits", "digits",
+)  # fmt: skip
 # Features that are added up before they join the total.
 PART = tl.constexpr(1024)
 
@@ -98,7 +103,8 @@ def written_distances(
         lanes = tl.zeros((rows, LANES), tl.float32)
         for begin in range(0, d, PART):
             part = tl.zeros((rows, LANES), tl.float32)
-            for first in range(begin, min(begin + PART, d), LANES):
+            # Unrolled, so that loads wait for each other no longer than for the device's memory.
+            for first in tl.range(begin, min(begin + PART, d), LANES, loop_unroll_factor=4):
                 f = first + lane
                 there = live[:, None] & (f < d)[None, :]
                 at = row[:, None] + f.to(tl.int64)[None, :] * feature_stride

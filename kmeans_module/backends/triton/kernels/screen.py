@@ -21,6 +21,7 @@ from kmeans_module.backends.triton.kernels.halves import (
     scale_of,
     unit_or_same,
 )
+from kmeans_module.backends.triton.kernels.order import CHANGING
 
 NEVER = tl.constexpr(-1.0e30)
 ALWAYS = tl.constexpr(3.0e38)
@@ -91,7 +92,7 @@ def threshold_of(own, norm, residue, most, scale, p, d, product_error, sum_error
     return tl.where(usual, threshold, ALWAYS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def guess(
     x, half, norms, residues, exponents, lengths, offset, reach,  # rows, see half_rows
     centroids,  # *f16 (P, places, pitch): minus the centroids
@@ -159,7 +160,7 @@ def note_candidates(
         tl.store(masks + at, mask, mask=some[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def sift(
     x, half, norms, residues, exponents, lengths, offset, reach,  # rows, see half_rows
     centroids,  # *f16 (P, places, pitch): minus the centroids
@@ -237,7 +238,7 @@ def sift(
             )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def find_thresholds(
     half,  # *f16 (P, n, pitch)
     norms,
@@ -289,19 +290,23 @@ def find_thresholds(
 
 @triton.jit
 def chunk_of(
-    source, described, first, at_row, begin, live, stride, d,
+    source, described, first, at_row, begin, live, stride, pitch,
     rows: tl.constexpr, features: tl.constexpr, described_tiles: tl.constexpr,
 ):  # fmt: skip
-    """Features begin to begin + features of rows, (rows, features) of half precision."""
+    """Features begin to begin + features of rows, (rows, features) of half precision.
+
+    Rows are pitch features long, a multiple of 16: by that the compiler knows that 16 bytes come
+    at once, without which nothing is copied ahead into shared memory.
+    """
     if described_tiles:
         return described.load([at_row, begin])
     else:
         f = begin + tl.arange(0, features)
         place = (first + tl.arange(0, rows))[:, None] * stride + f[None, :]
-        return tl.load(source + place, mask=live[:, None] & (f < d)[None, :], other=0.0)
+        return tl.load(source + place, mask=live[:, None] & (f < pitch)[None, :], other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def guess_in_chunks(
     half,  # *f16 (P, n, ·)
     described_rows,
@@ -323,7 +328,7 @@ def guess_in_chunks(
     live = r < n
     frame = p * frame_stride
     first = p.to(tl.int64) * places
-    chunks = tl.cdiv(d, features)
+    chunks = tl.cdiv(pitch, features)
     least = tl.full((rows, columns), NO_KEY, tl.float32)
     sums = tl.zeros((rows, columns), tl.float32)
     there = tl.arange(0, columns) >= 0
@@ -333,12 +338,12 @@ def guess_in_chunks(
         begin = (step % chunks) * features
         row = chunk_of(
             row_base, described_rows, tl.program_id(0).to(tl.int64) * rows,
-            frame * n + tl.program_id(0) * rows, begin, live, row_stride, d,
+            frame * n + tl.program_id(0) * rows, begin, live, row_stride, pitch,
             rows, features, described_tiles,
         )  # fmt: skip
         c = chunk_of(
             centroids, described, first + tile * columns, p * places + tile * columns, begin,
-            there, pitch, d, columns, features, described_tiles,
+            there, pitch, pitch, columns, features, described_tiles,
         )  # fmt: skip
         sums = tl.dot(row, tl.trans(c), sums)
         if step % chunks == chunks - 1:
@@ -354,7 +359,7 @@ def guess_in_chunks(
     tl.store(labels + p.to(tl.int64) * n + r, label, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def sift_in_chunks(
     half,  # *f16 (P, n, ·)
     described_rows,  # the same by a descriptor of (P * n, d), where described_tiles
@@ -387,7 +392,7 @@ def sift_in_chunks(
         first = p.to(tl.int64) * places
         label = tl.load(labels + p.to(tl.int64) * n + r, mask=live, other=0)
         threshold = tl.load(thresholds + p.to(tl.int64) * n + r, mask=live, other=NEVER)
-        chunks = tl.cdiv(d, features)
+        chunks = tl.cdiv(pitch, features)
         tiles = places // columns
         there = tl.arange(0, columns) >= 0
         row_base = half + frame.to(tl.int64) * half_stride
@@ -401,11 +406,11 @@ def sift_in_chunks(
                 begin = (step % chunks) * features
                 row = chunk_of(
                     row_base, described_rows, block.to(tl.int64), frame * n + block, begin, live,
-                    row_stride, d, rows, features, described_tiles,
+                    row_stride, pitch, rows, features, described_tiles,
                 )  # fmt: skip
                 c = chunk_of(
                     centroids, described, first + tile * columns, p * places + tile * columns,
-                    begin, there, pitch, d, columns, features, described_tiles,
+                    begin, there, pitch, pitch, columns, features, described_tiles,
                 )  # fmt: skip
                 sums = tl.dot(row, tl.trans(c), sums)
                 if step % chunks == chunks - 1:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from kmeans_module.backends.triton.kernels.halves import unit_or_same
-from kmeans_module.backends.triton.kernels.order import exponent_of
+from kmeans_module.backends.triton.kernels.order import CHANGING, exponent_of
 
 # Adding and subtracting it rounds numbers below 2^51 to integers.
 INTEGERS_ONLY = tl.constexpr(6755399441055744.0)
@@ -40,7 +40,7 @@ def as_double(exponent):
     return ((exponent.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def find_extents(
     x,  # rows
     low,  # *i32 (P, d), lowered: ordered(least value)
@@ -132,7 +132,7 @@ def add_digits(totals, at, high, low, inside):
     tl.atomic_add(totals + at + 1, low, mask=inside & (low != 0), sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def move_rows(
     x,  # rows
     exponents,
@@ -209,7 +209,7 @@ def move_rows(
                     add_digits(of_sums, at_sum, -high, -low, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def move_among_few(
     x,
     exponents,
@@ -298,7 +298,7 @@ def move_among_few(
         tl.atomic_add(changed + p, tl.sum(total_moves, 0), sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def read_totals(
     totals,  # *i64 (P, k, d, 2)
     unit_exponents,  # *i32 (P, d)
@@ -320,7 +320,7 @@ def read_totals(
     tl.store(out + at, value, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def add_squares(
     x,
     exponents,
@@ -370,7 +370,7 @@ def add_squares(
     tl.store(partial + at, tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def add_inertia(
     totals,  # *f64 (P, k, d): sums
     counts,  # *f64 (P, k)
@@ -413,7 +413,7 @@ def value_of(code):
     return tl.where(code < 0, code ^ ORDERED_LOW, code).to(tl.float32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def find_units(
     low,  # *i32 (frames, d): of find_extents
     high,  # *i32 (frames, d)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CANDIDATES: int = kernels.CANDIDATES.value
 _BLOCK = 1024
 _PROGRAMS = 4  # for each processor
-_ROWS, _ROWS_OF_FEW_FEATURES = 128, 256  # of a tile
+_ROWS, _FEATURES, _ROWS_OF_FEW_FEATURES = 128, 32, 256  # of a tile
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -84,8 +84,7 @@ class Measure:
         self.partial = torch.empty(
             (problems, programs, CANDIDATES), dtype=torch.float64, device=rows.device
         )
-        features = 128 if rows.whole else 64
-        self._features = min(features, launch.power_of_two(rows.d, 16))
+        self._features = min(_FEATURES, launch.power_of_two(rows.d, 16))
 
     def candidates(self, candidates: Tensor, near: Tensor) -> None:
         """Potentials of candidates (P, 16, d) by programs, and which rows they reach."""
@@ -96,7 +95,7 @@ class Measure:
             *rows.strides, *rows.half_strides, rows.frame_stride, self.weights.stride,
             rows.n, rows.d, rows.pitch, *launch.errors(rows.device, rows.d),
             rows=_ROWS, features=self._features, few=rows.d if rows.few else 0,
-            unit=rows.unit, ready=rows.ready, weighted=self.weights.given, num_warps=4,
+            unit=rows.unit, ready=rows.ready, weighted=self.weights.given, num_warps=4, num_stages=2,
         )  # fmt: skip
 
     def lower(

@@ -195,11 +195,9 @@ def check_init(init: object, problem: Problem) -> Tensor:
     ):
         raise ValueError(f"init should have shape {(k, d)}; got {tuple(init.shape)}")
     init = init.to(problem.device, problem.dtype)
-    zero = (init == 0).all(dim=-1).any()
-    finite, zero = torch.stack([init.isfinite().all(), zero]).tolist()  # one wait for both
-    if not finite:
+    if not bool(init.isfinite().all()):
         raise ValueError(f"init should be finite in {problem.dtype}; it contains NaN or infinity")
-    if problem.metric == "cosine" and zero:
+    if problem.metric == "cosine" and bool((init == 0).all(-1).any()):
         raise ValueError('init should have no zero row where metric="cosine"')
     return init if init.ndim == 3 else init.unsqueeze(0)
 

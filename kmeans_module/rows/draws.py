@@ -99,8 +99,11 @@ class HeldDraws(Positions):
         if first is None:
             numbers = self.uniform(self.n_problems, m)
             positions = self.draw(masses, numbers)
+            rows = self.take(positions)
+            if all_unlike(rows):
+                return rows
             new = torch.stack([where_first(position) for position in positions])
-            drawn.take(self.take(positions), new)
+            drawn.take(rows, new)
             seeds, masses = row_hashes(numbers), self.without(masses, positions)
         else:
             # Another number of draws would change what the generator gives to others.

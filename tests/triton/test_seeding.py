@@ -13,11 +13,13 @@ pytest.importorskip("triton")
 from kmeans_module import KMeansLayer
 from kmeans_module.backends import Workspace, native, unit_rows, workspace
 from kmeans_module.backends.triton import launch
+from kmeans_module.backends.triton.kernels import halves, seeding
+from kmeans_module.backends.triton.seeding import DeviceRounds
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.seeding import CANDIDATES, greedy
 from kmeans_module.rows import Batch, HeldRows
 from tests.conftest import brute_force, seeded
-from tests.waits import counted
+from tests.waits import Waits, counted
 
 pytestmark = [
     pytest.mark.skipif(not launch.interpreted(), reason="no interpreter of Triton is asked for"),
@@ -120,22 +122,53 @@ def test_potentials_are_those_of_the_written_distances(
         torch.testing.assert_close(lowered[0].double(), alone.amin(-1), rtol=1e-5, atol=0)
 
 
-def test_no_round_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+class Launched:
+    """A kernel whose launches do not count: the interpreter looks at tensors in its own ways."""
+
+    def __init__(self, kernel: Any, waits: list[Waits]) -> None:
+        self.kernel, self.waits = kernel, waits
+
+    def __getitem__(self, grid: Any) -> Any:
+        def launch(*args: Any, **options: Any) -> None:
+            before = len(self.waits[0])
+            self.kernel[grid](*args, **options)
+            del self.waits[0][before:]
+
+        return launch
+
+    def __call__(self, *args: Any) -> Any:
+        return self.kernel(*args)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_no_round_waits_for_the_device(
+    weighted: bool, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KMEANS_KERNEL", "triton")
     x = spread(60, 3)
-    for weight in (None, torch.rand(60, generator=seeded(1)).double()):
-        draws = HeldRows([Batch(x, weight, start=0)]).draws(Problem(5, 3), seeded())
-        rounds = draws.rounds(5, CANDIDATES)
-        monkeypatch.setattr(draws, "rounds", lambda k, m, rounds=rounds: rounds)
-        expected = greedy(HeldRows([Batch(x, weight, start=0)]).draws(Problem(5, 3), seeded()), 5)
-        launches: list[str] = []
-        for step in ("lower", "draw", "choose"):
-            original = getattr(rounds, step)
-            monkeypatch.setattr(
-                rounds, step, lambda step=step, call=original: (launches.append(step), call())
-            )
-        assert torch.equal(greedy(draws, 5), expected)
-        assert launches == ["lower", "draw", "choose"] * 4
+    weight = torch.rand(60, generator=seeded(1)).double() if weighted else None
+    problem = Problem(4, 3, metric=metric)
+    draws = HeldRows([Batch(x, weight, start=0)]).draws(problem, seeded())
+    current = [Waits()]
+    for module in (seeding, halves):
+        for name, function in list(vars(module).items()):
+            if hasattr(function, "rewriter"):
+                monkeypatch.setattr(module, name, Launched(function, current))
+    with counted() as waits:
+        current[0] = waits
+        rounds = draws.rounds(4, CANDIDATES)
+        # The first center is drawn by torch, which looks only where tensors are on the CPU.
+        assert [wait for wait in waits if "reference.py" not in wait] == []
+        waits.clear()
+        for _ in range(3):
+            rounds.lower()
+            rounds.draw()
+            rounds.choose()
+        assert not waits
+        draws.distinct(4, first=rounds.centers)
+        assert len(waits) <= 1
+    assert isinstance(rounds, DeviceRounds)
 
 
 def test_where_all_rows_are_centers_the_weights_decide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,8 @@ class Measure:
             *rows.strides, *rows.half_strides, rows.frame_stride, self.weights.stride,
             rows.n, rows.d, rows.pitch, *launch.errors(rows.device, rows.d),
             rows=_ROWS, features=self._features, few=rows.d if rows.few else 0,
-            unit=rows.unit, ready=rows.ready, weighted=self.weights.given, num_warps=4, num_stages=2,
+            unit=rows.unit, ready=rows.ready, weighted=self.weights.given,
+            num_warps=4, num_stages=2,
         )  # fmt: skip
 
     def lower(

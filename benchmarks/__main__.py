@@ -2,6 +2,7 @@
 
     python -m benchmarks                    lloyd, on all workloads, with all peers
     python -m benchmarks lloyd pixels       one workload
+    python -m benchmarks gpu                on a GPU, in about five minutes
 
 Medians of several runs; ratios count, not seconds: machines differ and are noisy.
 """
@@ -46,7 +47,7 @@ PLOTS = {"lloyd": ROOT / "docs" / "speed.png", "growth": ROOT / "docs" / "growth
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args((sys.argv[1:] if arguments is None else arguments) or ["lloyd"])
     module = importlib.import_module(f"benchmarks.{options.what}")
-    if options.what == "table":
+    if options.what in ("table", "gpu"):  # which write for themselves
         module.run(options)
         return
     import torch
@@ -115,7 +116,23 @@ def parser() -> argparse.ArgumentParser:
     stream.add_argument("--batches", type=int, nargs="+", default=[4, 16, 48], metavar="N")
     stream.add_argument("--features", type=int, nargs="+", default=[2, 64], metavar="D")
     stream.add_argument("--batch-mb", type=float, default=16.0, help="of a batch")
-    text = "the README's table of speeds, from the figures of lloyd"
+    text = "on a GPU: fits, seeding, assignment, quantizers, memory and waits, beside peers"
+    gpu = commands.add_parser("gpu", help=text, description=text)
+    gpu.add_argument("--only", nargs="+", metavar="NAME", help="names of cases or of their groups")
+    gpu.add_argument("--quick", action="store_true", help="a tenth of the rows, fewer repeats")
+    gpu.add_argument(
+        "--seconds", type=float, default=300.0,
+        help="for everything; cases that are left then are named (default 300)",
+    )  # fmt: skip
+    gpu.add_argument(
+        "--out", type=Path, help="write the figures here, after every case; default of a full "
+        "run: benchmarks/results/gpu.json",
+    )  # fmt: skip
+    gpu.add_argument(
+        "--interpret", action="store_true",
+        help="try the code on the CPU, tiny, and measure nothing; so with TRITON_INTERPRET=1",
+    )  # fmt: skip
+    text = "the README's tables of speeds, from the figures of lloyd or of gpu"
     table = commands.add_parser("table", help=text, description=text)
     table.add_argument("source", type=Path, nargs="?", default=RESULTS / "lloyd.json")
     table.add_argument("--update", type=Path, help="put it into this file between its comments")
@@ -124,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
 
 def write_json(options: argparse.Namespace, rows: list[dict[str, object]]) -> None:
     """The figures of a run and what they depend on."""
-    from benchmarks.machine import describe, version
+    from benchmarks.machine import describe, rounded, version
     from benchmarks.peers import PEERS
 
     given = {
@@ -135,7 +152,7 @@ def write_json(options: argparse.Namespace, rows: list[dict[str, object]]) -> No
     found["vector-quantize-pytorch"] = version("vector-quantize-pytorch")
     figures = {
         "what": options.what, "machine": describe(), "versions": found, "options": given,
-        "rows": _rounded(rows),
+        "rows": rounded(rows),
     }  # fmt: skip
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
@@ -156,15 +173,6 @@ def _are_defaults(options: argparse.Namespace) -> bool:
         getattr(options, name, None) == getattr(usual, name, None)
         for name in ("ks", "rows", "batches", "features", "batch_mb")
     )
-
-
-def _rounded(value: object) -> object:
-    """Floats to five digits, all the way down."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

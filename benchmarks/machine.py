@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from threadpoolctl import threadpool_limits
 
 
 class Roofline(NamedTuple):
@@ -55,6 +54,8 @@ def rest() -> None:
 
 def same_threads() -> AbstractContextManager[object]:
     """As many threads as torch has, for every OpenMP and BLAS that is loaded by now."""
+    from threadpoolctl import threadpool_limits
+
     return threadpool_limits(torch.get_num_threads())
 
 
@@ -69,6 +70,15 @@ def version(package: str) -> str | None:
 def describe() -> dict[str, object]:
     """What the figures of a run depend on."""
     return {"cpu": _cpu(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def rounded(value: object) -> object:
+    """Floats to five digits, all the way down."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def _cpu() -> str:

@@ -1,4 +1,4 @@
-"""The table of speeds in README.md, made from the JSON file of ``lloyd``."""
+"""The tables of speeds in README.md, made from the JSON files of ``lloyd`` and of ``gpu``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ END = "<!-- end of speed -->\n"
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table, or puts it into a file between its two comments."""
-    text = markdown(json.loads(options.source.read_text()))
+    figures = json.loads(options.source.read_text())
+    if figures["what"] == "gpu":
+        from benchmarks.gpu import report
+
+        text, first, last = report.markdown(figures), report.BEGIN, report.END
+    else:
+        text, first, last = markdown(figures), BEGIN, END
     if options.update is None:
         print(text, end="")
         return
     old = options.update.read_text()
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = old.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise SystemExit(f"{options.update} lacks the lines\n{BEGIN}{END}")
+        raise SystemExit(f"{options.update} lacks the lines\n{first}{last}")
     options.update.write_text(before + begin + text + end + after)
 
 

@@ -137,7 +137,7 @@ struct BeamBlock {
     for (int v = 0; v < count * beams; ++v) {
       Choices<T>& of_row = best[v / beams];
       for (int64_t begin = 0; begin < b.k; begin += R) {
-        typename Lanes<T>::Vector found[1][kVectors] = {};
+        typename Lanes<T>::Vector found[1][kVectors];
         measure<1, 0>(packed + begin * b.d, left + v * b.stride, b.d, b.d, 1, found);
         alignas(64) T distance[R];
         std::memcpy(distance, found, sizeof(distance));

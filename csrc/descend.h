@@ -54,11 +54,6 @@ inline typename Lanes<T>::Vector vector_at(const T* from) {
   return value;
 }
 
-template <typename T>
-inline typename Lanes<T>::Vector size_of(const typename Lanes<T>::Vector& value) {
-  return value > -value ? value : -value;
-}
-
 template <typename T, int D>
 class Descent {
  public:
@@ -143,7 +138,7 @@ class Descent {
       V reach = {};
       for (int j = 0; j < D; ++j) {
         const V b = vector_at(from.features + j * room + c) - middle[j];
-        reach += size_of<T>(b - a[j]) * half[j];
+        reach += size_of(V(b - a[j])) * half[j];
       }
       const V square = vector_at(squares + c);
       const M beaten = square - a_squared - 2 * reach > kMarginOfBox<T> * square + least_gap;
@@ -303,7 +298,7 @@ class Reach {
     for (int c = 0; c < kCandidates && which >> c; c += W) {
       V square = {}, size = {};
       for (int j = 0; j < D; ++j) {
-        const V apart = size_of<T>(vector_at(candidates + j * kCandidates + c) - middle[j]);
+        const V apart = size_of(V(vector_at(candidates + j * kCandidates + c) - middle[j]));
         const V over = apart - half[j], beyond = over > 0 ? over : V{};
         square += beyond * beyond;
         size += apart * apart + half[j] * half[j];
@@ -331,7 +326,6 @@ class Reach {
   void distances_of(int64_t leaf, const T* point, int64_t of_feature,
                     V (&distance)[1][kVectors]) const {
     const T* const block = static_cast<const T*>(tree_.rows) + leaf * R * D;
-    for (int v = 0; v < kVectors; ++v) distance[0][v] = V{};
     measure<1, D>(block, point, D, 1, of_feature, distance);
   }
 

@@ -2,7 +2,7 @@
 // Included by kernel.inc, once per instruction set.
 //
 // Rows are taken in blocks, transposed so that a vector holds one feature of several rows.
-// Each distance is the same sum over the features in the same order, in whatever block,
+// Each distance is the same sum over the features in the order of README.md, in whatever block,
 // thread or batch a row is: labels depend on nothing else, and ties go to the lowest index.
 #pragma once
 
@@ -14,17 +14,102 @@
 namespace {
 
 constexpr int kVectors = 4;     // per block: with KM_CENTROIDS, the accumulators in registers
-constexpr int kPartialSum = 64;  // features added up before they join the total
 
 template <typename T>
 struct Lanes {
-  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  using Int = IntOf<T>;
   typedef T Vector __attribute__((vector_size(KM_VECTOR_BYTES)));
   typedef Int Mask __attribute__((vector_size(KM_VECTOR_BYTES)));
   typedef double Doubles __attribute__((vector_size(KM_VECTOR_BYTES / sizeof(T) * 8)));
   static constexpr int kWidth = KM_VECTOR_BYTES / sizeof(T);
   static constexpr int kRows = kWidth * kVectors;
 };
+
+// Sums of squares of differences(j, v), feature j of the rows of vector v, over lanes kFirst, kFirst
+// + kStep, .. of sixteen: features 16 apart are added up in order, then the lanes by halves. There
+// are no more than kFeaturesInPart of them.
+template <int kFirst, int kStep, int N, typename V, typename Differences>
+inline void sum_lanes(int64_t d, const Differences& differences, V (&sum)[N]) {
+  for (V& of_rows : sum) of_rows = V{};
+  if constexpr (kStep == kLanes) {
+    for (int64_t j = kFirst; j < d; j += kLanes)
+      for (int v = 0; v < N; ++v) {
+        const V difference = differences(j, v);
+        sum[v] = fused(difference, difference, sum[v]);
+      }
+  } else {
+    sum_lanes<kFirst, 2 * kStep>(d, differences, sum);
+    if (kFirst + kStep >= d) return;  // others are zero
+    V others[N];
+    sum_lanes<kFirst + kStep, 2 * kStep>(d, differences, others);
+    for (int v = 0; v < N; ++v) sum[v] += others[v];
+  }
+}
+
+// Squared distances of the rows of a block to C centroids, feature j of centroid c at c * of_centroid +
+// j * of_feature; D is d, or 0 where it is not known to the compiler.
+template <int C, int D, typename T>
+inline void measure(const T* block, const T* centroids, int64_t d, int64_t of_centroid,
+                    int64_t of_feature, typename Lanes<T>::Vector (&distance)[C][kVectors]) {
+  using V = typename Lanes<T>::Vector;
+  constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
+  if (D) d = D;
+  auto row = [block](int64_t j, int v) -> const V& {
+    return *reinterpret_cast<const V*>(block + j * R + v * W);
+  };
+  if (d > kFewFeatures) {
+    // Five sums of each are alive; one centroid alone pays for keeping them in registers.
+    constexpr int kAtOnce = KM_VECTOR_BYTES >= 64 || C > 1 ? kVectors : kVectors / 2;
+    for (int c = 0; c < C; ++c)
+      for (int first = 0; first < kVectors; first += kAtOnce) {
+        V sums[kAtOnce];
+        sum_lanes<0, 1>(
+            d,
+            [&](int64_t j, int v) -> V {
+              return row(j, first + v) - centroids[c * of_centroid + j * of_feature];
+            },
+            sums);
+        for (int v = 0; v < kAtOnce; ++v) distance[c][first + v] = sums[v];
+      }
+    return;
+  }
+  V sums[C][kVectors] = {};
+  for (int64_t j = 0; j < d; ++j) {
+    V x[kVectors];
+    for (int v = 0; v < kVectors; ++v) x[v] = row(j, v);
+    for (int c = 0; c < C; ++c)
+      for (int v = 0; v < kVectors; ++v) {
+        const V difference = x[v] - centroids[c * of_centroid + j * of_feature];
+        sums[c][v] = fused(difference, difference, sums[c][v]);
+      }
+  }
+  for (int c = 0; c < C; ++c)
+    for (int v = 0; v < kVectors; ++v) distance[c][v] = sums[c][v];
+}
+
+// Scales the rows of a block to unit length; rows of zeros stay.
+template <int D, typename T>
+inline void to_unit_lengths(T* block, int64_t d) {
+  using V = typename Lanes<T>::Vector;
+  constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
+  if (D) d = D;
+  auto row = [block](int64_t j, int v) -> V& {
+    return *reinterpret_cast<V*>(block + j * R + v * W);
+  };
+  V largest[kVectors] = {}, squares[1][kVectors];
+  for (int64_t j = 0; j < d; ++j)
+    for (int v = 0; v < kVectors; ++v) largest[v] = larger_of(largest[v], size_of(row(j, v)));
+  for (int v = 0; v < kVectors; ++v) {
+    const V scale = scale_of<T, typename Lanes<T>::Mask>(largest[v]);
+    for (int64_t j = 0; j < d; ++j) row(j, v) *= scale;
+  }
+  const T origin = 0;
+  measure<1, D>(block, &origin, d, 0, 0, squares);
+  for (int v = 0; v < kVectors; ++v) {
+    const V norm = largest[v] > 0 ? square_root(squares[0][v]) : V{} + T(1);
+    for (int64_t j = 0; j < d; ++j) row(j, v) /= norm;
+  }
+}
 
 // Transposes up to kRows rows of T; missing ones repeat the last.
 template <typename T, int D = 0>
@@ -51,33 +136,7 @@ void load_block(const km_rows& rows, T* block) {
       for (int64_t j = done; j < d; ++j) block[j * R + s] = row[j * rows.column_stride];
     }
   }
-  for (int s = 0; rows.cosine && s < R; ++s) to_unit_length(block + s, d, R);
-}
-
-// Adds the squared distances of the rows of a block to C centroids, feature j of centroid c at
-// c * of_centroid + j * of_feature; D is d, or 0 where it is not known to the compiler.
-template <int C, int D, typename T>
-inline void measure(const T* block, const T* centroids, int64_t d, int64_t of_centroid,
-                    int64_t of_feature, typename Lanes<T>::Vector (&total)[C][kVectors]) {
-  using V = typename Lanes<T>::Vector;
-  constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
-  if (D) d = D;
-  for (int64_t begin = 0; begin < d; begin += kPartialSum) {
-    const int64_t end = least_of<int64_t>(d, begin + kPartialSum);
-    V sums[C][kVectors] = {};
-    for (int64_t j = begin; j < end; ++j) {
-      V x[kVectors];
-      for (int v = 0; v < kVectors; ++v)
-        x[v] = *reinterpret_cast<const V*>(block + j * R + v * W);
-      for (int c = 0; c < C; ++c)
-        for (int v = 0; v < kVectors; ++v) {
-          const V difference = x[v] - centroids[c * of_centroid + j * of_feature];
-          sums[c][v] += difference * difference;
-        }
-    }
-    for (int c = 0; c < C; ++c)
-      for (int v = 0; v < kVectors; ++v) total[c][v] += sums[c][v];
-  }
+  if (rows.cosine) to_unit_lengths<D>(block, d);
 }
 
 template <typename T>
@@ -97,7 +156,7 @@ struct Nearest {
   void compare(const T* block, const T* centroids, int64_t c, int64_t of_centroid,
                int64_t of_feature) {
     using M = typename Lanes<T>::Mask;
-    typename Lanes<T>::Vector found[C][kVectors] = {};
+    typename Lanes<T>::Vector found[C][kVectors];
     measure<C, D>(block, centroids + c * of_centroid, D, of_centroid, of_feature, found);
     for (int i = 0; i < C; ++i)
       for (int v = 0; v < kVectors; ++v) {
@@ -214,7 +273,7 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
       weight[v] = plain ? V{} + T(1) : *reinterpret_cast<const V*>(weights + v * W);
     }
     for (int64_t c = 0; c < m; c += KM_CENTROIDS) {
-      V distance[KM_CENTROIDS][kVectors] = {};
+      V distance[KM_CENTROIDS][kVectors];
       measure<KM_CENTROIDS, D>(block, candidates + c * rows.d, rows.d, rows.d, 1, distance);
       for (int i = 0; i < KM_CENTROIDS; ++i) {
         V sum = {};
@@ -238,6 +297,7 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
   }
 }
 
+// For features up to kMeasuredFeatures; see km_kernel::lower.
 template <typename T>
 void lower(const km_rows& rows, T* nearest, const T* center, int64_t begin, int64_t end,
            T* block) {
@@ -246,8 +306,8 @@ void lower(const km_rows& rows, T* nearest, const T* center, int64_t begin, int6
   for (int64_t first = begin; first < end; first += R) {
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     load_block<T>(rows_of(rows, first, count, block + R * rows.d), block);
-    V distance[KM_CENTROIDS][kVectors] = {};
-    measure<KM_CENTROIDS, 0>(block, center, rows.d, rows.d, 1, distance);
+    V distance[1][kVectors];
+    measure<1, 0>(block, center, rows.d, rows.d, 1, distance);
     for (int s = 0; s < count; ++s)
       nearest[first + s] = least_of(nearest[first + s], distance[0][s / W][s % W]);
   }

@@ -1,11 +1,14 @@
-// What functions of the C interface return where memory is lacking.
+// What functions of the C interface have in common.
 #pragma once
 
 #include <new>
 
-// 0, or 1 where there is no memory.
+#include "denormals.h"
+
+// Does some work, denormal numbers included. Returns 0, or 1 where there is no memory.
 template <typename Work>
 int guarded(const Work& work) {
+  const WithDenormals counting;
   try {
     work();
     return 0;

@@ -5,6 +5,8 @@
 
 // Up to so many features, rows are measured against every centroid; above, first by bounds.
 constexpr int64_t kFewFeatures = 8;
+// Up to so many, seeding measures every distance: bounds cost as much.
+constexpr int64_t kMeasuredFeatures = 23;
 // Up to so many they are sorted for seeding.
 constexpr int64_t kSortedFeatures = 16;
 // Numbers that a row adds to its cluster there: features, its weight, and what fills up fours.
@@ -253,9 +255,10 @@ struct km_kernel {
   void (*lower_reached)(const km_rows& rows, void* nearest, const void* center, int64_t stride,
                         const uint16_t* reached, int candidate, int64_t begin, int64_t end,
                         void* row);
-  // center is repeated centroids_together times.
-  void (*lower)(const km_rows& rows, void* nearest, const void* center, int64_t begin,
-                int64_t end, void* block);
+  // Lowers nearest by center (stride); block has twice block_bytes for each feature or, above
+  // kMeasuredFeatures, the size of kBlock rows (stride).
+  void (*lower)(const km_rows& rows, void* nearest, const void* center, int64_t stride,
+                int64_t begin, int64_t end, void* block);
   // Of x (count, size): lowers low and raises high (size), adds to sums (size) the numbers or,
   // about a center (size) that is not null, the squares of their differences alone.
   void (*spread)(const void* x, bool is_double, int64_t count, int64_t size, const double* center,

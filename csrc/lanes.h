@@ -2,14 +2,7 @@
 // Included by kernel.inc, once per instruction set.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "fused.h"
 
 // Inner loops that lose their registers where compilers put them into others.
 #define KM_BY_ITSELF __attribute__((noinline))
@@ -118,14 +111,7 @@ inline Sixteen<float> times(Sixteen<float> a, const Sixteen<float>& b) {
 }
 
 inline Sixteen<float> square_root(Sixteen<float> value) {
-#if defined(__AVX512F__)
-  value.part[0] = _mm512_sqrt_ps(value.part[0]);
-#elif defined(__AVX2__)
-  for (int v = 0; v < 2; ++v) value.part[v] = _mm256_sqrt_ps(value.part[v]);
-#else
-  for (int v = 0; v < Sixteen<float>::kParts; ++v)
-    for (int i = 0; i < Sixteen<float>::kWidth; ++i) value.part[v][i] = std::sqrt(value.part[v][i]);
-#endif
+  for (int v = 0; v < Sixteen<float>::kParts; ++v) value.part[v] = square_root(value.part[v]);
   return value;
 }
 
@@ -138,9 +124,22 @@ inline Sixteen<float> no_less(Sixteen<float> value, float number) {
   return value;
 }
 
-inline Sixteen<float> times(Sixteen<float> a, float factor) {
-  for (int v = 0; v < Sixteen<float>::kParts; ++v) a.part[v] *= factor;
+template <typename T>
+inline Sixteen<T> times(Sixteen<T> a, T factor) {
+  for (int v = 0; v < Sixteen<T>::kParts; ++v) a.part[v] *= factor;
   return a;
+}
+
+template <typename T>
+inline Sixteen<T> divided(Sixteen<T> a, T by) {
+  for (int v = 0; v < Sixteen<T>::kParts; ++v) a.part[v] /= by;
+  return a;
+}
+
+template <typename T>
+inline void raise_to_size(Sixteen<T>& most, const Sixteen<T>& value) {
+  for (int v = 0; v < Sixteen<T>::kParts; ++v)
+    most.part[v] = larger_of(most.part[v], size_of(value.part[v]));
 }
 
 inline Sixteen<float> reciprocal(Sixteen<float> value) {
@@ -152,8 +151,14 @@ template <typename T>
 inline void add_square_of_difference(Sixteen<T>& sum, const Sixteen<T>& a, const Sixteen<T>& b) {
   for (int v = 0; v < Sixteen<T>::kParts; ++v) {
     const auto difference = a.part[v] - b.part[v];
-    sum.part[v] += difference * difference;
+    sum.part[v] = fused(difference, difference, sum.part[v]);
   }
+}
+
+template <typename T>
+inline void add_square(Sixteen<T>& sum, const Sixteen<T>& value) {
+  for (int v = 0; v < Sixteen<T>::kParts; ++v)
+    sum.part[v] = fused(value.part[v], value.part[v], sum.part[v]);
 }
 
 inline Sixteen<float> minus(Sixteen<float> a, const Sixteen<float>& b) {
@@ -189,6 +194,15 @@ inline T total(const Sixteen<T>& value) {
   store(lanes, value);
   for (int half = kLanes / 2; half; half /= 2)
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+template <typename T>
+inline T largest(const Sixteen<T>& value) {
+  T lanes[kLanes];
+  store(lanes, value);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] = larger_of(lanes[i], lanes[i + half]);
   return lanes[0];
 }
 
@@ -269,9 +283,23 @@ inline void gather(const float (*table)[4], const int32_t* which, Sixteen<float>
 }
 
 #if defined(__AVX512F__)
-inline float total(const Sixteen<float>& value) { return _mm512_reduce_add_ps(value.part[0]); }
+inline float total(const Sixteen<float>& value) {
+  const __m512 all = value.part[0];
+  const __m256 eight =
+      _mm512_castps512_ps256(all) +
+      _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(all), 1));
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  const __m128 two = four + _mm_movehl_ps(four, four);
+  return two[0] + two[1];
+}
+inline float largest(const Sixteen<float>& value) {
+  return _mm512_reduce_max_ps(value.part[0]);
+}
 inline double total(const Sixteen<double>& value) {
-  return _mm512_reduce_add_pd(value.part[0] + value.part[1]);
+  const __m512d eight = value.part[0] + value.part[1];
+  const __m256d four = _mm512_castpd512_pd256(eight) + _mm512_extractf64x4_pd(eight, 1);
+  const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+  return two[0] + two[1];
 }
 inline unsigned at_least(const Sixteen<float>& value, float limit) {
   return _mm512_cmp_ps_mask(value.part[0], _mm512_set1_ps(limit), _CMP_GE_OQ);
@@ -282,6 +310,12 @@ inline float total(const Sixteen<float>& value) {
   const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
   const __m128 two = four + _mm_movehl_ps(four, four);
   return two[0] + two[1];
+}
+inline float largest(const Sixteen<float>& value) {
+  const __m256 eight = _mm256_max_ps(value.part[0], value.part[1]);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return larger_of(two[0], two[1]);
 }
 inline unsigned at_least(const Sixteen<float>& value, float limit) {
   const __m256 all = _mm256_set1_ps(limit);

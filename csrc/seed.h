@@ -186,12 +186,33 @@ void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t str
       load_rows(rows, i, 1, stride, row);
       x = row;
     }
-    T distance = 0;
-    if (rows.d > kFewFeatures)
-      distance = squared_distance(x, center, stride);
-    else
-      for (int64_t j = 0; j < rows.d; ++j) distance += (x[j] - center[j]) * (x[j] - center[j]);
+    const T distance = rows.d > kFewFeatures ? squared_distance(x, center, stride)
+                                             : squared_distance_of_few(x, center, rows.d);
     nearest[i] = least_of(nearest[i], distance);
+  }
+}
+
+// For more features; see km_kernel::lower.
+template <typename T>
+void lower_each(const km_rows& rows, T* nearest, const T* center, int64_t stride, int64_t begin,
+                int64_t end, T* block) {
+  constexpr int kTogether = 4;
+  const T* const centers[kTogether] = {center, center, center, center};
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t count = least_of<int64_t>(kBlock, end - first);
+    const bool read = as_they_are(rows, stride);
+    if (!read) load_rows(rows, first, count, stride, block);
+    const T* const x = read ? static_cast<const T*>(rows.x) + first * rows.row_stride : block;
+    const int64_t pitch = read ? rows.row_stride : stride;
+    for (int64_t i = 0; i < count; i += kTogether) {
+      const T* some[kTogether];
+      T distance[kTogether];
+      for (int n = 0; n < kTogether; ++n)  // missing ones repeat the last
+        some[n] = x + least_of(i + n, count - 1) * pitch;
+      squared_distances(some, centers, stride, distance);
+      for (int n = 0; n < least_of<int64_t>(kTogether, count - i); ++n)
+        nearest[first + i + n] = least_of(nearest[first + i + n], distance[n]);
+    }
   }
 }
 

@@ -9,8 +9,6 @@
 
 namespace {
 
-// Up to so many features all distances are measured: bounds cost as much.
-constexpr int64_t kMeasured = 23;
 constexpr int64_t kSums = 16;  // of each candidate, for km_kernel::potentials
 
 // The bytes of rows (m, d) filled up to (m, stride).
@@ -72,7 +70,7 @@ void km_seeding::potentials(const km_rows& rows, const T* nearest, const T* cand
   reached_.resize(size_t(rows.n));
   std::vector<double> own;  // (parts, m, kSums) or (parts, m): potentials to be added up
   int64_t sums = 1;
-  if (rows.d > kMeasured) {
+  if (rows.d > kMeasuredFeatures) {
     const km_search s = ready(kernel, rows, candidates, m);
     const Scratch scratch(s, sizeof(T), parts);
     own.assign(size_t(parts * m), 0.0);
@@ -118,10 +116,13 @@ void km_seeding::lower(const km_rows& rows, T* nearest, const T* center, bool un
                            reached_.data(), static_cast<int>(c), begin, end, row[p].get());
     });
   }
-  const std::vector<T> repeated = padded(center, 1, rows.d, kernel.centroids_together);
-  const auto block = blocks(parts, 2 * size_t(kernel.block_bytes) * size_t(rows.d));
+  const size_t of_block = rows.d > kMeasuredFeatures
+                              ? size_t(kBlock) * filled.size()
+                              : 2 * size_t(kernel.block_bytes) * size_t(rows.d);
+  const auto block = blocks(parts, of_block);
   in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
-    kernel.lower(rows, nearest, repeated.data(), begin, end, block[p].get());
+    kernel.lower(rows, nearest, filled.data(), int64_t(filled.size() / sizeof(T)), begin, end,
+                 block[p].get());
   });
 }
 

@@ -4,6 +4,7 @@
 
 #include "threads.h"
 
+#include "denormals.h"
 #include "native.h"
 
 #include <dlfcn.h>
@@ -48,6 +49,7 @@ struct Job {
 };
 
 void take_turns(void* given) {
+  const WithDenormals counting;
   const Job& job = *static_cast<Job*>(given);
   for (int64_t p = openmp().thread_num(); p < job.parts; p += openmp().num_threads()) job.part(p);
 }

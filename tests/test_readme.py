@@ -61,6 +61,15 @@ def test_every_code_block_of_the_readme_runs(
     assert ends[0] == ends[1], "a resumed run and one on two processes find the same"
 
 
+def test_the_python_of_the_page_on_gpus_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for language, code in blocks_of("docs/gpu.md"):
+        if language == "python":
+            exec(compile(code, "docs/gpu.md", "exec"), names)
+    assert (names["labels"] == names["result"].labels).all()
+    assert "reference: for any device; there" in capsys.readouterr().out
+
+
 def test_the_readme_has_a_block_for_every_use() -> None:
     code = "\n".join(block for _, block in BLOCKS)
     for use in (

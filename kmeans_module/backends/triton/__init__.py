@@ -61,8 +61,10 @@ class TritonBackend:
                 return f"the device has compute capability {major}.{minor}, less than 8.0"
         if not 0 < x.shape[-1] <= _MOST_FEATURES or not x.shape[-2]:
             return f"x has shape {tuple(x.shape)}"
-        if x.shape[-2] >= 1 << 31:
-            return f"x has {x.shape[-2]} rows"
+        if x.shape[:-1].numel() >= 1 << 31:
+            return f"x has {x.shape[:-1].numel()} rows"
+        if x.ndim == 3 and len(x) > launch.MOST_PROBLEMS:
+            return f"x holds the rows of {len(x)} problems"
         if x.dtype in _WIDE and beyond_float32(x):
             return "x holds integers beyond 2^24, which float32 does not tell apart"
         return None

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-from functools import cache, lru_cache
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, lru_cache, wraps
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 LEAST_VERSION = (3, 6)
 LEAST_CAPABILITY = (8, 0)
+MOST_PROBLEMS = 65_535  # programs along the second axis
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def interpreted() -> bool:
@@ -40,6 +46,22 @@ def missing() -> str | None:
 def capability(index: int) -> tuple[int, int]:
     """Compute capability of a CUDA device."""
     return torch.cuda.get_device_capability(index)
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Kernels are launched on the current device: makes it that of the tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def on_its_device(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """A method that launches kernels on the device of its object."""
+
+    @wraps(method)
+    def launching(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with current(self.device):
+            return method(self, *args, **kwargs)
+
+    return launching
 
 
 class Tiles(NamedTuple):

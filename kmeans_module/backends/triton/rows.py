@@ -79,6 +79,7 @@ class DeviceRows:
             and self.x.dtype == torch.float16
             and feature == 1
             and row % 8 == 0
+            and row >= self.d
             and (self.frames == 1 or problem == self.n * row)
             and self.x.data_ptr() % 16 == 0
         )

@@ -76,30 +76,28 @@ class Totals:
         if first or self.sums is None:
             self._start()
         rows = space.rows
-        few_clusters = self.k <= _FEW_CLUSTERS and self.k * rows.d <= _FEW_SUMS
-        new_codes = space.next_codes if rows.few else space.codes
-        if first and few_clusters:
-            if not rows.few:
-                space.apply_decisions()
+        options = {
+            "first": first, "keyed": not rows.few, "weighted": self.weighted, "unit": rows.unit,
+            "num_warps": 4,
+        }  # fmt: skip
+        arguments = (
+            *self._rows, space.codes, space.codes if rows.few else space.best,
+            space.next_codes if rows.few else space.codes, space.active, self.sums, self.counts,
+            self.units, self.count_units, space.changed, *self._strides, rows.n, rows.d, self.k,
+            self.low_bits,
+        )  # fmt: skip
+        if self.k <= _FEW_CLUSTERS and self.k * rows.d <= _FEW_SUMS:
             programs, per_program = rows.parts
             features = launch.power_of_two(rows.d)
-            totals.add_few_clusters[(programs, self.problems)](
-                *self._rows, space.codes, new_codes, space.active, self.sums, self.counts,
-                self.units, self.count_units, space.changed, *self._strides, rows.n, rows.d, self.k,
-                self.low_bits, per_program,
-                rows=min(256, 4096 // features), features=features, weighted=self.weighted,
-                unit=rows.unit, num_warps=4,
+            totals.move_among_few[(programs, self.problems)](
+                *arguments, per_program,
+                rows=min(256, 4096 // features), features=features, **options,
             )  # fmt: skip
             return
         size = 16 if rows.d > 16 else 128
-        features = min(launch.power_of_two(rows.d), 128)
         totals.move_rows[(-(-rows.n // size), self.problems)](
-            *self._rows, space.codes, space.codes if rows.few else space.best, new_codes,
-            space.active, self.sums, self.counts, self.units, self.count_units, space.changed,
-            *self._strides, rows.n, rows.d, self.k, self.low_bits,
-            rows=size, features=features, first=first, keyed=not rows.few, weighted=self.weighted,
-            unit=rows.unit, num_warps=4,
-        )  # fmt: skip
+            *arguments, rows=size, features=min(launch.power_of_two(rows.d), 128), **options
+        )
 
     @property
     def _rows(self) -> tuple[Tensor, ...]:

@@ -59,7 +59,8 @@ class TritonWorkspace:
         self.sample_weight = sample_weight
         self.metric = metric
         self.device = x.device
-        self.rows = DeviceRows(x, unit=metric == "cosine", keep=not once)
+        with launch.current(x.device):
+            self.rows = DeviceRows(x, unit=metric == "cosine", keep=not once)
         self._size: tuple[int, ...] = ()
         self._labels: Tensor | None = None
 
@@ -70,6 +71,7 @@ class TritonWorkspace:
             self._labels = self.codes.long()
         return self._labels
 
+    @launch.on_its_device
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         centroids = self._ready(centroids)
         self._start(centroids)
@@ -79,10 +81,12 @@ class TritonWorkspace:
         else:
             self._screen(centroids, first=True)
             labels = self.apply_decisions()
+        self._size = ()  # sums are not of these labels
         if self.device.type == "cuda":
             return labels, True  # a look at the distances would make the host wait
         return labels, self.measure(centroids).isfinite().all()
 
+    @launch.on_its_device
     def statistics(
         self, centroids: Tensor, *, start: int = 0, farthest: bool = True
     ) -> ClusterStats:
@@ -93,6 +97,7 @@ class TritonWorkspace:
             return stats
         return self._with_farthest(stats, self.measure(centroids), start)
 
+    @launch.on_its_device
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         centroids = self._ready(centroids)
         self.update(centroids)
@@ -131,6 +136,7 @@ class TritonWorkspace:
         measure = Measure(self, problems, none)
         measure.lower(nearest, self._ready(center), numbers, numbers, most, none, every=True)
 
+    @launch.on_its_device
     def update(self, centroids: Tensor) -> None:
         """Labels of the nearest centroids (P, k, d), and the sums of their clusters."""
         first = self._start(centroids)
@@ -155,6 +161,8 @@ class TritonWorkspace:
         problems, k, _ = centroids.shape
         if self._size == (problems, k):
             return False
+        if problems > launch.MOST_PROBLEMS:
+            raise ValueError(f"a device takes {launch.MOST_PROBLEMS} problems; got {problems}")
         self._size = (problems, k)
         n, device = self.rows.n, self.device
         self.codes = torch.zeros((problems, n), dtype=torch.int32, device=device)
@@ -288,9 +296,9 @@ class TritonWorkspace:
         if first_row == 0:
             size_of = 32
             screen.find_thresholds[(-(-rows.n // size_of), problems)](
-                rows.half, rows.norms, rows.residues, self._half, self._scores, self._counters,
-                self.codes, self.active, self._thresholds, *rows.half_strides, rows.frame_stride,
-                rows.n, rows.d, self._places, rows.pitch, *errors,
+                rows.half, rows.norms, rows.residues, rows.reach, self._half, self._scores,
+                self._counters, self.codes, self.active, self._thresholds, *rows.half_strides,
+                rows.frame_stride, rows.n, rows.d, self._places, rows.pitch, *errors,
                 rows=size_of, features=64, num_warps=4,
             )  # fmt: skip
         screen.sift_in_chunks[grid](

@@ -10,6 +10,7 @@ from kmeans_module.backends.triton.kernels.order import (
     at_unit_length,
     exponent_of,
     fused,
+    scale_exponent,
     scaled,
     sum_of_lanes,
 )
@@ -48,7 +49,7 @@ def measure_lengths(
         place = at[:, None] + f.to(tl.int64)[None, :] * feature_stride
         value = tl.abs(tl.load(x + place, mask=there, other=0).to(tl.float32))
         largest = tl.maximum(largest, tl.max(value, 1))
-    exponent = tl.where(largest > 0, exponent_of(largest), 0)
+    exponent = scale_exponent(largest)
     if d <= FEW_FEATURES:
         squares = tl.zeros((rows,), tl.float32)
         place = at

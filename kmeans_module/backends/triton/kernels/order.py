@@ -48,10 +48,16 @@ def power_of_two(exponent):
 
 
 @triton.jit
+def scale_exponent(largest):
+    """e of rows whose largest |x| is given: they are multiplied by 2^-e, which is no denormal."""
+    field = (largest.to(tl.int32, bitcast=True) >> 23) & 255
+    return tl.minimum(tl.maximum(field, 1), 253) - 127
+
+
+@triton.jit
 def scaled(value, exponent):
-    """value * 2^-exponent, in two steps: the power alone may be out of range."""
-    half = exponent >> 1
-    return (value * power_of_two(-half)) * power_of_two(half - exponent)
+    """value * 2^-exponent, of exponents from -126 to 126."""
+    return value * power_of_two(-exponent)
 
 
 @triton.jit

@@ -25,6 +25,7 @@ from kmeans_module.backends.triton.kernels.halves import (
 NEVER = tl.constexpr(-1.0e30)
 ALWAYS = tl.constexpr(3.0e38)
 UNIT_ROUNDING = tl.constexpr(5.9604644775390625e-08)  # 2^-24
+LEAST_ROOT = tl.constexpr(5.293955920339377e-23)  # 2^-74
 # Keys of :func:`guess` hold the tile in the lowest bits.
 NO_KEY = tl.constexpr(3.0e38)
 
@@ -62,23 +63,29 @@ def half_rows(
 
 
 @triton.jit
-def threshold_of(own, norm, residue, most, p, product_error, sum_error):
+def threshold_of(own, norm, residue, most, scale, p, d, product_error, sum_error):
     """The score that a centroid must stay below to be looked at.
 
     Args:
         own: score of the row's own centroid, (rows,).
         norm, residue: of the rows.
         most: bits of the largest norm and residue of the centroids, (P, 2).
+        scale: by which rows and centroids were multiplied.
         product_error: ε, what tensor cores lose in adding up.
         sum_error: δ, what the sum that decides loses.
     """
     farthest = tl.load(most + 2 * p).to(tl.float32, bitcast=True)
     rounding = tl.load(most + 2 * p + 1).to(tl.float32, bitcast=True)
-    error = residue * farthest + norm * rounding + product_error * norm * farthest
+    error = residue * farthest + norm * rounding
+    # Tensor cores add the products to the score less the threshold, which is rounded with them.
+    error += product_error * (norm * farthest + 0.5 * farthest * farthest + tl.abs(own))
     # Rows less the offset, half the squared norms and their difference are rounded, too.
     error += 16 * UNIT_ROUNDING * farthest * (norm + farthest)
     squared = tl.maximum(2 * (own + error) + norm * norm, 0.0)
     threshold = own + 2 * error + sum_error * squared
+    # Squares below the least denormal number vanish from the sum that decides.
+    least = scale * LEAST_ROOT
+    threshold += d * least * least
     threshold += tl.abs(threshold) * 4 * UNIT_ROUNDING + 1.0e-30
     usual = (tl.maximum(norm, farthest) < WIDE) & (threshold < ALWAYS)
     return tl.where(usual, threshold, ALWAYS)
@@ -202,7 +209,9 @@ def sift(
         own_centroid = tl.load(centroids + at, mask=inside, other=0.0).to(tl.float32)
         own = tl.load(scores + first + label, mask=live, other=0.0)
         own += tl.sum(row.to(tl.float32) * own_centroid, 1)
-        threshold = threshold_of(own, norm, residue, most, p, product_error, sum_error)
+        threshold = threshold_of(
+            own, norm, residue, most, scale_of(reach, frame), p, d, product_error, sum_error
+        )
         threshold = tl.where(live, threshold, NEVER)
         tiles = places // columns
         for segment in range(0, tiles, segment_tiles):
@@ -233,6 +242,7 @@ def find_thresholds(
     half,  # *f16 (P, n, pitch)
     norms,
     residues,
+    reach,
     centroids,
     scores,
     most,
@@ -271,7 +281,9 @@ def find_thresholds(
         place = frame.to(tl.int64) * n + r
         norm = tl.load(norms + place, mask=live, other=0.0)
         residue = tl.load(residues + place, mask=live, other=0.0)
-        threshold = threshold_of(own, norm, residue, most, p, product_error, sum_error)
+        threshold = threshold_of(
+            own, norm, residue, most, scale_of(reach, frame), p, d, product_error, sum_error
+        )
         tl.store(thresholds + p.to(tl.int64) * n + r, threshold, mask=live)
 
 

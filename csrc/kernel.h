@@ -266,6 +266,11 @@ struct km_kernel {
   // Rows begin to end.
   void (*beam)(const km_beam& beam, bool is_double, int64_t begin, int64_t end,
                const km_beam_scratch& scratch);
+  // The sum of n values as integers, and integers (n) unless null; see km_block_sums.
+  int64_t (*count)(const void* values, bool is_double, int64_t n, int exponent, int bits,
+                   int64_t* integers);
+  // Copies rows begin to end to (·, stride), filled up by zeros; for cosine at unit length.
+  void (*load)(const km_rows& rows, int64_t begin, int64_t end, int64_t stride, void* to);
   int64_t centroids_together;
   int64_t block_bytes;
 };

@@ -246,22 +246,43 @@ extern "C" int km_potentials(const km_rows* rows, const void* nearest, const voi
 }
 
 extern "C" int km_block_sums(const void* values, int is_double, int64_t n, int64_t size,
-                             double* sums, int threads) {
+                             int exponent, int bits, int64_t* sums, int threads) {
   return guarded([&] {
-    if (is_double)
-      block_sums(static_cast<const double*>(values), n, size, sums, threads);
-    else
-      block_sums(static_cast<const float*>(values), n, size, sums, threads);
+    block_sums({values, bool(is_double), n, size, exponent, bits}, sums, threads);
   });
 }
 
 extern "C" int km_search_sums(const void* values, int is_double, int64_t n, int64_t size,
-                              const double* sums, const double* targets, int64_t m,
-                              int64_t* positions) {
+                              int exponent, int bits, const int64_t* sums, const int64_t* targets,
+                              int64_t m, int64_t* positions) {
   return guarded([&] {
-    if (is_double)
-      search_sums(static_cast<const double*>(values), n, size, sums, targets, m, positions);
-    else
-      search_sums(static_cast<const float*>(values), n, size, sums, targets, m, positions);
+    search_sums({values, bool(is_double), n, size, exponent, bits}, sums, targets, m, positions);
+  });
+}
+
+extern "C" int km_draw(const void* values, int is_double, int64_t n, int64_t size, int exponent,
+                       int bits, const double* numbers, int64_t m, int64_t* positions,
+                       int threads) {
+  return guarded([&] {
+    draw({values, bool(is_double), n, size, exponent, bits}, numbers, m, positions, threads);
+  });
+}
+
+extern "C" int km_load(const km_rows* rows, void* to, int threads) {
+  return guarded([&] {
+    const size_t element = rows->is_double ? sizeof(double) : sizeof(float);
+    const int64_t stride = filled(rows->d);
+    const int64_t parts = n_parts(*rows, 1, threads);
+    const auto block = blocks(parts, size_t(kBlock) * size_t(stride) * element);
+    in_parts(*rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+      for (int64_t first = begin; first < end; first += kBlock) {
+        const int64_t last = std::min(end, first + kBlock);
+        current_kernel().load(*rows, first, last, stride, block[p].get());
+        for (int64_t i = first; i < last; ++i)
+          std::memcpy(static_cast<char*>(to) + size_t(i * rows->d) * element,
+                      block[p].get() + size_t((i - first) * stride) * element,
+                      size_t(rows->d) * element);
+      }
+    });
   });
 }

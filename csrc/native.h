@@ -8,7 +8,7 @@
 extern "C" {
 
 // The version of this interface: a library that was built for another one does not serve.
-#define KM_ABI_VERSION 2
+#define KM_ABI_VERSION 3
 KM_API int km_abi_version(void);
 
 // Types of the numbers of rows.
@@ -86,15 +86,25 @@ KM_API int km_potentials(const km_rows* rows, const void* nearest, const void* c
                          int64_t m, int unchanged, double* potentials, km_workspace* workspace,
                          int threads);
 
-// Sums of consecutive blocks of n values, each of so many, the last one short.
-KM_API int km_block_sums(const void* values, int is_double, int64_t n, int64_t size, double* sums,
-                         int threads);
+// Sums of consecutive blocks of n values, each of so many, the last one short. A value v counts as
+// v * 2^exponent, rounded to the nearest integer (ties to even): at least 1 where v is positive, and
+// 2^bits, bits from 0 to 51, at most. Exponents are from -2000 to 2000.
+KM_API int km_block_sums(const void* values, int is_double, int64_t n, int64_t size, int exponent,
+                         int bits, int64_t* sums, int threads);
 
 // Positions (m) where the cumulative sum of n values, none negative, exceeds targets (m). sums are
-// those of blocks; rounding never leads to a value of 0, unless all are.
-KM_API int km_search_sums(const void* values, int is_double, int64_t n, int64_t size,
-                          const double* sums, const double* targets, int64_t m,
+// those of blocks; a value of 0 is found where all are 0 only.
+KM_API int km_search_sums(const void* values, int is_double, int64_t n, int64_t size, int exponent,
+                          int bits, const int64_t* sums, const int64_t* targets, int64_t m,
                           int64_t* positions);
+
+// Positions (m) where the cumulative sum exceeds the shares numbers (m), in [0, 1), of the total,
+// rounded down: both of the above at once.
+KM_API int km_draw(const void* values, int is_double, int64_t n, int64_t size, int exponent,
+                   int bits, const double* numbers, int64_t m, int64_t* positions, int threads);
+
+// Copies rows to (n, d), contiguous; for cosine at unit length, as distances take them.
+KM_API int km_load(const km_rows* rows, void* to, int threads);
 
 // Smallest and largest value (d) of each feature, and the sums (d) of the values or, about a
 // center (d), of squared differences; rows of weight 0 do not count in sums. Cosine is not

@@ -1,51 +1,74 @@
-// Cumulative sums of many values, and a search in them, block by block.
+// Cumulative sums of many values, and a search in them, block by block: over integers, so that
+// nothing depends on the order in which they are added up.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <numeric>
 #include <vector>
 
+#include "kernel.h"
 #include "threads.h"
 
-// Sums of blocks of so many of n values.
-template <typename T>
-void block_sums(const T* values, int64_t n, int64_t size, double* sums, int threads) {
-  constexpr int kSums = 16;  // that need not wait for each other
+// Many values that count as integers; see km_block_sums.
+struct Values {
+  const void* first;
+  bool is_double;
+  int64_t n, size;  // of all, and of a block
+  int exponent, bits;
+
+  // The sum of a block, and its integers (size) where they are asked for.
+  int64_t sum(int64_t block, int64_t* integers = nullptr) const {
+    const int64_t begin = block * size, bytes = is_double ? sizeof(double) : sizeof(float);
+    return current_kernel().count(static_cast<const char*>(first) + begin * bytes, is_double,
+                                  length(block), exponent, bits, integers);
+  }
+  int64_t length(int64_t block) const { return std::min(size, n - block * size); }
+  int64_t blocks() const { return (n + size - 1) / size; }
+};
+
+inline void block_sums(const Values& values, int64_t* sums, int threads) {
   constexpr int64_t kWorthThreads = 1 << 17;
-  const int64_t count = (n + size - 1) / size;
-  const int64_t parts = n < kWorthThreads ? 1 : std::min<int64_t>(threads, count);
+  const int64_t count = values.blocks();
+  const int64_t parts = values.n < kWorthThreads ? 1 : std::min<int64_t>(threads, count);
   in_parallel(parts, [&](int64_t p) {
-    for (int64_t block = count * p / parts; block < count * (p + 1) / parts; ++block) {
-      double sum[kSums] = {};
-      const int64_t end = std::min(n, (block + 1) * size);
-      int64_t i = block * size;
-      for (; i + kSums <= end; i += kSums)
-        for (int lane = 0; lane < kSums; ++lane) sum[lane] += values[i + lane];
-      for (; i < end; ++i) sum[0] += values[i];
-      sums[block] = std::accumulate(sum, sum + kSums, 0.0);
-    }
+    for (int64_t block = count * p / parts; block < count * (p + 1) / parts; ++block)
+      sums[block] = values.sum(block);
   });
 }
 
-// For each target the first of n values, none negative, with which the cumulative sum exceeds it;
-// where rounding leaves none, the last one that is not 0.
-template <typename T>
-void search_sums(const T* values, int64_t n, int64_t size, const double* sums,
-                 const double* targets, int64_t m, int64_t* positions) {
-  std::vector<double> ends(size_t((n + size - 1) / size));
+// For each target the first of the values with which the cumulative sum exceeds it; beyond the total
+// the last one that is not 0.
+inline void search_sums(const Values& values, const int64_t* sums, const int64_t* targets,
+                        int64_t m, int64_t* positions) {
+  std::vector<int64_t> ends(size_t(values.blocks())), integers(size_t(values.size));
   std::partial_sum(sums, sums + ends.size(), ends.begin());
   for (int64_t t = 0; t < m; ++t) {
     auto end = std::upper_bound(ends.begin(), ends.end(), targets[t]);
     if (end == ends.end()) end = std::lower_bound(ends.begin(), ends.end() - 1, ends.back());
     const int64_t block = end - ends.begin();
-    double sum = block ? ends[size_t(block - 1)] : 0;
-    positions[t] = block * size;
-    for (int64_t i = block * size; i < std::min(n, (block + 1) * size); ++i) {
-      if (!(values[i] > 0)) continue;
-      positions[t] = i;
-      sum += values[i];
+    int64_t sum = block ? ends[size_t(block - 1)] : 0;
+    values.sum(block, integers.data());
+    positions[t] = block * values.size;
+    for (int64_t i = 0; i < values.length(block); ++i) {
+      if (!integers[size_t(i)]) continue;
+      positions[t] = block * values.size + i;
+      sum += integers[size_t(i)];
       if (sum > targets[t]) break;
     }
   }
+}
+
+// Positions (m) drawn in proportion to the values: numbers in [0, 1) decide.
+inline void draw(const Values& values, const double* numbers, int64_t m, int64_t* positions,
+                 int threads) {
+  std::vector<int64_t> sums(size_t(values.blocks())), targets(static_cast<size_t>(m));
+  block_sums(values, sums.data(), threads);
+  const int64_t total = std::accumulate(sums.begin(), sums.end(), int64_t{0});
+  for (int64_t i = 0; i < m; ++i) {
+    const auto target = int64_t(std::floor(numbers[i] * double(total)));
+    targets[size_t(i)] = std::max(std::min(target, total - 1), int64_t{0});
+  }
+  search_sums(values, sums.data(), targets.data(), m, positions);
 }

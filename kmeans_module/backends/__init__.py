@@ -17,6 +17,8 @@ from torch import Tensor
 from kmeans_module.backends import native, operators, reference, triton
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import for_onnx, no_memory, no_plain
+from kmeans_module.core.rows import Rounds
+from kmeans_module.core.scale import Scale
 from kmeans_module.core.statistics import ClusterStats, EStep
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "backend_for",
     "beam_search",
     "show_backends",
+    "unit_rows",
     "workspace",
 ]
 
@@ -65,6 +68,16 @@ class Workspace(Protocol):
         Without ``farthest`` those samples are not sought either, where a cluster is empty.
         """
 
+    def rounds(self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None) -> Rounds | None:
+        """For seeding: k-means++ in rounds that never wait for the host; None where those of the
+        caller, by the two methods below, are as good.
+
+        Args:
+            center: the first one, (P, 1, d).
+            numbers: in [0, 1) that decide the draws, (rounds, P, m).
+            drawn_by: weights by which rows are drawn, (P, n); None for weight 1.
+        """
+
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         """For seeding: what nearest (P, n) would sum up to with each candidate (P, m, d)."""
 
@@ -99,7 +112,7 @@ class Backend(Protocol):
         Args:
             x: rows (n, d) or (P, n, d); numbers (P, n) for "sums".
             dtype: of the centroids; None for that of the rows.
-            operation: "e_step" (and seeding), "beam", "sums" or "moments".
+            operation: "e_step" (and seeding), "unit", "beam", "sums" or "moments".
         """
 
     def workspace(
@@ -116,11 +129,25 @@ class Backend(Protocol):
     def beam_search(self, x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
         """See :func:`beam_search`."""
 
-    def block_sums(self, mass: Tensor, size: int) -> Tensor:
-        """Sums of consecutive blocks, each of ``size``, of (P, n) numbers: (P, n_blocks)."""
+    def unit_rows(self, x: Tensor) -> Tensor:
+        """See :func:`unit_rows`."""
 
-    def search_sums(self, mass: Tensor, size: int, blocks: Tensor, target: Tensor) -> Tensor:
-        """Where the cumulative sum of mass (P, n) exceeds the targets (P, m): (P, m) indices."""
+    def draw(self, mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
+        """Columns (P, m) of mass (P, n), none negative, drawn in proportion to it; and whether no
+        problem lacks mass, for which True stands where the answer would keep the host waiting.
+
+        It goes by sums of blocks of ``size``; numbers (P, m) float64 in [0, 1) decide.
+        """
+
+    def block_sums(self, mass: Tensor, size: int, scale: Scale) -> Tensor:
+        """Sums of consecutive blocks, each of ``size``, of (P, n) numbers that a scale makes
+        integers of: (P, n_blocks) int64."""
+
+    def search_sums(
+        self, mass: Tensor, size: int, scale: Scale, blocks: Tensor, target: Tensor
+    ) -> Tensor:
+        """Where the cumulative sum of these integers exceeds the targets (P, m): (P, m) indices;
+        beyond the total, the last one of a number that is not 0."""
 
     def moments(
         self, x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
@@ -199,6 +226,14 @@ def workspace(
     if not torch.compiler.is_compiling():
         log.debug("E-steps by the %s backend", backend.name)
     return backend.workspace(x, sample_weight, metric=metric, dtype=dtype, once=once)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows (..., d) of float32 or float64 at length 1, zero rows as they are.
+
+    They are what distances under the cosine metric take: that of a row to itself is 0.
+    """
+    return backend_for(x, operation="unit").unit_rows(x)
 
 
 def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:

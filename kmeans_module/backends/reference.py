@@ -22,6 +22,7 @@ from kmeans_module.core.distances import (
 )
 from kmeans_module.core.guard import for_other_inputs, under_mode
 from kmeans_module.core.nearest import Screen
+from kmeans_module.core.scale import Scale
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -34,6 +35,7 @@ from kmeans_module.core.statistics import (
 )
 
 _MOMENT_ELEMENTS = 1 << 21
+_BLOCKS = 4096  # of numbers that are added up together
 
 
 class ReferenceWorkspace:
@@ -120,6 +122,9 @@ class ReferenceWorkspace:
         else:
             self.changed = (labels != self._last).sum(dim=-1)
         self._last = self.labels = labels
+
+    def rounds(self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None) -> None:
+        return None
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         problems, m = candidates.shape[:2]
@@ -218,7 +223,7 @@ class ReferenceBackend:
     name = "reference"
     workspace_type: type[ReferenceWorkspace] = ReferenceWorkspace
     device = "any device"
-    operations: tuple[str, ...] = ("e_step", "beam", "sums", "moments")
+    operations: tuple[str, ...] = ("e_step", "unit", "beam", "sums", "moments")
 
     def missing(self) -> str | None:
         return None
@@ -244,30 +249,44 @@ class ReferenceBackend:
 
     beam_search = staticmethod(torch_beam_search)
 
-    def block_sums(self, mass: Tensor, size: int) -> Tensor:
-        dtype = accumulator_dtype(mass.device)
-        whole = mass.shape[-1] // size * size
-        sums = mass[:, :whole].reshape(len(mass), -1, size).sum(dim=-1, dtype=dtype)
-        rest = mass[:, whole:].sum(dim=-1, keepdim=True, dtype=dtype)
-        return torch.cat([sums, rest], dim=-1) if mass.shape[-1] > whole else sums
+    unit_rows = staticmethod(unit_rows)
 
-    def search_sums(self, mass: Tensor, size: int, blocks: Tensor, target: Tensor) -> Tensor:
+    def draw(self, mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
+        largest = mass.amax(dim=-1)
+        scale = Scale.of(largest.to(accumulator_dtype(mass.device)), mass.shape[-1])
+        blocks = self.block_sums(mass, size, scale)
+        target = shares(numbers, blocks.sum(dim=-1, keepdim=True))
+        found = self.search_sums(mass, size, scale, blocks, target)
+        return found, mass.device.type != "cpu" or bool(largest.all())
+
+    def block_sums(self, mass: Tensor, size: int, scale: Scale) -> Tensor:
+        n, parts = mass.shape[-1], []
+        for first in range(
+            0, max(1, n), size * _BLOCKS
+        ):  # integers of all would take twice the rows
+            numbers = scale.integers(mass[:, first : first + size * _BLOCKS])
+            numbers = torch.nn.functional.pad(numbers, (0, -numbers.shape[-1] % size))
+            parts.append(numbers.view(len(mass), -1, size).sum(dim=-1))
+        return torch.cat(parts, dim=-1)
+
+    def search_sums(
+        self, mass: Tensor, size: int, scale: Scale, blocks: Tensor, target: Tensor
+    ) -> Tensor:
         n = mass.shape[-1]
         if 4 * target.shape[-1] * size > n:  # the blocks of the targets would outgrow the rows
-            cumulative = mass.cumsum(dim=-1, dtype=blocks.dtype)
-            target = target.minimum(just_below(cumulative[:, -1:]))
+            cumulative = scale.integers(mass).cumsum(dim=-1)
+            target = target.minimum(cumulative[:, -1:] - 1)
             return torch.searchsorted(cumulative, target, right=True).clamp(max=n - 1)
         ends = blocks.cumsum(dim=-1)
-        target = target.minimum(just_below(ends[:, -1:]))
+        target = target.minimum(ends[:, -1:] - 1)
         block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
-        inside = (target - (ends - blocks).gather(-1, block)).clamp(min=0)
+        inside = target - (ends - blocks).gather(-1, block)
         index = block.unsqueeze(-1) * size + torch.arange(size, device=mass.device)
         within = index < n
         index = index.clamp(max=n - 1)
-        numbers = mass.gather(-1, index.flatten(1)).view_as(index).to(blocks.dtype)
-        cumulative = numbers.where(within, 0.0).cumsum(dim=-1)
-        inside = inside.unsqueeze(-1).minimum(just_below(cumulative[..., -1:]))
-        place = torch.searchsorted(cumulative, inside, right=True)
+        numbers = scale.integers(mass.gather(-1, index.flatten(1))).view_as(index)
+        cumulative = numbers.where(within, 0).cumsum(dim=-1)
+        place = torch.searchsorted(cumulative, inside.unsqueeze(-1), right=True)
         return index.gather(-1, place.clamp(max=size - 1)).squeeze(-1)
 
     def moments(
@@ -303,9 +322,10 @@ def torch_moments(
     return low, high, sums
 
 
-def just_below(value: Tensor) -> Tensor:
-    """The largest number below a positive one."""
-    return value.nextafter(torch.zeros_like(value))
+def shares(numbers: Tensor, total: Tensor) -> Tensor:
+    """Where numbers (P, m) in [0, 1) fall in totals (P, 1) of integers: (P, m) int64."""
+    target = (numbers * total.to(numbers.dtype)).floor().long()
+    return target.minimum(total - 1).clamp(min=0)
 
 
 BACKEND = ReferenceBackend()

@@ -114,17 +114,26 @@ class HeldDraws(Protocol):
     @property
     def n_problems(self) -> int: ...
 
-    def first(self) -> Tensor:
-        """A row drawn by weight, (P, 1, d): the first center."""
+    def rounds(self, n_clusters: int, m: int) -> Rounds:
+        """Begin k-means++ with a center that is drawn by weight, m candidates for each other."""
 
-    def candidates(self, m: int) -> Tensor:
-        """Rows (P, m, d) drawn by weight × squared distance to the nearest center so far."""
 
-    def potentials(self, candidates: Tensor) -> Tensor:
-        """Weighted inertia if each of the candidates (P, m, d) joined the centers, (P, m)."""
+class Rounds(Protocol):
+    """k-means++ under way, a center each round; no round makes the host wait for a device."""
 
-    def lower(self, center: Tensor) -> None:
-        """Add a center (P, 1, d): lower the distances to the nearest one."""
+    @property
+    def centers(self) -> Tensor:
+        """All so far, (P, c, d)."""
+
+    def lower(self) -> None:
+        """Lower the squared distances to the nearest center by those to the last one."""
+
+    def draw(self) -> None:
+        """Draw the candidates by weight × squared distance to the nearest center."""
+
+    def choose(self) -> None:
+        """Make that candidate a center which lowers the potential most: the weighted sum of the
+        distances to the nearest center. See :func:`kmeans_module.core.seeding.least`."""
 
 
 class Rows(Protocol):

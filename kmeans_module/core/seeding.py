@@ -19,6 +19,7 @@ from torch import Tensor
 from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Draws, HeldDraws, Rows, Search
+from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.core.words import shown
 
 InitFunction = Callable[[Tensor, int, "torch.Generator | None"], Tensor]
@@ -50,19 +51,19 @@ def kmeans_plus_plus(draws: Draws, n_clusters: int) -> Tensor:
 def greedy(draws: HeldDraws, n_clusters: int) -> Tensor:
     """Of 16 rows drawn by squared distance to the nearest center, the one that lowers the
     potential most becomes the next center, (P, k, d)."""
-    center = draws.first()
-    centers = [center]
+    rounds = draws.rounds(n_clusters, CANDIDATES)
     for _ in range(1, n_clusters):
-        draws.lower(center)
-        candidates = draws.candidates(CANDIDATES)
-        potentials = draws.potentials(candidates)
-        # The first of those that are least but for rounding, which depends on the batches.
-        least = potentials.amin(dim=-1, keepdim=True)
-        best = (potentials <= least * (1 + ROUNDING)).to(torch.uint8).argmax(dim=-1)
-        index = best.view(-1, 1, 1).expand(-1, 1, candidates.shape[-1])
-        center = candidates.gather(1, index)
-        centers.append(center)
-    return torch.cat(centers, dim=1)
+        rounds.lower()
+        rounds.draw()
+        rounds.choose()
+    return rounds.centers
+
+
+def least(potentials: Tensor) -> Tensor:
+    """The first of the potentials (P, m) that are least but for rounding, which depends on the
+    batches: (P,) indices."""
+    lowest = potentials.amin(dim=-1, keepdim=True)
+    return (potentials <= lowest * (1 + ROUNDING)).to(torch.uint8).argmax(dim=-1)
 
 
 def kmeans_parallel(draws: Draws, n_clusters: int, *, n_rounds: int = 5) -> Tensor:
@@ -118,7 +119,7 @@ def initialize(
     """
     if isinstance(init, str):
         centroids = INITS[init](rows.draws(problem, generator, search), problem.n_clusters)
-        return _in_metric(centroids.to(problem.dtype), problem)
+        return centroids.to(problem.dtype)
     k, d = problem.n_clusters, problem.n_features
     given: object = init
     if callable(init):
@@ -202,4 +203,8 @@ def check_init(init: object, problem: Problem) -> Tensor:
 
 
 def _in_metric(centroids: Tensor, problem: Problem) -> Tensor:
-    return unit_rows(centroids) if problem.metric == "cosine" else centroids
+    if problem.metric != "cosine":
+        return centroids
+    # In float64, so that no order of additions shows in float32: alike on every device.
+    exact = accumulator_dtype(problem.device)
+    return unit_rows(centroids.to(exact)).to(problem.dtype)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import Workspace, workspace
-from kmeans_module.core.distances import unit_rows
+from kmeans_module.backends import Workspace, unit_rows, workspace
 from kmeans_module.core.problem import Problem
+from kmeans_module.core.rows import Rounds as RoundsOfDraws
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.keyed import (
     DistinctRows,
@@ -25,6 +25,7 @@ from kmeans_module.rows.keyed import (
 )
 from kmeans_module.rows.positions import Positions
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, broadcast
+from kmeans_module.rows.rounds import Rounds
 
 
 class HeldDraws(Positions):
@@ -53,7 +54,7 @@ class HeldDraws(Positions):
     def drawn_by(self) -> list[Tensor]:
         """Weights by which rows are drawn, (P, n) for each batch; all alike in a problem where
         none is positive, so that its centroids are rows too."""
-        if not self._weighted and self.metric == "euclidean":
+        if not self._weighs and self.group is None:
             return self.weights
         total = torch.zeros(self.n_problems, dtype=self.accumulator, device=self.device)
         for weight in self.weights:
@@ -61,10 +62,10 @@ class HeldDraws(Positions):
         weightless = all_sum([total], self.group)[0].unsqueeze(-1) == 0
         return [weight.masked_fill(weightless, 1) for weight in self.weights]
 
-    @cached_property
-    def _weighted(self) -> bool:
-        """Whether rows of any rank may have weights."""
-        return self.group is not None or any(b.sample_weight is not None for b in self.batches)
+    @property
+    def _weighs(self) -> bool:
+        """Whether rows of this rank may have weights other than 1."""
+        return self.metric == "cosine" or any(b.sample_weight is not None for b in self.batches)
 
     @cached_property
     def _spaces(self) -> list[Tensor]:
@@ -96,10 +97,13 @@ class HeldDraws(Positions):
             return first
         drawn, masses = DistinctRows(m, self.n_problems, first), self.drawn_by
         if first is None:
-            numbers = self.uniform(m)
-            positions = self.draw(masses, m, numbers=numbers)
+            numbers = self.uniform(self.n_problems, m)
+            positions = self.draw(masses, numbers)
+            rows = self.take(positions)
+            if all_unlike(rows):
+                return rows
             new = torch.stack([where_first(position) for position in positions])
-            drawn.take(self.take(positions), new)
+            drawn.take(rows, new)
             seeds, masses = row_hashes(numbers), self.without(masses, positions)
         else:
             # Another number of draws would change what the generator gives to others.
@@ -126,12 +130,24 @@ class HeldDraws(Positions):
         rows, _, valid = draw.finish(self.group)
         return unit_rows(rows) if self.metric == "cosine" else rows, valid
 
-    def first(self) -> Tensor:
-        return self.take(self.draw(self.drawn_by, 1))
+    def rounds(self, n_clusters: int, m: int) -> RoundsOfDraws:
+        # All numbers at once: a generator of the CPU is not asked again while a device works.
+        problems = self.n_problems
+        numbers = self.uniform(problems * (1 + (n_clusters - 1) * m))
+        first, later = numbers[:problems].view(problems, 1), numbers[problems:]
+        center = self.take(self.draw(self.drawn_by, first))
+        later = later.view(n_clusters - 1, problems, m)
+        if self._alone:
+            weights = self.drawn_by[0] if self._weighs else None
+            own = self.workspaces[0].rounds(center, later, weights)
+            if own is not None:
+                return own
+        return Rounds(self, center, later)
 
-    def candidates(self, m: int) -> Tensor:
+    def candidates(self, numbers: Tensor) -> Tensor:
+        """Rows (P, m, d) drawn by weight × squared distance to the nearest center so far."""
         # Where all distances are 0 the weights decide.
-        return self.take(self.draw(self._far(), m, otherwise=self.drawn_by))
+        return self.take(self.draw(self._far(), numbers, otherwise=self.drawn_by))
 
     def _far(self) -> list[Tensor]:
         """Weight × squared distance to the nearest center, (P, n) for each batch."""
@@ -145,6 +161,7 @@ class HeldDraws(Positions):
         ]
 
     def potentials(self, candidates: Tensor) -> Tensor:
+        """Weighted inertia if each of the candidates (P, m, d) joined the centers, (P, m)."""
         if self._alone:
             return self.workspaces[0].potentials(self.nearest[0], candidates)
         potential = torch.zeros(candidates.shape[:2], dtype=self.accumulator, device=self.device)
@@ -153,6 +170,7 @@ class HeldDraws(Positions):
         return all_sum([potential], self.group)[0]
 
     def lower(self, center: Tensor) -> None:
+        """Add centers (P, c, d): lower the distances to the nearest one."""
         for nearest, space in zip(self.nearest, self.workspaces, strict=True):
             if center.shape[1] == 1:
                 space.lower(nearest, center)
@@ -187,8 +205,8 @@ class StandIn(HeldDraws):
         self.numbers_of = numbers_of
         super().__init__(*args, group=None, **options)
 
-    def uniform(self, m: int) -> Tensor:
-        return broadcast(super().uniform(m), self.numbers_of)
+    def uniform(self, *shape: int) -> Tensor:
+        return broadcast(super().uniform(*shape), self.numbers_of)
 
 
 def stand_in(

@@ -59,6 +59,23 @@ class KeyedDraw:
 
     def _take(self, p: int, keys: Tensor, rows: Tensor, weights: Tensor | None) -> None:
         """Let rows (n, d) of problem p take the slots of rows with greater keys (n,)."""
+        if keys.device.type == "cpu":
+            self._take_few(p, keys, rows, weights)
+        else:
+            self._take_at_once(p, keys, rows, weights)
+
+    def _take_at_once(self, p: int, keys: Tensor, rows: Tensor, weights: Tensor | None) -> None:
+        """In tensors of fixed sizes: no device makes the host wait."""
+        self.keys[p], least = torch.cat([self.keys[p], keys]).topk(self.m, largest=False)
+        stays, old, new = least < self.m, least.clamp(max=self.m - 1), least - self.m
+        new = new.clamp(min=0)
+        taken = rows[new].to(self.rows.dtype)
+        self.rows[p] = self.rows[p, old].where(stays.unsqueeze(-1), taken)
+        own = 1.0 if weights is None else weights[new].to(self.weights.dtype)
+        self.weights[p] = self.weights[p, old].where(stays, own)
+
+    def _take_few(self, p: int, keys: Tensor, rows: Tensor, weights: Tensor | None) -> None:
+        """By themselves, since they are few in later batches."""
         below = (keys < self.keys[p].max()).nonzero().squeeze(-1)
         if not len(below):
             return
@@ -206,7 +223,7 @@ def draw_seeds(
     """A seed of keyed draws for each problem, (P,) int64, the same on all ranks."""
     place = "cpu" if generator is None else generator.device
     numbers = torch.randint(2**62, (problems,), device=place, generator=generator)
-    return broadcast(numbers.to(device), group)
+    return broadcast(numbers.to(device, non_blocking=True), group)
 
 
 def repeat_first(rows: Tensor, valid: Tensor, m: int, *, otherwise: Tensor | None = None) -> Tensor:

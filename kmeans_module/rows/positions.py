@@ -11,14 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import backend_for
-from kmeans_module.backends.reference import just_below
-from kmeans_module.core.distances import declared_dtype, unit_rows
+from kmeans_module.backends import backend_for, unit_rows
+from kmeans_module.backends.reference import shares
+from kmeans_module.core.distances import declared_dtype
 from kmeans_module.core.problem import Problem
+from kmeans_module.core.scale import Scale
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum, broadcast, rank
-from kmeans_module.rows.sampling import block_sums, search
+from kmeans_module.rows.sampling import block_sums, draw, search
 
 _NOWHERE = torch.iinfo(torch.int64).max
 
@@ -63,24 +64,25 @@ class Positions:
         sizes = [batch.x.shape[-2] for batch in self.batches]
         self._alone = self.group is None and len(sizes) == 1
         if self._alone:
-            self.starts, self._places = [0], [0]
+            self.starts, self._places, self.n_samples = [0], [0], sizes[0]
             return
-        most = torch.tensor([len(sizes)], device=self.device)
-        slots = int(all_gather(most, self.group).max())
-        table = torch.zeros((slots, 2), dtype=torch.int64, device=self.device)
+        # On the CPU, where nothing is waited for.
+        slots = int(all_gather(torch.tensor([len(sizes)]), self.group).max())
+        table = torch.zeros((slots, 2), dtype=torch.int64)
         table[:, 0] = _NOWHERE
         for i, (batch, size) in enumerate(zip(self.batches, sizes, strict=True)):
             table[i, 0], table[i, 1] = batch.start or 0, size
         flat = all_gather(table, self.group).view(-1, 2)
-        self._order = flat[:, 0].argsort(stable=True)
-        ends = flat[self._order, 1].cumsum(0)
+        order = flat[:, 0].argsort(stable=True)
+        ends = flat[order, 1].cumsum(0)
         starts = torch.empty_like(ends)
-        starts[self._order] = ends - flat[self._order, 1]
-        self._slots = slots
+        starts[order] = ends - flat[order, 1]
         first = rank(self.group) * slots
         mine = slice(first, first + len(sizes))
-        self.starts = [int(start) for start in starts[mine]]
-        self._places = [int(place) for place in self._order.argsort()[mine]]
+        self.starts = starts[mine].tolist()
+        self._places = order.argsort()[mine].tolist()
+        self.n_samples = int(flat[:, 1].sum())
+        self._slots, self._order = slots, order.to(self.device, non_blocking=True)
 
     def weight(self, i: int) -> Tensor:
         """Weights of batch i, (P, n)."""
@@ -93,51 +95,67 @@ class Positions:
             weight = weight * (x != 0).any(dim=-1)
         return weight.expand(self.n_problems, -1)
 
-    def uniform(self, m: int) -> Tensor:
-        """Numbers in [0, 1), (P, m), the same on all ranks."""
+    def uniform(self, *shape: int) -> Tensor:
+        """Numbers in [0, 1), the same on all ranks."""
         device = torch.device("cpu") if self.generator is None else self.generator.device
         numbers = torch.rand(
-            (self.n_problems, m),
-            dtype=accumulator_dtype(device),
-            device=device,
-            generator=self.generator,
+            shape, dtype=accumulator_dtype(device), device=device, generator=self.generator
         )
-        return broadcast(numbers.to(self.device, self.accumulator), self.group)
+        numbers = numbers.to(self.device, self.accumulator, non_blocking=True)
+        return broadcast(numbers, self.group)
 
     def draw(
         self,
         masses: Sequence[Tensor],
-        m: int,
+        numbers: Tensor,
         *,
         otherwise: Sequence[Tensor] | None = None,
-        numbers: Tensor | None = None,
     ) -> Tensor:
         """Positions (P, m), each drawn in proportion to the masses, one (P, n) per batch; for
-        problems whose masses are all 0, to other masses. Numbers (P, m) in [0, 1) decide, None
-        to draw them."""
-        blocks = [block_sums(mass, self._backend) for mass in masses]
-        ends = None if self._alone else self._ends(blocks)
-        total = blocks[0].sum(dim=-1, keepdim=True) if ends is None else ends[-1]
-        if otherwise is not None and not bool(total.all()):
-            nothing, instead = total == 0, zip(otherwise, masses, strict=True)
-            return self.draw(
-                [other.to(mass).where(nothing, mass) for other, mass in instead], m, numbers=numbers
-            )
-        numbers = self.uniform(m) if numbers is None else numbers
-        target = (numbers * total).minimum(just_below(total))
-        if ends is None:
-            return search(masses[0], blocks[0], target, self._backend)
-        positions = torch.zeros((self.n_problems, m), dtype=torch.int64, device=self.device)
+        problems whose masses are all 0, to other masses. Numbers (P, m) in [0, 1) decide."""
+        # A look at a device would make the host wait.
+        looks = self.device.type == "cpu"
+        if otherwise is not None and not looks:
+            masses = self._instead(masses, otherwise)
+        if self._alone:
+            positions, all_have = draw(masses[0], numbers, self._backend)
+            if all_have or otherwise is None:
+                return positions
+            return self.draw(self._instead(masses, otherwise), numbers)
+        largest = self._largest(masses)
+        if otherwise is not None and looks and not bool(largest.all()):
+            return self.draw(self._instead(masses, otherwise), numbers)
+        scale = Scale.of(largest, self.n_samples)
+        blocks = [block_sums(mass, scale, self._backend) for mass in masses]
+        ends = self._ends(blocks)
+        target = shares(numbers, ends[-1])
+        positions = torch.zeros(target.shape, dtype=torch.int64, device=self.device)
         for i, (mass, place) in enumerate(zip(masses, self._places, strict=True)):
-            low = ends[place - 1] if place else torch.zeros_like(total)
-            local = search(mass, blocks[i], target - low, self._backend) + self.starts[i]
+            low = ends[place - 1] if place else torch.zeros_like(ends[0])
+            local = search(mass, scale, blocks[i], target - low, self._backend) + self.starts[i]
             positions += local * ((target >= low) & (target < ends[place]))
         return all_sum([positions], self.group)[0]
+
+    def _instead(self, masses: Sequence[Tensor], otherwise: Sequence[Tensor]) -> list[Tensor]:
+        """The masses, or the others in problems where all masses are 0."""
+        nothing, pairs = (
+            self._largest(masses).unsqueeze(-1) == 0,
+            zip(masses, otherwise, strict=True),
+        )
+        return [other.to(mass).where(nothing, mass) for mass, other in pairs]
+
+    def _largest(self, masses: Sequence[Tensor]) -> Tensor:
+        """The largest mass of all ranks, (P,)."""
+        largest = [mass.amax(dim=-1).to(self.accumulator) for mass in masses]
+        if self._alone:
+            return largest[0]
+        nothing = torch.zeros(self.n_problems, dtype=self.accumulator, device=self.device)
+        return all_gather(torch.stack([nothing, *largest]).amax(dim=0), self.group).amax(dim=0)
 
     def _ends(self, blocks: Sequence[Tensor]) -> Tensor:
         """Cumulative sums over the batches of all ranks in the order of ``start``, (·, P, 1)."""
         shape = (self._slots, self.n_problems)
-        totals = torch.zeros(shape, dtype=self.accumulator, device=self.device)
+        totals = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for i, sums in enumerate(blocks):
             totals[i] = sums.sum(dim=-1)
         totals = all_gather(totals, self.group).view(-1, self.n_problems)

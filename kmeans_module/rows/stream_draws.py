@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import workspace
+from kmeans_module.backends import unit_rows, workspace
 from kmeans_module.core import seeding
-from kmeans_module.core.distances import compute_dtype, unit_rows
+from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.rows.batch import Batch, row_numbers, weighs

@@ -54,13 +54,14 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
                             workspace, threads);
     failed += km_lower(&rows, nearest.get(), centroids.get(), call, workspace, threads);
   }
-  std::vector<double> of_blocks((n + 15) / 16);
-  failed += km_block_sums(distances.data(), sizeof(T) == 8, n, 16, of_blocks.data(), threads);
+  std::vector<int64_t> of_blocks((n + 15) / 16);
+  failed +=
+      km_block_sums(distances.data(), sizeof(T) == 8, n, 16, 30, 40, of_blocks.data(), threads);
   if (n) {
-    const double targets[] = {0, 1, 1e9};
+    const int64_t targets[] = {0, 1, int64_t{1} << 62};
     int64_t positions[3];
-    failed += km_search_sums(distances.data(), sizeof(T) == 8, n, 16, of_blocks.data(), targets, 3,
-                   positions);
+    failed += km_search_sums(distances.data(), sizeof(T) == 8, n, 16, 30, 40, of_blocks.data(),
+                             targets, 3, positions);
     for (int64_t position : positions) failed += position < 0 || position >= n;
   }
   for (int call = 0; call < 7; ++call) {  // bounds are made, used, and used again

@@ -16,6 +16,7 @@ from kmeans_module import functional as F
 from kmeans_module.backends import backend_for, native, operators, reference
 from kmeans_module.backends.native import NativeWorkspace
 from kmeans_module.backends.reference import ReferenceWorkspace
+from kmeans_module.core.scale import Scale
 from kmeans_module.rows.sampling import block_sums
 from tests.backends.conftest import needs_native
 from tests.conftest import blobs, seeded
@@ -197,7 +198,7 @@ def test_an_unknown_name_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(ValueError, match=message):
             backend_for(x)
     with pytest.raises(ValueError, match=message):
-        block_sums(X)
+        block_sums(X, Scale.of(torch.ones(len(X)), 4))
 
 
 def test_an_empty_name_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from threadpoolctl import threadpool_limits
 
 from kmeans_module import KMeansLayer
-from kmeans_module.core.distances import unit_rows
+from kmeans_module.backends import unit_rows
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.seeding import INITS, check_init, kmeans_parallel
 from kmeans_module.rows import Batch

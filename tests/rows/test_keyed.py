@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kmeans_module.rows.keyed import KeyedDraw, all_unlike
 from tests.conftest import seeded
+from tests.waits import counted
 
 N = 50
 
@@ -176,3 +177,27 @@ def test_equal_rows_of_one_problem_are_seen(n: int) -> None:
     assert not all_unlike(rows)
     rows[1, 0], rows[1, -1] = 0.0, -0.0
     assert not all_unlike(rows)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("m", [1, 20, 60])
+def test_a_device_takes_the_same_rows_in_tensors_of_fixed_sizes(
+    weighted: bool, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(N, 2, generator=seeded())
+    weight = torch.rand(N, generator=seeded(1)).double() if weighted else None
+    masses = torch.rand(3, N, generator=seeded(2)).double()
+    masses[:, ::4] = 0
+    found = []
+    for _ in range(2):
+        draw = KeyedDraw(m, seeds_of(3), n_features=2, dtype=torch.float32)
+        with counted() as waits:
+            for part in (slice(0, 9), slice(9, 10), slice(10, N)):
+                own = None if weight is None else weight[part]
+                draw.add(x[part], own, masses[:, part], torch.arange(part.start, part.stop))
+            rows, weights, valid = draw.finish(None)
+        found.append((rows.where(valid.unsqueeze(-1), 0), weights.where(valid, 0), valid))
+        monkeypatch.setattr(KeyedDraw, "_take", KeyedDraw._take_at_once)
+    assert not waits
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

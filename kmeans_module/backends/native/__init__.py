@@ -21,7 +21,7 @@ class NativeBackend:
 
     name = "native"
     device = "cpu"
-    operations: tuple[str, ...] = ("e_step", "beam", "sums", "moments")
+    operations: tuple[str, ...] = ("e_step", "unit", "beam", "sums", "moments")
 
     def missing(self) -> str | None:
         # A tracing compiler cannot load the library: it has to know beforehand.
@@ -55,7 +55,9 @@ class NativeBackend:
     ) -> NativeWorkspace:
         return NativeWorkspace(x, sample_weight, metric=metric, dtype=dtype, once=once)
 
+    unit_rows = staticmethod(calls.unit_rows)
     beam_search = staticmethod(calls.beam_search)
+    draw = staticmethod(calls.draw)
     block_sums = staticmethod(calls.block_sums)
     search_sums = staticmethod(calls.search_sums)
     moments = staticmethod(calls.moments)

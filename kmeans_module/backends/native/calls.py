@@ -11,6 +11,7 @@ from kmeans_module.backends.beam import torch_beam_search
 from kmeans_module.backends.native.library import ELEMENTS, RowsStruct, address, loaded
 from kmeans_module.backends.reference import torch_moments
 from kmeans_module.core.distances import declared_dtype
+from kmeans_module.core.scale import Scale
 
 MAX_BEAMS = 64  # choices that the kernel keeps
 
@@ -83,31 +84,58 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     return codes, left
 
 
-def block_sums(mass: Tensor, size: int) -> Tensor:
-    """Sums of consecutive blocks of numbers (P, n): (P, n_blocks) float64."""
+def unit_rows(x: Tensor) -> Tensor:
+    """See :func:`kmeans_module.backends.unit_rows`."""
+    rows = x.reshape(-1, x.shape[-1])
+    unit = torch.empty(rows.shape, dtype=x.dtype, device="cpu")
+    struct = rows_struct(rows, None, "cosine", x.dtype)
+    if loaded().km_load(struct, unit.data_ptr(), torch.get_num_threads()):
+        raise MemoryError(f"no memory for {tuple(x.shape)} rows at unit length")
+    return unit.view(x.shape)
+
+
+def draw(mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
+    """See :meth:`kmeans_module.backends.Backend.draw`."""
+    mass, numbers = mass.contiguous(), numbers.contiguous()
+    positions = torch.empty(numbers.shape, dtype=torch.int64, device="cpu")
+    library, n, threads = loaded(), mass.shape[1], torch.get_num_threads()
+    all_have = True
+    for p, largest in enumerate(mass.amax(dim=-1).tolist()):
+        all_have &= largest > 0
+        if library.km_draw(
+            address(mass, p), mass.dtype == torch.float64, n, size, *Scale.of_number(largest, n),
+            address(numbers, p), numbers.shape[1], address(positions, p), threads,
+        ):  # fmt: skip
+            raise MemoryError(f"no memory for draws from {n} numbers")
+    return positions, all_have
+
+
+def block_sums(mass: Tensor, size: int, scale: Scale) -> Tensor:
+    """Sums of consecutive blocks of numbers (P, n) as integers: (P, n_blocks) int64."""
     mass = mass.contiguous()
     problems, n = mass.shape
-    sums = torch.empty((problems, -(-n // size)), dtype=torch.float64, device="cpu")
+    sums = torch.empty((problems, -(-n // size)), dtype=torch.int64, device="cpu")
     library = loaded()
-    for p in range(problems):
+    for p, exponent in enumerate(scale.exponents.tolist()):
         if library.km_block_sums(
-            address(mass, p), mass.dtype == torch.float64, n, size, address(sums, p),
-            torch.get_num_threads(),
+            address(mass, p), mass.dtype == torch.float64, n, size, exponent, scale.bits,
+            address(sums, p), torch.get_num_threads(),
         ):  # fmt: skip
             raise MemoryError(f"no memory for the sums of {n} numbers")
     return sums
 
 
-def search_sums(mass: Tensor, size: int, blocks: Tensor, target: Tensor) -> Tensor:
-    """Where the cumulative sums of numbers (P, n) exceed the targets (P, m)."""
+def search_sums(mass: Tensor, size: int, scale: Scale, blocks: Tensor, target: Tensor) -> Tensor:
+    """Where the cumulative sums of numbers (P, n) as integers exceed the targets (P, m)."""
     mass = mass.contiguous()
     positions = torch.empty(target.shape, dtype=torch.int64, device="cpu")
-    blocks, target = blocks.contiguous(), target.to(torch.float64).contiguous()
+    blocks, target = blocks.contiguous(), target.contiguous()
     library = loaded()
-    for p in range(len(mass)):
+    for p, exponent in enumerate(scale.exponents.tolist()):
         if library.km_search_sums(
-            address(mass, p), mass.dtype == torch.float64, mass.shape[1], size,
-            address(blocks, p), address(target, p), target.shape[1], address(positions, p),
+            address(mass, p), mass.dtype == torch.float64, mass.shape[1], size, exponent,
+            scale.bits, address(blocks, p), address(target, p), target.shape[1],
+            address(positions, p),
         ):  # fmt: skip
             raise MemoryError(f"no memory to search {mass.shape[1]} numbers")
     return positions

@@ -21,7 +21,7 @@ INSTALLED = LIBRARY.is_file()
 
 
 # Of the interface in csrc/native.h that this package is for.
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 # km_element.
 ELEMENTS = {
@@ -88,7 +88,9 @@ def library() -> ctypes.CDLL | None:
     opened.km_open.argtypes, opened.km_open.restype = (threads, threads), pointer
     opened.km_close.argtypes = (pointer,)
     opened.km_project.argtypes = (pointer, pointer, pointer, integer, integer)
-    opened.km_block_sums.argtypes = (pointer, threads, integer, integer, pointer, threads)
+    opened.km_block_sums.argtypes = (
+        pointer, threads, integer, integer, threads, threads, pointer, threads,
+    )  # fmt: skip
     opened.km_share_visited.argtypes = (pointer,)
     opened.km_share_visited.restype = ctypes.c_double
     opened.km_e_step.argtypes = (rows, pointer, integer, result, pointer, threads)
@@ -102,8 +104,12 @@ def library() -> ctypes.CDLL | None:
         threads,
     )  # fmt: skip
     opened.km_search_sums.argtypes = (
-        pointer, threads, integer, integer, pointer, pointer, integer, pointer,
+        pointer, threads, integer, integer, threads, threads, pointer, pointer, integer, pointer,
     )  # fmt: skip
+    opened.km_draw.argtypes = (
+        pointer, threads, integer, integer, threads, threads, pointer, integer, pointer, threads,
+    )  # fmt: skip
+    opened.km_load.argtypes = (rows, pointer, threads)
     opened.km_use_instruction_set.argtypes = (ctypes.c_char_p,)
     opened.km_guard_mapping.argtypes = (pointer, integer)
     opened.km_release_mapping.argtypes, opened.km_release_mapping.restype = (threads,), None

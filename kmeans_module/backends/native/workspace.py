@@ -292,6 +292,9 @@ class NativeWorkspace:
         self._seeding_weight = weight.contiguous()  # kept alive for the pointers to it
         return self._structs(self._seeding_weight)
 
+    def rounds(self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None) -> None:
+        return None
+
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         self._guard()
         self._check_nearest(nearest)

@@ -31,7 +31,7 @@ class TritonBackend:
 
     name = "triton"
     device = "cuda"
-    operations: tuple[str, ...] = ("e_step",)
+    operations: tuple[str, ...] = ("e_step", "unit")
 
     def missing(self) -> str | None:
         return launch.missing()
@@ -82,7 +82,13 @@ class TritonBackend:
 
         return TritonWorkspace(x, sample_weight, metric=metric, once=once)
 
+    def unit_rows(self, x: Tensor) -> Tensor:
+        from kmeans_module.backends.triton.seeding import unit_rows
+
+        return unit_rows(x)
+
     beam_search = staticmethod(reference.BACKEND.beam_search)
+    draw = staticmethod(reference.BACKEND.draw)
     block_sums = staticmethod(reference.BACKEND.block_sums)
     search_sums = staticmethod(reference.BACKEND.search_sums)
     moments = staticmethod(reference.BACKEND.moments)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.reference import ReferenceWorkspace
 from kmeans_module.backends.triton import launch
 from kmeans_module.backends.triton.kernels import decide, few, halves, screen
 from kmeans_module.backends.triton.rows import DeviceRows
+from kmeans_module.backends.triton.seeding import CANDIDATES, DeviceRounds, Measure, Weights
 from kmeans_module.backends.triton.totals import Totals
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -111,15 +110,31 @@ class TritonWorkspace:
         stats = replace(self.totals.read(centroids), inertia=weighted.sum(dim=-1))
         return EStep(self.labels, distances, self._with_farthest(stats, distances, start))
 
+    def rounds(
+        self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None
+    ) -> DeviceRounds | None:
+        if numbers.shape[-1] != CANDIDATES:
+            return None
+        return DeviceRounds(self, self._ready(center), numbers, drawn_by)
+
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
-        return self._by_torch.potentials(nearest, candidates)
+        problems = len(candidates)
+        measure = Measure(self, problems, Weights(self.weights(problems), self.rows.n, self.device))
+        found = []
+        for some in torch.split(self._ready(candidates), CANDIDATES, dim=1):
+            missing = CANDIDATES - some.shape[1]
+            filled = torch.cat([some, some[:, :1].expand(-1, missing, -1)], dim=1)
+            measure.candidates(filled.contiguous(), nearest.contiguous())
+            found.append(measure.partial.sum(dim=1)[:, : some.shape[1]])
+        return torch.cat(found, dim=1)
 
     def lower(self, nearest: Tensor, center: Tensor) -> None:
-        self._by_torch.lower(nearest, center)
-
-    @cached_property
-    def _by_torch(self) -> ReferenceWorkspace:
-        return ReferenceWorkspace(self.x, self.sample_weight, metric=self.metric)
+        problems = len(center)
+        numbers = torch.zeros(problems, dtype=torch.int32, device=self.device)
+        most = torch.zeros(problems, dtype=torch.int64, device=self.device)
+        none = Weights(None, self.rows.n, self.device)
+        measure = Measure(self, problems, none)
+        measure.lower(nearest, self._ready(center), numbers, numbers, most, none, every=True)
 
     @launch.on_its_device
     def update(self, centroids: Tensor) -> None:

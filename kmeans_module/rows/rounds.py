@@ -1,0 +1,44 @@
+"""k-means++ under way, on rows over batches and ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kmeans_module.core.seeding import least
+
+if TYPE_CHECKING:
+    from kmeans_module.rows.draws import HeldDraws
+
+
+class Rounds:
+    """See :class:`kmeans_module.core.rows.Rounds`.
+
+    Args:
+        draws: the rows as seeding sees them.
+        center: the first one, (P, 1, d).
+        numbers: in [0, 1) that decide the draws of each round, (rounds, P, m).
+    """
+
+    def __init__(self, draws: HeldDraws, center: Tensor, numbers: Tensor) -> None:
+        self._draws = draws
+        self._all = [center]
+        self._numbers = iter(numbers)
+        self._candidates = center
+
+    @property
+    def centers(self) -> Tensor:
+        return torch.cat(self._all, dim=1)
+
+    def lower(self) -> None:
+        self._draws.lower(self._all[-1])
+
+    def draw(self) -> None:
+        self._candidates = self._draws.candidates(next(self._numbers))
+
+    def choose(self) -> None:
+        best = least(self._draws.potentials(self._candidates))
+        index = best.view(-1, 1, 1).expand(-1, 1, self._candidates.shape[-1])
+        self._all.append(self._candidates.gather(1, index))

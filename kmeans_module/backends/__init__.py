@@ -65,6 +65,10 @@ class Workspace(Protocol):
         Without ``farthest`` those samples are not sought either, where a cluster is empty.
         """
 
+    def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        """Sums and counts of the k clusters of given labels (P, n), wherever centroids are; the
+        inertia is NaN. An E-step after it may start afresh."""
+
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         """For seeding: what nearest (P, n) would sum up to with each candidate (P, m, d)."""
 

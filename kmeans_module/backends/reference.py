@@ -31,6 +31,7 @@ from kmeans_module.core.statistics import (
     gather_rows,
     rows_and_weights,
     space_rows,
+    stats_of_labels,
 )
 
 _MOMENT_ELEMENTS = 1 << 21
@@ -120,6 +121,9 @@ class ReferenceWorkspace:
         else:
             self.changed = (labels != self._last).sum(dim=-1)
         self._last = self.labels = labels
+
+    def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        return stats_of_labels(self.x, self.sample_weight, labels, k, metric=self.metric)
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         problems, m = candidates.shape[:2]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-UNSAVED = ("next_centroids", "next_counts", "revived", "precision")
+UNSAVED = ("next_centroids", "next_counts", "leaders", "recorded", "refused", "precision")
 
 
 class CodebookState(NamedTuple):
@@ -20,8 +20,12 @@ class CodebookState(NamedTuple):
         initialized: () bool.
         next_centroids: (P, k, d), what the next update brings.
         next_counts: (P, k) float64.
-        revived: codes that the next update moves to samples, (P, k) bool.
+        leaders: of a code that the next update moves to a sample, the code from which it comes,
+            (P, k) int64; -1 of the others.
+        recorded: whether there is an update to make, () bool.
         skipped: batches that were not finite, () int64.
+        refused: the batch to raise an error for, see
+            :func:`kmeans_module.quantization.decisions.note_refused`, (3,) int64.
     """
 
     centroids: Tensor
@@ -30,8 +34,10 @@ class CodebookState(NamedTuple):
     initialized: Tensor
     next_centroids: Tensor
     next_counts: Tensor
-    revived: Tensor
+    leaders: Tensor
+    recorded: Tensor
     skipped: Tensor
+    refused: Tensor
 
 
 def update_first(module: Any, prefix: str, keep_vars: bool) -> None:

@@ -162,6 +162,11 @@ class VectorQuantizer(LearningCodebook):
         return self.layout.heads
 
     @property
+    def draws_codes(self) -> bool:
+        """Whether codes are drawn in training, so that they are not always the nearest."""
+        return self.estimator == "gumbel"
+
+    @property
     def separate_codebooks(self) -> bool:
         """Whether each head has a codebook of its own."""
         return self.layout.separate_codebooks
@@ -303,7 +308,7 @@ class VectorQuantizer(LearningCodebook):
     def _draw(self, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Codes (P, n) drawn by "gumbel" in training, and their centroids with relaxed gradients,
         (P, n, d / heads); None and None where codes are not drawn but the nearest."""
-        if self.estimator != "gumbel" or not self.training:
+        if not self.draws_codes or not self.training:
             return None, None
         centroids = self.codebook.centroids
         if not self.layout.separate_codebooks:

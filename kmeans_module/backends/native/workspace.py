@@ -30,6 +30,7 @@ from kmeans_module.core.statistics import (
     EStep,
     find_farthest,
     rows_and_weights,
+    stats_of_labels,
 )
 
 log = logging.getLogger(__name__)
@@ -291,6 +292,9 @@ class NativeWorkspace:
             weight = weight * self.sample_weight
         self._seeding_weight = weight.contiguous()  # kept alive for the pointers to it
         return self._structs(self._seeding_weight)
+
+    def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        return stats_of_labels(self.x, self.sample_weight, labels, k, metric=self.metric)
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         self._guard()

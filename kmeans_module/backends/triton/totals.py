@@ -71,15 +71,22 @@ class Totals:
             self.count_units.zero_()
         self._squares: Tensor | None = None
 
-    def take(self, space: TritonWorkspace, *, first: bool) -> None:
-        """Add up all rows, or move those that the last E-step gave another label."""
+    def take(self, space: TritonWorkspace, *, first: bool, given: bool = False) -> None:
+        """Add up all rows, or move those that the last E-step gave another label.
+
+        Args:
+            space: whose labels are ``codes``.
+            first: whether all rows are added.
+            given: whether these labels are the new ones, whatever an E-step decided.
+        """
         if first or self.sums is None:
             self._start()
         rows = space.rows
         few_clusters = self.k <= _FEW_CLUSTERS and self.k * rows.d <= _FEW_SUMS
-        new_codes = space.next_codes if rows.few else space.codes
+        keyed = not (rows.few or given)
+        new_codes = space.next_codes if rows.few and not given else space.codes
         if first and few_clusters:
-            if not rows.few:
+            if keyed:
                 space.apply_decisions()
             programs, per_program = rows.parts
             features = launch.power_of_two(rows.d)
@@ -94,10 +101,10 @@ class Totals:
         size = 16 if rows.d > 16 else 128
         features = min(launch.power_of_two(rows.d), 128)
         totals.move_rows[(-(-rows.n // size), self.problems)](
-            *self._rows, space.codes, space.codes if rows.few else space.best, new_codes,
+            *self._rows, space.codes, space.best if keyed else space.codes, new_codes,
             space.active, self.sums, self.counts, self.units, self.count_units, space.changed,
             *self._strides, rows.n, rows.d, self.k, self.low_bits,
-            rows=size, features=features, first=first, keyed=not rows.few, weighted=self.weighted,
+            rows=size, features=features, first=first, keyed=keyed, weighted=self.weighted,
             unit=rows.unit, num_warps=4,
         )  # fmt: skip
 

@@ -106,6 +106,16 @@ class TritonWorkspace:
         stats = replace(self.totals.read(centroids), inertia=weighted.sum(dim=-1))
         return EStep(self.labels, distances, self._with_farthest(stats, distances, start))
 
+    def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        self._size, self._labels = (), None
+        self.codes = labels.to(torch.int32)
+        self.active = torch.ones(len(labels), dtype=torch.int8, device=self.device)
+        self.changed = torch.zeros(len(labels), dtype=torch.int64, device=self.device)
+        totals = Totals(self, len(labels), k)
+        totals.take(self, first=True, given=True)
+        sums, counts = totals.read_sums()
+        return ClusterStats(sums, counts, torch.full_like(counts[:, 0], torch.nan))
+
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         return self._by_torch.potentials(nearest, candidates)
 

@@ -89,7 +89,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         counts = torch.zeros_like(codebook.counts).view(-1, size[0])
         self.register_buffer("next_centroids", centroids, persistent=False)
         self.register_buffer("next_counts", counts, persistent=False)
-        leaders = torch.full_like(counts, -1, dtype=torch.int64)
+        leaders = torch.zeros_like(counts, dtype=torch.int64)
         self.register_buffer("leaders", leaders, persistent=False)
         recorded = torch.zeros_like(codebook.initialized)
         self.register_buffer("recorded", recorded, persistent=False)
@@ -107,9 +107,8 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         """Draw a random codebook, and forget what was learnt."""
         self.codebook.reset_parameters()
         self.forget_recorded()
-        for buffer in (self.next_centroids, self.next_counts, self.skipped, self.refused):
+        for buffer in (self.next_centroids, self.next_counts, self.skipped):
             buffer.zero_()
-        self.leaders.fill_(-1)
 
     def _reset(self) -> None:
         """What is known of this object in this process alone."""
@@ -166,7 +165,8 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
 
     def forget_recorded(self) -> None:
         """Drop what was recorded, for a codebook from elsewhere."""
-        self.recorded.zero_()
+        for buffer in (self.recorded, self.refused, self.leaders):
+            buffer.zero_()
         self._first_rows = []
 
     def train(self, mode: bool = True) -> LearningCodebook:

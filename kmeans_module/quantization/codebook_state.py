@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 UNSAVED = ("next_centroids", "next_counts", "leaders", "recorded", "refused", "precision")
 
@@ -20,8 +20,8 @@ class CodebookState(NamedTuple):
         initialized: () bool.
         next_centroids: (P, k, d), what the next update brings.
         next_counts: (P, k) float64.
-        leaders: of a code that the next update moves to a sample, the code from which it comes,
-            (P, k) int64; -1 of the others.
+        leaders: of a code that the next update moves to a sample, 1 + the code from which it
+            comes, (P, k) int64; 0 of the others.
         recorded: whether there is an update to make, () bool.
         skipped: batches that were not finite, () int64.
         refused: the batch to raise an error for, see
@@ -48,7 +48,7 @@ def update_first(module: Any, prefix: str, keep_vars: bool) -> None:
     module.apply_update()
 
 
-def fill_unsaved(module: nn.Module, incompatible_keys: object) -> None:
+def fill_unsaved(module: Any, incompatible_keys: object) -> None:
     """Make buffers real that a state_dict does not hold, where it made the others so.
 
     A hook of a :class:`LearningCodebook`, run after a state_dict was loaded.
@@ -58,3 +58,4 @@ def fill_unsaved(module: nn.Module, incompatible_keys: object) -> None:
         buffer = module.get_buffer(name)
         if buffer.is_meta and device.type != "meta":
             setattr(module, name, torch.zeros_like(buffer, device=device))
+    module.forget_recorded()

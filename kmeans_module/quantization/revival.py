@@ -50,19 +50,19 @@ def revive(
         decay: γ, a number or (P, 1).
 
     Returns:
-        centroids; counts, of the same sum; and the code of the sample of each code that was
-        revived, (P, k) int64, or -1: as many are as there are samples to revive them by.
+        centroids; counts, of the same sum; and 1 + the code of the sample of each code that was
+        revived, (P, k) int64, or 0: as many are as there are samples to revive them by.
     """
     dead = counts < least
     if not samples.rows.shape[1]:
-        return centroids, counts, torch.full_like(dead, -1, dtype=torch.int64)
+        return centroids, counts, torch.zeros_like(dead, dtype=torch.int64)
     place, known = dead.cumsum(dim=-1), samples.known.cumsum(dim=-1)
     revived = dead & (place <= known[:, -1:])
     # The first place where so many samples are known.
     index = torch.searchsorted(known, place).clamp(max=known.shape[-1] - 1)
     drawn = gather_rows(samples.rows, index).to(centroids.dtype)
     centroids = drawn.where(revived.unsqueeze(-1), centroids)
-    leaders = samples.codes.gather(-1, index).masked_fill(~revived, -1)
+    leaders = (samples.codes.gather(-1, index) + 1) * revived
     alive = (~dead).sum(dim=-1, keepdim=True).clamp(min=1)
     share = (counts * ~dead).sum(dim=-1, keepdim=True) / alive
     share = share.where(share > 0, 1.0)
@@ -85,7 +85,7 @@ def follow(samples: Tensor, leaders: Tensor, centroids: Tensor, *, metric: str) 
 
     Args:
         samples: of the codes that are revived, (P, k, d); the others do not count.
-        leaders: the code from which each of them comes, (P, k) int64; -1 of the others.
+        leaders: 1 + the code from which each of them comes, (P, k) int64; 0 of the others.
         centroids: before they move, (P, k, d).
         metric: "euclidean" or "cosine".
 
@@ -93,10 +93,10 @@ def follow(samples: Tensor, leaders: Tensor, centroids: Tensor, *, metric: str) 
         centroids (P, k, d), of the dtype of the samples.
     """
     centroids = centroids.to(samples.dtype)  # those that learn by gradient may be of half precision
-    revived = leaders >= 0
+    revived = leaders > 0
     if not may_be(revived.any()):
         return centroids
-    start = gather_rows(centroids, leaders.clamp(min=0))
+    start = gather_rows(centroids, (leaders - 1).clamp(min=0))
     length: Tensor = torch.linalg.vector_norm(samples - start, dim=-1, keepdim=True)
     spread = centroids.var(dim=1, correction=0).sum(dim=-1).sqrt().view(-1, 1, 1)
     spread = spread.masked_fill(spread == 0, math.inf)

@@ -129,7 +129,7 @@ def _least_of_ranks(
     """The rows of least key of all ranks, in one collective."""
     missing = most - keys.shape[1]
     if missing:
-        keys = torch.nn.functional.pad(keys, (0, missing), value=_NEVER)
+        keys = torch.cat([keys, keys.new_full((len(keys), missing), _NEVER)], dim=-1)
         rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
         codes = torch.nn.functional.pad(codes, (0, missing))
     parts = [keys.unsqueeze(-1), codes.unsqueeze(-1), rows]

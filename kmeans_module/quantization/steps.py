@@ -91,14 +91,14 @@ def apply(state: CodebookState, rule: Rule) -> None:
     # Centroids that learn by gradient have been moved by the optimizer meanwhile.
     learnt = rule.update == "ema"
     centroids = state.next_centroids if learnt else state.centroids
-    if rule.revive_below != 0 and may_be((revived := state.leaders >= 0).any()):
+    if rule.revive_below != 0 and may_be((revived := state.leaders > 0).any()):
         centroids = revival.follow(
             state.next_centroids,
             state.leaders,
             state.centroids.where(revived.unsqueeze(-1), centroids) if learnt else centroids,
             metric=rule.metric,
         )
-        state.leaders.fill_(-1)
+        state.leaders.zero_()
     if centroids is not state.centroids:
         put(state.centroids, centroids, recorded)
     put(state.counts, state.next_counts, recorded)

@@ -278,9 +278,9 @@ def test_revived_codes_are_samples_that_live_for_some_batches() -> None:
     dead = counts == 0
     least = torch.full((1, 1), 0.1, dtype=torch.float64)
     found, shares, leaders = revival.revive(drawn_from(x), centroids, counts, least, decay=0.9)
-    assert torch.equal(leaders >= 0, dead)
+    assert torch.equal(leaders > 0, dead)
     assert torch.equal(found[~dead], centroids[~dead])
-    assert torch.equal(found[dead], x[0, leaders[dead]])
+    assert torch.equal(found[dead], x[0, leaders[dead] - 1])
     assert len(found[dead].unique(dim=0)) == 3
     torch.testing.assert_close(shares.sum(), counts.sum())
     scale = shares[0, 0] / counts[0, 0]
@@ -290,8 +290,8 @@ def test_revived_codes_are_samples_that_live_for_some_batches() -> None:
     _, shares, _ = revival.revive(drawn_from(x), centroids, counts, least, decay=0.1)
     assert (shares * 2).tolist() == [[4, 8, 5, 5, 5, 3]], "at most an even share"
     found, _, leaders = revival.revive(drawn_from(x, valid), centroids, counts, least, decay=0.1)
-    assert int((leaders >= 0).sum()) == 2, "as many as samples that count"
-    assert sorted(leaders[leaders >= 0].tolist()) == [0, 1]
+    assert int((leaders > 0).sum()) == 2, "as many as samples that count"
+    assert sorted(leaders[leaders > 0].tolist()) == [1, 2]
 
 
 def test_samples_are_unlike_and_other_ones_in_every_step() -> None:
@@ -316,8 +316,8 @@ def test_samples_are_unlike_and_other_ones_in_every_step() -> None:
 
 
 def leaders_of(x: Tensor, revived: Tensor, centroids: Tensor) -> Tensor:
-    """The nearest code of each sample of a code that is revived."""
-    return brute_force(x, centroids).argmin(dim=-1).where(revived, -1)
+    """1 + the nearest code of each sample of a code that is revived."""
+    return (brute_force(x, centroids).argmin(dim=-1) + 1) * revived
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -360,7 +360,7 @@ def test_a_code_reaches_what_is_near_and_never_stands_still() -> None:
     found = follow(x, 0 * centroids + 7)
     assert torch.equal(found[revived], x[revived]), "codes that all lie at one place"
     assert torch.equal(found[~revived], 0 * centroids[~revived] + 7)
-    none = torch.full((1, 6), -1)
+    none = torch.zeros(1, 6, dtype=torch.int64)
     assert torch.equal(revival.follow(x, none, centroids, metric="euclidean"), centroids)
 
 

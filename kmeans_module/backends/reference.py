@@ -20,7 +20,7 @@ from kmeans_module.core.distances import (
     squared_norms,
     unit_rows,
 )
-from kmeans_module.core.guard import for_other_inputs, under_mode
+from kmeans_module.core.guard import captured, for_other_inputs, under_mode
 from kmeans_module.core.nearest import Screen
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -157,7 +157,7 @@ class ReferenceWorkspace:
         n, device = self.x.shape[-2], centroids.device
         dtype = compute_dtype(self.x, centroids)
         screen = Screen(centroids.to(dtype))
-        recorded = under_mode() is not None or self.x.is_meta
+        recorded = under_mode() is not None or self.x.is_meta or captured(self.x)
         if for_other_inputs():
             parts = [slice(None)]
         else:

@@ -11,16 +11,9 @@ from torch import Tensor, nn
 from kmeans_module import checks as check
 from kmeans_module.core.guard import in_backward, no_values, require_training, under_mode
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.quantization import learning, operators, steps
+from kmeans_module.quantization import decisions, learning, operators, steps
 from kmeans_module.quantization.centroids import Codebook
 from kmeans_module.quantization.codebook_state import CodebookState, fill_unsaved, update_first
-from kmeans_module.quantization.decisions import (
-    NOTE,
-    decides_on_device,
-    may_be,
-    note_refused,
-    report_refused,
-)
 from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantized import Quantizer
 from kmeans_module.rows.ranks import ProcessGroup
@@ -94,7 +87,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         recorded = torch.zeros_like(codebook.initialized)
         self.register_buffer("recorded", recorded, persistent=False)
         self.register_buffer("skipped", recorded.long())
-        refused = torch.zeros(NOTE, dtype=torch.int64, device=recorded.device)
+        refused = torch.zeros(decisions.NOTE, dtype=torch.int64, device=recorded.device)
         self.register_buffer("refused", refused, persistent=False)
         precision = torch.empty(0, dtype=dtype, device=centroids.device)
         self.register_buffer("precision", precision, persistent=False)
@@ -161,7 +154,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         state = self.codebook_state()
         if no_values(state.recorded) is None:
             steps.apply(state, self.rule)
-            report_refused(state.refused)
+            decisions.report_refused(state.refused)
 
     def forget_recorded(self) -> None:
         """Drop what was recorded, for a codebook from elsewhere."""
@@ -271,10 +264,10 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         stats, codes = learning.statistics(rows, valid, codes, state.centroids)
         bad = learning.not_finite(rows, valid, stats)
         stats, bad, numbering = learning.of_all_ranks(stats, bad, rows.shape[1], group)
-        if may_be(bad):
+        if decisions.may_be(bad):
             self._refuse(rows, bad, state)
         counts = ~bad & (stats.counts.sum() > 0)
-        if not may_be(counts):
+        if not decisions.may_be(counts):
             return codes
         steps.record(
             state, self.rule, stats, counts, rows, valid, codes,
@@ -284,7 +277,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
 
     def _is_initialized(self, state: CodebookState) -> bool:
         """Whether there are centroids: the layer remembers it, to wait for an accelerator once."""
-        if not decides_on_device(state.initialized):
+        if not decisions.decides_on_device(state.initialized):
             return bool(state.initialized)
         try:
             self.check_initialized()
@@ -297,8 +290,8 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         which an accelerator is not waited for."""
         if self.nonfinite == "skip":
             state.skipped.add_(bad)
-        elif decides_on_device(bad):
-            note_refused(state.refused, bad, rows)
+        elif decisions.decides_on_device(bad):
+            decisions.note_refused(state.refused, bad, rows)
         else:
             self._raise(rows)
 

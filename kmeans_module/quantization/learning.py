@@ -17,7 +17,7 @@ from kmeans_module.core.fit import run
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.seeding import initialize
 from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
-from kmeans_module.quantization.decisions import decides_on_device
+from kmeans_module.quantization import decisions
 from kmeans_module.quantization.samples import Numbering, numbering, own_seed, to_share
 from kmeans_module.rows import Batch, HeldRows
 from kmeans_module.rows.draws import HeldDraws
@@ -60,7 +60,7 @@ def statistics(
     weight = None if valid is None else weights_of(rows, valid)
     space = workspace(rows, weight, dtype=centroids.dtype, once=True)
     if codes is None:
-        if not decides_on_device(rows):
+        if not decisions.decides_on_device(rows):
             return space.statistics(centroids, farthest=False), space.labels
         codes = space.assign(centroids)[0]  # an accelerator looks for NaN by other means
     return space.sums_of(codes, k), codes
@@ -75,7 +75,7 @@ def not_finite(rows: Tensor, valid: Tensor | None, stats: ClusterStats) -> Tenso
         stats: of these rows, whose inertia is not finite where a row is not, or where it was not
             measured.
     """
-    if decides_on_device(rows) and rows.numel():
+    if decisions.decides_on_device(rows) and rows.numel():
         largest: Tensor = torch.linalg.vector_norm(rows, torch.inf)
         return ~(largest < torch.inf)
     # A finite inertia spares a pass over the rows. Rows of weight 0 may not show in it.

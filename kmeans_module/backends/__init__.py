@@ -103,7 +103,8 @@ class Backend(Protocol):
         Args:
             x: rows (n, d) or (P, n, d); numbers (P, n) for "sums".
             dtype: of the centroids; None for that of the rows.
-            operation: "e_step" (and seeding), "beam", "sums" or "moments".
+            operation: "e_step" (and seeding), "codebook" (steps of quantizers), "beam", "sums" or
+                "moments".
         """
 
     def workspace(

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from kmeans_module import checks as check
 from kmeans_module.core.guard import in_backward, no_values, require_training, under_mode
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.quantization import decisions, learning, operators, steps
+from kmeans_module.quantization import decisions, fused, learning, operators, steps
 from kmeans_module.quantization.centroids import Codebook
 from kmeans_module.quantization.codebook_state import CodebookState, fill_unsaved, update_first
 from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantized import Quantizer
+from kmeans_module.quantization.rule import Rule
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.survey import refuse_nonfinite
 from kmeans_module.state import ExactBuffers
 
 UPDATES = ("ema", "gradient", "frozen")
@@ -124,10 +124,16 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         return self.codebook.n_clusters
 
     @property
-    def rule(self) -> steps.Rule:
+    def rule(self) -> Rule:
         """How the codebook learns."""
-        return steps.Rule(
-            self.update_rule, self.decay, self.smoothing, self.revive_below, self.codebook.metric
+        return Rule(
+            self.update_rule,
+            self.decay,
+            self.smoothing,
+            self.revive_below,
+            self.codebook.metric,
+            self.nonfinite,
+            self.draws_codes,
         )
 
     @property
@@ -153,7 +159,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         """
         state = self.codebook_state()
         if no_values(state.recorded) is None:
-            steps.apply(state, self.rule)
+            self._apply_recorded(state)
             decisions.report_refused(state.refused)
 
     def forget_recorded(self) -> None:
@@ -229,7 +235,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
                 "revive_below": self.revive_below,
             }
         )
-        steps.apply(state, self.rule)
+        self._apply_recorded(state)
         if self._first_rows or not self._is_initialized(state):
             self._initialize(rows, valid, state)
             self.codebook.note_initialized(bool(state.initialized))
@@ -260,20 +266,12 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         """See :class:`kmeans_module.quantization.operators.Learner`."""
         if in_backward():  # recomputed by activation checkpointing
             return learning.nearest(rows, state.centroids) if codes is None else codes
-        group = self.group
-        stats, codes = learning.statistics(rows, valid, codes, state.centroids)
-        bad = learning.not_finite(rows, valid, stats)
-        stats, bad, numbering = learning.of_all_ranks(stats, bad, rows.shape[1], group)
-        if decisions.may_be(bad):
-            self._refuse(rows, bad, state)
-        counts = ~bad & (stats.counts.sum() > 0)
-        if not decisions.may_be(counts):
-            return codes
-        steps.record(
-            state, self.rule, stats, counts, rows, valid, codes,
-            are_nearest=not self.draws_codes, numbering=numbering, group=group,
-        )  # fmt: skip
-        return codes
+        record = fused.record if fused.serves(state, rows) else steps.record
+        return record(state, self.rule, rows, valid, codes, self.group)
+
+    def _apply_recorded(self, state: CodebookState) -> None:
+        apply = fused.apply if fused.serves(state) else steps.apply
+        apply(state, self.rule)
 
     def _is_initialized(self, state: CodebookState) -> bool:
         """Whether there are centroids: the layer remembers it, to wait for an accelerator once."""
@@ -285,22 +283,6 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
             return False
         return True
 
-    def _refuse(self, rows: Tensor, bad: Tensor, state: CodebookState) -> None:
-        """Count a batch that is not finite on some rank, where such batches are skipped; or raise,
-        which an accelerator is not waited for."""
-        if self.nonfinite == "skip":
-            state.skipped.add_(bad)
-        elif decisions.decides_on_device(bad):
-            decisions.note_refused(state.refused, bad, rows)
-        else:
-            self._raise(rows)
-
-    def _raise(self, rows: Tensor) -> None:
-        """Say what is not finite in the rows of some rank."""
-        if not rows.isfinite().all():
-            refuse_nonfinite(rows.flatten(0, 1), rows.dtype)
-        raise ValueError("x should be finite; another rank's contains NaN or infinity")
-
     def _initialize(self, rows: Tensor, valid: Tensor | None, state: CodebookState) -> None:
         """Start the codebook from this batch and the batches kept before it."""
         group = self.group
@@ -308,7 +290,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         bad = (~rows.isfinite().all()).to(weight)
         bad, available = learning.total_of_ranks([bad, weight[0].sum()], group)
         if bad and self.nonfinite == "error":
-            self._raise(rows)
+            decisions.raise_refused(rows)
         if bad or not available:
             return
         kept = [*self._first_rows, (rows.clone(), weight)]

@@ -25,7 +25,7 @@ class CodebookState(NamedTuple):
         recorded: whether there is an update to make, () bool.
         skipped: batches that were not finite, () int64.
         refused: the batch to raise an error for, see
-            :func:`kmeans_module.quantization.decisions.note_refused`, (3,) int64.
+            :func:`kmeans_module.quantization.decisions.refuse`, (3,) int64.
     """
 
     centroids: Tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.guard import no_values
-from kmeans_module.rows.survey import Nonfinite
+from kmeans_module.rows.survey import Nonfinite, refuse_nonfinite
 
 # What a bad batch leaves behind: 1; how many rows of this rank are not finite; the first of them.
 NOTE = 3
@@ -35,18 +35,28 @@ def put(target: Tensor, value: Tensor, flag: Tensor) -> None:
         target.copy_(value)
 
 
-def note_refused(note: Tensor, refused: Tensor, rows: Tensor) -> None:
-    """Keep for the next wait that a batch was refused, and what was wrong with it.
+def refuse(note: Tensor, refused: Tensor, rows: Tensor) -> None:
+    """Raise for a batch that is not finite on some rank; an accelerator, which is not waited for,
+    makes a note of it for the next wait.
 
     Args:
         note: (3,) int64, all 0 where nothing is to be reported.
-        refused: whether it was, on some rank, ().
+        refused: whether it is so, ().
         rows: of this rank, (P, n, d).
     """
+    if not decides_on_device(refused):
+        raise_refused(rows)
     bad = ~rows.isfinite().all(dim=-1)
     bad = bad.any(dim=0)
     first = bad.to(torch.uint8).argmax() if len(bad) else refused.long()
     put(note, torch.stack([refused.long(), bad.sum(), first]), refused)
+
+
+def raise_refused(rows: Tensor) -> None:
+    """Say what is not finite in the rows (P, n, d) of this rank, or that it is another one's."""
+    if not rows.isfinite().all():
+        refuse_nonfinite(rows.flatten(0, 1), rows.dtype)
+    raise ValueError("x should be finite; another rank's contains NaN or infinity")
 
 
 def report_refused(note: Tensor) -> None:

@@ -19,7 +19,7 @@ from kmeans_module.rows.ranks import ProcessGroup, all_gather, rank, world_size
 MOST = 1024  # samples of a step
 _NEVER = torch.iinfo(torch.int64).max
 # Odd numbers that set the keys of seeds, steps and problems apart.
-_OF_SEED, _OF_STEP, _OF_PROBLEM = 0x9E3779B97F4A7C15, 0x5851F42D4C957F2D, 0x2545F4914F6CDD1D
+OF_SEED, OF_STEP, OF_PROBLEM = 0x9E3779B97F4A7C15, 0x5851F42D4C957F2D, 0x2545F4914F6CDD1D
 
 
 class Numbering(NamedTuple):
@@ -50,7 +50,7 @@ class Samples(NamedTuple):
 
 def own_seed() -> int:
     """A number of 64 bits for the seed of this process, signed."""
-    seed = torch.initial_seed() * _OF_SEED % 2**64
+    seed = torch.initial_seed() * OF_SEED % 2**64
     return seed - 2**64 if seed >= 2**63 else seed
 
 
@@ -103,24 +103,30 @@ def draw(
         group: the ranks that hold the rest of the rows.
     """
     problems, n, _ = rows.shape
-    most = min(most, MOST)
-    stream = step * _OF_STEP + numbering.seed
+    stream = step * OF_STEP + numbering.seed
     if problems > 1:
-        stream = stream + torch.arange(problems, device=rows.device) * _OF_PROBLEM
+        stream = stream + torch.arange(problems, device=rows.device) * OF_PROBLEM
     numbers = torch.arange(n, device=rows.device) + numbering.before
     keys = hashed(numbers + stream.unsqueeze(-1))
     if valid is not None:
         keys = keys.masked_fill(~valid, _NEVER)
-    keys, index = keys.topk(min(most, n), dim=-1, largest=False)
-    drawn, codes = gather_rows(rows, index), codes.gather(-1, index)
-    if group is not None:
-        keys, drawn, codes = _least_of_ranks(keys, drawn, codes, most, group)
+    keys, drawn, codes = least(keys, rows, codes, most, group)
     known = _first_of_equals(drawn)
     if valid is not None or group is not None:
         known = known & (keys != _NEVER)
     if metric == "cosine":
         known = known & (drawn != 0).any(dim=-1)
     return Samples(drawn, codes, known)
+
+
+def least(
+    keys: Tensor, rows: Tensor, codes: Tensor, most: int, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys (P, m), rows (P, m, d) and codes (P, m) of the rows of least key, of all ranks."""
+    most = min(most, MOST)
+    keys, index = keys.topk(min(most, keys.shape[1]), dim=-1, largest=False)
+    rows, codes = gather_rows(rows, index), codes.gather(-1, index)
+    return (keys, rows, codes) if group is None else _least_of_ranks(keys, rows, codes, most, group)
 
 
 def _least_of_ranks(

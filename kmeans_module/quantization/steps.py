@@ -6,55 +6,51 @@ Both are sequences of operations on tensors that depend on no number; the CPU le
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import Tensor
 
-from kmeans_module.core.statistics import ClusterStats
 from kmeans_module.quantization import learning, revival
 from kmeans_module.quantization.codebook_state import CodebookState
-from kmeans_module.quantization.decisions import may_be, put
-from kmeans_module.quantization.samples import Numbering, draw
+from kmeans_module.quantization.decisions import may_be, put, refuse
+from kmeans_module.quantization.rule import Rule
+from kmeans_module.quantization.samples import draw
 from kmeans_module.rows.ranks import ProcessGroup
-
-
-class Rule(NamedTuple):
-    """How a codebook learns; see :class:`kmeans_module.VectorQuantizer`."""
-
-    update: str
-    decay: float | None
-    smoothing: float
-    revive_below: float | None
-    metric: str
 
 
 def record(
     state: CodebookState,
     rule: Rule,
-    stats: ClusterStats,
-    counts: Tensor,
     rows: Tensor,
     valid: Tensor | None,
-    codes: Tensor,
-    *,
-    are_nearest: bool,
-    numbering: Numbering,
+    codes: Tensor | None,
     group: ProcessGroup | None,
-) -> None:
+) -> Tensor:
     """Write what a batch teaches into what the next update brings.
 
     Args:
         state: of P codebooks.
         rule: of their learning.
-        stats: of all ranks.
-        counts: whether the batch counts, ().
         rows: of this rank, (P, n, d).
         valid: which rows count, (P, n) bool; None for all.
-        codes: of the rows, (P, n).
-        are_nearest: whether these are the nearest, and not drawn.
-        numbering: of the rows.
+        codes: of the rows, (P, n); None for the nearest.
         group: the ranks that hold the rest of the rows.
+
+    Returns:
+        The codes.
+
+    Raises:
+        ValueError: on the CPU, a row of some rank is not finite.
     """
+    stats, codes = learning.statistics(rows, valid, codes, state.centroids)
+    bad = learning.not_finite(rows, valid, stats)
+    stats, bad, numbering = learning.of_all_ranks(stats, bad, rows.shape[1], group)
+    if may_be(bad):
+        if rule.nonfinite == "skip":
+            state.skipped.add_(bad)
+        else:
+            refuse(state.refused, bad, rows)
+    counts = ~bad & (stats.counts.sum() > 0)
+    if not may_be(counts):
+        return codes
     decay = rule.decay
     gamma = learning.growing_decay(state.counts, stats.counts) if decay is None else decay
     total = gamma * state.counts + stats.counts
@@ -71,7 +67,7 @@ def record(
                 rows, valid, codes, most=total.shape[-1], step=state.n_iter, numbering=numbering,
                 metric=rule.metric, group=group,
             )  # fmt: skip
-            if not are_nearest:
+            if rule.draws_codes:
                 samples = samples._replace(codes=learning.nearest(samples.rows, state.centroids))
             centroids, total, leaders = revival.revive(
                 samples, centroids, total, least, decay=gamma
@@ -81,6 +77,7 @@ def record(
         put(state.next_centroids, centroids, counts)
     put(state.next_counts, total, counts)
     state.recorded.copy_(counts)
+    return codes
 
 
 def apply(state: CodebookState, rule: Rule) -> None:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("triton")
 
-from kmeans_module import backends
-from kmeans_module.quantization import decisions
-from tests.quantization.helpers import assert_same
+from kmeans_module import VectorQuantizer, backends
+from kmeans_module.backends.triton import codebook
+from kmeans_module.quantization import decisions, samples
+from tests.quantization.helpers import assert_same, state_of
 from tests.quantization.test_waits import KINDS, batch, step_of
 from tests.waits import counted
 
@@ -40,16 +42,27 @@ def steps_of(name: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> tuple[A
     return steps, quantizer.state_dict()
 
 
-@pytest.mark.parametrize("name", ["ema", "gradient", "cosine", "separate", "shared", "residual"])
+NAMES = ("ema", "decay", "gradient", "cosine", "gumbel", "separate", "no revival", "half", "shared")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_codes_and_codebooks_are_those_of_the_native_kernel(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, state = steps_of(name, "native", monkeypatch)
     found_steps, found_state = steps_of(name, "triton", monkeypatch)
     for step, expected in zip(found_steps, steps, strict=True):
-        for tensor, other in zip(step, expected, strict=True):
-            assert torch.equal(tensor, other)
-    assert_same(found_state, state)
+        assert torch.equal(step[0], expected[0]), "codes"
+        for tensor, other in zip(step[1:], expected[1:], strict=True):
+            close(tensor, other)
+    assert found_state.keys() == state.keys()
+    for key, tensor in found_state.items():
+        close(tensor, state[key])
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    """But for the last bits of means: float64 is added up in another order."""
+    torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("d", [3, 20, 150])
@@ -83,3 +96,57 @@ def test_rows_that_are_not_finite_have_labels_in_range(
     assert labels.min() >= 0
     assert labels.max() < 9
     assert labels[0, :9].tolist() == list(range(9)), "the others have their own"
+
+
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_draws_are_those_of_torch(unit: bool, masked: bool) -> None:
+    x = torch.randn(2, 70, 5, generator=torch.Generator().manual_seed(0)).repeat(1, 2, 1)
+    x[:, 7] = 0.0
+    x[1, 9, 2] = -0.0
+    x[1, 79, 2] = 0.0
+    valid = torch.rand(2, 140, generator=torch.Generator().manual_seed(1)) < 0.3
+    steps, codes = torch.tensor([3, 8]), torch.arange(140).expand(2, -1)
+    metric = "cosine" if unit else "euclidean"
+    expected = samples.draw(
+        x, valid if masked else None, codes, most=50, step=steps,
+        numbering=samples.Numbering(11, -5), metric=metric,
+    )  # fmt: skip
+    keys = codebook.draw_keys(
+        140, valid if masked else None, steps, torch.tensor([11, -5]),
+        (samples.OF_STEP, samples.OF_PROBLEM),
+    )  # fmt: skip
+    keys, rows, own = samples.least(keys, x, codes, 50, None)
+    known = codebook.known_of(rows, keys, unit=unit) > 0
+    assert torch.equal(known, expected.known)
+    assert torch.equal(own[known], expected.codes[known])
+    assert torch.equal(rows[known], expected.rows[known])
+
+
+def test_a_batch_that_is_not_finite_leaves_everything_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KMEANS_KERNEL", "triton")
+    monkeypatch.setattr(decisions, "decides_on_device", lambda x: True)
+    quantizer = VectorQuantizer(8, 4, heads=2, separate_codebooks=True)
+    quantizer(torch.randn(50, 4))
+    quantizer.apply_update()
+    before = state_of(quantizer)
+    x = torch.randn(50, 4)
+    x[17, 3] = x[40, 0] = torch.nan
+    quantizer(x)
+    assert quantizer.refused.tolist() == [1, 2, 17]
+    with pytest.raises(ValueError, match=r"2 rows hold NaN or infinity, the first is row 17"):
+        quantizer.apply_update()
+    assert_same(state_of(quantizer), before)
+    skipping = VectorQuantizer(8, 4, nonfinite="skip")
+    skipping(torch.randn(50, 4))
+    skipping.apply_update()
+    before = state_of(skipping)
+    skipping(x)
+    skipping.apply_update()
+    assert_same(state_of(skipping), {**before, "skipped": torch.tensor(1)})
+    hidden = torch.zeros(50, dtype=torch.bool)
+    skipping(torch.randn(50, 4), hidden)
+    skipping.apply_update()
+    assert_same(state_of(skipping), {**before, "skipped": torch.tensor(1)})

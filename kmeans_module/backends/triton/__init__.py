@@ -31,7 +31,7 @@ class TritonBackend:
 
     name = "triton"
     device = "cuda"
-    operations: tuple[str, ...] = ("e_step",)
+    operations: tuple[str, ...] = ("e_step", "codebook")
 
     def missing(self) -> str | None:
         return launch.missing()

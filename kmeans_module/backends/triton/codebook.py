@@ -1,0 +1,165 @@
+"""Steps of codebooks by kernels: the launches of :mod:`kernels.codebook`."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kmeans_module.backends.triton import launch
+from kmeans_module.backends.triton.kernels import codebook
+
+_PROGRAMS = 32  # that add up the spread of a codebook
+
+
+class Drawn(NamedTuple):
+    """Samples of P problems: rows (P, m, d), their codes (P, m), and which of them are samples,
+    (P, m) int8."""
+
+    rows: Tensor
+    codes: Tensor
+    known: Tensor
+
+
+def find_nonfinite(rows: Tensor) -> Tensor:
+    """How many of the rows (P, n, d) are not finite, and n less the first one; (2,) int64."""
+    problems, n, d = rows.shape
+    found = torch.zeros(2, dtype=torch.int64, device=rows.device)
+    features = min(64, launch.power_of_two(d))
+    size = max(16, 2048 // features)
+    codebook.find_nonfinite[(-(-n // size),)](
+        rows, found, *rows.stride(), problems, n, d, rows=size, features=features, num_warps=4
+    )
+    return found
+
+
+def draw_keys(
+    n: int, valid: Tensor | None, steps: Tensor, numbers: Tensor, factors: tuple[int, int]
+) -> Tensor:
+    """Keys of n rows of P problems, (P, n) int64.
+
+    Args:
+        n: rows.
+        valid: which of them count, (P, n) bool; None for all.
+        steps: number of the step of each problem, (P,).
+        numbers: rows before the first, and the seed, (2,) int64.
+        factors: of steps and of problems.
+    """
+    keys = torch.empty((len(steps), n), dtype=torch.int64, device=steps.device)
+    counts = keys if valid is None else valid.view(torch.uint8)
+    size = 1024
+    codebook.draw_keys[(-(-n // size), len(steps))](
+        counts, steps, numbers, keys, *counts.stride(), n, *factors,
+        masked=valid is not None, rows=size, num_warps=4,
+    )  # fmt: skip
+    return keys
+
+
+def known_of(rows: Tensor, keys: Tensor, *, unit: bool) -> Tensor:
+    """Which of the rows (P, m, d) of least keys (P, m) are samples, unlike those before them."""
+    problems, m, d = rows.shape
+    rows = rows.contiguous()
+    hashes = torch.empty_like(keys)
+    known = torch.empty((problems, m), dtype=torch.int8, device=rows.device)
+    size, features = 32, min(64, launch.power_of_two(d))
+    grid = (-(-m // size), problems)
+    codebook.hash_rows[grid](
+        rows, keys, hashes, m, d, rows=size, features=features, unit=unit, num_warps=4
+    )
+    codebook.find_known[grid](hashes, keys, known, m, rows=size, others=64, num_warps=4)
+    return known
+
+
+def record(
+    centroids: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    batch: Tensor,
+    bad: Tensor,
+    found: Tensor,
+    drawn: Drawn | None,
+    into: tuple[Tensor, ...],
+    n: int,
+    *,
+    averages: bool,
+    decay: float | None,
+    smoothing: float,
+    threshold: float | None,
+    skips: bool,
+    unit: bool,
+) -> None:
+    """Write what a batch teaches.
+
+    Args:
+        centroids, counts: of the codebooks, (P, k, d) float32 and (P, k) float64.
+        sums, batch: of the samples of each code, (P, k, d) and how many they are, (P, k); float64.
+        bad: whether the batch is not finite on some rank, () bool.
+        found: of :func:`find_nonfinite`.
+        drawn: samples that codes may be revived by; None where none is.
+        into: next centroids and counts, leaders, recorded, skipped, refused.
+        n: rows.
+        averages: whether centroids are moving averages.
+        decay: None where it grows.
+        smoothing: of counts.
+        threshold: of dead codes, in samples of a batch; None for a tenth of an even share.
+        skips: whether bad batches are counted, and not refused.
+        unit: whether centroids have unit length.
+    """
+    next_centroids, next_counts, leaders, recorded, skipped, refused = into
+    problems, k, d = centroids.shape
+    device, revives = centroids.device, drawn is not None
+    m = drawn.rows.shape[1] if drawn else 0
+    rows, codes, known = drawn or (centroids, leaders, leaders)
+    places = torch.empty((problems, k), dtype=torch.int32, device=device)
+    nth = torch.empty((problems, m), dtype=torch.int32, device=device)
+    facts = torch.empty((problems, 4), dtype=torch.float64, device=device)
+    codebook.weigh[(problems,)](
+        counts, batch, known, bad.view(torch.uint8), found, next_counts, places, nth, facts,
+        recorded.view(torch.uint8), skipped, refused, k, m, n, _bits(decay), _bits(threshold),
+        size=min(1024, launch.power_of_two(k, 16)), growing=decay is None,
+        even=threshold is None, revives=revives, skips=skips, num_warps=4,
+    )  # fmt: skip
+    size, features = 8, min(128, launch.power_of_two(d))
+    codebook.learn[(-(-k // size), problems)](
+        centroids, counts, batch, sums, rows, codes, places, nth, facts, next_centroids, leaders,
+        k, d, m, _bits(smoothing), rows=size, features=features, averages=averages,
+        revives=revives, unit=unit, num_warps=4,
+    )  # fmt: skip
+
+
+def apply(
+    centroids: Tensor,
+    counts: Tensor,
+    next_centroids: Tensor,
+    next_counts: Tensor,
+    leaders: Tensor,
+    recorded: Tensor,
+    *,
+    averages: bool,
+    unit: bool,
+) -> Tensor:
+    """Take over what was recorded: counts (P, k) in place, centroids (P, k, d) are returned."""
+    problems, k, d = centroids.shape
+    flag = recorded.view(torch.uint8)
+    size, features = 8, min(128, launch.power_of_two(d))
+    per_program = -(-k // (_PROGRAMS * size)) * size
+    programs = -(-k // per_program)
+    partial = torch.empty((problems, programs, d + 1), dtype=torch.float64, device=centroids.device)
+    codebook.add_spread[(programs, problems)](
+        centroids, next_centroids, leaders, flag, partial, k, d, per_program,
+        rows=size, features=features, averages=averages, num_warps=4,
+    )  # fmt: skip
+    moved = torch.empty_like(centroids)
+    codebook.follow[(-(-k // size), problems)](
+        centroids, next_centroids, leaders, flag, partial, moved, counts, next_counts, k, d,
+        programs, rows=size, features=features, averages=averages, unit=unit, num_warps=4,
+    )  # fmt: skip
+    return moved
+
+
+def _bits(number: float | None) -> int:
+    """The bits of a float64 number, which kernels would take as a float32."""
+    bits: int = struct.unpack("<q", struct.pack("<d", number or 0.0))[0]
+    return bits

@@ -383,9 +383,9 @@ def add_spread(
         of_first = tl.load(leaders + p * k + zero)
         for first in range(0, d, features):
             f = first + tl.arange(0, features)
-            at = (p * k + zero).to(tl.int64)[:, None] * d + f[None, :]
+            at_first = (p * k + zero).to(tl.int64)[:, None] * d + f[None, :]
             origin = base_of(
-                centroids, next_centroids, of_first, at, (f < d)[None, :], averages
+                centroids, next_centroids, of_first, at_first, (f < d)[None, :], averages
             ).to(tl.float64)
             total = tl.zeros((features,), tl.float64)
             for start in range(0, per_program, rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -64,13 +65,15 @@ def state_of(quantizer: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
 
 
-@pytest.fixture
+@contextmanager
 def no_waits() -> Iterator[None]:
     """An error where the host would wait for the device."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -130,15 +133,13 @@ def test_compiled_code_with_reduced_overhead_learns_what_eager_code_does(name: s
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("masked", [False, True])
-def test_no_step_waits_for_the_host(name: str, masked: bool, no_waits: None) -> None:
-    torch.cuda.set_sync_debug_mode("default")
+def test_no_step_waits_for_the_host(name: str, masked: bool) -> None:
     quantizer = started(name)
     batches = [batch(step) for step in range(4)]
     masks = [x[:, 0] > -3 if masked else None for x in batches]
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    for x, mask in zip(batches, masks, strict=True):
-        backwards(quantizer, x, mask)
+    with no_waits():
+        for x, mask in zip(batches, masks, strict=True):
+            backwards(quantizer, x, mask)
 
 
 def test_a_batch_that_is_not_finite_is_named_at_the_next_wait() -> None:
@@ -146,11 +147,8 @@ def test_a_batch_that_is_not_finite_is_named_at_the_next_wait() -> None:
     before = state_of(quantizer)
     x = batch(3)
     x[17, 2] = x[90, 5] = torch.nan
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         quantizer(x)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     with pytest.raises(ValueError, match=r"x should be finite; 2 rows hold NaN .* row 17"):
         quantizer.eval()
     assert_same(state_of(quantizer), before)
@@ -208,12 +206,9 @@ def test_a_network_learns_over_nccl(tmp_path: Any) -> None:
             outputs, expected = parallel(x), alone(x)
             objective(outputs, x).backward()
             assert torch.equal(outputs[1], expected[1])
-            torch.cuda.synchronize()
             if step == 2:
-                torch.cuda.set_sync_debug_mode("error")
-                network.quantizer(x)
-                torch.cuda.set_sync_debug_mode("default")
+                with no_waits():
+                    network.quantizer(x)
                 alone.quantizer(x)
     finally:
-        torch.cuda.set_sync_debug_mode("default")
         dist.destroy_process_group()

@@ -5,6 +5,7 @@ The CPU plays the accelerator: what a step decides, it decides in tensors.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -207,3 +208,21 @@ def test_a_step_computes_in_float32_under_autocast(device: None) -> None:
         assert i == 0 or not waits
         assert torch.equal(found.codes, expected.codes)
     assert_same(under.state_dict(), quantizer.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("name", ["decay", "gradient", "separate"])
+def test_compiled_steps_are_those_of_eager_code(name: str, device: None) -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    eager = KINDS[name]()
+    step_of(eager, batch(0))
+    twin = copy.deepcopy(eager)
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    for i in range(1, 5):
+        for found, expected in zip(
+            step_of(compiled, batch(i)), step_of(eager, batch(i)), strict=True
+        ):
+            torch.testing.assert_close(found, expected)
+    assert_same(twin.state_dict(), eager.state_dict())
+    torch.compiler.reset()

@@ -37,18 +37,19 @@ def record(
     from kmeans_module.backends.triton import codebook
 
     stats, codes = learning.statistics(rows, valid, codes, state.centroids)
-    found = codebook.find_nonfinite(rows)
-    stats, bad, numbering = learning.of_all_ranks(stats, found[0] > 0, rows.shape[1], group)
-    unit, drawn = rule.metric == "cosine", None
-    if rule.revive_below != 0:
-        numbers = torch.empty(2, dtype=torch.int64, device=rows.device)
-        for place, number in enumerate(numbering):
-            if isinstance(number, Tensor):
-                numbers[place].copy_(number)
-            else:
-                numbers[place].fill_(number)
-        factors = (samples.OF_STEP, samples.OF_PROBLEM)
-        keys = codebook.draw_keys(rows.shape[1], valid, state.n_iter, numbers, factors)
+    revives, factors = rule.revive_below != 0, (samples.OF_STEP, samples.OF_PROBLEM)
+    unit, drawn, keys = rule.metric == "cosine", None, state.leaders
+    if group is None:
+        numbers = (0, samples.own_seed()) if revives else None
+        found, keys = codebook.look(rows, valid, state.n_iter, numbers, factors)
+        bad = found[0] > 0
+    else:
+        found, _ = codebook.look(rows, valid, state.n_iter, None, factors)
+        stats, bad, numbering = learning.of_all_ranks(stats, found[0] > 0, rows.shape[1], group)
+        if revives:
+            shared = torch.stack([torch.as_tensor(number) for number in numbering])
+            _, keys = codebook.look(rows, valid, state.n_iter, shared, factors)
+    if revives:
         keys, least, own = samples.least(keys, rows, codes, state.counts.shape[-1], group)
         if rule.draws_codes:
             own = learning.nearest(least, state.centroids)

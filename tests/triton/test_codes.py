@@ -112,15 +112,15 @@ def test_draws_are_those_of_torch(unit: bool, masked: bool) -> None:
         x, valid if masked else None, codes, most=50, step=steps,
         numbering=samples.Numbering(11, -5), metric=metric,
     )  # fmt: skip
-    keys = codebook.draw_keys(
-        140, valid if masked else None, steps, torch.tensor([11, -5]),
-        (samples.OF_STEP, samples.OF_PROBLEM),
-    )  # fmt: skip
-    keys, rows, own = samples.least(keys, x, codes, 50, None)
-    known = codebook.known_of(rows, keys, unit=unit) > 0
-    assert torch.equal(known, expected.known)
-    assert torch.equal(own[known], expected.codes[known])
-    assert torch.equal(rows[known], expected.rows[known])
+    for numbers in ((11, -5), torch.tensor([11, -5])):
+        _, keys = codebook.look(
+            x, valid if masked else None, steps, numbers, (samples.OF_STEP, samples.OF_PROBLEM)
+        )
+        keys, rows, own = samples.least(keys, x, codes, 50, None)
+        known = codebook.known_of(rows, keys, unit=unit) > 0
+        assert torch.equal(known, expected.known)
+        assert torch.equal(own[known], expected.codes[known])
+        assert torch.equal(rows[known], expected.rows[known])
 
 
 def test_a_batch_that_is_not_finite_leaves_everything_as_it_is(

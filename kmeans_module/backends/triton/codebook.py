@@ -23,52 +23,52 @@ class Drawn(NamedTuple):
     known: Tensor
 
 
-def find_nonfinite(rows: Tensor) -> Tensor:
-    """How many of the rows (P, n, d) are not finite, and n less the first one; (2,) int64."""
-    problems, n, d = rows.shape
-    found = torch.zeros(2, dtype=torch.int64, device=rows.device)
-    features = min(64, launch.power_of_two(d))
-    size = max(16, 2048 // features)
-    codebook.find_nonfinite[(-(-n // size),)](
-        rows, found, *rows.stride(), problems, n, d, rows=size, features=features, num_warps=4
-    )
-    return found
-
-
-def draw_keys(
-    n: int, valid: Tensor | None, steps: Tensor, numbers: Tensor, factors: tuple[int, int]
-) -> Tensor:
-    """Keys of n rows of P problems, (P, n) int64.
+def look(
+    rows: Tensor,
+    valid: Tensor | None,
+    steps: Tensor,
+    numbers: tuple[int, int] | Tensor | None,
+    factors: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """What is bad among rows, and their keys.
 
     Args:
-        n: rows.
+        rows: (P, n, d).
         valid: which of them count, (P, n) bool; None for all.
         steps: number of the step of each problem, (P,).
-        numbers: rows before the first, and the seed, (2,) int64.
+        numbers: rows before the first, and the seed, also (2,) int64; None if no keys are wanted.
         factors: of steps and of problems.
+
+    Returns:
+        how many rows are not finite, of any problem, and n less the first one, (2,) int64; and
+        keys (P, n) int64.
     """
-    keys = torch.empty((len(steps), n), dtype=torch.int64, device=steps.device)
+    problems, n, d = rows.shape
+    draws, shared = numbers is not None, isinstance(numbers, Tensor)
+    found = torch.zeros(2, dtype=torch.int64, device=rows.device)
+    keys = torch.empty((problems, n if draws else 0), dtype=torch.int64, device=rows.device)
     counts = keys if valid is None else valid.view(torch.uint8)
-    size = 1024
-    codebook.draw_keys[(-(-n // size), len(steps))](
-        counts, steps, numbers, keys, *counts.stride(), n, *factors,
-        masked=valid is not None, rows=size, num_warps=4,
+    given = numbers if isinstance(numbers, tuple) else (0, 0)
+    features = min(64, launch.power_of_two(d))
+    size = max(16, 2048 // features)
+    codebook.look[(-(-n // size),)](
+        rows, counts, steps, numbers if shared else found, found, keys, *rows.stride(),
+        *counts.stride(), problems, n, d, *given, *factors,
+        rows=size, features=features, draws=draws, masked=valid is not None, shared=shared,
+        num_warps=4,
     )  # fmt: skip
-    return keys
+    return found, keys
 
 
 def known_of(rows: Tensor, keys: Tensor, *, unit: bool) -> Tensor:
     """Which of the rows (P, m, d) of least keys (P, m) are samples, unlike those before them."""
     problems, m, d = rows.shape
-    rows = rows.contiguous()
-    hashes = torch.empty_like(keys)
     known = torch.empty((problems, m), dtype=torch.int8, device=rows.device)
-    size, features = 32, min(64, launch.power_of_two(d))
-    grid = (-(-m // size), problems)
-    codebook.hash_rows[grid](
-        rows, keys, hashes, m, d, rows=size, features=features, unit=unit, num_warps=4
-    )
-    codebook.find_known[grid](hashes, keys, known, m, rows=size, others=64, num_warps=4)
+    size = 32
+    codebook.find_known[(-(-m // size), problems)](
+        rows.contiguous(), keys, known, m, d,
+        rows=size, others=64, features=min(64, launch.power_of_two(d)), unit=unit, num_warps=4,
+    )  # fmt: skip
     return known
 
 
@@ -96,7 +96,7 @@ def record(
         centroids, counts: of the codebooks, (P, k, d) float32 and (P, k) float64.
         sums, batch: of the samples of each code, (P, k, d) and how many they are, (P, k); float64.
         bad: whether the batch is not finite on some rank, () bool.
-        found: of :func:`find_nonfinite`.
+        found: of :func:`look`.
         drawn: samples that codes may be revived by; None where none is.
         into: next centroids and counts, leaders, recorded, skipped, refused.
         n: rows.

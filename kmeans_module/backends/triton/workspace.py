@@ -80,6 +80,7 @@ class TritonWorkspace:
         else:
             self._screen(centroids, first=True)
             labels = self.apply_decisions()
+        self._labels = labels
         if self.device.type == "cuda":
             return labels, True  # a look at the distances would make the host wait
         return labels, self.measure(centroids).isfinite().all()
@@ -107,8 +108,9 @@ class TritonWorkspace:
         return EStep(self.labels, distances, self._with_farthest(stats, distances, start))
 
     def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        if labels is not self._labels:  # which codes are, too
+            self.codes = labels.to(torch.int32)
         self._size, self._labels = (), None
-        self.codes = labels.to(torch.int32)
         self.active = torch.ones(len(labels), dtype=torch.int8, device=self.device)
         self.changed = torch.zeros(len(labels), dtype=torch.int64, device=self.device)
         totals = Totals(self, len(labels), k)

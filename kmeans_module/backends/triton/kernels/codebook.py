@@ -32,24 +32,32 @@ def hashed(numbers):
     return mixed ^ ((mixed >> 31) & 0x1FFFFFFFF)
 
 
-@triton.jit
-def find_nonfinite(
+@triton.jit(do_not_specialize=["before", "seed"])
+def look(
     x,  # *f32 (P, n, d)
+    valid,  # *u8 (P, n), where masked
+    steps,  # *i64 (P,)
+    numbers,  # *i64 (2,): before and seed, where they are shared
     found,  # *i64 (2,), raised: rows that are not finite, of any problem; n - the first of them
-    problem_stride,
-    row_stride,
-    feature_stride,
-    problems,
-    n,
-    d,
+    keys,  # *i64 (P, n), written, where draws
+    problem_stride, row_stride, feature_stride,
+    mask_problem_stride, mask_row_stride,
+    problems, n, d,
+    before,  # rows before the first
+    seed,
+    of_step, of_problem,
     rows: tl.constexpr,
     features: tl.constexpr,
-):
-    """Which rows hold NaN or infinity."""
+    draws: tl.constexpr,
+    masked: tl.constexpr,
+    shared: tl.constexpr,
+):  # fmt: skip
+    """Which rows hold NaN or infinity; and keys, see kmeans_module.quantization.samples."""
     r = tl.program_id(0) * rows + tl.arange(0, rows)
     bad = tl.zeros((rows,), tl.int32)
-    for p in range(problems):
-        row = tl.cast(p, tl.int64) * problem_stride + r.to(tl.int64) * row_stride
+    for problem in range(problems):
+        p = tl.cast(problem, tl.int64)
+        row = p * problem_stride + r.to(tl.int64) * row_stride
         for first in range(0, d, features):
             f = first + tl.arange(0, features)
             inside = (r < n)[:, None] & (f < d)[None, :]
@@ -57,6 +65,19 @@ def find_nonfinite(
             value = tl.load(x + at, mask=inside, other=0.0)
             usual = tl.abs(value) < float("inf")
             bad = tl.maximum(bad, tl.max(tl.where(usual, 0, 1), 1))
+        if draws:
+            stream = tl.load(steps + p) * tl.cast(of_step, tl.int64)
+            stream += p * tl.cast(of_problem, tl.int64)
+            if shared:
+                stream += tl.load(numbers) + tl.load(numbers + 1)
+            else:
+                stream += tl.cast(before, tl.int64) + tl.cast(seed, tl.int64)
+            key = hashed(stream + r)
+            if masked:
+                at_mask = p * mask_problem_stride + r.to(tl.int64) * mask_row_stride
+                counts = tl.load(valid + at_mask, mask=r < n, other=0)
+                key = tl.where(counts != 0, key, NEVER)
+            tl.store(keys + p * n + r, key, mask=r < n)
     count = tl.sum(bad, 0)
     if count > 0:
         tl.atomic_add(found, count.to(tl.int64), sem="relaxed")
@@ -65,85 +86,50 @@ def find_nonfinite(
 
 
 @triton.jit
-def draw_keys(
-    valid,  # *u8 (P, n), where masked
-    steps,  # *i64 (P,)
-    numbers,  # *i64 (2,): rows before the first, and the seed
-    keys,  # *i64 (P, n), written
-    problem_stride,  # of valid
-    row_stride,
-    n,
-    of_step,
-    of_problem,
-    masked: tl.constexpr,
-    rows: tl.constexpr,
-):
-    """Keys of the rows: see kmeans_module.quantization.samples."""
-    p = tl.program_id(1).to(tl.int64)
-    r = tl.program_id(0) * rows + tl.arange(0, rows)
-    stream = tl.load(steps + p) * tl.cast(of_step, tl.int64) + p * tl.cast(of_problem, tl.int64)
-    stream += tl.load(numbers) + tl.load(numbers + 1)
-    key = hashed(stream + r)
-    if masked:
-        at = p * problem_stride + r.to(tl.int64) * row_stride
-        counts = tl.load(valid + at, mask=r < n, other=0)
-        key = tl.where(counts != 0, key, NEVER)
-    tl.store(keys + p * n + r, key, mask=r < n)
-
-
-@triton.jit
-def hash_rows(
-    drawn,  # *f32 (P, m, d)
-    keys,  # *i64 (P, m): NEVER where there is no sample; of rows that are 0, too, where unit
-    hashes,  # *i64 (P, m), written
-    m,
-    d,
-    rows: tl.constexpr,
-    features: tl.constexpr,
-    unit: tl.constexpr,
-):
-    """Numbers for the values of rows: equal rows have the same."""
-    p = tl.program_id(1).to(tl.int64)
-    r = tl.program_id(0) * rows + tl.arange(0, rows)
+def number_rows(drawn, first_row, r, m, d, rows: tl.constexpr, features: tl.constexpr):
+    """Numbers for the values of rows r of (m, d), equal rows have the same; and which are not 0."""
     total = tl.zeros((rows,), tl.int64)
     nonzero = tl.zeros((rows,), tl.int32)
     for first in range(0, d, features):
         f = first + tl.arange(0, features)
         inside = (r < m)[:, None] & (f < d)[None, :]
-        at = (p * m + r)[:, None] * d + f[None, :]
+        at = (first_row + r)[:, None] * d + f[None, :]
         value = tl.load(drawn + at, mask=inside, other=0.0)
         some = value != 0  # -0 is 0
         bits = tl.where(some, value, 0.0).to(tl.int32, bitcast=True).to(tl.int64)
-        mixed = hashed(bits + hashed(f.to(tl.int64))[None, :])
-        total += tl.sum(tl.where(inside, mixed, 0), 1)
+        total += tl.sum(bits * hashed(f.to(tl.int64) + 1)[None, :], 1)
         nonzero = tl.maximum(nonzero, tl.max(some.to(tl.int32), 1))
-    tl.store(hashes + p * m + r, total, mask=r < m)
-    if unit:
-        tl.store(keys + p * m + r, tl.full((rows,), NEVER, tl.int64), mask=(r < m) & (nonzero == 0))
+    return total, nonzero
 
 
 @triton.jit
 def find_known(
-    hashes,  # *i64 (P, m)
-    keys,  # *i64 (P, m)
+    drawn,  # *f32 (P, m, d)
+    keys,  # *i64 (P, m): NEVER where there is no sample
     known,  # *i8 (P, m), written
     m,
+    d,
     rows: tl.constexpr,
     others: tl.constexpr,
+    features: tl.constexpr,
+    unit: tl.constexpr,  # whether rows that are 0 are no samples
 ):
     """Which rows are samples that equal none before them."""
     p = tl.program_id(1).to(tl.int64)
-    r = tl.program_id(0) * rows + tl.arange(0, rows)
-    own = tl.load(hashes + p * m + r, mask=r < m, other=0)
+    begin = tl.program_id(0) * rows
+    r = begin + tl.arange(0, rows)
+    own, nonzero = number_rows(drawn, p * m, r, m, d, rows, features)
     twice = tl.zeros((rows,), tl.int32)
-    for first in range(0, tl.program_id(0) * rows + rows, others):
+    for first in range(0, begin + rows, others):
         j = first + tl.arange(0, others)
-        other = tl.load(hashes + p * m + j, mask=j < m, other=0)
+        other, _ = number_rows(drawn, p * m, j, m, d, others, features)
         there = tl.load(keys + p * m + j, mask=j < m, other=NEVER) != NEVER
         same = (own[:, None] == other[None, :]) & (j[None, :] < r[:, None]) & there[None, :]
         twice = tl.maximum(twice, tl.max(same.to(tl.int32), 1))
     key = tl.load(keys + p * m + r, mask=r < m, other=NEVER)
     is_known = (key != NEVER) & (twice == 0)
+    if unit:
+        is_known = is_known & (nonzero > 0)
     tl.store(known + p * m + r, is_known.to(tl.int8), mask=r < m)
 
 
@@ -153,7 +139,7 @@ def weigh(
     batch,  # *f64 (P, k): samples of each code in the batch
     known,  # *i8 (P, m): samples that codes may be revived by
     bad,  # *u8 (): whether a row of some rank is not finite
-    found,  # *i64 (2,): of find_nonfinite, on this rank
+    found,  # *i64 (2,): of look, on this rank
     next_counts,  # *f64 (P, k), written, as is what follows
     places,  # *i32 (P, k): the number of the sample of a code that is revived, from 1; else 0
     nth,  # *i32 (P, m): where the samples with these numbers are

@@ -10,7 +10,6 @@ Shapes: x is (n, d) shared by all problems or (P, n, d), centroids (P, k, d), we
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,15 +42,11 @@ if TYPE_CHECKING:
 def _backend(
     x: Tensor, dtype: torch.dtype, operation: str = "e_step"
 ) -> NativeBackend | TritonBackend | ReferenceBackend:
-    """Whose kernels take such rows: that of KMEANS_KERNEL, where it names one."""
-    asked = os.environ.get("KMEANS_KERNEL") or None
+    """Whose kernels take such rows."""
     # A compiler that folds constants runs operators while it compiles: both questions are asked.
-    if asked in (None, NATIVE.name) and NATIVE.obstacle(x, dtype, operation) is None:
-        if library() is not None:
-            return NATIVE
-    elif asked in (None, TRITON.name) and TRITON.obstacle(x, dtype, operation) is None:
-        return TRITON
-    return REFERENCE
+    if NATIVE.obstacle(x, dtype, operation) is None and library() is not None:
+        return NATIVE
+    return TRITON if TRITON.obstacle(x, dtype, operation) is None else REFERENCE
 
 
 def _workspace(

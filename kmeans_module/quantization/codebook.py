@@ -34,6 +34,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
     exact = ("next_counts",)
     averages = ("next_centroids",)
     codebook: Codebook
+    estimator: str
     next_centroids: Tensor
     next_counts: Tensor
     leaders: Tensor
@@ -133,13 +134,8 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
             self.revive_below,
             self.codebook.metric,
             self.nonfinite,
-            self.draws_codes,
+            self.estimator == "gumbel",
         )
-
-    @property
-    def draws_codes(self) -> bool:
-        """Whether codes are drawn in training, so that they are not always the nearest."""
-        return False
 
     def codebook_layers(self) -> list[KMeansLayer]:
         return [self.codebook]

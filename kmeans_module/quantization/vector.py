@@ -67,7 +67,8 @@ class VectorQuantizer(LearningCodebook):
             codebook at most. None, the default, is on: a tenth of an even share. 0 is off.
         channel_first: whether features are dimension 1 of x, as in images.
         nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
-            "skip": nothing is learnt from it, and rows that are not finite count as masked.
+            "skip": nothing is learnt from it, and rows that are not finite count as masked. On an
+            accelerator the next apply_update, eval or state_dict raises; nothing waits before.
         process_group: the ranks whose samples the codebook learns from: "default" for all ranks
             where torch.distributed is in use; a ProcessGroup; or None for this process only,
             whatever the other ranks do.
@@ -160,11 +161,6 @@ class VectorQuantizer(LearningCodebook):
     def heads(self) -> int:
         """Parts of the features that are quantized each on its own."""
         return self.layout.heads
-
-    @property
-    def draws_codes(self) -> bool:
-        """Whether codes are drawn in training, so that they are not always the nearest."""
-        return self.estimator == "gumbel"
 
     @property
     def separate_codebooks(self) -> bool:
@@ -308,7 +304,7 @@ class VectorQuantizer(LearningCodebook):
     def _draw(self, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Codes (P, n) drawn by "gumbel" in training, and their centroids with relaxed gradients,
         (P, n, d / heads); None and None where codes are not drawn but the nearest."""
-        if not self.draws_codes or not self.training:
+        if self.estimator != "gumbel" or not self.training:
             return None, None
         centroids = self.codebook.centroids
         if not self.layout.separate_codebooks:

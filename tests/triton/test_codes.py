@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -150,3 +152,26 @@ def test_a_batch_that_is_not_finite_leaves_everything_as_it_is(
     skipping(torch.randn(50, 4), hidden)
     skipping.apply_update()
     assert_same(state_of(skipping), {**before, "skipped": torch.tensor(1)})
+
+
+def test_a_group_of_ranks_draws_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KMEANS_KERNEL", "triton")
+    monkeypatch.setattr(decisions, "decides_on_device", lambda x: True)
+    torch.manual_seed(0)
+    alone = VectorQuantizer(16, 8, process_group=None)
+    alone(batch(0))
+    twin = copy.deepcopy(alone)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        twin.process_group = "default"
+        assert twin.group is not None
+        revived = 0
+        for step in range(1, 5):
+            x = batch(step)
+            assert torch.equal(twin(x).codes, alone(x).codes)
+            assert torch.equal(twin.leaders, alone.leaders)
+            revived += int((alone.leaders > 0).sum())
+        assert revived
+        assert_same(twin.state_dict(), alone.state_dict())
+    finally:
+        dist.destroy_process_group()

@@ -115,11 +115,13 @@ def record(
     places = torch.empty((problems, k), dtype=torch.int32, device=device)
     nth = torch.empty((problems, m), dtype=torch.int32, device=device)
     facts = torch.empty((problems, 4), dtype=torch.float64, device=device)
+    width = min(8192, launch.power_of_two(k, 16))
     codebook.weigh[(problems,)](
         counts, batch, known, bad.view(torch.uint8), found, next_counts, places, nth, facts,
         recorded.view(torch.uint8), skipped, refused, k, m, n, _bits(decay), _bits(threshold),
-        size=min(1024, launch.power_of_two(k, 16)), growing=decay is None,
-        even=threshold is None, revives=revives, skips=skips, num_warps=4,
+        size=width, growing=decay is None,
+        even=threshold is None, revives=revives, skips=skips,
+        num_warps=min(16, max(4, width // 256)),
     )  # fmt: skip
     size, features = 8, min(128, launch.power_of_two(d))
     codebook.learn[(-(-k // size), problems)](
@@ -143,7 +145,7 @@ def apply(
     """Take over what was recorded: counts (P, k) in place, centroids (P, k, d) are returned."""
     problems, k, d = centroids.shape
     flag = recorded.view(torch.uint8)
-    size, features = 8, min(128, launch.power_of_two(d))
+    features, size = min(128, launch.power_of_two(d)), 32
     per_program = -(-k // (_PROGRAMS * size)) * size
     programs = -(-k // per_program)
     partial = torch.empty((problems, programs, d + 1), dtype=torch.float64, device=centroids.device)
@@ -151,7 +153,7 @@ def apply(
         centroids, next_centroids, leaders, flag, partial, k, d, per_program,
         rows=size, features=features, averages=averages, num_warps=4,
     )  # fmt: skip
-    moved = torch.empty_like(centroids)
+    moved, size = torch.empty_like(centroids), 8
     codebook.follow[(-(-k // size), problems)](
         centroids, next_centroids, leaders, flag, partial, moved, counts, next_counts, k, d,
         programs, rows=size, features=features, averages=averages, unit=unit, num_warps=4,

@@ -14,7 +14,8 @@ pytest.importorskip("triton")
 
 from kmeans_module import VectorQuantizer, backends
 from kmeans_module.backends.triton import codebook
-from kmeans_module.quantization import decisions, samples
+from kmeans_module.quantization import decisions, fused, samples, steps
+from kmeans_module.quantization.codebook_state import CodebookState
 from tests.quantization.helpers import assert_same, state_of
 from tests.quantization.test_waits import KINDS, batch, step_of
 from tests.waits import counted
@@ -175,3 +176,54 @@ def test_a_group_of_ranks_draws_what_one_process_does(monkeypatch: pytest.Monkey
         assert_same(twin.state_dict(), alone.state_dict())
     finally:
         dist.destroy_process_group()
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ema": {},
+    "decay": {"decay": 0.9, "revive_below": 2.0, "smoothing": 0.1},
+    "forgets": {"decay": 0.0},
+    "gradient": {"update": "gradient"},
+    "cosine": {"metric": "cosine"},
+    "separate": {"heads": 2, "separate_codebooks": True, "nonfinite": "skip"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "kind", ["many dead", "few samples", "no sample", "NaN", "all dead", "one"]
+)
+def test_a_step_is_that_of_torch(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KMEANS_KERNEL", "triton")
+    monkeypatch.setattr(decisions, "decides_on_device", lambda x: True)
+    torch.manual_seed(1)
+    quantizer = VectorQuantizer(19, 6, **OPTIONS[name])
+    state = quantizer.codebook_state()
+    state.initialized.fill_(True)
+    state.counts.copy_(torch.rand_like(state.counts) * 9)
+    state.counts[:, 5:] = 0.0
+    state.n_iter.fill_(7)
+    problems, _, d = state.centroids.shape
+    rows = torch.randn(problems, 40, d) * 3
+    rows[:, 20:30] = rows[:, 10:20]
+    if name == "cosine":
+        rows = torch.nn.functional.normalize(rows, dim=-1)
+    valid = None
+    if kind in ("few samples", "no sample"):
+        valid = (torch.arange(40) < (3 if kind == "few samples" else 0)).expand(problems, -1)
+    if kind == "NaN":
+        rows[0, 3, 1], rows[-1, 9, 0] = torch.nan, torch.inf
+    if kind == "all dead":
+        state.counts.zero_()
+    if kind == "one":
+        rows = rows[:, :1]
+    states = [CodebookState(*(tensor.clone() for tensor in state)) for _ in range(2)]
+    assert fused.serves(state, rows)
+    for way, own in zip((steps, fused), states, strict=True):
+        for _ in range(2):
+            way.record(own, quantizer.rule, rows, valid, None, None)  # type: ignore[attr-defined]
+            way.apply(own, quantizer.rule)  # type: ignore[attr-defined]
+        way.record(own, quantizer.rule, rows, valid, None, None)  # type: ignore[attr-defined]
+    for key, expected, found in zip(state._fields, *states, strict=True):
+        if not key.startswith("next") or bool(states[0].recorded):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=key)
+    assert bool(states[0].recorded) == (kind not in ("no sample", "NaN"))

@@ -188,10 +188,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize(
-    "kind", ["many dead", "few samples", "no sample", "NaN", "all dead", "one"]
-)
+CASES = [
+    *((name, "many dead") for name in OPTIONS),
+    *(("ema", kind) for kind in ("few samples", "no sample", "all dead", "one")),
+    *(("separate", kind) for kind in ("few samples", "NaN")),
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_step_is_that_of_torch(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KMEANS_KERNEL", "triton")
     monkeypatch.setattr(decisions, "decides_on_device", lambda x: True)

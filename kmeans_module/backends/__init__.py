@@ -78,6 +78,10 @@ class Workspace(Protocol):
             drawn_by: weights by which rows are drawn, (P, n); None for weight 1.
         """
 
+    def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        """Sums and counts of the k clusters of given labels (P, n), wherever centroids are; the
+        inertia is NaN. An E-step after it may start afresh."""
+
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         """For seeding: what nearest (P, n) would sum up to with each candidate (P, m, d)."""
 
@@ -112,7 +116,8 @@ class Backend(Protocol):
         Args:
             x: rows (n, d) or (P, n, d); numbers (P, n) for "sums".
             dtype: of the centroids; None for that of the rows.
-            operation: "e_step" (and seeding), "unit", "beam", "sums" or "moments".
+            operation: "e_step" (and seeding), "codebook" (steps of quantizers), "unit", "beam",
+                "sums" or "moments".
         """
 
     def workspace(

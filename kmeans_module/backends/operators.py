@@ -1,8 +1,8 @@
 """The E-step as operators of torch: what compiled, exported, traced and fake code holds.
 
 Code that must not see a pointer sees one opaque node instead; when it runs on real tensors, the
-native kernel serves where it takes the rows, and the torch reference elsewhere. Nothing that an
-operator returns has a gradient, as in eager code.
+native or the Triton kernels serve where they take the rows, and the torch reference elsewhere.
+Nothing that an operator returns has a gradient, as in eager code.
 
 Shapes: x is (n, d) shared by all problems or (P, n, d), centroids (P, k, d), weights (n,) or
 (P, n).
@@ -10,16 +10,19 @@ Shapes: x is (n, d) shared by all problems or (P, n, d), centroids (P, k, d), we
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.beam import torch_beam_search
 from kmeans_module.backends.native import BACKEND as NATIVE
+from kmeans_module.backends.native import NativeBackend
 from kmeans_module.backends.native.library import library
 from kmeans_module.backends.native.workspace import NativeWorkspace
+from kmeans_module.backends.reference import BACKEND as REFERENCE
 from kmeans_module.backends.reference import ReferenceBackend, ReferenceWorkspace
+from kmeans_module.backends.triton import BACKEND as TRITON
+from kmeans_module.backends.triton import TritonBackend
 from kmeans_module.core.distances import declared_dtype
 from kmeans_module.core.nearest import Screen
 from kmeans_module.core.statistics import (
@@ -32,14 +35,25 @@ from kmeans_module.core.statistics import (
     space_rows,
 )
 
+if TYPE_CHECKING:
+    from kmeans_module.backends.triton.workspace import TritonWorkspace
+
+
+def _backend(
+    x: Tensor, dtype: torch.dtype, operation: str = "e_step"
+) -> NativeBackend | TritonBackend | ReferenceBackend:
+    """Whose kernels take such rows."""
+    # A compiler that folds constants runs operators while it compiles: both questions are asked.
+    if NATIVE.obstacle(x, dtype, operation) is None and library() is not None:
+        return NATIVE
+    return TRITON if TRITON.obstacle(x, dtype, operation) is None else REFERENCE
+
 
 def _workspace(
     x: Tensor, sample_weight: Tensor | None, centroids: Tensor, metric: str
-) -> NativeWorkspace | ReferenceWorkspace:
-    # A compiler that folds constants runs operators while it compiles: both questions are asked.
-    if NATIVE.obstacle(x, centroids.dtype) is None and library() is not None:
-        return NativeWorkspace(x, sample_weight, metric=metric, dtype=centroids.dtype, once=True)
-    return ReferenceWorkspace(x, sample_weight, metric=metric)
+) -> NativeWorkspace | TritonWorkspace | ReferenceWorkspace:
+    backend = _backend(x, centroids.dtype)
+    return backend.workspace(x, sample_weight, metric=metric, dtype=centroids.dtype, once=True)
 
 
 @torch.library.custom_op(
@@ -112,9 +126,7 @@ def _(
 def beam_search(x: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
     """Codes (n, L), and what they leave of the rows (n, d); see
     :func:`kmeans_module.backends.beam_search`."""
-    if NATIVE.obstacle(x, codebooks.dtype, "beam") is None and library() is not None:
-        return NATIVE.beam_search(x, codebooks, beam_size=beam_size)
-    return torch_beam_search(x, codebooks, beam_size=beam_size)
+    return _backend(x, codebooks.dtype, "beam").beam_search(x, codebooks, beam_size=beam_size)
 
 
 @beam_search.register_fake

@@ -20,7 +20,7 @@ from kmeans_module.core.distances import (
     squared_norms,
     unit_rows,
 )
-from kmeans_module.core.guard import for_other_inputs, under_mode
+from kmeans_module.core.guard import captured, for_other_inputs, under_mode
 from kmeans_module.core.nearest import Screen
 from kmeans_module.core.scale import Scale
 from kmeans_module.core.statistics import (
@@ -32,6 +32,7 @@ from kmeans_module.core.statistics import (
     gather_rows,
     rows_and_weights,
     space_rows,
+    stats_of_labels,
 )
 
 _MOMENT_ELEMENTS = 1 << 21
@@ -126,6 +127,9 @@ class ReferenceWorkspace:
     def rounds(self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None) -> None:
         return None
 
+    def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        return stats_of_labels(self.x, self.sample_weight, labels, k, metric=self.metric)
+
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         problems, m = candidates.shape[:2]
         accumulator = accumulator_dtype(self.x.device)
@@ -158,7 +162,7 @@ class ReferenceWorkspace:
         n, device = self.x.shape[-2], centroids.device
         dtype = compute_dtype(self.x, centroids)
         screen = Screen(centroids.to(dtype))
-        recorded = under_mode() is not None or self.x.is_meta
+        recorded = under_mode() is not None or self.x.is_meta or captured(self.x)
         if for_other_inputs():
             parts = [slice(None)]
         else:

@@ -63,6 +63,11 @@ def no_plain(x: Tensor) -> str | None:
     return None
 
 
+def captured(x: Tensor) -> bool:
+    """Whether a CUDA graph records what is done with x, which must not be waited for."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def for_other_inputs() -> bool:
     """Whether a program is made that will run on other rows, perhaps another number of them:
     what Python counts now would be a constant in it."""

@@ -174,6 +174,37 @@ class ClusterStats:
         return ClusterStats(view(self.sums), view(self.counts), view(self.inertia), farthest)
 
 
+def stats_of_labels(
+    x: Tensor, sample_weight: Tensor | None, labels: Tensor, k: int, *, metric: str
+) -> ClusterStats:
+    """Sums and counts of the clusters of given labels, in float64; the inertia, which no
+    centroids are given for, is NaN.
+
+    Args:
+        x: (n, d), or (P, n, d).
+        sample_weight: (n,) or (P, n); None for weight 1.
+        labels: (P, n).
+        k: clusters of each problem.
+        metric: whose space the sums are in.
+    """
+    problems, n = labels.shape
+    exact = accumulator_dtype(x.device)
+    rows, weights = rows_and_weights(
+        x, sample_weight, slice(None), metric=metric, problems=problems,
+        dtype=torch.promote_types(x.dtype, torch.float32),
+    )  # fmt: skip
+    if weights is None:
+        weights = torch.ones((problems, n), dtype=exact, device=x.device)
+    first = torch.arange(problems, device=x.device).unsqueeze(-1) * k
+    clusters = (labels + first).flatten()
+    counts = weights.new_zeros(problems * k).index_add_(0, clusters, weights.flatten())
+    weighted = (rows * weights.unsqueeze(-1)).flatten(0, 1)
+    sums = weights.new_zeros((problems * k, x.shape[-1])).index_add_(0, clusters, weighted)
+    return ClusterStats(
+        sums.view(problems, k, -1), counts.view(problems, k), weights.new_full((problems,), np.nan)
+    )
+
+
 class EStep(NamedTuple):
     """Outcome of an E-step.
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
-from kmeans_module.core.guard import in_backward, require_training, under_mode
+from kmeans_module.core.guard import in_backward, no_values, require_training, under_mode
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.quantization import learning, operators, revival
+from kmeans_module.quantization import decisions, fused, learning, operators, steps
 from kmeans_module.quantization.centroids import Codebook
 from kmeans_module.quantization.codebook_state import CodebookState, fill_unsaved, update_first
 from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantized import Quantizer
+from kmeans_module.quantization.rule import Rule
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.rows.survey import refuse_nonfinite
 from kmeans_module.state import ExactBuffers
 
 UPDATES = ("ema", "gradient", "frozen")
@@ -34,10 +34,13 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
     exact = ("next_counts",)
     averages = ("next_centroids",)
     codebook: Codebook
+    estimator: str
     next_centroids: Tensor
     next_counts: Tensor
-    revived: Tensor
+    leaders: Tensor
+    recorded: Tensor
     skipped: Tensor
+    refused: Tensor
     precision: Tensor
 
     def __init__(
@@ -80,9 +83,13 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         counts = torch.zeros_like(codebook.counts).view(-1, size[0])
         self.register_buffer("next_centroids", centroids, persistent=False)
         self.register_buffer("next_counts", counts, persistent=False)
-        revived = torch.zeros_like(counts, dtype=torch.bool)
-        self.register_buffer("revived", revived, persistent=False)
-        self.register_buffer("skipped", torch.zeros_like(codebook.initialized).long())
+        leaders = torch.zeros_like(counts, dtype=torch.int64)
+        self.register_buffer("leaders", leaders, persistent=False)
+        recorded = torch.zeros_like(codebook.initialized)
+        self.register_buffer("recorded", recorded, persistent=False)
+        self.register_buffer("skipped", recorded.long())
+        refused = torch.zeros(decisions.NOTE, dtype=torch.int64, device=recorded.device)
+        self.register_buffer("refused", refused, persistent=False)
         precision = torch.empty(0, dtype=dtype, device=centroids.device)
         self.register_buffer("precision", precision, persistent=False)
         self.register_load_state_dict_post_hook(fill_unsaved)  # type: ignore[no-untyped-call]
@@ -94,12 +101,12 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         """Draw a random codebook, and forget what was learnt."""
         self.codebook.reset_parameters()
         self.forget_recorded()
-        for buffer in (self.next_centroids, self.next_counts, self.revived, self.skipped):
+        for buffer in (self.next_centroids, self.next_counts, self.skipped):
             buffer.zero_()
 
     def _reset(self) -> None:
         """What is known of this object in this process alone."""
-        self.forget_recorded()
+        self._first_rows: list[tuple[Tensor, Tensor]] = []
         self.leave_join()
         self.number = operators.register(self)
 
@@ -117,6 +124,19 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         """Codes, k."""
         return self.codebook.n_clusters
 
+    @property
+    def rule(self) -> Rule:
+        """How the codebook learns."""
+        return Rule(
+            self.update_rule,
+            self.decay,
+            self.smoothing,
+            self.revive_below,
+            self.codebook.metric,
+            self.nonfinite,
+            self.estimator == "gumbel",
+        )
+
     def codebook_layers(self) -> list[KMeansLayer]:
         return [self.codebook]
 
@@ -127,15 +147,22 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
 
     @torch.no_grad()
     def apply_update(self) -> None:
-        """Move the codebook to what the last forward pass in training recorded, if any did."""
-        if self._recorded:
-            self._apply_recorded(self.codebook_state())
+        """Move the codebook to what the last forward pass in training recorded, if any did.
+
+        Raises:
+            ValueError: on an accelerator, which is not waited for before: a batch held NaN or
+                infinity, and nonfinite is "error".
+        """
+        state = self.codebook_state()
+        if no_values(state.recorded) is None:
+            self._apply_recorded(state)
+            decisions.report_refused(state.refused)
 
     def forget_recorded(self) -> None:
         """Drop what was recorded, for a codebook from elsewhere."""
-        self._recorded = False
-        self._revives = False
-        self._first_rows: list[tuple[Tensor, Tensor]] = []
+        for buffer in (self.recorded, self.refused, self.leaders):
+            buffer.zero_()
+        self._first_rows = []
 
     def train(self, mode: bool = True) -> LearningCodebook:
         if not mode:
@@ -157,8 +184,10 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
             codebook.initialized,
             self.next_centroids,
             self.next_counts,
-            self.revived,
+            self.leaders,
+            self.recorded,
             self.skipped,
+            self.refused,
         )
 
     def take_state(self, state: CodebookState) -> None:
@@ -193,15 +222,16 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
             return
         self.notify_joined_ranks()
         self.agree_once(
-            codebook=repr(self.codebook),
-            dtype=state.centroids.dtype,
-            initialized=bool(state.initialized),
-            update=self.update_rule,
-            decay=self.decay,
-            revive_below=self.revive_below,
+            lambda: {
+                "codebook": repr(self.codebook),
+                "dtype": state.centroids.dtype,
+                "initialized": bool(state.initialized),
+                "update": self.update_rule,
+                "decay": self.decay,
+                "revive_below": self.revive_below,
+            }
         )
-        if self._recorded:
-            self._apply_recorded(state)
+        self._apply_recorded(state)
         if self._first_rows or not self._is_initialized(state):
             self._initialize(rows, valid, state)
             self.codebook.note_initialized(bool(state.initialized))
@@ -232,51 +262,16 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         """See :class:`kmeans_module.quantization.operators.Learner`."""
         if in_backward():  # recomputed by activation checkpointing
             return learning.nearest(rows, state.centroids) if codes is None else codes
-        group = self.group
-        stats, codes = learning.statistics(rows, valid, codes, state.centroids)
-        bad = learning.not_finite(rows, valid, stats)
-        if group is not None:
-            stats, bad = learning.of_all_ranks(stats, bad, group)
-        decay = self.decay
-        gamma = learning.growing_decay(state.counts, stats.counts) if decay is None else decay
-        total = gamma * state.counts + stats.counts
-        least = revival.least_counts(total, decay=gamma, threshold=self.revive_below)
-        refused, counted, revives = learning.read(
-            [bad, stats.counts.sum() > 0, (total < least).any()]
-        )
-        if refused:
-            self._refuse(rows)
-            state.skipped.add_(1)
-        if refused or not counted:
-            return codes
-        centroids = state.centroids
-        if self.update_rule == "ema":
-            centroids = learning.moving_average(
-                centroids, state.counts, stats.sums, total,
-                decay=gamma, smoothing=self.smoothing, metric=self.codebook.metric,
-            )  # fmt: skip
-        if revives:
-            centroids, total, revived = revival.revive(
-                rows,
-                learning.weights_of(rows, valid),
-                centroids,
-                total,
-                least,
-                decay=gamma,
-                metric=self.codebook.metric,
-                generator=self._generator(state),
-                group=group,
-            )
-            state.revived.copy_(revived)
-        if centroids is not state.centroids:
-            state.next_centroids.copy_(centroids)
-        state.next_counts.copy_(total)
-        self._recorded, self._revives = True, revives
-        return codes
+        record = fused.record if fused.serves(state, rows) else steps.record
+        return record(state, self.rule, rows, valid, codes, self.group)
+
+    def _apply_recorded(self, state: CodebookState) -> None:
+        apply = fused.apply if fused.serves(state) else steps.apply
+        apply(state, self.rule)
 
     def _is_initialized(self, state: CodebookState) -> bool:
         """Whether there are centroids: the layer remembers it, to wait for an accelerator once."""
-        if state.initialized.device.type == "cpu":
+        if not decisions.decides_on_device(state.initialized):
             return bool(state.initialized)
         try:
             self.check_initialized()
@@ -284,24 +279,15 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
             return False
         return True
 
-    def _refuse(self, rows: Tensor) -> None:
-        """Raise for a batch that is not finite on some rank, unless such batches are skipped."""
-        if self.nonfinite == "skip":
-            return
-        if not rows.isfinite().all():
-            refuse_nonfinite(rows.flatten(0, 1), rows.dtype)
-        raise ValueError("x should be finite; another rank's contains NaN or infinity")
-
     def _initialize(self, rows: Tensor, valid: Tensor | None, state: CodebookState) -> None:
         """Start the codebook from this batch and the batches kept before it."""
         group = self.group
         weight = learning.weights_of(rows, valid)
         bad = (~rows.isfinite().all()).to(weight)
         bad, available = learning.total_of_ranks([bad, weight[0].sum()], group)
-        refused, counted = learning.read([bad > 0, available > 0])
-        if refused:
-            self._refuse(rows)
-        if refused or not counted:
+        if bad and self.nonfinite == "error":
+            decisions.raise_refused(rows)
+        if bad or not available:
             return
         kept = [*self._first_rows, (rows.clone(), weight)]
         rows = torch.cat([part for part, _ in kept], dim=1)
@@ -324,22 +310,6 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         (total,) = learning.total_of_ranks([weight[0].sum()], group)
         enough = len(kept) >= self.init_batches and bool(total >= self.n_clusters)
         self._first_rows = [] if enough else kept
-
-    def _apply_recorded(self, state: CodebookState) -> None:
-        self._recorded = False
-        # Centroids that learn by gradient have been moved by the optimizer meanwhile.
-        centroids = state.next_centroids if self.update_rule == "ema" else state.centroids
-        if self._revives:
-            centroids = revival.follow(
-                state.next_centroids,
-                state.revived,
-                state.centroids.where(state.revived.unsqueeze(-1), centroids),
-                metric=self.codebook.metric,
-            )
-        if centroids is not state.centroids:
-            state.centroids.copy_(centroids)
-        state.counts.copy_(state.next_counts)
-        state.n_iter.add_(1)
 
     def _generator(self, state: CodebookState) -> torch.Generator:
         """Draws that do not disturb the default generator, which a recomputed pass replays."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-UNSAVED = ("next_centroids", "next_counts", "revived", "precision")
+UNSAVED = ("next_centroids", "next_counts", "leaders", "recorded", "refused", "precision")
 
 
 class CodebookState(NamedTuple):
@@ -20,8 +20,12 @@ class CodebookState(NamedTuple):
         initialized: () bool.
         next_centroids: (P, k, d), what the next update brings.
         next_counts: (P, k) float64.
-        revived: codes that the next update moves to samples, (P, k) bool.
+        leaders: of a code that the next update moves to a sample, 1 + the code from which it
+            comes, (P, k) int64; 0 of the others.
+        recorded: whether there is an update to make, () bool.
         skipped: batches that were not finite, () int64.
+        refused: the batch to raise an error for, see
+            :func:`kmeans_module.quantization.decisions.refuse`, (3,) int64.
     """
 
     centroids: Tensor
@@ -30,8 +34,10 @@ class CodebookState(NamedTuple):
     initialized: Tensor
     next_centroids: Tensor
     next_counts: Tensor
-    revived: Tensor
+    leaders: Tensor
+    recorded: Tensor
     skipped: Tensor
+    refused: Tensor
 
 
 def update_first(module: Any, prefix: str, keep_vars: bool) -> None:
@@ -42,7 +48,7 @@ def update_first(module: Any, prefix: str, keep_vars: bool) -> None:
     module.apply_update()
 
 
-def fill_unsaved(module: nn.Module, incompatible_keys: object) -> None:
+def fill_unsaved(module: Any, incompatible_keys: object) -> None:
     """Make buffers real that a state_dict does not hold, where it made the others so.
 
     A hook of a :class:`LearningCodebook`, run after a state_dict was loaded.
@@ -52,3 +58,4 @@ def fill_unsaved(module: nn.Module, incompatible_keys: object) -> None:
         buffer = module.get_buffer(name)
         if buffer.is_meta and device.type != "meta":
             setattr(module, name, torch.zeros_like(buffer, device=device))
+    module.forget_recorded()

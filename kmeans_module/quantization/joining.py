@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -63,11 +63,11 @@ class JoinableCodebook(Joinable):
         if notice is not None:
             notice.wait()
 
-    def agree_once(self, **arguments: object) -> None:
+    def agree_once(self, arguments: Callable[[], dict[str, object]]) -> None:
         """Refuse codebooks that differ between ranks, by name, at the first training step."""
         if self._agreed:
             return
-        agree(self.group, **arguments)
+        agree(self.group, **arguments())
         self._agreed = True
 
     def step_without_samples(self, state: CodebookState) -> None:

@@ -17,6 +17,8 @@ from kmeans_module.core.fit import run
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.seeding import initialize
 from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
+from kmeans_module.quantization import decisions
+from kmeans_module.quantization.samples import Numbering, numbering, own_seed, to_share
 from kmeans_module.rows import Batch, HeldRows
 from kmeans_module.rows.draws import HeldDraws
 from kmeans_module.rows.ranks import ProcessGroup, all_sum, all_sum_stats
@@ -51,21 +53,17 @@ def statistics(
         codes: (P, n), or None.
         centroids: (P, k, d).
     """
-    if codes is None:
-        weight = None if valid is None else weights_of(rows, valid)
-        space = workspace(rows, weight, dtype=centroids.dtype, once=True)
-        return space.statistics(centroids, farthest=False), space.labels
     problems, k, d = centroids.shape
-    weight = weights_of(rows, valid)
-    first = torch.arange(problems, device=rows.device).unsqueeze(-1) * k
-    clusters = (codes + first).flatten()
-    counts = weight.new_zeros(problems * k).index_add_(0, clusters, weight.flatten())
-    weighted = (rows * weight.unsqueeze(-1)).flatten(0, 1)
-    sums = weight.new_zeros((problems * k, d)).index_add_(0, clusters, weighted)
-    stats = ClusterStats(
-        sums.view(problems, k, d), counts.view(problems, k), weight.new_full((problems,), math.nan)
-    )
-    return stats, codes
+    if not rows.shape[1]:  # of a rank that has run out of batches
+        nothing = torch.empty((problems, 0), dtype=torch.int64, device=rows.device)
+        return ClusterStats.nothing(problems, k, d, device=rows.device), nothing
+    weight = None if valid is None else weights_of(rows, valid)
+    space = workspace(rows, weight, dtype=centroids.dtype, once=True)
+    if codes is None:
+        if not decisions.decides_on_device(rows):
+            return space.statistics(centroids, farthest=False), space.labels
+        codes = space.assign(centroids)[0]  # an accelerator looks for NaN by other means
+    return space.sums_of(codes, k), codes
 
 
 def not_finite(rows: Tensor, valid: Tensor | None, stats: ClusterStats) -> Tensor:
@@ -77,36 +75,34 @@ def not_finite(rows: Tensor, valid: Tensor | None, stats: ClusterStats) -> Tenso
         stats: of these rows, whose inertia is not finite where a row is not, or where it was not
             measured.
     """
-    # A finite inertia spares a pass over the rows. Rows of weight 0 may not show in it, and an
-    # accelerator would have to be waited for.
-    on_cpu = rows.device.type == "cpu"
-    if valid is None and on_cpu and math.isfinite(float(stats.inertia.sum())):
+    if decisions.decides_on_device(rows) and rows.numel():
+        largest: Tensor = torch.linalg.vector_norm(rows, torch.inf)
+        return ~(largest < torch.inf)
+    # A finite inertia spares a pass over the rows. Rows of weight 0 may not show in it.
+    if valid is None and rows.numel() and math.isfinite(float(stats.inertia.sum())):
         return torch.zeros((), dtype=torch.bool, device=rows.device)
     return ~rows.isfinite().all()
 
 
 def of_all_ranks(
-    stats: ClusterStats, flag: Tensor, group: ProcessGroup
-) -> tuple[ClusterStats, Tensor]:
-    """Statistics of all ranks together, and whether a flag () is set on any rank."""
+    stats: ClusterStats, flag: Tensor, n: int, group: ProcessGroup | None
+) -> tuple[ClusterStats, Tensor, Numbering]:
+    """Statistics of all ranks together, whether a flag () is set on any rank, and a numbering of
+    the rows, n on this rank; in one collective."""
+    if group is None:
+        return stats, flag, Numbering(0, own_seed())
     # Codes without samples are revived, not relocated: the farthest samples need not travel.
     stats = ClusterStats(stats.sums, stats.counts, stats.inertia)
     flag = flag.to(stats.sums.dtype).view(1)
-    stats, (total,) = all_sum_stats(stats, group, also=[flag])
-    return stats, total.view(()) > 0
+    stats, (total, shared) = all_sum_stats(
+        stats, group, also=[flag, to_share(n, stats.counts, group)]
+    )
+    return stats, total.view(()) > 0, numbering(shared, group)
 
 
 def total_of_ranks(numbers: list[Tensor], group: ProcessGroup | None) -> list[Tensor]:
     """Sums of numbers () over all ranks, in one collective."""
     return [total.view(()) for total in all_sum([number.view(1) for number in numbers], group)]
-
-
-def read(flags: list[Tensor]) -> list[bool]:
-    """Flags () as Python's, for which an accelerator is waited for once."""
-    if flags[0].device.type == "cpu":
-        return [bool(flag) for flag in flags]
-    values: list[bool] = torch.stack(flags).tolist()
-    return values
 
 
 def problem_of(rows: Tensor, n_clusters: int, metric: str) -> Problem:

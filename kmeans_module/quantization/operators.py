@@ -12,7 +12,7 @@ from torch import Tensor
 from kmeans_module.quantization.codebook_state import CodebookState
 
 # What recording a batch changes; an update changes all.
-_RECORDED = ("next_centroids", "next_counts", "revived", "skipped")
+_RECORDED = ("next_centroids", "next_counts", "leaders", "recorded", "skipped", "refused")
 
 
 def _schema(mutates: tuple[str, ...]) -> str:
@@ -36,7 +36,7 @@ class Learner(Protocol):
 
 # Operators of torch take tensors and numbers, no objects, and compiled code outlives a call: so
 # each quantizer has a number, which finds what it keeps besides tensors (batches of its start, a
-# process group, whether something is recorded). References are weak: a quantizer that is gone
+# process group). References are weak: a quantizer that is gone
 # leaves nothing behind.
 _numbers = itertools.count()
 _learners: weakref.WeakValueDictionary[int, Learner] = weakref.WeakValueDictionary()

@@ -52,7 +52,8 @@ class ProductQuantizer(ProductCodes):
             codebook at most. None, the default, is on: a tenth of an even share. 0 is off.
         channel_first: whether features are dimension 1 of x, as in images.
         nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
-            "skip": nothing is learnt from it, and rows that are not finite count as masked.
+            "skip": nothing is learnt from it, and rows that are not finite count as masked. On an
+            accelerator the next apply_update, eval or state_dict raises; nothing waits before.
         process_group: the ranks whose samples codebooks learn from: "default" for all ranks
             where torch.distributed is in use; a ProcessGroup; or None for this process only,
             whatever the other ranks do.

@@ -104,7 +104,7 @@ class KeyedDraw:
     def _keys(self, masses: Tensor, numbers: Tensor) -> Tensor:
         accumulator = self.keys.dtype
         # 52 bits of the hash, in the middle of their interval: neither 0 nor 1
-        bits = _hash(numbers + _hash(self.seeds).unsqueeze(-1)) >> 12 & ((1 << 52) - 1)
+        bits = hashed(numbers + hashed(self.seeds).unsqueeze(-1)) >> 12 & ((1 << 52) - 1)
         uniform = (bits.to(accumulator) + 0.5) / (1 << 52)
         masses = masses.to(accumulator)
         keys = uniform.log().neg() / masses
@@ -112,7 +112,7 @@ class KeyedDraw:
         return keys.where(masses > 0, torch.inf)
 
 
-def _hash(numbers: Tensor) -> Tensor:
+def hashed(numbers: Tensor) -> Tensor:
     """64 bits that look random for each of the int64 numbers: splitmix64."""
     mixed = numbers * _GAMMA
     mixed = (mixed ^ (mixed >> 30 & (1 << 34) - 1)) * _FIRST
@@ -124,13 +124,13 @@ def row_hashes(rows: Tensor) -> Tensor:
     """A number for the values of each row (..., n, d), (..., n) int64: equal rows have the same,
     of other rows 1 in 2^64 has."""
     d = rows.shape[-1]
-    places = _hash(torch.arange(d, device=rows.device))
+    places = hashed(torch.arange(d, device=rows.device))
     size = max(1, _ROWS // max(1, d * rows.shape[:-2].numel()))
     hashes = []
     for part in torch.split(rows, size, dim=-2):
         numbers = part + 0.0  # -0 is 0
         bits = torch.int64 if numbers.element_size() == 8 else torch.int32
-        hashes.append(_hash(numbers.view(bits).long() + places).sum(dim=-1))
+        hashes.append(hashed(numbers.view(bits).long() + places).sum(dim=-1))
     return torch.cat(hashes, dim=-1)
 
 

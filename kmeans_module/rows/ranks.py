@@ -93,7 +93,7 @@ def all_sum_stats(
         group,
     )
     merged = ClusterStats(sums, counts, inertia)
-    if bool((counts == 0).any()) and stats.farthest is not None:
+    if stats.farthest is not None and bool((counts == 0).any()):
         gathered = [all_gather(field, group) for field in stats.farthest]
         ranks = [Farthest(*fields) for fields in zip(*gathered, strict=True)]
         merged = replace(merged, farthest=sum(ranks[1:], start=ranks[0]))

@@ -17,9 +17,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from kmeans_module import ResidualQuantizer, VectorQuantizer
-from kmeans_module.quantization import join
+from kmeans_module.quantization import decisions, join
 from tests.conftest import blobs
 from tests.quantization.helpers import Network, objective, quantizer_at
+from tests.waits import counted
 
 STEPS, WIDTH = 6, 3
 Outcome = dict[str, Any]
@@ -220,6 +221,24 @@ def sharded(rank: int) -> Outcome:
     return {"centroids": codebook.centroids, "n_iter": int(codebook.n_iter)}
 
 
+def on_device(name: str, world: int, rank: int) -> Outcome:
+    """As if the tensors were on an accelerator, which nothing waits for after the first step."""
+    looks = decisions.decides_on_device
+    decisions.decides_on_device = lambda x: True
+    try:
+        torch.manual_seed(rank)
+        quantizer = start(name)
+        with counted() as waits:
+            for step in range(3):
+                if step == 1:
+                    waits.clear()
+                quantizer(blobs(30 + rank, WIDTH, seed=10 * rank + step) / 10)
+        found = train(name, world, rank)
+    finally:
+        decisions.decides_on_device = looks
+    return {**found, "waits": list(waits)}
+
+
 def alone(rank: int) -> Outcome:
     """Each rank for itself."""
     torch.manual_seed(0)
@@ -242,6 +261,7 @@ def run_all(rank: int, world: int) -> dict[str, Outcome]:
         "join, network": lambda: joined_in_parallel(rank, "ema"),
         "join, network, gradient": lambda: joined_in_parallel(rank, "gradient"),
         "sharded": lambda: sharded(rank),
+        "on a device": lambda: on_device("uneven, revival", world, rank),
         "alone": lambda: alone(rank),
     }
     return {name: call() for name, call in calls.items()}

@@ -15,7 +15,6 @@ from kmeans_module import (
     ResidualQuantizer,
     VectorQuantizer,
 )
-from kmeans_module.quantization import learning
 from kmeans_module.quantization.layout import Layout
 from tests.quantization.helpers import normal
 
@@ -102,23 +101,3 @@ def test_a_quantizer_without_centroids_is_named(
         assert callable(call)
         with pytest.raises(NotInitializedError, match=f"{kind.__name__} has no centroids"):
             call(x)
-
-
-@pytest.mark.parametrize("options", [{}, {"update": "gradient"}, {"estimator": "gumbel"}])
-def test_a_training_step_builds_its_state_and_reads_its_outcome_once(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quantizer = VectorQuantizer(8, 4, **options)
-    x = normal(50, 4)
-    quantizer(x)
-    calls: list[str] = []
-    for owner, name in ((VectorQuantizer, "codebook_state"), (learning, "read")):
-        original = getattr(owner, name)
-
-        def counted(*args: Any, name: str = name, original: Any = original) -> Any:
-            calls.append(name)
-            return original(*args)
-
-        monkeypatch.setattr(owner, name, counted)
-    quantizer(x)
-    assert sorted(calls) == ["codebook_state", "read"]

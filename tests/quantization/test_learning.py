@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kmeans_module import NotInitializedError, VectorQuantizer
-from kmeans_module.quantization import learning, revival
+from kmeans_module.core.statistics import gather_rows
+from kmeans_module.quantization import learning, revival, samples
 from tests.conftest import blobs, brute_force, seeded
 from tests.quantization.helpers import assert_same, normal, quantizer_at, state_of, trained
 
@@ -257,36 +258,66 @@ def test_codes_that_an_encoder_has_left_behind_come_back() -> None:
     assert used_without < 6
 
 
+def drawn_from(x: Tensor, valid: Tensor | None = None, step: int = 0) -> samples.Samples:
+    """Samples for 6 codes of rows (P, n, d), each of which has its own number for a code."""
+    return samples.draw(
+        x,
+        valid,
+        torch.arange(x.shape[1]).expand(x.shape[:2]),
+        most=6,
+        step=torch.full((len(x),), step),
+        numbering=samples.Numbering(0, 0),
+        metric="euclidean",
+    )
+
+
 def test_revived_codes_are_samples_that_live_for_some_batches() -> None:
     x, centroids = normal(1, 20, 3), normal(1, 6, 3, seed=1)
-    weight = torch.ones(1, 20)
-    weight[0, 2:] = 0
+    valid = torch.arange(20).unsqueeze(0) < 2
     counts = torch.tensor([[4.0, 8.0, 0.0, 0.0, 0.0, 3.0]], dtype=torch.float64)
     dead = counts == 0
     least = torch.full((1, 1), 0.1, dtype=torch.float64)
-    options: dict[str, Any] = {"metric": "euclidean", "decay": 0.9}
-    found, shares, revived = revival.revive(
-        x, torch.ones(1, 20), centroids, counts, least, **options, generator=seeded()
-    )
-    assert torch.equal(revived, dead)
+    found, shares, leaders = revival.revive(drawn_from(x), centroids, counts, least, decay=0.9)
+    assert torch.equal(leaders > 0, dead)
     assert torch.equal(found[~dead], centroids[~dead])
-    assert (brute_force(found[dead], x[0]).min(dim=-1).values == 0).all()
+    assert torch.equal(found[dead], x[0, leaders[dead] - 1])
     assert len(found[dead].unique(dim=0)) == 3
     torch.testing.assert_close(shares.sum(), counts.sum())
     scale = shares[0, 0] / counts[0, 0]
     torch.testing.assert_close(shares[~dead], counts[~dead] * scale)
     assert (shares[dead] * 0.9**8 >= least * scale * (1 - 1e-12)).all()
     assert (shares[dead] * 0.9**9 < least * scale).all()
-    options["decay"] = 0.1
-    _, shares, _ = revival.revive(
-        x, torch.ones(1, 20), centroids, counts, least, **options, generator=seeded()
-    )
+    _, shares, _ = revival.revive(drawn_from(x), centroids, counts, least, decay=0.1)
     assert (shares * 2).tolist() == [[4, 8, 5, 5, 5, 3]], "at most an even share"
-    found, _, revived = revival.revive(
-        x, weight, centroids, counts, least, **options, generator=seeded()
-    )
-    assert int(revived.sum()) == 2, "as many as samples that count"
-    assert (brute_force(found[revived], x[0, :2]).min(dim=-1).values == 0).all()
+    found, _, leaders = revival.revive(drawn_from(x, valid), centroids, counts, least, decay=0.1)
+    assert int((leaders > 0).sum()) == 2, "as many as samples that count"
+    assert sorted(leaders[leaders > 0].tolist()) == [1, 2]
+
+
+def test_samples_are_unlike_and_other_ones_in_every_step() -> None:
+    x = normal(2, 30, 3)
+    steps = [drawn_from(x, step=step) for step in range(50)]
+    assert all(found.known.all() for found in steps)
+    assert all(torch.equal(found.rows, gather_rows(x, found.codes)) for found in steps)
+    codes = torch.stack([found.codes for found in steps])
+    assert (codes.sort(dim=-1).values.diff(dim=-1) > 0).all()
+    assert len(codes.view(100, 6).unique(dim=0)) == 100, "of every step and problem"
+    often = torch.bincount(codes.flatten(), minlength=30)
+    assert often.min() > 5, "every row is drawn now and then"
+    assert often.max() < 45
+    twice = drawn_from(normal(2, 3, 3).repeat(1, 2, 1))
+    assert twice.known.sum(dim=-1).tolist() == [3, 3], "of equal rows one is a sample"
+    known = twice.codes.where(twice.known, -1)
+    assert all(len({code % 3 for code in row if code >= 0}) == 3 for row in known.tolist())
+    hidden = drawn_from(x, torch.arange(30).expand(2, -1) < 4)
+    assert (hidden.codes[hidden.known] < 4).all()
+    assert hidden.known.sum() == 8
+    assert drawn_from(x[:, :0]).rows.shape == (2, 0, 3)
+
+
+def leaders_of(x: Tensor, revived: Tensor, centroids: Tensor) -> Tensor:
+    """1 + the nearest code of each sample of a code that is revived."""
+    return (brute_force(x, centroids).argmin(dim=-1) + 1) * revived
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -297,7 +328,8 @@ def test_a_code_moves_by_half_the_spread_of_the_codebook_at_most(metric: str) ->
         away = torch.tensor([1.0, -1.0, 0.0])
         centroids = torch.nn.functional.normalize(centroids * 0.1 + away, dim=-1)
     revived = torch.tensor([[True, False, True, False, False, False], [False] * 5 + [True]])
-    found = revival.follow(x, revived, centroids, metric=metric)
+    leaders = leaders_of(x, revived, centroids)
+    found = revival.follow(x, leaders, centroids, metric=metric)
     assert torch.equal(found[~revived], centroids[~revived])
     for p in range(2):
         spread = (centroids[p] - centroids[p].mean(dim=0)).square().sum(dim=-1).mean().sqrt()
@@ -314,16 +346,22 @@ def test_a_code_moves_by_half_the_spread_of_the_codebook_at_most(metric: str) ->
 def test_a_code_reaches_what_is_near_and_never_stands_still() -> None:
     x, centroids = normal(1, 6, 3), normal(1, 6, 3, seed=1)
     revived = torch.tensor([[True, False, False, True, False, False]])
-    found = revival.follow(x, revived, 20 * centroids, metric="euclidean")
+
+    def follow(x: Tensor, centroids: Tensor) -> Tensor:
+        return revival.follow(x, leaders_of(x, revived, centroids), centroids, metric="euclidean")
+
+    found = follow(x, 20 * centroids)
     assert not torch.equal(found[revived], x[revived])
     near = 20 * centroids + x / 10
-    found = revival.follow(near, revived, 20 * centroids, metric="euclidean")
+    found = follow(near, 20 * centroids)
     assert torch.equal(found[revived], near[revived])
-    found = revival.follow(x, revived, centroids / 1e6, metric="euclidean")
+    found = follow(x, centroids / 1e6)
     assert (found[revived].norm(dim=-1) > x[revived].norm(dim=-1) / 33).all()
-    found = revival.follow(x, revived, 0 * centroids + 7, metric="euclidean")
+    found = follow(x, 0 * centroids + 7)
     assert torch.equal(found[revived], x[revived]), "codes that all lie at one place"
-    assert torch.equal(revival.follow(x, revived & False, centroids, metric="euclidean"), centroids)
+    assert torch.equal(found[~revived], 0 * centroids[~revived] + 7)
+    none = torch.zeros(1, 6, dtype=torch.int64)
+    assert torch.equal(revival.follow(x, none, centroids, metric="euclidean"), centroids)
 
 
 def test_a_memory_grows_by_a_twentieth_of_the_samples() -> None:
@@ -348,18 +386,6 @@ def test_codes_that_die_early_are_seen_early(update: str) -> None:
     for _ in range(20):
         found = quantizer(blobs(300, 3, seed=5) / 3)
     assert len(found.codes.unique()) == 16
-
-
-def test_every_step_draws_other_numbers() -> None:
-    torch.manual_seed(0)
-    quantizer = VectorQuantizer(8, 3)
-    state = quantizer.codebook_state()
-    drawn = []
-    for step in range(4):
-        state.n_iter.fill_(step)
-        drawn.append(torch.rand(3, generator=quantizer._generator(state)))
-    assert torch.equal(drawn[0], torch.rand(3, generator=seeded()))
-    assert len(torch.stack(drawn).unique()) == 12
 
 
 def test_dead_codes_are_told_by_their_samples_of_a_batch() -> None:

@@ -49,6 +49,14 @@ def test_codes_were_revived_where_that_is_promised(found: Any) -> None:
             assert (steps[-1] < 50).all()
 
 
+def test_ranks_with_accelerators_learn_the_same_without_a_wait(found: Any) -> None:
+    for result in found:
+        own, expected = result["on a device"], result["uneven, revival"]
+        assert not own["waits"]
+        for key in ("steps", "counts", "n_iter"):
+            assert torch.equal(own[key], expected[key])
+
+
 def test_gradients_of_a_codebook_are_averaged(found: Any) -> None:
     one = ranks.gradient_step(len(found), None)
     for result in found:

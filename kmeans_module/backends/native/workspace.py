@@ -30,6 +30,7 @@ from kmeans_module.core.statistics import (
     EStep,
     find_farthest,
     rows_and_weights,
+    stats_of_labels,
 )
 
 log = logging.getLogger(__name__)
@@ -294,6 +295,9 @@ class NativeWorkspace:
 
     def rounds(self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None) -> None:
         return None
+
+    def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        return stats_of_labels(self.x, self.sample_weight, labels, k, metric=self.metric)
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         self._guard()

@@ -31,7 +31,7 @@ class TritonBackend:
 
     name = "triton"
     device = "cuda"
-    operations: tuple[str, ...] = ("e_step", "unit")
+    operations: tuple[str, ...] = ("e_step", "codebook", "unit")
 
     def missing(self) -> str | None:
         return launch.missing()

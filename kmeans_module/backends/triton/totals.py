@@ -71,19 +71,26 @@ class Totals:
             self.count_units.zero_()
         self._squares: Tensor | None = None
 
-    def take(self, space: TritonWorkspace, *, first: bool) -> None:
-        """Add up all rows, or move those that the last E-step gave another label."""
+    def take(self, space: TritonWorkspace, *, first: bool, given: bool = False) -> None:
+        """Add up all rows, or move those that the last E-step gave another label.
+
+        Args:
+            space: whose labels are ``codes``.
+            first: whether all rows are added.
+            given: whether these labels are the new ones, whatever an E-step decided.
+        """
         if first or self.sums is None:
             self._start()
         rows = space.rows
+        keyed = not (rows.few or given)
         options = {
-            "first": first, "keyed": not rows.few, "weighted": self.weighted, "unit": rows.unit,
+            "first": first, "keyed": keyed, "weighted": self.weighted, "unit": rows.unit,
             "num_warps": 4,
         }  # fmt: skip
         arguments = (
-            *self._rows, space.codes, space.codes if rows.few else space.best,
-            space.next_codes if rows.few else space.codes, space.active, self.sums, self.counts,
-            self.units, self.count_units, space.changed, *self._strides, rows.n, rows.d, self.k,
+            *self._rows, space.codes, space.best if keyed else space.codes,
+            space.next_codes if rows.few and not given else space.codes, space.active, self.sums,
+            self.counts, self.units, self.count_units, space.changed, *self._strides, rows.n, rows.d, self.k,
             self.low_bits,
         )  # fmt: skip
         if self.k <= _FEW_CLUSTERS and self.k * rows.d <= _FEW_SUMS:

@@ -81,7 +81,7 @@ class TritonWorkspace:
         else:
             self._screen(centroids, first=True)
             labels = self.apply_decisions()
-        self._size = ()  # sums are not of these labels
+        self._size, self._labels = (), labels  # sums are not of these labels
         if self.device.type == "cuda":
             return labels, True  # a look at the distances would make the host wait
         return labels, self.measure(centroids).isfinite().all()
@@ -116,6 +116,17 @@ class TritonWorkspace:
         if numbers.shape[-1] != CANDIDATES:
             return None
         return DeviceRounds(self, self._ready(center), numbers, drawn_by)
+
+    def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        if labels is not self._labels:  # which codes are, too
+            self.codes = labels.to(torch.int32)
+        self._size, self._labels = (), None
+        self.active = torch.ones(len(labels), dtype=torch.int8, device=self.device)
+        self.changed = torch.zeros(len(labels), dtype=torch.int64, device=self.device)
+        totals = Totals(self, len(labels), k)
+        totals.take(self, first=True, given=True)
+        sums, counts = totals.read_sums()
+        return ClusterStats(sums, counts, torch.full_like(counts[:, 0], torch.nan))
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         problems = len(candidates)

@@ -133,8 +133,8 @@ def begin_step(
         tl.store(own + 2, due)
         tl.store(own + 3, spent)
         tl.store(own + 4, sorts.to(tl.int32))
-        i = tl.arange(0, 4)
-        tl.store(tallies + p * 3 + i, tl.zeros_like(i).to(tl.int64), mask=i < 3)
+        tally = tl.arange(0, 4)
+        tl.store(tallies + p * 3 + tally, tl.zeros_like(tally).to(tl.int64), mask=tally < 3)
         if sorts:
             total = step * 0
             for first in range(0, places, numbers):

@@ -78,6 +78,7 @@ class TritonWorkspace:
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         centroids = self._ready(centroids)
         self._start(centroids)
+        self.totals.sums = None  # labels change, and no row moves
         if self.rows.few:
             self._assign_few(centroids, self.codes)
             labels = self.codes.long()
@@ -145,7 +146,7 @@ class TritonWorkspace:
             self._assign_few(centroids, self.next_codes)
         else:
             self._screen(centroids, first=first)
-        self.totals.take(self, first=first)
+        self.totals.take(self, first=first or self.totals.sums is None)
         self._labels = None
 
     def _ready(self, centroids: Tensor) -> Tensor:

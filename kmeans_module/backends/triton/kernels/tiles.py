@@ -36,9 +36,9 @@ PROBE = tl.constexpr(16)
 # Shares of the tiles, of 1,024: below which numbers begin to pay, from which they do not pay any
 # more (making one costs 0.45 times looking at a tile), and what is looked at before rows are
 # sorted anew (a sort, with all numbers made anew, costs 1.5 plain E-steps).
-BEGINS = tl.constexpr(512)
+BEGINS = tl.constexpr(640)
 ENDS = tl.constexpr(704)
-SPENT = tl.constexpr(2048)
+SPENT = tl.constexpr(1536)
 # Rows are sorted anew only where one of so many has left its cluster.
 AWAY = tl.constexpr(16)
 # Of the state of a problem: E-steps, mode, when the next probe is due, what has been looked at
@@ -76,7 +76,7 @@ def next_state(state, tallies, tiles, block):
     probes = (mode == OFF) & (step >= due)
     sorts = renews | begins | probes
     due = tl.where(ends, step + 2, due)
-    due = tl.where(probes, tl.maximum(2 * step, step + 3), due)
+    due = tl.where(probes, step + tl.maximum(3, step // 2), due)
     mode = tl.where(ends | fails, OFF, mode)
     mode = tl.where(begins, ON, mode)
     mode = tl.where(probes, PROBING, mode)

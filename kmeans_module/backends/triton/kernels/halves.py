@@ -237,7 +237,9 @@ def halve_centroids(
         there = live[:, None] & (f < d)[None, :]
         value = tl.load(c + at[:, None] + f[None, :], mask=there, other=0.0)
         if placed:
-            apart = (value - tl.load(last + at[:, None] + f[None, :], mask=there, other=0.0)) * scale
+            apart = (
+                value - tl.load(last + at[:, None] + f[None, :], mask=there, other=0.0)
+            ) * scale
             moved += tl.sum(apart * apart, 1)
             if looks:
                 tl.store(last + at[:, None] + f[None, :], value, mask=there)

@@ -156,7 +156,7 @@ def test_sums_have_the_bits_of_the_native_backend() -> None:
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_centroids_may_jump(metric: str) -> None:
     """Between two E-steps anything may happen to centroids: what was known is then forgotten."""
-    x = topics()
+    x = topics(FEW)
     x[7] = 0
     own = TritonWorkspace(x, metric=metric)
     native = NativeWorkspace(x, metric=metric, dtype=torch.float32)
@@ -164,19 +164,16 @@ def test_centroids_may_jump(metric: str) -> None:
     def at(centroids: Tensor) -> Tensor:
         return torch.nn.functional.normalize(centroids, dim=-1) if metric == "cosine" else centroids
 
-    centroids = at(some_rows(x))
+    centroids = at(some_rows(x, FEW // 2))
     steps_alike(own, native, centroids, 1)
     switch_on(own, centroids)
     _, shares = steps_alike(own, native, centroids, 2)
-    assert shares[-1] < 0.6
+    assert shares[-1] < 0.8
     one = centroids.clone()
     one[:, 5] = at(x[None, 100:101])[:, 0]
     far = centroids.clone()
     far[:, ::2] = at(-50 * far[:, ::2]) if metric == "cosine" else far[:, ::2] - 50
-    reversed_ = centroids.flip(1)
-    huge = centroids.clone()
-    huge[:, 3] *= 1e18 if metric == "euclidean" else 1.0
-    for other in (one, centroids, far, reversed_, centroids, huge, centroids, centroids):
+    for other in (one, far, centroids):
         steps_alike(own, native, other, 1)
         switch_on(own, other)
         steps_alike(own, native, other, 1)
@@ -195,6 +192,18 @@ def test_small_moves_add_up() -> None:
         steps_alike(own, native, centroids + i * step, 1)
 
 
+def test_rows_leave_a_tile_that_goes_away() -> None:
+    """Centroids that stay become the nearest ones because the own ones move."""
+    x = topics(FEW)
+    own, native = TritonWorkspace(x), NativeWorkspace(x, dtype=torch.float32)
+    centroids, _ = steps_alike(own, native, some_rows(x, FEW // 2), 1)
+    switch_on(own, centroids)
+    steps_alike(own, native, centroids, 2)
+    away = centroids.clone()
+    away[:, lists_of(own).index_of[0, 16:32].long()] += 3
+    steps_alike(own, native, away, 1)
+
+
 def test_ties_go_to_the_lowest_index_wherever_it_lies() -> None:
     """Centroids of equal place in other tiles: their order in memory decides nothing."""
     x = topics(FEW)
@@ -203,7 +212,7 @@ def test_ties_go_to_the_lowest_index_wherever_it_lies() -> None:
     own, native = TritonWorkspace(x), NativeWorkspace(x, dtype=torch.float32)
     steps_alike(own, native, centroids.flip(1), 1)
     switch_on(own, centroids)
-    for order in (centroids, centroids.flip(1), centroids.roll(16, 1)):
+    for order in (centroids, centroids.roll(16, 1)):
         steps_alike(own, native, order, 2)
 
 
@@ -226,16 +235,17 @@ def test_problems_have_tiles_of_their_own_and_rest() -> None:
     centroids, _ = steps_alike(own, native, centroids, 2)
     labels = own.labels.clone()
     own.active[1] = 0
-    for shift in (3.0, -2.0):  # the other one moves away meanwhile
-        moved = centroids.clone()
-        moved[1] += shift
-        own.update(moved)
-        assert torch.equal(own.labels[1], labels[1])
+    # Meanwhile centroids jump onto rows of others, far away; those of the other problem stay.
+    moved = centroids.clone()
+    far = (x[::16, None] - centroids[1]).square().sum(dim=-1).argmax(dim=1)
+    moved[1, far] = x[::16]
+    own.update(moved)
+    assert torch.equal(own.labels[1], labels[1])
     own.active[1] = 1
-    steps_alike(own, native, centroids.flip(0), 1, since=False)
-    steps_alike(own, native, centroids, 2)
+    steps_alike(own, native, moved, 1, since=False)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, in the interpreter
 def test_what_is_no_number_is_as_without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows and centroids that are infinite or NaN, or too large to be screened."""
@@ -250,12 +260,11 @@ def test_what_is_no_number_is_as_without_tiles(monkeypatch: pytest.MonkeyPatch) 
     plain = TritonWorkspace(x)
     plain.update(centroids)
     assert plain.left_out is None
-    for case in (centroids, bad, centroids, centroids.flip(1)):
-        switch_on(own, case)
-        for _ in range(2):
-            own.update(case)
-            plain.update(case)
-            assert torch.equal(own.labels, plain.labels)
+    switch_on(own, centroids)
+    for case in (bad, centroids):
+        own.update(case)
+        plain.update(case)
+        assert torch.equal(own.labels, plain.labels)
 
 
 def test_the_device_begins_and_ends_by_itself() -> None:

@@ -14,6 +14,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from kmeans_module.backends.native import NativeWorkspace
 from kmeans_module.backends.triton import launch, tiles
+from kmeans_module.backends.triton import workspace as of_workspace
 from kmeans_module.backends.triton.tiles import TilesLeftOut
 from kmeans_module.backends.triton.workspace import TritonWorkspace
 from kmeans_module.core.statistics import ClusterStats
@@ -190,6 +191,23 @@ def test_small_moves_add_up() -> None:
     step = (centroids[:, torch.randperm(K, generator=seeded(5))] - centroids) / 6
     for i in range(7):
         steps_alike(own, native, centroids + i * step, 1)
+
+
+def test_lists_may_be_longer_than_a_mask_and_rows_more_than_fit_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "SEGMENT", 2)
+    monkeypatch.setattr(tiles, "_WIDTH", 2)
+    monkeypatch.setattr(of_workspace, "_MASK_BYTES", 1 << 14)
+    x = topics()
+    own, native = TritonWorkspace(x), NativeWorkspace(x, dtype=torch.float32)
+    centroids, _ = steps_alike(own, native, some_rows(x), 1)
+    switch_on(own, centroids)
+    _, shares = steps_alike(own, native, centroids, 3)
+    assert lists_of(own).tiles > 4
+    assert own._chunk < N
+    assert shares[-1] < 0.8
+    steps_alike(own, native, some_rows(x.flip(0)), 2)
 
 
 def test_rows_leave_a_tile_that_goes_away() -> None:

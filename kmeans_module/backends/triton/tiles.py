@@ -22,6 +22,7 @@ LEAST_WORK = 1 << 35
 _LEAST_TILES = 4
 _LEAST_BLOCKS = 4
 _MOST_TILES = 1 << 15  # lists are int16
+_WIDTH = 128  # tiles whose numbers are read at once
 _POWER_STEPS = 3
 # The E-step before which centroids are put in order: the first that has means of clusters.
 _ORDERED = 1
@@ -207,7 +208,7 @@ class TilesLeftOut:
             rows.frame_stride, first_row, size, rows.n, rows.d, self.k, self.places, rows.pitch,
             space._capacity, *launch.errors(space.device, rows.d),
             rows=sizes.rows, features=sizes.features, columns=sizes.columns,
-            segment_tiles=launch.SEGMENT, width=min(128, launch.power_of_two(self.tiles)),
+            segment_tiles=launch.SEGMENT, width=min(_WIDTH, launch.power_of_two(self.tiles)),
             stages=sizes.stages, unit=rows.unit, ready=rows.ready,
             described_tiles=sizes.described, num_warps=sizes.warps,
         )  # fmt: skip

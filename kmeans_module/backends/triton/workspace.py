@@ -25,7 +25,6 @@ from kmeans_module.core.statistics import (
 )
 
 _MASK_BYTES = 128 << 20
-_SEGMENT = launch.SEGMENT
 
 
 class TritonWorkspace:
@@ -182,7 +181,7 @@ class TritonWorkspace:
         )
         n_tiles = self._places // tiles.columns
         self._tile_bits = (1 << (n_tiles - 1).bit_length()) - 1
-        segments = -(-n_tiles // _SEGMENT)
+        segments = -(-n_tiles // launch.SEGMENT)
         of_row = problems * segments * (4 * tiles.columns + 8)
         chunk = max(1, _MASK_BYTES // of_row // tiles.rows) * tiles.rows
         self._chunk = min(chunk, -(-n // tiles.rows) * tiles.rows)
@@ -259,7 +258,7 @@ class TritonWorkspace:
             rows.x, rows.exponents, rows.lengths, centroids, self.codes, self._entries, n_entries,
             self._masks, self.best, *lists, *rows.strides, rows.frame_stride, rows.n, d, k,
             self._places // tiles.columns, self._capacity, tiles.rows,
-            pairs=pairs, columns=tiles.columns, segment_tiles=_SEGMENT, unit=rows.unit,
+            pairs=pairs, columns=tiles.columns, segment_tiles=launch.SEGMENT, unit=rows.unit,
             listed=listed, num_warps=4,
         )  # fmt: skip
 
@@ -292,7 +291,7 @@ class TritonWorkspace:
         errors = launch.errors(self.device, rows.d)
         options = {
             "rows": tiles.rows, "features": tiles.features, "columns": tiles.columns,
-            "segment_tiles": _SEGMENT, "stages": tiles.stages, "num_warps": tiles.warps,
+            "segment_tiles": launch.SEGMENT, "stages": tiles.stages, "num_warps": tiles.warps,
             "described_tiles": tiles.described,
         }  # fmt: skip
         if rows.whole:

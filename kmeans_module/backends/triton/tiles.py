@@ -39,6 +39,7 @@ def worthwhile(n: int, k: int, d: int, sizes: launch.Tiles) -> bool:
     )
 
 
+@torch.no_grad()
 def similar(centroids: Tensor, columns: int) -> Tensor:
     """An order of centroids in which runs of some columns are alike.
 

@@ -33,14 +33,16 @@ PROBING = tl.constexpr(1)
 ON = tl.constexpr(2)
 # One block of so many is looked at to see whether numbers pay.
 PROBE = tl.constexpr(16)
-# Shares of the tiles, of 1,024: below which numbers begin to pay, from which they do not pay any
-# more (making one costs 0.45 times looking at a tile), and what is looked at before rows are
-# sorted anew (a sort, with all numbers made anew, costs 1.5 plain E-steps).
-BEGINS = tl.constexpr(640)
-ENDS = tl.constexpr(704)
-SPENT = tl.constexpr(1536)
-# Rows are sorted anew only where one of so many has left its cluster.
-AWAY = tl.constexpr(16)
+# Shares of the tiles, of 1,024: up to which numbers begin to pay; up to which they are made (one
+# costs 0.45 times a look at a tile); from which they pay no more; and what is looked at, all in
+# all, before rows are sorted anew (which, with all numbers made anew, costs 1.5 plain E-steps).
+BEGINS = tl.constexpr(704)
+MAKES = tl.constexpr(704)
+ENDS = tl.constexpr(832)
+SPENT = tl.constexpr(2048)
+# Rows are sorted anew only where one of so many has left its cluster: one alone makes its whole
+# block look at the tiles around it.
+AWAY = tl.constexpr(256)
 # Of the state of a problem: E-steps, mode, when the next probe is due, what has been looked at
 # since the last sort, whether rows were sorted for this E-step.
 STATE = tl.constexpr(5)
@@ -76,7 +78,7 @@ def next_state(state, tallies, tiles, block):
     probes = (mode == OFF) & (step >= due)
     sorts = renews | begins | probes
     due = tl.where(ends, step + 2, due)
-    due = tl.where(probes, step + tl.maximum(3, step // 2), due)
+    due = tl.where(probes, step + tl.maximum(3, step), due)
     mode = tl.where(ends | fails, OFF, mode)
     mode = tl.where(begins, ON, mode)
     mode = tl.where(probes, PROBING, mode)
@@ -252,7 +254,7 @@ def begin_block(
         tl.atomic_add(tallies + 2, away.to(tl.int64), sem="relaxed")
     # The list is read by all threads.
     tl.debug_barrier()
-    return count, uses & ((fresh != 0) | (count * 1024 <= tiles * ENDS))
+    return count, uses & ((fresh != 0) | (count * 1024 <= tiles * MAKES))
 
 
 @triton.jit

@@ -96,6 +96,8 @@ class Tiles(NamedTuple):
     described: bool
 
 
+# Tiles whose candidates fit into one mask.
+SEGMENT = 32
 # Up to so many features rows stay in registers while all centroids pass.
 WHOLE = 128
 

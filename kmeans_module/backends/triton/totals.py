@@ -90,8 +90,8 @@ class Totals:
         arguments = (
             *self._rows, space.codes, space.best if keyed else space.codes,
             space.next_codes if rows.few and not given else space.codes, space.active, self.sums,
-            self.counts, self.units, self.count_units, space.changed, *self._strides, rows.n, rows.d, self.k,
-            self.low_bits,
+            self.counts, self.units, self.count_units, space.changed, *self._strides, rows.n,
+            rows.d, self.k, self.low_bits,
         )  # fmt: skip
         if self.k <= _FEW_CLUSTERS and self.k * rows.d <= _FEW_SUMS:
             programs, per_program = rows.parts

@@ -11,6 +11,7 @@ from kmeans_module.backends.triton import launch
 from kmeans_module.backends.triton.kernels import decide, few, halves, screen
 from kmeans_module.backends.triton.rows import DeviceRows
 from kmeans_module.backends.triton.seeding import CANDIDATES, DeviceRounds, Measure, Weights
+from kmeans_module.backends.triton.tiles import TilesLeftOut, worthwhile
 from kmeans_module.backends.triton.totals import Totals
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -23,7 +24,6 @@ from kmeans_module.core.statistics import (
 )
 
 _MASK_BYTES = 128 << 20
-_SEGMENT = 32  # tiles of a mask
 
 
 class TritonWorkspace:
@@ -59,9 +59,12 @@ class TritonWorkspace:
         self.sample_weight = sample_weight
         self.metric = metric
         self.device = x.device
+        self.once = once
         with launch.current(x.device):
             self.rows = DeviceRows(x, unit=metric == "cosine", keep=not once)
         self._size: tuple[int, ...] = ()
+        self.left_out: TilesLeftOut | None = None
+        self._steps = 0
         self._labels: Tensor | None = None
 
     @property
@@ -110,6 +113,7 @@ class TritonWorkspace:
         stats = replace(self.totals.read(centroids), inertia=weighted.sum(dim=-1))
         return EStep(self.labels, distances, self._with_farthest(stats, distances, start))
 
+    @launch.on_its_device
     def rounds(
         self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None
     ) -> DeviceRounds | None:
@@ -117,6 +121,7 @@ class TritonWorkspace:
             return None
         return DeviceRounds(self, self._ready(center), numbers, drawn_by)
 
+    @launch.on_its_device
     def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
         if labels is not self._labels:  # which codes are, too
             self.codes = labels.to(torch.int32)
@@ -128,6 +133,7 @@ class TritonWorkspace:
         sums, counts = totals.read_sums()
         return ClusterStats(sums, counts, torch.full_like(counts[:, 0], torch.nan))
 
+    @launch.on_its_device
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
         problems = len(candidates)
         measure = Measure(self, problems, Weights(self.weights(problems), self.rows.n, self.device))
@@ -139,6 +145,7 @@ class TritonWorkspace:
             found.append(measure.partial.sum(dim=1)[:, : some.shape[1]])
         return torch.cat(found, dim=1)
 
+    @launch.on_its_device
     def lower(self, nearest: Tensor, center: Tensor) -> None:
         problems = len(center)
         numbers = torch.zeros(problems, dtype=torch.int32, device=self.device)
@@ -148,15 +155,33 @@ class TritonWorkspace:
         measure.lower(nearest, self._ready(center), numbers, numbers, most, none, every=True)
 
     @launch.on_its_device
-    def update(self, centroids: Tensor) -> None:
-        """Labels of the nearest centroids (P, k, d), and the sums of their clusters."""
+    def before_step(self, number: int, centroids: Tensor) -> None:
+        """What the E-step of a number needs that cannot be captured in a graph: nothing waits.
+
+        Args:
+            number: of E-steps since the first of a clustering, 0.
+            centroids: (P, k, d) of the E-step.
+        """
+        if self.left_out is not None and self._size == centroids.shape[:2]:
+            self.left_out.before_step(number, centroids)
+
+    @launch.on_its_device
+    def update(self, centroids: Tensor, *, prepared: bool = False) -> None:
+        """Labels of the nearest centroids (P, k, d), and the sums of their clusters.
+
+        Args:
+            prepared: whether :meth:`before_step` was called for this E-step.
+        """
         first = self._start(centroids)
+        self._steps = 0 if first else self._steps + 1
+        if not prepared:
+            self.before_step(self._steps, centroids)
         self.changed = torch.zeros(len(centroids), dtype=torch.int64, device=self.device)
         if self.rows.few:
             self._assign_few(centroids, self.next_codes)
         else:
             self._screen(centroids, first=first)
-        self.totals.take(self, first=first)
+        self.totals.take(self, first=first or self.totals.sums is None)
         self._labels = None
 
     def _ready(self, centroids: Tensor) -> Tensor:
@@ -194,7 +219,7 @@ class TritonWorkspace:
         )
         n_tiles = self._places // tiles.columns
         self._tile_bits = (1 << (n_tiles - 1).bit_length()) - 1
-        segments = -(-n_tiles // _SEGMENT)
+        segments = -(-n_tiles // launch.SEGMENT)
         of_row = problems * segments * (4 * tiles.columns + 8)
         chunk = max(1, _MASK_BYTES // of_row // tiles.rows) * tiles.rows
         self._chunk = min(chunk, -(-n // tiles.rows) * tiles.rows)
@@ -211,6 +236,8 @@ class TritonWorkspace:
         self._described_centroids = self._described_rows = self._half
         if tiles.described:
             self._describe()
+        worth = not self.once and self.rows.whole and worthwhile(n, k, self.rows.d, tiles)
+        self.left_out = TilesLeftOut(self, problems, k) if worth else None
         return True
 
     def _describe(self) -> None:
@@ -239,29 +266,39 @@ class TritonWorkspace:
         size, features = 16, min(launch.power_of_two(rows.pitch), 128)
         halves.halve_centroids[(-(-self._places // size), problems)](
             centroids, rows.offset, rows.reach, self._half, self._scores, self._counters,
-            rows.frame_stride, k, d, self._places, rows.pitch,
-            centroids=size, features=features, num_warps=4,
+            self.active, self.active, centroids, self._counters,
+            rows.frame_stride, k, d, self._places, rows.pitch, self._tiles.columns,
+            centroids=size, features=features, placed=False, num_warps=4,
         )  # fmt: skip
 
     def _screen(self, centroids: Tensor, *, first: bool) -> None:
         """Leave for each row, in best, the nearest of the candidates, where it has any."""
+        if self.left_out is not None:
+            self.left_out.screen(centroids, first=first)
+            return
         self._halve_centroids(centroids)
         if first:
             self._guess(centroids)
-        problems, k, d = centroids.shape
-        rows, tiles = self.rows, self._tiles
+        problems = len(centroids)
         entries_of = self._counters[2 * problems :].view(-1, problems)
+        none = (self._counters,) * 4
         for i in range(len(entries_of)):
             self._sift(i * self._chunk, entries_of[i], problems)
-            pairs = 16
-            most = -(-self._capacity // pairs)
-            decide.decide[(min(most, 16 * launch.processors(self.device)), problems)](
-                rows.x, rows.exponents, rows.lengths, centroids, self.codes, self._entries,
-                entries_of[i], self._masks, self.best, *rows.strides, rows.frame_stride, rows.n, d,
-                k, self._places // tiles.columns, self._capacity,
-                pairs=pairs, columns=tiles.columns, segment_tiles=_SEGMENT, unit=rows.unit,
-                num_warps=4,
-            )  # fmt: skip
+            self._decide(centroids, entries_of[i], none, listed=False)
+
+    def _decide(
+        self, centroids: Tensor, n_entries: Tensor, lists: tuple[Tensor, ...], *, listed: bool
+    ) -> None:
+        problems, k, d = centroids.shape
+        rows, tiles, pairs = self.rows, self._tiles, 16
+        most = min(-(-self._capacity // pairs), 16 * launch.processors(self.device))
+        decide.decide[(most, problems)](
+            rows.x, rows.exponents, rows.lengths, centroids, self.codes, self._entries, n_entries,
+            self._masks, self.best, *lists, *rows.strides, rows.frame_stride, rows.n, d, k,
+            self._places // tiles.columns, self._capacity, tiles.rows,
+            pairs=pairs, columns=tiles.columns, segment_tiles=launch.SEGMENT, unit=rows.unit,
+            listed=listed, num_warps=4,
+        )  # fmt: skip
 
     def _guess(self, centroids: Tensor) -> None:
         problems, k, d = centroids.shape
@@ -292,7 +329,7 @@ class TritonWorkspace:
         errors = launch.errors(self.device, rows.d)
         options = {
             "rows": tiles.rows, "features": tiles.features, "columns": tiles.columns,
-            "segment_tiles": _SEGMENT, "stages": tiles.stages, "num_warps": tiles.warps,
+            "segment_tiles": launch.SEGMENT, "stages": tiles.stages, "num_warps": tiles.warps,
             "described_tiles": tiles.described,
         }  # fmt: skip
         if rows.whole:

@@ -38,6 +38,10 @@ def decide(
     n_entries,  # *i32 (P,)
     masks,  # *i32 (P, capacity, columns)
     best,  # *i64 (P, n), lowered: keys
+    order,  # where listed: see kernels.tiles
+    index_of,
+    tiles_listed,
+    list_lengths,
     problem_stride,
     row_stride,
     feature_stride,
@@ -47,10 +51,12 @@ def decide(
     k,
     tiles,
     capacity,
+    block,  # rows of a list
     pairs: tl.constexpr,  # entries that are decided together
     columns: tl.constexpr,
     segment_tiles: tl.constexpr,
     unit: tl.constexpr,
+    listed: tl.constexpr,  # whether entries are places of rows, and tiles those of a list
 ):
     """Distances of the candidates of each entry and of the row's own centroid."""
     p = tl.program_id(1)
@@ -64,7 +70,13 @@ def decide(
         live = e < total
         r = tl.load(entries + 2 * e, mask=live, other=0)
         segment = tl.load(entries + 2 * e + 1, mask=live, other=0)
-        last = tl.minimum(segment + segment_tiles, tiles) - 1
+        if listed:
+            number = p.to(tl.int64) * tl.cdiv(n, block) + r // block
+            r = tl.load(order + p.to(tl.int64) * n + r, mask=live, other=0)
+            tiles_of_list = tl.load(list_lengths + number, mask=live, other=1)
+            last = tl.minimum(segment + segment_tiles, tiles_of_list) - 1
+        else:
+            last = tl.minimum(segment + segment_tiles, tiles) - 1
         mask = tl.load(
             masks + e.to(tl.int64)[:, None] * columns + lane[None, :],
             mask=live[:, None], other=0,
@@ -87,7 +99,13 @@ def decide(
             low = word & (0 - word)
             as_float = low.to(tl.uint32, bitcast=True).to(tl.float32)
             bit = ((as_float.to(tl.int32, bitcast=True) >> 23) & 255) - 127
-            j = tl.where(there, (last - bit) * columns + column, 0)
+            if listed:
+                at_list = tiles_listed + number * tiles + (last - bit)
+                tile = tl.load(at_list, mask=there, other=0).to(tl.int32)
+                at_place = p.to(tl.int64) * tiles * columns + tile * columns + column
+                j = tl.load(index_of + at_place, mask=there, other=0)
+            else:
+                j = tl.where(there, (last - bit) * columns + column, 0)
             there = there & (j < k)
             distance = written_distances(
                 x, c, row, (p.to(tl.int64) * k + j) * d, feature_stride, there, exponent, length,

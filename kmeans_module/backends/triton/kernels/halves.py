@@ -201,42 +201,68 @@ def halve_centroids(
     half,  # *f16 (P, places, pitch), written: minus the centroids
     scores,  # *f32 (P, places), written: half the squared norm
     most,  # *i32 (P, 2), raised: bits of the largest norm and residue; rounded up
+    active,  # *i8 (P,)
+    index_of,  # *i32 (P, places), where placed: the centroid of each place, k and more: none
+    last,  # *f32 (P, k, d), where placed: centroids of the last E-step; become these
+    moves,  # *i32 (P, tiles), where placed, raised: bits of how far centroids moved; rounded up
     frame_stride,  # 0 where the problems share the rows, else 1
     k,
     d,
     places,
     pitch,
+    columns,  # places of a tile, a multiple of centroids
     centroids: tl.constexpr,
     features: tl.constexpr,
+    placed: tl.constexpr,
 ):
     """Centroids less the offset of the rows, scaled alike, negated, in half precision.
 
-    Places beyond k, up to a whole number of tiles, lie too far away to win.
+    Places without a centroid, up to a whole number of tiles, lie too far away to win.
     """
     p = tl.program_id(1)
     frame = p * frame_stride
     j = tl.program_id(0) * centroids + tl.arange(0, centroids)
+    place = p.to(tl.int64) * places + j
+    filled = j < places
+    if placed:
+        # A problem that is finished is not looked at: its numbers stay those of its last E-step.
+        looks = tl.load(active + p) != 0
+        j = tl.load(index_of + place, mask=filled, other=k)
+        moved = tl.zeros((centroids,), tl.float32)
     live = j < k
     scale = scale_of(reach, frame)
     squares = tl.zeros((centroids,), tl.float32)
     lost = tl.zeros((centroids,), tl.float32)
     at = (p.to(tl.int64) * k + j) * d
-    place = p.to(tl.int64) * places + j
     for first in range(0, pitch, features):
         f = first + tl.arange(0, features)
         there = live[:, None] & (f < d)[None, :]
         value = tl.load(c + at[:, None] + f[None, :], mask=there, other=0.0)
+        if placed:
+            apart = (
+                value - tl.load(last + at[:, None] + f[None, :], mask=there, other=0.0)
+            ) * scale
+            moved += tl.sum(apart * apart, 1)
+            if looks:
+                tl.store(last + at[:, None] + f[None, :], value, mask=there)
         origin = tl.load(offset + frame.to(tl.int64) * d + f, mask=f < d, other=0.0)
         value = tl.where(there, (value - origin[None, :]) * scale, 0.0)
         nearest = rounded_to_half(value)
         residue = value - nearest.to(tl.float32)
         squares += tl.sum(value * value, 1)
         lost += tl.sum(residue * residue, 1)
-        inside = (j < places)[:, None] & (f < pitch)[None, :]
+        inside = filled[:, None] & (f < pitch)[None, :]
         tl.store(half + place[:, None] * pitch + f[None, :], -nearest, mask=inside)
     score = tl.where(live, tl.minimum(0.5 * squares, FAR), FAR)
-    tl.store(scores + place, score, mask=j < places)
+    tl.store(scores + place, score, mask=filled)
     norm = tl.max(tl.where(live, tl.minimum(tl.sqrt(squares) * UP, FAR), 0.0), 0)
     residue = tl.max(tl.where(live, tl.minimum(tl.sqrt(lost) * UP, FAR), 0.0), 0)
     tl.atomic_max(most + 2 * p, norm.to(tl.int32, bitcast=True), sem="relaxed")
     tl.atomic_max(most + 2 * p + 1, residue.to(tl.int32, bitcast=True), sem="relaxed")
+    if placed:
+        # Squares may underflow; what is not a number has moved as far as can be.
+        move = tl.sqrt(moved) * UP + 1.0e-15
+        move = tl.max(tl.where(live, tl.where(move < FAR, move, FAR), 0.0), 0)
+        tile = tl.program_id(0) * centroids // columns
+        at_tile = p.to(tl.int64) * (places // columns) + tile
+        tl.atomic_max(moves + at_tile, move.to(tl.int32, bitcast=True), sem="relaxed")

@@ -64,6 +64,18 @@ def half_rows(
 
 
 @triton.jit
+def error_of(own, norm, residue, most, p, product_error):
+    """e, what products of rows with centroids are off by at most; see :func:`threshold_of`."""
+    farthest = tl.load(most + 2 * p).to(tl.float32, bitcast=True)
+    rounding = tl.load(most + 2 * p + 1).to(tl.float32, bitcast=True)
+    error = residue * farthest + norm * rounding
+    # Tensor cores add the products to the score less the threshold, which is rounded with them.
+    error += product_error * (norm * farthest + 0.5 * farthest * farthest + tl.abs(own))
+    # Rows less the offset, half the squared norms and their difference are rounded, too.
+    return error + 16 * UNIT_ROUNDING * farthest * (norm + farthest)
+
+
+@triton.jit
 def threshold_of(own, norm, residue, most, scale, p, d, product_error, sum_error):
     """The score that a centroid must stay below to be looked at.
 
@@ -76,12 +88,7 @@ def threshold_of(own, norm, residue, most, scale, p, d, product_error, sum_error
         sum_error: δ, what the sum that decides loses.
     """
     farthest = tl.load(most + 2 * p).to(tl.float32, bitcast=True)
-    rounding = tl.load(most + 2 * p + 1).to(tl.float32, bitcast=True)
-    error = residue * farthest + norm * rounding
-    # Tensor cores add the products to the score less the threshold, which is rounded with them.
-    error += product_error * (norm * farthest + 0.5 * farthest * farthest + tl.abs(own))
-    # Rows less the offset, half the squared norms and their difference are rounded, too.
-    error += 16 * UNIT_ROUNDING * farthest * (norm + farthest)
+    error = error_of(own, norm, residue, most, p, product_error)
     squared = tl.maximum(2 * (own + error) + norm * norm, 0.0)
     threshold = own + 2 * error + sum_error * squared
     # Squares below the least denormal number vanish from the sum that decides.

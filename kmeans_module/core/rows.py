@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import ClusterStats, EStep
 
@@ -54,6 +55,9 @@ class Search(Protocol):
 
     @property
     def holds(self) -> bool: ...
+
+    def loops(self) -> Loops | None:
+        """Who goes through all rows without the host; None where passes come from here."""
 
     def begin_pass(self) -> None:
         """Before the batches of a pass are handed to :meth:`step`."""

@@ -109,6 +109,19 @@ class Totals:
         rows = self.space.rows
         return (*rows.strides, rows.frame_stride, self.weight_stride)
 
+    @property
+    def integers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sums, counts, and the exponents of their units."""
+        assert self.sums is not None
+        return self.sums, self.counts, self.units, self.count_units
+
+    @property
+    def squares(self) -> Tensor:
+        """Σ w ‖x - offset‖² of all rows, (P,) float64."""
+        if self._squares is None:
+            self._squares = self._add_squares()
+        return self._squares
+
     def read(self, centroids: Tensor) -> ClusterStats:
         """Sums, counts and the inertia of the centroids (P, k, d) of the last E-step."""
         sums, counts = self.read_sums()
@@ -132,8 +145,6 @@ class Totals:
     def inertia(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
         """Σ w (x - c)², (P,) float64: from the sums, or row by row where that would cancel."""
         rows, (problems, k, d) = self.space.rows, centroids.shape
-        if self._squares is None:
-            self._squares = self._add_squares()
         size, features = 16, min(launch.power_of_two(d), 64)
         programs = -(-k // size)
         partial = torch.empty((problems, programs, 2), dtype=torch.float64, device=rows.device)
@@ -142,7 +153,7 @@ class Totals:
             centroids=size, features=features, num_warps=4,
         )  # fmt: skip
         value, scale = partial.sum(dim=1).unbind(-1)
-        value, scale = value + self._squares, scale + self._squares
+        value, scale = value + self.squares, scale + self.squares
         cancels = ~(value >= LEAST_SHARE * scale)  # NaN does, too
         measured = self._measured(centroids, cancels)
         return measured.where(cancels, value / 2 if rows.unit else value)

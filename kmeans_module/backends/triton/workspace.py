@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +23,10 @@ from kmeans_module.core.statistics import (
     no_farthest,
     space_rows,
 )
+
+if TYPE_CHECKING:
+    from kmeans_module.backends.triton.loop import TritonLoop
+    from kmeans_module.core.problem import Problem
 
 _MASK_BYTES = 128 << 20
 _SEGMENT = 32  # tiles of a mask
@@ -122,10 +127,34 @@ class TritonWorkspace:
         return ReferenceWorkspace(self.x, self.sample_weight, metric=self.metric)
 
     @launch.on_its_device
+    def loop(
+        self,
+        problem: Problem,
+        centroids: Tensor,
+        *,
+        threshold: Tensor,
+        max_iter: int,
+        told: bool,
+    ) -> TritonLoop:
+        """Lloyd's algorithm on the device; see :class:`kmeans_module.core.late.Loops`."""
+        from kmeans_module.backends.triton.loop import TritonLoop
+
+        centroids = self._ready(centroids).clone()
+        return TritonLoop(
+            self, problem, centroids, first=self._start(centroids), threshold=threshold,
+            max_iter=max_iter, told=told,
+        )  # fmt: skip
+
+    @launch.on_its_device
     def update(self, centroids: Tensor) -> None:
         """Labels of the nearest centroids (P, k, d), and the sums of their clusters."""
         first = self._start(centroids)
         self.changed = torch.zeros(len(centroids), dtype=torch.int64, device=self.device)
+        self.step(centroids, first=first)
+
+    def step(self, centroids: Tensor, *, first: bool) -> None:
+        """The E-step of the problems that are active, which takes no new memory but the first
+        time: what moved is added to ``changed``."""
         if self.rows.few:
             self._assign_few(centroids, self.next_codes)
         else:

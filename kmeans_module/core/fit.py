@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -253,13 +253,10 @@ def _best_restart(outcome: Fit, n_problems: int) -> Fit:
     """For each problem the restart of lowest inertia, the first of equals."""
     restart = outcome.inertia.view(-1, n_problems).argmin(dim=0)
     index = restart * n_problems + torch.arange(n_problems, device=restart.device)
-    return outcome._replace(
-        **{
-            name: field[index]
-            for name, field in outcome._asdict().items()
-            if isinstance(field, Tensor)
-        }
-    )
+    chosen: dict[str, Any] = {
+        name: field[index] for name, field in outcome._asdict().items() if isinstance(field, Tensor)
+    }
+    return outcome._replace(**chosen)
 
 
 def _better(old: Fit, new: Fit) -> Fit:
@@ -273,10 +270,10 @@ def _better(old: Fit, new: Fit) -> Fit:
         winner: Tensor = b.where(better.view(-1, *[1] * (a.ndim - 1)), a)
         return winner
 
-    return new._replace(
-        **{name: chosen(name) for name in Fit._fields if isinstance(getattr(old, name), Tensor)},
-        some_empty=old.some_empty or new.some_empty,
-    )
+    fields: dict[str, Any] = {
+        name: chosen(name) for name in Fit._fields if isinstance(getattr(old, name), Tensor)
+    }
+    return new._replace(**fields, some_empty=old.some_empty or new.some_empty)
 
 
 def _resize(history: Tensor, length: int) -> Tensor:

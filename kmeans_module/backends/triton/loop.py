@@ -203,8 +203,8 @@ class TritonLoop:
         self._records = False
         if torch.cuda.is_current_stream_capturing():
             return
-        here = torch.cuda.current_stream(self.space.device)
-        aside = torch.cuda.Stream(self.space.device)
+        here = torch.cuda.current_stream(self.device)
+        aside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
         try:
             graph = torch.cuda.CUDAGraph()

@@ -68,7 +68,7 @@ def sum_of_parts(parts, p, live, n_parts, stride, problems: tl.constexpr, column
     return tl.sum(total, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_problems", "n_shift_parts", "n_row_parts", "capacity"])
 def settle(
     book,
     shift_parts,  # *f64 (P, n_shift_parts): of :func:`move`
@@ -117,7 +117,16 @@ def settle(
         tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "n_problems",
+        "n_parts",
+        "n_shift_parts",
+        "n_row_parts",
+        "capacity",
+        "max_iter",
+    ]
+)
 def judge(
     book,
     active,  # *i8 (P,): problems that go on
@@ -176,16 +185,13 @@ def judge(
             stops = still | unmoved
             iterations = tl.where(still, passes, tl.minimum(passes + 1, max_iter))
             tl.store(field(book, N_ITER, p, n_problems), iterations, mask=searched)
-            tl.store(
-                field(book, CONVERGED, p, n_problems), stops.to(tl.float64), mask=searched
-            )
+            tl.store(field(book, CONVERGED, p, n_problems), stops.to(tl.float64), mask=searched)
             goes_on = searched & (stops == 0)
             phase = tl.where(goes_on, 2.0, tl.where(searched, 1.0, 0.0))
             tl.store(field(book, PHASE, p, n_problems), phase, mask=live)
-            refills = empty > 0
-            if policy == KEEP or policy == RAISE:
-                refills = empty < 0
-            tl.store(field(book, FILLED, p, n_problems), refills.to(tl.float64), mask=searched)
+            fills: tl.constexpr = (policy == RELOCATE) | (policy == SPLIT)
+            filled = tl.where(fills & (empty > 0), 1.0, 0.0).to(tl.float64)
+            tl.store(field(book, FILLED, p, n_problems), filled, mask=searched)
             tl.store(active + p, goes_on.to(tl.int8), mask=live)
             going_on += goes_on.to(tl.int32)
             raising += (searched & (empty > 0)).to(tl.int32)
@@ -222,7 +228,17 @@ def read_sums(
     return high * as_double(u)[None, :] + low * as_double(u - low_bits)[None, :]
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "n_problems",
+        "n_shift_parts",
+        "n_row_parts",
+        "capacity",
+        "max_iter",
+        "frame_stride",
+        "low_bits",
+    ]
+)
 def sum_up(
     book,
     active,
@@ -288,7 +304,7 @@ def sum_up(
         tl.store(part + 2, tl.sum(empty, 0))
         tl.store(part + 3, tl.sum(count, 0))
         tl.debug_barrier()
-    if told:
+    if told:  # noqa: SIM102 (known when this is compiled)
         if going_on:
             slot = tl.load(book + PASSES).to(tl.int64) % capacity
             count = tl.load(counts + at_count, mask=live, other=0.0)

@@ -65,7 +65,7 @@ def stored(value, half: tl.constexpr):
     return value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frame_stride", "n_problems", "n_row_parts", "m", "low_bits"])
 def move(
     book,
     totals,  # *i64 (P, k, d, 2)
@@ -127,7 +127,7 @@ def move(
                 found = tl.load(far_rows + p * m + i) >= 0
                 taken = j == tl.where(found, tl.load(takers + p * m + i), -1)
                 count = tl.where(taken, tl.load(far_weights + p * m + i), count)
-        if policy == SPLIT:
+        if policy == SPLIT:  # noqa: SIM102 (known when this is compiled)
             if n_empty > 0:
                 n_splits = tl.minimum(n_empty, k - n_empty)
                 rank = tl.load(ranks + p.to(tl.int64) * k + j, mask=live, other=NO_CLUSTER)

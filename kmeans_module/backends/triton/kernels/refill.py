@@ -39,7 +39,8 @@ def key_of_rows(distance, weight, r, live):
 
 @triton.jit
 def weight_of_rows(
-    weights, lengths, p, frame, r, live, weight_stride, n, weighted: tl.constexpr, unit: tl.constexpr
+    weights, lengths, p, frame, r, live, weight_stride, n,
+    weighted: tl.constexpr, unit: tl.constexpr,
 ):  # fmt: skip
     """Weights of rows, f64; under the cosine metric zero rows weigh nothing."""
     weight = tl.where(live, 1.0, 0.0).to(tl.float64)
@@ -51,7 +52,7 @@ def weight_of_rows(
     return weight
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frame_stride", "weight_stride", "n_problems", "tiles"])
 def measure_rows(
     book,
     x,
@@ -113,7 +114,7 @@ def measure_rows(
         tl.store(part, tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frame_stride", "weight_stride", "n_problems", "tiles", "m"])
 def find_farthest(
     book,
     x,
@@ -213,7 +214,7 @@ def find_farthest(
             tl.store(takers + p * m + i, taker)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_problems"])
 def rank_clusters(
     book,
     counts,  # *f64 (P, k)

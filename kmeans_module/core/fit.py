@@ -16,7 +16,8 @@ from kmeans_module.core.seeding import Init, initialize
 from kmeans_module.core.statistics import from_host
 
 # Labels of the restarts that run together: more of them cost memory, fewer cost calls.
-_RESTARTS_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
+_RESTARTS_ELEMENTS = 1 << 20
+_RESTARTS_ELEMENTS_OF_DEVICES = 1 << 24
 _MOST_PROBLEMS = 1 << 15  # of one call
 
 
@@ -201,9 +202,9 @@ def _restarts_together(
     if not search.holds:
         return n_init
     n_labels = problem.n_problems * max(1, rows.moments(problem.metric).n_samples)
-    host = problem.device.type == "cpu"
-    most = _RESTARTS_ELEMENTS["cpu" if host else "accelerator"]
-    if not host:  # where statistics count, too
+    most = _RESTARTS_ELEMENTS
+    if problem.device.type != "cpu":  # where statistics count, too
+        most = _RESTARTS_ELEMENTS_OF_DEVICES
         n_labels = max(n_labels, problem.n_problems * problem.n_clusters * problem.n_features)
     return max(1, min(n_init, most // n_labels, _MOST_PROBLEMS // problem.n_problems))
 

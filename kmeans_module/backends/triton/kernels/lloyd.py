@@ -189,8 +189,9 @@ def judge(
             goes_on = searched & (stops == 0)
             phase = tl.where(goes_on, 2.0, tl.where(searched, 1.0, 0.0))
             tl.store(field(book, PHASE, p, n_problems), phase, mask=live)
-            fills: tl.constexpr = (policy == RELOCATE) | (policy == SPLIT)
-            filled = tl.where(fills & (empty > 0), 1.0, 0.0).to(tl.float64)
+            filled = (empty > 0).to(tl.float64)
+            if policy == KEEP:
+                filled = tl.zeros((problems,), tl.float64)
             tl.store(field(book, FILLED, p, n_problems), filled, mask=searched)
             tl.store(active + p, goes_on.to(tl.int8), mask=live)
             going_on += goes_on.to(tl.int32)

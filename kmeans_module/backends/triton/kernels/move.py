@@ -46,7 +46,7 @@ def mean_after_refill(
                 taken = j == tl.load(takers + p * m + i)
                 sums = tl.where(taken[:, None], weighted[None, :], sums)
     if policy == SPLIT:
-        step = tl.where(f % 2 == 0, apart, -apart)[None, :]
+        step = tl.where(f < d, tl.where(f % 2 == 0, apart, -apart), 0.0)[None, :]
         halved = sums * 0.5 + count[:, None] * step
         sums = tl.where((splits | takes)[:, None], halved, sums)
         sums = tl.where(takes[:, None], sums - 2 * count[:, None] * step, sums)

@@ -28,6 +28,9 @@ class Moments(NamedTuple):
         mean: of each feature over the rows of positive weight, (P, d) float64.
         variance: mean over the features of their variance, (P,) float64.
         nonfinite: says how many rows hold NaN or infinity, and the first; "" if none does.
+        widest: the largest range of a feature.
+        largest: the largest value of a feature, whatever its sign.
+        some_weigh: whether a row of any problem has a positive weight.
     """
 
     n_samples: int
@@ -37,6 +40,9 @@ class Moments(NamedTuple):
     mean: Tensor
     variance: Tensor
     nonfinite: str
+    widest: float
+    largest: float
+    some_weigh: bool
 
 
 class Search(Protocol):

@@ -102,7 +102,7 @@ class HeldRows:
         if metric not in self._moments:
             survey = Survey(
                 n_problems=self.n_problems, n_features=self.n_features, metric=metric,
-                device=self.device,
+                device=self.device, stay=True,
             )  # fmt: skip
             for batch in self.batches:
                 survey.add(batch, batch.start or 0)

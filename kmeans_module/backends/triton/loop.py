@@ -167,7 +167,8 @@ class TritonLoop:
             self._book, self._shift_parts, self._row_parts, self.n_problems, self._programs,
             self._row_programs, self.capacity, **self._blocks, num_warps=4,
         )  # fmt: skip
-        book = self._book.cpu().numpy()
+        book = np.empty(len(self._book))
+        torch.from_numpy(book).copy_(self._book.cpu())
         problems = self.n_problems
         passes = int(book[lloyd.PASSES.value])
         fields = book[_HEADER : _HEADER + _FIELDS * problems].reshape(_FIELDS, problems)

@@ -19,6 +19,8 @@ _FEW_SUMS = 1024
 _FEW_CLUSTERS = 64
 # An inertia that is a smaller share of the terms that it is the sum of is measured row by row.
 LEAST_SHARE = 1e-6
+# So is one of larger terms: a distance that overflows float32 has to show.
+MOST_OF_SUMS = 1e20
 
 
 class Totals:
@@ -154,7 +156,7 @@ class Totals:
         )  # fmt: skip
         value, scale = partial.sum(dim=1).unbind(-1)
         value, scale = value + self.squares, scale + self.squares
-        cancels = ~(value >= LEAST_SHARE * scale)  # NaN does, too
+        cancels = ~((value >= LEAST_SHARE * scale) & (scale < MOST_OF_SUMS))  # NaN does, too
         measured = self._measured(centroids, cancels)
         return measured.where(cancels, value / 2 if rows.unit else value)
 

@@ -49,6 +49,8 @@ RAISE = tl.constexpr(3)
 PARTS = tl.constexpr(4)
 # An inertia that is a smaller share of the terms that it is the sum of is measured row by row.
 LEAST_SHARE = tl.constexpr(1e-6)
+# So is one of larger terms: a distance that overflows float32 has to show.
+MOST_OF_SUMS = tl.constexpr(1e20)
 
 
 @triton.jit
@@ -166,7 +168,8 @@ def judge(
             size += sum_of_parts(parts + 1, p, searched, n_parts, PARTS, problems, columns)
             empty = sum_of_parts(parts + 2, p, searched, n_parts, PARTS, problems, columns)
             weight = sum_of_parts(parts + 3, p, searched, n_parts, PARTS, problems, columns)
-            rescued = (inertia >= LEAST_SHARE * size) == 0  # also where it is NaN
+            # Also where it is NaN, or distances of single rows may be beyond float32.
+            rescued = ((inertia >= LEAST_SHARE * size) & (size < MOST_OF_SUMS)) == 0
             if unit:
                 inertia = inertia * 0.5
             tl.store(field(book, INERTIA, p, n_problems), inertia, mask=searched)

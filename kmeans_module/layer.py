@@ -251,8 +251,8 @@ class KMeansLayer(Assignment):
                 then those of the whole, labels those of this rank.
             callback: called with an :class:`~kmeans_module.core.lloyd.Iteration` after each
                 iteration, in their order; on a CUDA device late, when the host looks at it.
-            callback_every: on a CUDA device, iterations after which the host looks at the latest;
-                1 costs a wait for each iteration, None is whenever it looks anyway.
+            callback_every: iterations after which the host looks at the latest; 1 costs a wait for
+                each, None is whenever it looks anyway.
             resident: whether all batches of a loader are kept in memory, on the layer's device.
             batch_of: makes a batch of what a loader hands out, where that is anything else.
 
@@ -314,13 +314,12 @@ class KMeansLayer(Assignment):
                 best.centroids,
                 best.counts,
                 best.inertia,
-                empty_cluster=self.empty_cluster,
-                stacklevel=3,
+                empty_cluster=self.empty_cluster, stacklevel=3,
                 n_weighty=rows.moments(problem.metric).n_weighty,
                 batch_shape=self.batch_shape,
                 given=rows.example.dtype if rows.example.is_floating_point() else None,
                 used=self.centroids.dtype,
-            )
+            )  # fmt: skip
         return FitResult.of(best, self.batch_shape)
 
     def _require_values(self, method: str, x: Data) -> None:

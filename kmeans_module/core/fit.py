@@ -33,6 +33,7 @@ class Fit(NamedTuple):
         converged: (P,) bool.
         history: inertia of the centroids before each iteration, and at last of those
             returned, (P, T) float64; a problem that ended earlier repeats its last.
+        longest: iterations of the problem of this run that has had the most.
         some_empty: False where it is known that no cluster is empty.
     """
 
@@ -43,6 +44,7 @@ class Fit(NamedTuple):
     n_iter: Tensor
     converged: Tensor
     history: Tensor
+    longest: int
     some_empty: bool = True
 
 
@@ -96,7 +98,7 @@ def run(
     return Fit(
         lloyd.centroids, search.labels(), iteration.counts, history[-1],
         torch.from_numpy(n_iter).to(device), torch.from_numpy(lloyd.converged).to(device),
-        _resize(torch.stack(history, dim=-1), int(n_iter.max()) + 1),
+        torch.stack(history, dim=-1), int(n_iter.max()),
     )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def _run_late(
         loop.close()
     return Fit(
         loop.centroids, search.labels(), loop.counts, loop.inertia, loop.n_iter, loop.converged,
-        _resize(outcome.history, outcome.n_iter + 1), outcome.some_empty,
+        outcome.history, outcome.n_iter, outcome.some_empty,
     )  # fmt: skip
 
 
@@ -173,11 +175,10 @@ def fit(
             outcome = outcome._replace(labels=outcome.labels.clone())
         best = outcome if best is None else _better(best, outcome)
     assert best is not None
-    if n_init == 1:
-        return best
     if together > 1 and search.loops() is None:  # which are exact: labels are the same alone
         best = _measured_alone(rows, search, best)
-    return best._replace(history=_resize(best.history, int(best.n_iter.max()) + 1))
+    longest = best.longest if n_init == 1 else int(best.n_iter.max())
+    return best._replace(history=_resize(best.history, longest + 1))
 
 
 def rounding_shift(problem: Problem, moments: Moments) -> Tensor:

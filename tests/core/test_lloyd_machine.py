@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kmeans_module import EmptyClusterError, KMeansLayer
-from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError
+from kmeans_module.core.lloyd import Iteration, Lloyd, NonFiniteInertiaError
+from kmeans_module.core.minibatch import MiniBatch
 from kmeans_module.core.problem import Problem
 from kmeans_module.rows import Batch, HeldRows
 from kmeans_module.rows.held import HeldSearch

@@ -101,6 +101,32 @@ def test_empty_clusters_become_what_they_become_on_the_cpu(
     assert bool((fitted.told[0].counts == 0).any())
 
 
+def test_of_rows_equally_far_the_first_ones_become_clusters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corners = torch.tensor([[3.0, 3], [3, -3], [-3, 3], [-3, -3]])
+    x = torch.cat([torch.zeros(300, 2), corners, torch.zeros(300, 2), corners])
+    init = torch.tensor([[0.0, 0], [1e3, 0], [0, 1e3], [1e3, 1e3]])
+    fit = {"max_iter": 1}
+    fitted = assert_same(x, init, monkeypatch, n_clusters=4, n_features=2, fit=fit)
+    assert fitted.layer.centroids[1:].tolist() == corners[:3].tolist()
+
+
+@pytest.mark.parametrize("policy", ["relocate", "split"])
+@pytest.mark.parametrize(
+    ("n", "d", "k", "n_empty"), [(600, 2, 6, 2), (50, 70, 20, 4), (110, 2, 80, 70)]
+)
+def test_many_rows_many_features_and_many_empty_clusters(
+    n: int, d: int, k: int, n_empty: int, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several tiles of rows, blocks of clusters, and more clusters than samples that are sought."""
+    x = data(n, d)
+    assert_same(
+        x, starts(x, k, n_empty=n_empty), monkeypatch, n_clusters=k, n_features=d,
+        empty_cluster=policy, fit={"max_iter": 3},
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("policy", ["relocate", "split", "keep"])
 def test_rows_that_are_all_alike_leave_clusters_empty(
     policy: str, monkeypatch: pytest.MonkeyPatch

@@ -98,7 +98,8 @@ class TritonLoop:
         self._shift_parts = empty(problems, self._programs)
         self._tile = 256 if rows.few else 128
         self._tiles = -(-rows.n // self._tile)
-        self._row_programs = min(self._tiles, 4 * launch.processors(device))
+        # Programs go through tiles in turns: few return at once where no distance is wanted.
+        self._row_programs = min(self._tiles, -(-4 * launch.processors(device) // problems))
         self._row_parts = empty(problems, self._row_programs)
         relocates, splits = problem.empty_cluster == "relocate", problem.empty_cluster == "split"
         self._m = m = min(k, MAX_FARTHEST)

@@ -205,7 +205,7 @@ def check_sample_weight(
     weight = weight.to(accumulator_dtype(x.device))
     if weight.numel() and not weight.is_meta and not under_mode():
         weight = weight.resolve_neg()  # kernels read the numbers in memory
-        lowest, highest = (value.item() for value in weight.aminmax())
+        lowest, highest = torch.stack(weight.aminmax()).tolist()
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ValueError("sample_weight should be finite; it contains NaN or infinity")
         if lowest < 0:

@@ -220,6 +220,7 @@ class KMeansLayer(Assignment):
         generator: torch.Generator | None = None,
         process_group: ProcessGroup | None = None,
         callback: Callable[[Iteration], object] | None = None,
+        callback_every: int | None = None,
         resident: bool = False,
         batch_of: BatchOf | None = None,
     ) -> FitResult:
@@ -249,7 +250,9 @@ class KMeansLayer(Assignment):
             process_group: the ranks that hold the rest of the rows: inertia and centroids are
                 then those of the whole, labels those of this rank.
             callback: called with an :class:`~kmeans_module.core.lloyd.Iteration` after each
-                iteration.
+                iteration, in their order; on a CUDA device late, when the host looks at it.
+            callback_every: iterations after which the host looks at the latest; 1 costs a wait for
+                each, None is whenever it looks anyway.
             resident: whether all batches of a loader are kept in memory, on the layer's device.
             batch_of: makes a batch of what a loader hands out, where that is anything else.
 
@@ -272,6 +275,8 @@ class KMeansLayer(Assignment):
             tol = check.check_number("tol", tol, minimum=0)
             check.check_generator(generator)
             check.check_callable("callback", callback)
+            if callback_every is not None:
+                check.check_integer("callback_every", callback_every, minimum=1)
             init = self._flat_init(init)
         self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init)
         rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
@@ -293,6 +298,7 @@ class KMeansLayer(Assignment):
                 n_init=n_init,
                 generator=generator,
                 callback=report if anywhere(callback is not None, ranks) else None,
+                callback_every=callback_every,
             )
         except EmptyClusterError as error:
             raise error.named(self.batch_shape) from None
@@ -303,17 +309,17 @@ class KMeansLayer(Assignment):
             ) from error
         self.set_centroids(best.centroids, best.counts)
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
-        warn_of_surplus(
-            best.centroids,
-            best.counts,
-            best.inertia,
-            empty_cluster=self.empty_cluster,
-            stacklevel=3,
-            n_weighty=rows.moments(problem.metric).n_weighty,
-            batch_shape=self.batch_shape,
-            given=rows.example.dtype if rows.example.is_floating_point() else None,
-            used=self.centroids.dtype,
-        )
+        if best.some_empty:
+            warn_of_surplus(
+                best.centroids,
+                best.counts,
+                best.inertia,
+                empty_cluster=self.empty_cluster, stacklevel=3,
+                n_weighty=rows.moments(problem.metric).n_weighty,
+                batch_shape=self.batch_shape,
+                given=rows.example.dtype if rows.example.is_floating_point() else None,
+                used=self.centroids.dtype,
+            )  # fmt: skip
         return FitResult.of(best, self.batch_shape)
 
     def _require_values(self, method: str, x: Data) -> None:

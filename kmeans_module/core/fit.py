@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kmeans_module.core.late import Loops, watch
 from kmeans_module.core.lloyd import Iteration, Lloyd
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments, Rows, Search
@@ -16,6 +17,8 @@ from kmeans_module.core.statistics import from_host
 
 # Labels of the restarts that run together: more of them cost memory, fewer cost calls.
 _RESTARTS_ELEMENTS = 1 << 20
+_RESTARTS_ELEMENTS_OF_DEVICES = 1 << 24
+_MOST_PROBLEMS = 1 << 15  # of one call
 
 
 class Fit(NamedTuple):
@@ -30,6 +33,8 @@ class Fit(NamedTuple):
         converged: (P,) bool.
         history: inertia of the centroids before each iteration, and at last of those
             returned, (P, T) float64; a problem that ended earlier repeats its last.
+        longest: iterations of the problem of this run that has had the most.
+        some_empty: False where it is known that no cluster is empty.
     """
 
     centroids: Tensor
@@ -39,6 +44,8 @@ class Fit(NamedTuple):
     n_iter: Tensor
     converged: Tensor
     history: Tensor
+    longest: int
+    some_empty: bool = True
 
 
 @torch.no_grad()
@@ -51,6 +58,7 @@ def run(
     max_iter: int,
     threshold: Tensor | None = None,
     callback: Callable[[Iteration], object] | None = None,
+    callback_every: int | None = None,
 ) -> Fit:
     """Lloyd's algorithm until no label changes, the shift is within the threshold, or max_iter.
 
@@ -61,12 +69,20 @@ def run(
         centroids: to start from, (P, k, d).
         max_iter: iterations at most.
         threshold: shift Σ‖c_new - c_old‖² that counts as standing still, (P,); None for 0.
-        callback: called after each iteration.
+        callback: called after each iteration; of a device, when the host looks at it.
+        callback_every: iterations after which a device is looked at for the callback at the
+            latest; None for whenever it is looked at anyway.
 
     Raises:
         NonFiniteInertiaError: distances are NaN or infinite.
         EmptyClusterError: by the policy "error".
     """
+    loops = search.loops()
+    if loops is not None:
+        return _run_late(
+            loops, search, problem, centroids, max_iter=max_iter, threshold=threshold,
+            callback=callback, callback_every=callback_every,
+        )  # fmt: skip
     rounding = None if rows.stable else rounding_shift(problem, rows.moments(problem.metric))
     lloyd = Lloyd(problem, centroids, threshold=threshold, merge=rows.merge, rounding=rounding)
     history, iterations = [], 0
@@ -78,11 +94,38 @@ def run(
             callback(iteration)
         if lloyd.finished:
             break
-    device = centroids.device
+    device, n_iter = centroids.device, lloyd.n_iter
     return Fit(
         lloyd.centroids, search.labels(), iteration.counts, history[-1],
-        torch.from_numpy(lloyd.n_iter).to(device), torch.from_numpy(lloyd.converged).to(device),
-        torch.stack(history, dim=-1),
+        torch.from_numpy(n_iter).to(device), torch.from_numpy(lloyd.converged).to(device),
+        torch.stack(history, dim=-1), int(n_iter.max()),
+    )  # fmt: skip
+
+
+def _run_late(
+    loops: Loops,
+    search: Search,
+    problem: Problem,
+    centroids: Tensor,
+    *,
+    max_iter: int,
+    threshold: Tensor | None,
+    callback: Callable[[Iteration], object] | None,
+    callback_every: int | None,
+) -> Fit:
+    """:func:`run` where the rows are."""
+    if threshold is None:
+        threshold = centroids.new_zeros(len(centroids), dtype=torch.float64)
+    loop = loops.loop(
+        problem, centroids, threshold=threshold, max_iter=max_iter, told=callback is not None
+    )
+    try:
+        outcome = watch(loop, max_iter=max_iter, callback=callback, callback_every=callback_every)
+    finally:
+        loop.close()
+    return Fit(
+        loop.centroids, search.labels(), loop.counts, loop.inertia, loop.n_iter, loop.converged,
+        outcome.history, outcome.n_iter, outcome.some_empty,
     )  # fmt: skip
 
 
@@ -97,6 +140,7 @@ def fit(
     n_init: int,
     generator: torch.Generator | None = None,
     callback: Callable[[Iteration], object] | None = None,
+    callback_every: int | None = None,
 ) -> Fit:
     """The best of ``n_init`` runs.
 
@@ -105,7 +149,7 @@ def fit(
         problem: what is asked for.
         init: see :func:`kmeans_module.core.seeding.initialize`; one that is a tensor needs one
             run only.
-        max_iter, threshold, callback: see :func:`run`.
+        max_iter, threshold, callback, callback_every: see :func:`run`.
         n_init: restarts.
         generator: what the draws come from; None for torch's default.
     """
@@ -122,7 +166,7 @@ def fit(
             told = _tell_of_the_best(callback, problem.n_problems)
         outcome = run(
             rows, search, repeated, centroids, max_iter=max_iter,
-            threshold=threshold.repeat(restarts), callback=told,
+            threshold=threshold.repeat(restarts), callback=told, callback_every=callback_every,
         )  # fmt: skip
         if restarts > 1:
             outcome = _best_restart(outcome, problem.n_problems)
@@ -131,9 +175,10 @@ def fit(
             outcome = outcome._replace(labels=outcome.labels.clone())
         best = outcome if best is None else _better(best, outcome)
     assert best is not None
-    if together > 1:
+    if together > 1 and search.loops() is None:  # which are exact: labels are the same alone
         best = _measured_alone(rows, search, best)
-    return best._replace(history=_resize(best.history, int(best.n_iter.max()) + 1))
+    longest = best.longest if n_init == 1 else int(best.n_iter.max())
+    return best._replace(history=_resize(best.history, longest + 1))
 
 
 def rounding_shift(problem: Problem, moments: Moments) -> Tensor:
@@ -155,8 +200,14 @@ def _restarts_together(
     """How many restarts run as problems of one call."""
     if n_init == 1 or not rows.shared or not search.together or callable(init):
         return 1
+    if not search.holds:
+        return n_init
     n_labels = problem.n_problems * max(1, rows.moments(problem.metric).n_samples)
-    return min(n_init, max(1, _RESTARTS_ELEMENTS // n_labels)) if search.holds else n_init
+    most = _RESTARTS_ELEMENTS
+    if problem.device.type != "cpu":  # where statistics count, too
+        most = _RESTARTS_ELEMENTS_OF_DEVICES
+        n_labels = max(n_labels, problem.n_problems * problem.n_clusters * problem.n_features)
+    return max(1, min(n_init, most // n_labels, _MOST_PROBLEMS // problem.n_problems))
 
 
 def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
@@ -193,7 +244,7 @@ def _tell_of_the_best(
                 inertia=inertia.flatten()[index],
                 shift=from_host(iteration.shift)[index],
                 moved=from_host(iteration.moved)[index],
-                counts=iteration.counts[index],
+                counts=iteration.counts[index.to(iteration.counts.device, non_blocking=True)],
             )
         )
 
@@ -204,9 +255,10 @@ def _best_restart(outcome: Fit, n_problems: int) -> Fit:
     """For each problem the restart of lowest inertia, the first of equals."""
     restart = outcome.inertia.view(-1, n_problems).argmin(dim=0)
     index = restart * n_problems + torch.arange(n_problems, device=restart.device)
-    return outcome._replace(
-        **{name: field[index] for name, field in outcome._asdict().items() if field is not None}
-    )
+    chosen: dict[str, Any] = {
+        name: field[index] for name, field in outcome._asdict().items() if isinstance(field, Tensor)
+    }
+    return outcome._replace(**chosen)
 
 
 def _better(old: Fit, new: Fit) -> Fit:
@@ -220,9 +272,10 @@ def _better(old: Fit, new: Fit) -> Fit:
         winner: Tensor = b.where(better.view(-1, *[1] * (a.ndim - 1)), a)
         return winner
 
-    return new._replace(
-        **{name: chosen(name) for name in Fit._fields if getattr(old, name) is not None}
-    )
+    fields: dict[str, Any] = {
+        name: chosen(name) for name in Fit._fields if isinstance(getattr(old, name), Tensor)
+    }
+    return new._replace(**fields, some_empty=old.some_empty or new.some_empty)
 
 
 def _resize(history: Tensor, length: int) -> Tensor:

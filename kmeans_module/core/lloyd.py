@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -157,30 +156,72 @@ class Lloyd:
             NonFiniteInertiaError: distances are NaN or infinite.
             EmptyClusterError: a cluster is empty and the policy is "error".
         """
+        return self._end_pass(move=move)[0]
+
+    def end_pass_and_look(
+        self, also: Callable[[Tensor], Sequence[Tensor]]
+    ) -> tuple[Iteration, list[NDArray[Any]]]:
+        """:meth:`end_pass` and :meth:`look` with one wait for the device, since the M-step is made
+        before it is known to be needed.
+
+        Args:
+            also: makes of the counts (P, k) further numbers (P,) that are read.
+
+        Returns:
+            The iteration, whose numbers are on the host, and those further numbers.
+        """
+        return self._end_pass(move=True, also=also)
+
+    def _end_pass(
+        self, *, move: bool, also: Callable[[Tensor], Sequence[Tensor]] | None = None
+    ) -> tuple[Iteration, list[NDArray[Any]]]:
         stats, moved = self._close()
+        policy = self.problem.empty_cluster
+        values = {"inertia": stats.inertia, "moved": moved}
         empty = self._count_empty(stats)
-        values = [stats.inertia, moved, *([] if empty is None else [empty])]
+        if empty is not None:
+            values["empty"] = empty
         if self._shift is not None:
-            values.append(self._shift)
-        inertias, moves, *others = to_host(values)
-        if not math.isfinite(np.add.reduce(inertias)):
+            values["shift"] = self._shift
+        same_counts = self._same_counts(stats.counts)
+        if same_counts is not None:
+            values["same counts"] = same_counts
+        ahead = None
+        if also is not None:
+            # An empty cluster that is an error is one below: nobody sees what it has moved to.
+            ahead = self._m_step(stats, some_empty=empty is not None and policy != "error")
+            values["next shift"] = ahead[1]
+            values |= {f"also {i}": value for i, value in enumerate(also(stats.counts))}
+        host = dict(zip(values, to_host(list(values.values())), strict=True))
+        if not math.isfinite(np.add.reduce(host["inertia"])):
             raise NonFiniteInertiaError("the inertia is not finite")
-        empties = None if empty is None else others[0]
+        empties = host.get("empty")
         some_empty = empties is not None and bool(np.count_nonzero(empties))
-        if some_empty and self.problem.empty_cluster == "error":
+        if some_empty and policy == "error":
             raise_if_empty(stats.counts)
-        still = None if self._shift is None else others[-1] <= self._limit_now
+        still = None if self._shift is None else host["shift"] <= self._limit_now
         self._shift = None
-        self._limit_now = self._limit_of(stats.counts)
-        self._see_who_stopped(moves == 0, still, counts_as_iteration=move)
+        self._limit_now = self._limit_of(host.get("same counts"))
+        self._see_who_stopped(host["moved"] == 0, still, counts_as_iteration=move)
         if move and not self.finished:
-            refills = self.problem.empty_cluster in ("relocate", "split")
+            refills = policy in ("relocate", "split")
             self._filled = empties > 0 if some_empty and refills and empties is not None else None
-            self._move(stats, some_empty=some_empty)
+            self._move(*(ahead or self._m_step(stats, some_empty=some_empty)))
         shift = torch.zeros_like(stats.inertia) if self._shift is None else self._shift
         seconds = perf_counter() - self._began
         number = int(self.n_iter.max()) if self.finished else self.passes
-        return Iteration(number, stats.inertia, shift, moved, seconds, stats.counts)
+        iteration = Iteration(number, stats.inertia, shift, moved, seconds, stats.counts)
+        if also is None:
+            return iteration, []
+        shifts = np.zeros_like(host["next shift"]) if self._shift is None else host["next shift"]
+        if self._shift is not None:
+            self._finish(shifts <= self._limit_now, self.passes)
+        iteration = iteration._replace(
+            inertia=from_host(host["inertia"]),
+            shift=from_host(shifts),
+            moved=from_host(host["moved"]),
+        )
+        return iteration, [value for name, value in host.items() if name.startswith("also")]
 
     def _see_who_stopped(
         self, unmoved: Flags, still: Flags | None, *, counts_as_iteration: bool
@@ -209,15 +250,18 @@ class Lloyd:
         (shifts,) = to_host([self._shift])
         self._finish(shifts <= self._limit_now, self.passes)
 
-    def _limit_of(self, counts: Tensor) -> NDArray[np.float64]:
-        """Shift of this pass that counts as standing still, (P,)."""
+    def _same_counts(self, counts: Tensor) -> Tensor | None:
+        """Where counts are those of the pass before, (P,); None where nobody asks."""
         if self._rounding is None:
-            return self.limit
+            return None
         before, self._counts = self._counts, counts
-        if before is None:
+        return None if before is None else (before == counts).all(dim=-1)
+
+    def _limit_of(self, same_counts: NDArray[Any] | None) -> NDArray[np.float64]:
+        """Shift of this pass that counts as standing still, (P,)."""
+        if self._rounding is None or same_counts is None:
             return self.limit
-        same = (before == counts).all(dim=-1).cpu().numpy()
-        return np.where(same, np.maximum(self.limit, self._rounding), self.limit)
+        return np.where(same_counts, np.maximum(self.limit, self._rounding), self.limit)
 
     def _close(self) -> tuple[ClusterStats, Tensor]:
         """Statistics and moved labels of the pass, over all ranks."""
@@ -234,11 +278,16 @@ class Lloyd:
         # Backends give the farthest samples wherever a cluster may be empty.
         return None if stats.farthest is None else (stats.counts == 0).sum(dim=-1)
 
-    def _move(self, stats: ClusterStats, *, some_empty: bool) -> None:
-        moved, _, self._shift = m_step(
+    def _m_step(self, stats: ClusterStats, *, some_empty: bool) -> tuple[Tensor, Tensor]:
+        """What the M-step makes of the centroids, and its shift."""
+        moved, _, shift = m_step(
             self.centroids, stats, empty_cluster=self.problem.empty_cluster,
             metric=self.problem.metric, some_empty=some_empty,
         )  # fmt: skip
+        return moved, shift
+
+    def _move(self, moved: Tensor, shift: Tensor) -> None:
+        self._shift = shift
         if np.count_nonzero(self.converged):
             moves = torch.from_numpy(self.active).to(moved.device)
             moved = moved.where(moves.view(-1, 1, 1), self.centroids)
@@ -280,62 +329,6 @@ class Lloyd:
         self._shift = None if state["shift"] is None else state["shift"].to(device)
         self._moved = None if state["moved"] is None else state["moved"].to(device)
         self._partial = None if state["partial"] is None else _stats(state["partial"], device)
-
-
-class MiniBatch(Lloyd):
-    """One M-step for each batch, with a learning rate for each cluster.
-
-    A pass is an iteration of the machine: the shift is that of the whole pass.
-
-    Source: Sculley, Web-scale k-means clustering, WWW 2010.
-
-    Args:
-        counts: what the centroids weigh at the start, (P, k).
-
-    Attributes:
-        counts: what the centroids weigh, (P, k).
-    """
-
-    def __init__(self, problem: Problem, centroids: Tensor, counts: Tensor, **options: Any) -> None:
-        super().__init__(problem, centroids, **options)
-        self.counts = counts
-        self._first = centroids
-
-    def begin_pass(self) -> None:
-        super().begin_pass()
-        self._first = self.centroids
-
-    def add(self, stats: ClusterStats, moved: Tensor) -> None:
-        stats, (moved,) = self.merge(stats, [moved])
-        if not bool(stats.inertia.isfinite().all()):
-            raise NonFiniteInertiaError("the inertia is not finite")
-        self.centroids, self.counts, _ = m_step(
-            self.centroids, stats, self.counts, empty_cluster=self.problem.empty_cluster,
-            metric=self.problem.metric,
-        )  # fmt: skip
-        super().add(replace(stats, farthest=None), torch.full_like(stats.inertia, torch.nan))
-
-    def _close(self) -> tuple[ClusterStats, Tensor]:
-        merge, self.merge = self.merge, alone  # the batches were merged one by one
-        try:
-            return super()._close()
-        finally:
-            self.merge = merge
-
-    def _count_empty(self, stats: ClusterStats) -> Tensor:
-        return (stats.counts == 0).sum(dim=-1)
-
-    def _move(self, stats: ClusterStats, *, some_empty: bool) -> None:
-        difference = self.centroids.to(stats.sums) - self._first
-        self._shift = difference.square().sum(dim=(-2, -1))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "counts": self.counts, "first": self._first}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        device = self.centroids.device
-        self.counts, self._first = state["counts"].to(device), state["first"].to(device)
 
 
 def _fields(stats: ClusterStats) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import ClusterStats, EStep
 
@@ -27,6 +28,9 @@ class Moments(NamedTuple):
         mean: of each feature over the rows of positive weight, (P, d) float64.
         variance: mean over the features of their variance, (P,) float64.
         nonfinite: says how many rows hold NaN or infinity, and the first; "" if none does.
+        widest: the largest range of a feature.
+        largest: the largest value of a feature, whatever its sign.
+        some_weigh: whether a row of any problem has a positive weight.
     """
 
     n_samples: int
@@ -36,6 +40,9 @@ class Moments(NamedTuple):
     mean: Tensor
     variance: Tensor
     nonfinite: str
+    widest: float
+    largest: float
+    some_weigh: bool
 
 
 class Search(Protocol):
@@ -54,6 +61,9 @@ class Search(Protocol):
 
     @property
     def holds(self) -> bool: ...
+
+    def loops(self) -> Loops | None:
+        """Who goes through all rows without the host; None where passes come from here."""
 
     def begin_pass(self) -> None:
         """Before the batches of a pass are handed to :meth:`step`."""

@@ -128,7 +128,8 @@ def initialize(
         given = rows.from_first(lambda: _called(make, sample, k, generator))
     else:
         given = rows.from_first(lambda: init)  # ranks may have been given others
-    start = check_init(given, problem)
+    # A tensor was looked at with the data: its values need no further wait.
+    start = check_init(given, problem, values=callable(init))
     start = start.repeat(problem.n_problems // len(start), 1, 1).view(-1, k, d)
     return _in_metric(start, problem)
 
@@ -176,8 +177,14 @@ def flat_init(init: Init, shape: tuple[int, ...]) -> Init:
     return flat
 
 
-def check_init(init: object, problem: Problem) -> Tensor:
-    """An init that is a tensor (k, d) or (P, k, d), as (1 or P, k, d) of the problem's dtype."""
+def check_init(init: object, problem: Problem, *, values: bool = True) -> Tensor:
+    """An init that is a tensor (k, d) or (P, k, d), as (1 or P, k, d) of the problem's dtype.
+
+    Args:
+        init: the tensor.
+        problem: what is asked for.
+        values: whether the numbers are looked at, too, which waits for a device once.
+    """
     k, d = problem.n_clusters, problem.n_features
     if not isinstance(init, Tensor):
         raise TypeError(f"init should be a name, a tensor or a callable; got {shown(init)}")
@@ -195,10 +202,15 @@ def check_init(init: object, problem: Problem) -> Tensor:
     ):
         raise ValueError(f"init should have shape {(k, d)}; got {tuple(init.shape)}")
     init = init.to(problem.device, problem.dtype)
-    if not bool(init.isfinite().all()):
-        raise ValueError(f"init should be finite in {problem.dtype}; it contains NaN or infinity")
-    if problem.metric == "cosine" and bool((init == 0).all(-1).any()):
-        raise ValueError('init should have no zero row where metric="cosine"')
+    if values:
+        faults = torch.stack([~init.isfinite().all(), (init == 0).all(-1).any()])
+        nonfinite, zero_row = faults.tolist()
+        if nonfinite:
+            raise ValueError(
+                f"init should be finite in {problem.dtype}; it contains NaN or infinity"
+            )
+        if zero_row and problem.metric == "cosine":
+            raise ValueError('init should have no zero row where metric="cosine"')
     return init if init.ndim == 3 else init.unsqueeze(0)
 
 

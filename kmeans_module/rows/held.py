@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import Workspace, workspace
+from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
 from kmeans_module.core.statistics import ClusterStats, EStep
@@ -101,7 +102,7 @@ class HeldRows:
         if metric not in self._moments:
             survey = Survey(
                 n_problems=self.n_problems, n_features=self.n_features, metric=metric,
-                device=self.device,
+                device=self.device, stay=True,
             )  # fmt: skip
             for batch in self.batches:
                 survey.add(batch, batch.start or 0)
@@ -109,7 +110,7 @@ class HeldRows:
         return self._moments[metric]
 
     def search(self, problem: Problem) -> HeldSearch:
-        return HeldSearch(self.batches, problem)
+        return HeldSearch(self.batches, problem, whole=self.group is None)
 
     def draws(
         self, problem: Problem, generator: torch.Generator | None, search: Any = None
@@ -171,13 +172,15 @@ class HeldSearch:
     Args:
         batches: of this rank.
         problem: what is asked for.
+        whole: whether no other rank holds rows.
     """
 
     holds = True
 
-    def __init__(self, batches: Sequence[Batch], problem: Problem) -> None:
+    def __init__(self, batches: Sequence[Batch], problem: Problem, *, whole: bool = False) -> None:
         self.batches = batches
         self.problem = problem
+        self.whole = whole
         self._place = {batch.handle: i for i, batch in enumerate(batches)}
         self._stepped: set[int] = set()
 
@@ -194,6 +197,11 @@ class HeldSearch:
     @property
     def together(self) -> bool:
         return self.workspaces[0].together
+
+    def loops(self) -> Loops | None:
+        space = self.workspaces[0]
+        alone = self.whole and len(self.batches) == 1
+        return space if alone and isinstance(space, Loops) else None
 
     def begin_pass(self) -> None:
         """Nothing: batches in memory are the same in every pass."""

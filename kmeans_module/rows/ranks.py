@@ -140,6 +140,8 @@ def _everywhere(value: Any, group: ProcessGroup) -> list[Any]:
 
 def anywhere(value: bool, group: ProcessGroup | None) -> bool:
     """Whether it is so on any rank; a collective."""
+    if group is None:
+        return value
     return bool(all_sum([torch.tensor([float(value)], dtype=torch.float64)], group)[0])
 
 

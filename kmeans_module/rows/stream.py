@@ -205,6 +205,9 @@ class StreamSearch:
         self._before: list[Tensor] = []
         self._hashes: list[Tensor] = []
 
+    def loops(self) -> None:
+        return None
+
     def begin_pass(self) -> None:
         self._hashes = []
 

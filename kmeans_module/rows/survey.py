@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,11 +28,20 @@ class Survey:
         n_features: d.
         metric: "cosine" for the moments of rows of length 1.
         device: of the rows.
+        stay: whether the batches stay in memory until the end, so that one wait for a device
+            tells of all of them.
     """
 
     def __init__(
-        self, *, n_problems: int, n_features: int, metric: str, device: torch.device
+        self,
+        *,
+        n_problems: int,
+        n_features: int,
+        metric: str,
+        device: torch.device,
+        stay: bool = False,
     ) -> None:
+        self.stay = stay
         self.metric = metric
         self.n_problems = n_problems
         exact = accumulator_dtype(device)
@@ -42,6 +52,9 @@ class Survey:
         self.mean = self.squares = self.low.new_zeros((n_problems, n_features))
         self.n_samples = 0
         self.nonfinite = Nonfinite()
+        # Of batches that stay: whether all is finite, and where to look otherwise.
+        self._finite: list[Tensor] = []
+        self._batches: list[tuple[Tensor, int]] = []
 
     def add(self, batch: Batch, start: int) -> None:
         """Take a batch whose first row has the number ``start``."""
@@ -51,7 +64,11 @@ class Survey:
             return
         backend = backend_for(x, operation="moments")
         low, high, sums = backend.moments(x, weight, None, metric=self.metric)
-        if not bool(torch.cat([low, high, sums.view(-1)]).isfinite().all()):
+        finite = torch.cat([low, high, sums.view(-1)]).isfinite().all()
+        if self.stay:
+            self._finite.append(finite)
+            self._batches.append((x, start))
+        elif not bool(finite):
             self.nonfinite.look(x, start)
         self.n_samples += n
         if weight is None:
@@ -74,12 +91,18 @@ class Survey:
     def finish(self, group: ProcessGroup | None) -> Moments:
         """The moments over all ranks."""
         count = self.mean.new_zeros((1, 1)) if self.count is None else self.count
-        text, low, high = str(self.nonfinite), self.low, self.high
+        low, high = self.low, self.high
         if group is None:
+            extent = self._read(low, high, count)
             variance = (self.squares / count.clamp(min=1)).mean(dim=-1)
-            return Moments(self.n_samples, count[:, 0], low, high, self.mean, variance, text)
+            return Moments(
+                self.n_samples, count[:, 0], low, high, self.mean, variance, str(self.nonfinite),
+                *extent,
+            )  # fmt: skip
         spans = all_gather(torch.stack([low, -high]), group)
         low, high = spans[:, 0].amin(dim=0), -spans[:, 1].amin(dim=0)
+        extent = self._read(low, high, count)
+        text = str(self.nonfinite)
         sizes = torch.tensor([self.n_samples, int(bool(text))], device=low.device)
         n_samples, n_bad = (int(size) for size in all_sum([sizes], group)[0])
         mean, squares = (
@@ -91,7 +114,30 @@ class Survey:
         (squares,) = all_sum([squares + count * (mean - joint).square()], group)
         variance = (squares / total.clamp(min=1)).mean(dim=-1)
         text = text or (ELSEWHERE if n_bad else "")
-        return Moments(n_samples, total[:, 0], low, high, joint, variance, text)
+        extent = extent._replace(some_weigh=bool(total.any()))
+        return Moments(n_samples, total[:, 0], low, high, joint, variance, text, *extent)
+
+    def _read(self, low: Tensor, high: Tensor, count: Tensor) -> Extent:
+        """What the host has to know, with one wait; looks for what is not finite."""
+        numbers = [count.any(), *self._finite]
+        if low.numel():
+            numbers += [(high - low).abs().amax(), torch.maximum(-low, high).amax()]
+        else:
+            numbers += [count.new_zeros(()), count.new_zeros(())]
+        some_weigh, *finite, widest, largest = torch.stack([n.to(low) for n in numbers]).tolist()
+        for is_finite, batch in zip(finite, self._batches, strict=True):
+            if not is_finite:
+                self.nonfinite.look(*batch)
+        self._finite, self._batches = [], []
+        return Extent(widest, largest, bool(some_weigh))
+
+
+class Extent(NamedTuple):
+    """See :class:`kmeans_module.core.rows.Moments`."""
+
+    widest: float
+    largest: float
+    some_weigh: bool
 
 
 # In place of the text where the rows that are not finite are another rank's.
@@ -147,10 +193,8 @@ def refuse(moments: Moments, example: Tensor, problem: Problem) -> None:
         raise ValueError(moments.nonfinite)
     if not moments.n_samples:
         return
-    low, high = moments.low, moments.high
+    widest, largest = moments.widest, moments.largest
     dtype = compute_dtype(example, problem.dtype)
-    widest = float((high - low).abs().amax()) if low.numel() else 0.0
-    largest = float(torch.maximum(-low, high).amax()) if low.numel() else 0.0
     exact = 2 / torch.finfo(dtype).eps
     if not example.is_floating_point() and largest > exact:
         wider = "" if dtype == torch.float64 else ", or use a layer of float64"
@@ -160,7 +204,7 @@ def refuse(moments: Moments, example: Tensor, problem: Problem) -> None:
         )
     if problem.metric != "euclidean":
         return
-    limit = math.sqrt(torch.finfo(dtype).max / max(1, low.numel())) / 2
+    limit = math.sqrt(torch.finfo(dtype).max / max(1, moments.low.numel())) / 2
     if 0 < widest < math.sqrt(torch.finfo(dtype).tiny) / 16:
         raise ValueError(
             f"x spans {widest:.3g}: squared distances underflow {dtype}; scale x up or use float64"
@@ -183,7 +227,7 @@ def refuse_too_few(moments: Moments, n_clusters: int) -> None:
     """
     if moments.n_samples < n_clusters:
         raise ValueError(f"n_samples={moments.n_samples} should be >= n_clusters={n_clusters}")
-    if not bool(moments.n_weighty.any()):
+    if not moments.some_weigh:
         raise ValueError(
             f"sample_weight should be positive for n_clusters={n_clusters} samples at least; "
             "it is for 0"

@@ -58,7 +58,7 @@ class Watch:
             if part.sample_weight is not None:
                 bits = bits * (part.sample_weight > 0)
             checksum = bits.sum(dtype=torch.int64)
-            seen = torch.stack([checksum.new_tensor(len(column)), checksum])
+            seen = torch.stack([checksum.new_full((), len(column)), checksum])
             self._passing = seen if self._passing is None else self._passing + seen
 
     def end(self) -> None:
@@ -69,7 +69,7 @@ class Watch:
         """
         none = torch.zeros(2, dtype=torch.int64, device="cpu")
         seen = none if self._passing is None else self._passing
-        n_rows, checksum = (int(value) for value in all_sum([seen], self.group)[0])
+        n_rows, checksum = all_sum([seen], self.group)[0].tolist()
         self._passing = None
         if self.expected is None:
             self.expected = [n_rows, checksum]

@@ -17,8 +17,9 @@ from kmeans_module.checks import (
 )
 from kmeans_module.core.empty_clusters import POLICIES
 from kmeans_module.core.fit import rounding_shift
-from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError
+from kmeans_module.core.lloyd import Iteration, Lloyd, NonFiniteInertiaError
 from kmeans_module.core.metrics import METRICS
+from kmeans_module.core.minibatch import MiniBatch
 from kmeans_module.core.seeding import INITS
 from kmeans_module.core.surplus import warn_of_surplus
 from kmeans_module.layer import KMeansLayer
@@ -274,11 +275,11 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
     def _end_pass(self, run: TrainingRun) -> None:
         """Close the iteration: M-step, log, and stop when it moved nothing."""
         run.batches.end_first_pass(self.process_group)
-        iteration = run.end_pass()
+        iteration, sizes = run.end_pass()
         if self.algorithm == "lloyd":
             self._take(run.lloyd, iteration.counts)
-        self.last = as_numbers(iteration)._replace(number=int(self.kmeans.n_iter))
-        self._report(self.last, run)
+        self.last = as_numbers(iteration)._replace(number=self.iterations)
+        self._report(self.last, [float(size[0]) for size in sizes], run)
         if run.lloyd.finished:
             self.converged = True
             self.trainer.should_stop = True
@@ -297,14 +298,17 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
             counts = lloyd.counts
         assert counts is not None
         self.kmeans.take_step(lloyd.centroids, counts)
+        assert self._run is not None
+        if self._run.n_iter is not None:
+            self._run.n_iter += 1
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()
 
-    def _report(self, iteration: Iteration, run: TrainingRun) -> None:
+    def _report(self, iteration: Iteration, sizes: list[float], run: TrainingRun) -> None:
         """Log the iteration, and say why the fit ends if it does now."""
         shown = {"train/inertia": iteration.inertia, "train/shift": iteration.shift}
-        values = {**logged_numbers(iteration, run.count_rows), **shown}
+        values = {**logged_numbers(iteration, sizes, run.count_rows), **shown}
         log_values(self, values, prog_bar=shown.keys())
         self.stop_reason = "ended before it converged"
         if run.lloyd.finished:

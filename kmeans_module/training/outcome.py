@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from kmeans_module.core.lloyd import Iteration
+from kmeans_module.training.run import TrainingRun
 
 
 class Outcome(LightningModule):
@@ -28,6 +29,8 @@ class Outcome(LightningModule):
     """
 
     generator: torch.Generator | None
+    kmeans: Any
+    _run: TrainingRun | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +38,16 @@ class Outcome(LightningModule):
         self.stop_reason = "not fitted"
         self.variance = math.nan
         self.last: Iteration | None = None
+
+    @property
+    def iterations(self) -> int:
+        """M-steps since the centroids were initialized; a device is waited for once in a fit."""
+        run = self._run
+        if run is None:
+            return int(self.kmeans.n_iter)
+        if run.n_iter is None:
+            run.n_iter = int(self.kmeans.n_iter)
+        return run.n_iter
 
     def outcome(self) -> dict[str, Any]:
         """The part of the outcome that a checkpoint keeps."""

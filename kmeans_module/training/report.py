@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kmeans_module.core.lloyd import Iteration
+from kmeans_module.core.statistics import from_host
 
 # What is logged is the same on all ranks already: the maximum over them changes nothing.
 _LOG_OPTIONS: dict[str, Any] = {
@@ -16,28 +18,35 @@ _LOG_OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def sizes(counts: Tensor) -> list[Tensor]:
+    """Of the weights of clusters (P, k): how many are 0, least, median and largest, (P,) each."""
+    empty = (counts == 0).sum(dim=-1).to(counts)
+    median = counts.sort(dim=-1).values[..., (counts.shape[-1] - 1) // 2]
+    return [empty, counts.amin(dim=-1), median, counts.amax(dim=-1)]
+
+
 def as_numbers(iteration: Iteration) -> Iteration:
-    """The iteration of one problem with floats, read with one wait for an accelerator."""
+    """The iteration of one problem, whose numbers are on the host, with floats."""
+    inertia, shift, moved = (
+        float(from_host(value)) for value in (iteration.inertia, iteration.shift, iteration.moved)
+    )
     counts = iteration.counts.reshape(-1)
-    tensors = [torch.as_tensor(value) for value in (iteration.inertia, iteration.shift)]
-    tensors.append(torch.as_tensor(iteration.moved))
-    inertia, shift, moved = torch.stack([t.to(counts).reshape(()) for t in tensors]).tolist()
     return iteration._replace(inertia=inertia, shift=shift, moved=moved, counts=counts)
 
 
-def logged_numbers(iteration: Iteration, count_rows: Callable[[], float]) -> dict[str, float]:
+def logged_numbers(
+    iteration: Iteration, sizes: Sequence[float], count_rows: Callable[[], float]
+) -> dict[str, float]:
     """Numbers of an iteration by the names under which they are logged, but for those that the
     progress bar shows too.
 
     Args:
         iteration: see :func:`as_numbers`.
+        sizes: see :func:`sizes`.
         count_rows: rows of the pass, over all ranks.
     """
-    sizes = iteration.counts
-    numbers = [(sizes == 0).sum(), sizes.min(), sizes.median(), sizes.max()]
     names = ("empty_clusters", "size_min", "size_median", "size_max")
-    values = torch.stack([number.to(sizes) for number in numbers]).tolist()
-    logged = {f"train/{name}": value for name, value in zip(names, values, strict=True)}
+    logged = {f"train/{name}": float(size) for name, size in zip(names, sizes, strict=True)}
     if not math.isnan(iteration.moved):
         logged["train/reassigned"] = float(iteration.moved) / count_rows()
     return logged
@@ -50,8 +59,9 @@ def log_values(lit: Any, values: Mapping[str, Any], *, prog_bar: Collection[str]
     step in the names of its files, also where it is that of an epoch long past: there the loggers
     are told by themselves.
     """
-    trainer, iteration = lit.trainer, int(lit.kmeans.n_iter)
+    trainer = lit.trainer
     fitting = trainer.state.fn == "fit"
+    iteration = lit.iterations if fitting else int(lit.kmeans.n_iter)
     for name, value in values.items():
         logger = False if fitting else None
         lit.log(name, value, prog_bar=name in prog_bar, logger=logger, **_LOG_OPTIONS)

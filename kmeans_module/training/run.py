@@ -6,6 +6,8 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from kmeans_module.core.guard import version_of
 from kmeans_module.core.lloyd import Iteration, Lloyd, alone
@@ -17,6 +19,7 @@ from kmeans_module.rows.ranks import all_sum, errors_shared, rank
 from kmeans_module.rows.stream import StreamSearch
 from kmeans_module.training.loaders import TrainingBatches
 from kmeans_module.training.numbering import Numbering
+from kmeans_module.training.report import sizes
 
 
 class TrainingRun:
@@ -49,6 +52,9 @@ class TrainingRun:
         self.numbering: Numbering | None = None
         self._probes: dict[Hashable, Probe] = {}
         self._n_rows = self._n_batches = 0
+        self.n_iter: int | None = None  # what the layer counts, once it has been read
+        # Of the batches of a device: whether they are the same as before; read at the end.
+        self._unchanged: list[tuple[int, Tensor]] = []
 
     def step(self, data: Any, batch_idx: int) -> None:
         """Take what the loader hands out as batch ``batch_idx`` of an epoch."""
@@ -67,11 +73,17 @@ class TrainingRun:
         self._n_batches = batch_idx + 1
         self.lloyd.add(stats, moved)
 
-    def end_pass(self) -> Iteration:
-        """Close the iteration, and see at once whether it was the last."""
+    def end_pass(self) -> tuple[Iteration, list[NDArray[Any]]]:
+        """Close the iteration, and see at once whether it was the last.
+
+        Returns:
+            The iteration, with numbers on the host, and what :func:`report.sizes` makes of its
+            counts.
+        """
         assert self.search is not None
         with errors_shared(self.group):
             self.batches.check_intact()
+            self._check_probes()
         self.search.end_pass()
         if isinstance(self.rows, HeldRows) and self._n_batches < len(self.rows.batches):
             raise ValueError(
@@ -80,9 +92,7 @@ class TrainingRun:
             )
         if isinstance(self.rows, StreamRows) and self.rows.every_pass_is_the_same:
             self.rows.watch.end()
-        iteration = self.lloyd.end_pass()
-        self.lloyd.look()
-        return iteration
+        return self.lloyd.end_pass_and_look(sizes)
 
     def count_rows(self) -> float:
         """Rows of the pass, over all ranks; a collective."""
@@ -161,11 +171,31 @@ class TrainingRun:
         foreign = batch.handle is not None and all(
             batch.handle != held.handle for held in rows.batches[batch_idx:] + rows.batches
         )
-        if foreign or not known.equals(now):
-            raise ValueError(
-                f"batch {batch_idx} of the training data has changed since the pass before: every "
-                "pass has to bring the same rows"
-            )
+        if foreign or not known.alike(now):
+            raise _changed(batch_idx)
+        if known is not now:
+            equal = known.equals(now)
+            if equal.device.type == "cpu":
+                if not bool(equal):
+                    raise _changed(batch_idx)
+            else:
+                self._unchanged.append((batch_idx, equal))
+
+    def _check_probes(self) -> None:
+        """Refuse batches of a device that have changed, with one wait for all of them."""
+        probes, self._unchanged = self._unchanged, []
+        if probes:
+            flags = torch.stack([equal for _, equal in probes]).tolist()
+            for (batch_idx, _), equal in zip(probes, flags, strict=True):
+                if not equal:
+                    raise _changed(batch_idx)
+
+
+def _changed(batch_idx: int) -> ValueError:
+    return ValueError(
+        f"batch {batch_idx} of the training data has changed since the pass before: every pass has "
+        "to bring the same rows"
+    )
 
 
 class Probe:
@@ -182,10 +212,11 @@ class Probe:
         self.versions = [version_of(part) for part in parts]
         self.rows = [part[:: -(-len(part) // 16) or 1].clone() for part in parts]
 
-    def equals(self, other: Probe) -> bool:
-        """Whether both are of the same batch, unchanged."""
-        return (
-            self.shapes == other.shapes
-            and self.versions == other.versions
-            and all(map(torch.equal, self.rows, other.rows))
-        )
+    def alike(self, other: Probe) -> bool:
+        """Whether both are of batches of one size, that nobody has written into."""
+        return self.shapes == other.shapes and self.versions == other.versions
+
+    def equals(self, other: Probe) -> Tensor:
+        """Whether the rows of probes that are alike are the same, ()."""
+        equal = [(a == b).all() for a, b in zip(self.rows, other.rows, strict=True)]
+        return torch.stack(equal).all()

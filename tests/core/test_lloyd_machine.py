@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kmeans_module import EmptyClusterError, KMeansLayer
-from kmeans_module.core.lloyd import Iteration, Lloyd, MiniBatch, NonFiniteInertiaError
+from kmeans_module.core.lloyd import Iteration, Lloyd, NonFiniteInertiaError
+from kmeans_module.core.minibatch import MiniBatch
 from kmeans_module.core.problem import Problem
 from kmeans_module.rows import Batch, HeldRows
 from kmeans_module.rows.held import HeldSearch
@@ -287,3 +288,46 @@ def test_mini_batches_are_m_steps_of_a_layer() -> None:
     )
     assert isinstance(machine.lloyd, MiniBatch)
     assert torch.equal(machine.lloyd.counts[0], layer.counts)
+
+
+@pytest.mark.parametrize("policy", ["relocate", "split", "keep", "error"])
+@pytest.mark.parametrize("threshold", [0.0, 1e-2])
+@pytest.mark.parametrize("n_empty", [0, 2])
+def test_a_pass_that_is_looked_at_at_once_ends_as_one_that_is_looked_at_later(
+    policy: str, threshold: float, n_empty: int
+) -> None:
+    """Centroids, decisions and numbers; and an error leaves the centroids as they were."""
+    limit = torch.full((3,), threshold, dtype=torch.float64)
+    later, at_once = (Machine("lloyd", starts(3, n_empty), limit) for _ in range(2))
+    for machine in (later, at_once):
+        machine.problem = machine.problem._replace(empty_cluster=policy)
+        machine.lloyd.problem = machine.problem
+    for _ in range(LIMIT):
+        for machine in (later, at_once):
+            machine.lloyd.begin_pass()
+            for batch in machine.rows:
+                machine.lloyd.add(*machine.search.step(batch, machine.lloyd.centroids))
+        if policy == "error" and n_empty:
+            before = at_once.lloyd.centroids
+            for end in (later.lloyd.end_pass, lambda: at_once.lloyd.end_pass_and_look(least)):
+                with pytest.raises(EmptyClusterError):
+                    end()
+            assert at_once.lloyd.centroids is before
+            return
+        expected = later.lloyd.end_pass()
+        later.lloyd.look()
+        found, [fewest] = at_once.lloyd.end_pass_and_look(least)
+        assert_same(at_once, later, [], [])
+        assert found.number == expected.number or later.lloyd.finished
+        for name in ("inertia", "shift", "moved", "counts"):
+            torch.testing.assert_close(
+                getattr(found, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True,
+                check_dtype=False,
+            )  # fmt: skip
+        assert fewest.tolist() == expected.counts.amin(dim=-1).tolist()
+        if later.lloyd.finished:
+            break
+
+
+def least(counts: Tensor) -> list[Tensor]:
+    return [counts.amin(dim=-1)]

@@ -351,7 +351,7 @@ def test_putting_centroids_in_order_does_not_wait() -> None:
     space = TritonWorkspace(x)
     space.update(some_rows(x))
     with counted() as waits:
-        space.before_step(1, some_rows(x))
+        space.before_step(some_rows(x), first=False)
     assert waits == []
 
 

@@ -19,6 +19,8 @@ _FEW_SUMS = 1024
 _FEW_CLUSTERS = 64
 # An inertia that is a smaller share of the terms that it is the sum of is measured row by row.
 LEAST_SHARE = 1e-6
+# So is one of larger terms: a distance that overflows float32 has to show.
+MOST_OF_SUMS = 1e20
 
 
 class Totals:
@@ -117,6 +119,19 @@ class Totals:
         rows = self.space.rows
         return (*rows.strides, rows.frame_stride, self.weight_stride)
 
+    @property
+    def integers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sums, counts, and the exponents of their units."""
+        assert self.sums is not None
+        return self.sums, self.counts, self.units, self.count_units
+
+    @property
+    def squares(self) -> Tensor:
+        """Σ w ‖x - offset‖² of all rows, (P,) float64."""
+        if self._squares is None:
+            self._squares = self._add_squares()
+        return self._squares
+
     def read(self, centroids: Tensor) -> ClusterStats:
         """Sums, counts and the inertia of the centroids (P, k, d) of the last E-step."""
         sums, counts = self.read_sums()
@@ -140,8 +155,6 @@ class Totals:
     def inertia(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
         """Σ w (x - c)², (P,) float64: from the sums, or row by row where that would cancel."""
         rows, (problems, k, d) = self.space.rows, centroids.shape
-        if self._squares is None:
-            self._squares = self._add_squares()
         size, features = 16, min(launch.power_of_two(d), 64)
         programs = -(-k // size)
         partial = torch.empty((problems, programs, 2), dtype=torch.float64, device=rows.device)
@@ -150,8 +163,8 @@ class Totals:
             centroids=size, features=features, num_warps=4,
         )  # fmt: skip
         value, scale = partial.sum(dim=1).unbind(-1)
-        value, scale = value + self._squares, scale + self._squares
-        cancels = ~(value >= LEAST_SHARE * scale)  # NaN does, too
+        value, scale = value + self.squares, scale + self.squares
+        cancels = ~((value >= LEAST_SHARE * scale) & (scale < MOST_OF_SUMS))  # NaN does, too
         measured = self._measured(centroids, cancels)
         return measured.where(cancels, value / 2 if rows.unit else value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +23,10 @@ from kmeans_module.core.statistics import (
     no_farthest,
     space_rows,
 )
+
+if TYPE_CHECKING:
+    from kmeans_module.backends.triton.loop import TritonLoop
+    from kmeans_module.core.problem import Problem
 
 _MASK_BYTES = 128 << 20
 
@@ -122,6 +127,25 @@ class TritonWorkspace:
         return DeviceRounds(self, self._ready(center), numbers, drawn_by)
 
     @launch.on_its_device
+    def loop(
+        self,
+        problem: Problem,
+        centroids: Tensor,
+        *,
+        threshold: Tensor,
+        max_iter: int,
+        told: bool,
+    ) -> TritonLoop:
+        """Lloyd's algorithm on the device; see :class:`kmeans_module.core.late.Loops`."""
+        from kmeans_module.backends.triton.loop import TritonLoop
+
+        centroids = self._ready(centroids).clone()
+        return TritonLoop(
+            self, problem, centroids, first=self._start(centroids), threshold=threshold,
+            max_iter=max_iter, told=told,
+        )  # fmt: skip
+
+    @launch.on_its_device
     def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
         if labels is not self._labels:  # which codes are, too
             self.codes = labels.to(torch.int32)
@@ -155,28 +179,23 @@ class TritonWorkspace:
         measure.lower(nearest, self._ready(center), numbers, numbers, most, none, every=True)
 
     @launch.on_its_device
-    def before_step(self, number: int, centroids: Tensor) -> None:
-        """What the E-step of a number needs that cannot be captured in a graph: nothing waits.
-
-        Args:
-            number: of E-steps since the first of a clustering, 0.
-            centroids: (P, k, d) of the E-step.
-        """
-        if self.left_out is not None and self._size == centroids.shape[:2]:
-            self.left_out.before_step(number, centroids)
+    def before_step(self, centroids: Tensor, *, first: bool) -> None:
+        """What the next E-step needs, and cannot be recorded in a graph; waits for nothing."""
+        self._steps = 0 if first else self._steps + 1
+        if self.left_out is not None:
+            self.left_out.before_step(self._steps, centroids)
 
     @launch.on_its_device
-    def update(self, centroids: Tensor, *, prepared: bool = False) -> None:
-        """Labels of the nearest centroids (P, k, d), and the sums of their clusters.
-
-        Args:
-            prepared: whether :meth:`before_step` was called for this E-step.
-        """
+    def update(self, centroids: Tensor) -> None:
+        """Labels of the nearest centroids (P, k, d), and the sums of their clusters."""
         first = self._start(centroids)
-        self._steps = 0 if first else self._steps + 1
-        if not prepared:
-            self.before_step(self._steps, centroids)
+        self.before_step(centroids, first=first)
         self.changed = torch.zeros(len(centroids), dtype=torch.int64, device=self.device)
+        self.step(centroids, first=first)
+
+    def step(self, centroids: Tensor, *, first: bool) -> None:
+        """The E-step of the problems that are active, which takes no new memory but the first
+        time: what moved is added to ``changed``."""
         if self.rows.few:
             self._assign_few(centroids, self.next_codes)
         else:

@@ -24,6 +24,7 @@ SHARED = {
 # The most registers, bytes of the stack, and KB of shared memory that a kernel may take.
 BUDGET = {
     "sift": (255, 256, 147),
+    "sift_listed": (255, 256, 147),
     "guess": (255, 0, 131),
     "find_thresholds": (96, 0, 4),
     "decide": (128, 64, 4),
@@ -33,7 +34,7 @@ BUDGET = {
     "measure_lengths": (128, 0, 4),
     "find_frame": (128, 0, 4),
     "halve_rows": (128, 0, 4),
-    "halve_centroids": (96, 0, 4),
+    "halve_centroids": (168, 0, 4),
     "find_extents": (128, 0, 4),
     "find_units": (64, 0, 4),
     "move_rows": (192, 64, 16),

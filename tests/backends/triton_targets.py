@@ -24,6 +24,7 @@ from triton.compiler import ASTSource
 from kmeans_module.backends.triton import launch
 from kmeans_module.backends.triton.kernels import decide, few, halves, screen, totals
 from kmeans_module.backends.triton.kernels import tiles as kernels_of_tiles
+from tests.backends.triton_loops import launched
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -140,6 +141,7 @@ def variants(capability: tuple[int, int]) -> list[Variant]:
         Variant("read_totals", totals.read_totals, {"numbers": 1024}, {"out": "*fp64"}),
         Variant("add_squares", totals.add_squares, squares | plain),
         Variant("add_inertia", totals.add_inertia, {"centroids": 16, "features": 64}, doubles),
+        *(Variant(*kernel) for kernel in launched()),
     ]  # fmt: skip
 
 

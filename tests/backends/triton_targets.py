@@ -23,6 +23,8 @@ from triton.compiler import ASTSource
 
 from kmeans_module.backends.triton import launch
 from kmeans_module.backends.triton.kernels import decide, few, halves, screen, totals
+from kmeans_module.backends.triton.kernels import tiles as kernels_of_tiles
+from tests.backends.triton_loops import launched
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -36,6 +38,10 @@ TYPES = {
     "thresholds": "*fp32", "low": "*i32", "high": "*i32", "weights": "*fp64",
     "new_labels": "*i32", "sums": "*i64", "counts": "*i64", "unit_exponents": "*i32",
     "count_exponents": "*i32", "changed": "*i64", "totals": "*i64", "partial": "*fp64",
+    "order": "*i32", "homes": "*i32", "place_of": "*i32", "index_of": "*i32",
+    "tiles_listed": "*i16", "list_lengths": "*i32", "reaches": "*fp32", "left": "*fp32",
+    "moves": "*i32", "listed": "*i16", "positions": "*i16", "state": "*i32", "tallies": "*i64",
+    "last": "*fp32", "reach_of_rows": "*i32",
     "weight_exponents": "*i32", "product_error": "fp32", "sum_error": "fp32",
 }  # fmt: skip
 # Numbers that are multiples of 16, where rows lie one after the other.
@@ -83,18 +89,28 @@ def screening(capability: tuple[int, int], d: int, k: int, dtype: str = "*fp32")
     return [
         Variant(f"sift {at} {dtype}", screen.sift, {**sift, **ready}, types, tiles.warps),
         Variant(f"guess {at} {dtype}", screen.guess, {**sizes, **ready}, types, tiles.warps),
+        Variant(
+            f"sift_listed {at} {dtype}",
+            kernels_of_tiles.sift_listed,
+            {**sift, **ready, "width": 64},
+            {"counts": "*i32", "moves": "*fp32", **types},
+            tiles.warps,
+        ),
     ]
 
 
 def variants(capability: tuple[int, int]) -> list[Variant]:
     """Every kernel, those that take time with each of their sizes."""
     plain, cosine = {"unit": False}, {"unit": True}
-    pairs = {"pairs": 16, "columns": 64, "segment_tiles": 32}
+    pairs = {"pairs": 16, "columns": 64, "segment_tiles": 32, "listed": False}
+    listed = pairs | {"listed": True}
     moved = {"rows": 16, "features": 64, "keyed": True}
     few_rows = {"rows": 128, "columns": 4}
     first = moved | {"first": True, "weighted": True}
     halved = {"rows": 32, "features": 128, "copies": True}
-    added = {"rows": 256, "features": 16, "first": False, "keyed": True, "weighted": False}
+    centroids = {"centroids": 16, "features": 128, "placed": False}
+    placed = centroids | {"placed": True}
+    among = {"rows": 256, "features": 16, "first": False, "keyed": True, "weighted": False}
     squares = {"rows": 64, "features": 64, "weighted": False}
     doubles = {"totals": "*fp64", "counts": "*fp64"}
     return [
@@ -104,6 +120,7 @@ def variants(capability: tuple[int, int]) -> list[Variant]:
         Variant("find_thresholds", screen.find_thresholds, {"rows": 32, "features": 64}),
         Variant("decide", decide.decide, pairs | plain),
         Variant("decide, cosine", decide.decide, pairs | cosine),
+        Variant("decide, listed", decide.decide, listed | plain),
         Variant("take_decisions", decide.take_decisions, {"rows": 1024} | cosine),
         Variant("measure", decide.measure, {"rows": 32, "few": False} | plain),
         Variant("measure, cosine", decide.measure, {"rows": 32, "few": False} | cosine),
@@ -114,15 +131,17 @@ def variants(capability: tuple[int, int]) -> list[Variant]:
         Variant("measure_lengths", halves.measure_lengths, {"rows": 64}),
         Variant("find_frame", halves.find_frame, {"sample": 128, "features": 32} | cosine),
         Variant("halve_rows", halves.halve_rows, halved | plain),
-        Variant("halve_centroids", halves.halve_centroids, {"centroids": 16, "features": 128}),
+        Variant("halve_centroids", halves.halve_centroids, centroids),
+        Variant("halve_centroids, placed", halves.halve_centroids, placed),
         Variant("find_extents", totals.find_extents, {"rows": 64, "features": 64}),
         Variant("find_units", totals.find_units, {"features": 64} | plain, warps=1),
         Variant("move_rows", totals.move_rows, moved | {"first": False, "weighted": False} | plain),
         Variant("move_rows, all", totals.move_rows, first | cosine),
-        Variant("move_among_few", totals.move_among_few, added | plain),
+        Variant("move_among_few", totals.move_among_few, among | plain),
         Variant("read_totals", totals.read_totals, {"numbers": 1024}, {"out": "*fp64"}),
         Variant("add_squares", totals.add_squares, squares | plain),
         Variant("add_inertia", totals.add_inertia, {"centroids": 16, "features": 64}, doubles),
+        *(Variant(*kernel) for kernel in launched()),
     ]  # fmt: skip
 
 

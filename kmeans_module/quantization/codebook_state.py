@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 UNSAVED = ("next_centroids", "next_counts", "leaders", "recorded", "refused", "precision")
 
@@ -48,7 +48,7 @@ def update_first(module: Any, prefix: str, keep_vars: bool) -> None:
     module.apply_update()
 
 
-def fill_unsaved(module: Any, incompatible_keys: object) -> None:
+def fill_unsaved(module: nn.Module, incompatible_keys: object) -> None:
     """Make buffers real that a state_dict does not hold, where it made the others so.
 
     A hook of a :class:`LearningCodebook`, run after a state_dict was loaded.
@@ -58,4 +58,3 @@ def fill_unsaved(module: Any, incompatible_keys: object) -> None:
         buffer = module.get_buffer(name)
         if buffer.is_meta and device.type != "meta":
             setattr(module, name, torch.zeros_like(buffer, device=device))
-    module.forget_recorded()

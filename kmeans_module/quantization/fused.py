@@ -50,7 +50,9 @@ def record(
             shared = torch.stack([torch.as_tensor(number) for number in numbering])
             _, keys = codebook.look(rows, valid, state.n_iter, shared, factors)
     if revives:
-        keys, least, own = samples.least(keys, rows, codes, state.counts.shape[-1], group)
+        keys, least, own = samples.least(
+            keys, rows, codes, state.counts.shape[-1], rows.dtype, group
+        )
         if rule.draws_codes:
             own = learning.nearest(least, state.centroids)
         drawn = codebook.Drawn(

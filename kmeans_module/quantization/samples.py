@@ -88,6 +88,7 @@ def draw(
     step: Tensor,
     numbering: Numbering,
     metric: str,
+    dtype: torch.dtype,
     group: ProcessGroup | None = None,
 ) -> Samples:
     """Samples of a batch.
@@ -100,6 +101,7 @@ def draw(
         step: number of the step of each problem, (P,) int64.
         numbering: of the rows.
         metric: "cosine" leaves out rows that are 0.
+        dtype: of the samples, the same on all ranks.
         group: the ranks that hold the rest of the rows.
     """
     problems, n, _ = rows.shape
@@ -110,7 +112,7 @@ def draw(
     keys = hashed(numbers + stream.unsqueeze(-1))
     if valid is not None:
         keys = keys.masked_fill(~valid, _NEVER)
-    keys, drawn, codes = least(keys, rows, codes, most, group)
+    keys, drawn, codes = least(keys, rows, codes, most, dtype, group)
     known = _first_of_equals(drawn)
     if valid is not None or group is not None:
         known = known & (keys != _NEVER)
@@ -120,12 +122,17 @@ def draw(
 
 
 def least(
-    keys: Tensor, rows: Tensor, codes: Tensor, most: int, group: ProcessGroup | None
+    keys: Tensor,
+    rows: Tensor,
+    codes: Tensor,
+    most: int,
+    dtype: torch.dtype,
+    group: ProcessGroup | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keys (P, m), rows (P, m, d) and codes (P, m) of the rows of least key, of all ranks."""
     most = min(most, MOST)
     keys, index = keys.topk(min(most, keys.shape[1]), dim=-1, largest=False)
-    rows, codes = gather_rows(rows, index), codes.gather(-1, index)
+    rows, codes = gather_rows(rows, index).to(dtype), codes.gather(-1, index)
     return (keys, rows, codes) if group is None else _least_of_ranks(keys, rows, codes, most, group)
 
 

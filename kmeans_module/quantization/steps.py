@@ -65,7 +65,7 @@ def record(
         if may_be((total < least).any()):
             samples = draw(
                 rows, valid, codes, most=total.shape[-1], step=state.n_iter, numbering=numbering,
-                metric=rule.metric, group=group,
+                metric=rule.metric, dtype=state.next_centroids.dtype, group=group,
             )  # fmt: skip
             if rule.draws_codes:
                 samples = samples._replace(codes=learning.nearest(samples.rows, state.centroids))

@@ -6,7 +6,16 @@ import inspect
 import re
 from typing import Any
 
-from kmeans_module.backends.triton.kernels import codebook, lloyd, move, refill, seeding, tiles
+from kmeans_module.backends.triton.kernels import (
+    codebook,
+    following,
+    lloyd,
+    move,
+    refill,
+    samples,
+    seeding,
+    tiles,
+)
 
 _POINTERS = {
     "f64": "*fp64", "f32": "*fp32", "i64": "*i64", "i32": "*i32", "i16": "*i16", "i8": "*i8",
@@ -57,15 +66,15 @@ _LAUNCHED: tuple[tuple[Any, dict[str, Any]], ...] = (
     ),
     (seeding.scale_rows, {"rows": 32, "features": 64}),
     (seeding.choose_center, {"together": 128, "features": 256}),
-    (codebook.look, {"rows": 32, "features": 64, "draws": True, "masked": True, "shared": False}),
-    (codebook.find_known, {"rows": 16, "others": 64, "features": 64, "unit": False}),
+    (samples.look, {"rows": 32, "features": 64, "draws": True, "masked": True, "shared": False}),
+    (samples.find_known, {"rows": 16, "others": 64, "features": 64, "unit": False}),
     (
         codebook.weigh,
         {"size": 1024, "growing": False, "even": False, "revives": True, "skips": True},
     ),
     (codebook.learn, _CODES | {"revives": True, "unit": False}),
-    (codebook.add_spread, _CODES),
-    (codebook.follow, _CODES | {"unit": False}),
+    (following.add_spread, _CODES),
+    (following.follow, _CODES | {"unit": False}),
     (tiles.count_rows, {"rows": 1024}),
     (tiles.begin_step, {"numbers": 1024}),
     (tiles.sort_rows, {"rows": 1024}),

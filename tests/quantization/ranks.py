@@ -158,10 +158,10 @@ def skipping(rank: int) -> Outcome:
     return {"skipped": int(quantizer.skipped), "unchanged": unchanged}
 
 
-def joined(rank: int, update: str) -> Outcome:
+def joined(rank: int, update: str, dtype: torch.dtype | None = None) -> Outcome:
     """Rank r has 2 + 2r batches."""
     torch.manual_seed(rank)
-    quantizer = VectorQuantizer(8, WIDTH, decay=0.6, revive_below=0.5, update=update)
+    quantizer = VectorQuantizer(8, WIDTH, decay=0.6, revive_below=0.5, update=update, dtype=dtype)
     for _ in range(2):
         with Join([module for module in quantizer.modules() if isinstance(module, Joinable)]):
             for step in range(2 + 2 * rank):
@@ -258,6 +258,7 @@ def run_all(rank: int, world: int) -> dict[str, Outcome]:
         "skip": lambda: skipping(rank),
         "join": lambda: joined(rank, "ema"),
         "join, gradient": lambda: joined(rank, "gradient"),
+        "join, half": lambda: joined(rank, "gradient", torch.bfloat16),
         "join, network": lambda: joined_in_parallel(rank, "ema"),
         "join, network, gradient": lambda: joined_in_parallel(rank, "gradient"),
         "sharded": lambda: sharded(rank),

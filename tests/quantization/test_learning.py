@@ -268,6 +268,7 @@ def drawn_from(x: Tensor, valid: Tensor | None = None, step: int = 0) -> samples
         step=torch.full((len(x),), step),
         numbering=samples.Numbering(0, 0),
         metric="euclidean",
+        dtype=x.dtype,
     )
 
 

@@ -78,7 +78,7 @@ def test_a_batch_that_is_not_finite_on_one_rank_is_skipped_by_all(found: Any) ->
         assert result["skip"] == {"skipped": 1, "unchanged": True}
 
 
-@pytest.mark.parametrize("name", ["join", "join, gradient"])
+@pytest.mark.parametrize("name", ["join", "join, gradient", "join, half"])
 def test_ranks_with_fewer_batches_join_in(name: str, found: Any) -> None:
     results = [result[name] for result in found]
     for result in results:

@@ -113,13 +113,13 @@ def test_draws_are_those_of_torch(unit: bool, masked: bool) -> None:
     metric = "cosine" if unit else "euclidean"
     expected = samples.draw(
         x, valid if masked else None, codes, most=50, step=steps,
-        numbering=samples.Numbering(11, -5), metric=metric,
+        numbering=samples.Numbering(11, -5), metric=metric, dtype=x.dtype,
     )  # fmt: skip
     for numbers in ((11, -5), torch.tensor([11, -5])):
         _, keys = codebook.look(
             x, valid if masked else None, steps, numbers, (samples.OF_STEP, samples.OF_PROBLEM)
         )
-        keys, rows, own = samples.least(keys, x, codes, 50, None)
+        keys, rows, own = samples.least(keys, x, codes, 50, x.dtype, None)
         known = codebook.known_of(rows, keys, unit=unit) > 0
         assert torch.equal(known, expected.known)
         assert torch.equal(own[known], expected.codes[known])

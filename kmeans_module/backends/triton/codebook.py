@@ -1,4 +1,4 @@
-"""Steps of codebooks by kernels: the launches of :mod:`kernels.codebook`."""
+"""Steps of codebooks: launches of the kernels of samples, codebook and following."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.triton import launch
-from kmeans_module.backends.triton.kernels import codebook
+from kmeans_module.backends.triton.kernels import codebook, following, samples
 
 _PROGRAMS = 32  # that add up the spread of a codebook
 
@@ -51,7 +51,7 @@ def look(
     given = numbers if isinstance(numbers, tuple) else (0, 0)
     features = min(64, launch.power_of_two(d))
     size = max(16, 2048 // features)
-    codebook.look[(-(-n // size),)](
+    samples.look[(-(-n // size),)](
         rows, counts, steps, numbers if shared else found, found, keys, *rows.stride(),
         *counts.stride(), problems, n, d, *given, *factors,
         rows=size, features=features, draws=draws, masked=valid is not None, shared=shared,
@@ -65,7 +65,7 @@ def known_of(rows: Tensor, keys: Tensor, *, unit: bool) -> Tensor:
     problems, m, d = rows.shape
     known = torch.empty((problems, m), dtype=torch.int8, device=rows.device)
     size = 32
-    codebook.find_known[(-(-m // size), problems)](
+    samples.find_known[(-(-m // size), problems)](
         rows.contiguous(), keys, known, m, d,
         rows=size, others=64, features=min(64, launch.power_of_two(d)), unit=unit, num_warps=4,
     )  # fmt: skip
@@ -149,12 +149,12 @@ def apply(
     per_program = -(-k // (_PROGRAMS * size)) * size
     programs = -(-k // per_program)
     partial = torch.empty((problems, programs, d + 1), dtype=torch.float64, device=centroids.device)
-    codebook.add_spread[(programs, problems)](
+    following.add_spread[(programs, problems)](
         centroids, next_centroids, leaders, flag, partial, k, d, per_program,
         rows=size, features=features, averages=averages, num_warps=4,
     )  # fmt: skip
     moved, size = torch.empty_like(centroids), 8
-    codebook.follow[(-(-k // size), problems)](
+    following.follow[(-(-k // size), problems)](
         centroids, next_centroids, leaders, flag, partial, moved, counts, next_counts, k, d,
         programs, rows=size, features=features, averages=averages, unit=unit, num_warps=4,
     )  # fmt: skip

@@ -20,6 +20,7 @@ CANDIDATES: int = kernels.CANDIDATES.value
 _BLOCK = 1024
 _PROGRAMS = 4  # for each processor
 _ROWS, _FEATURES, _ROWS_OF_FEW_FEATURES = 128, 32, 256  # of a tile
+_ROWS_TO_HALVE = 64  # where they are rounded on the way, which takes registers
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -79,7 +80,8 @@ class Measure:
         rows = self.rows = space.rows
         self.problems, self.weights = problems, weights
         self.reached = torch.empty((problems, rows.n), dtype=torch.int16, device=rows.device)
-        tiles = -(-rows.n // _ROWS)
+        self._size = _ROWS if rows.ready or rows.few else _ROWS_TO_HALVE
+        tiles = -(-rows.n // self._size)
         programs = min(tiles, _PROGRAMS * launch.processors(rows.device))
         self.partial = torch.empty(
             (problems, programs, CANDIDATES), dtype=torch.float64, device=rows.device
@@ -94,7 +96,7 @@ class Measure:
             rows.reach, candidates, near, self.weights.numbers, self.reached, self.partial,
             *rows.strides, *rows.half_strides, rows.frame_stride, self.weights.stride,
             rows.n, rows.d, rows.pitch, *launch.errors(rows.device, rows.d),
-            rows=_ROWS, features=self._features, few=rows.d if rows.few else 0,
+            rows=self._size, features=self._features, few=rows.d if rows.few else 0,
             unit=rows.unit, ready=rows.ready, weighted=self.weights.given,
             num_warps=4, num_stages=2,
         )  # fmt: skip

@@ -150,8 +150,8 @@ class TritonWorkspace:
         if labels is not self._labels:  # which codes are, too
             self.codes = labels.to(torch.int32)
         self._size, self._labels = (), None
-        self.active = torch.ones(len(labels), dtype=torch.int8, device=self.device)
         self.changed = torch.zeros(len(labels), dtype=torch.int64, device=self.device)
+        self.active = torch.ones_like(self.changed, dtype=torch.int8)
         totals = Totals(self, len(labels), k)
         totals.take(self, first=True, given=True)
         sums, counts = totals.read_sums()

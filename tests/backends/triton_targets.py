@@ -22,7 +22,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kmeans_module.backends.triton import launch
-from kmeans_module.backends.triton.kernels import decide, few, halves, screen, totals
+from kmeans_module.backends.triton.kernels import (
+    chunks,
+    decide,
+    few,
+    halves,
+    regroup,
+    screen,
+    totals,
+)
 from kmeans_module.backends.triton.kernels import tiles as kernels_of_tiles
 from tests.backends.triton_loops import launched
 
@@ -82,8 +90,8 @@ def screening(capability: tuple[int, int], d: int, k: int, dtype: str = "*fp32")
     if d > launch.WHOLE:
         guess = {**sizes, "described_tiles": tiles.described}
         return [
-            Variant(f"sift {at}", screen.sift_in_chunks, sift, types, tiles.warps),
-            Variant(f"guess {at}", screen.guess_in_chunks, guess, types, tiles.warps),
+            Variant(f"sift {at}", chunks.sift_in_chunks, sift, types, tiles.warps),
+            Variant(f"guess {at}", chunks.guess_in_chunks, guess, types, tiles.warps),
         ]
     ready = {"unit": False, "ready": dtype == "*fp32"}
     return [
@@ -106,6 +114,7 @@ def variants(capability: tuple[int, int]) -> list[Variant]:
     listed = pairs | {"listed": True}
     moved = {"rows": 16, "features": 64, "keyed": True}
     few_rows = {"rows": 128, "columns": 4}
+    moving = moved | {"first": False, "weighted": False}
     first = moved | {"first": True, "weighted": True}
     halved = {"rows": 32, "features": 128, "copies": True}
     centroids = {"centroids": 16, "features": 128, "placed": False}
@@ -117,7 +126,7 @@ def variants(capability: tuple[int, int]) -> list[Variant]:
         *(v for d in (16, 32, 64, 128, 256) for v in screening(capability, d, 4096)),
         *screening(capability, 128, 16),
         *screening(capability, 128, 4096, "*fp16"),
-        Variant("find_thresholds", screen.find_thresholds, {"rows": 32, "features": 64}),
+        Variant("find_thresholds", chunks.find_thresholds, {"rows": 32, "features": 64}),
         Variant("decide", decide.decide, pairs | plain),
         Variant("decide, cosine", decide.decide, pairs | cosine),
         Variant("decide, listed", decide.decide, listed | plain),
@@ -135,9 +144,9 @@ def variants(capability: tuple[int, int]) -> list[Variant]:
         Variant("halve_centroids, placed", halves.halve_centroids, placed),
         Variant("find_extents", totals.find_extents, {"rows": 64, "features": 64}),
         Variant("find_units", totals.find_units, {"features": 64} | plain, warps=1),
-        Variant("move_rows", totals.move_rows, moved | {"first": False, "weighted": False} | plain),
-        Variant("move_rows, all", totals.move_rows, first | cosine),
-        Variant("move_among_few", totals.move_among_few, among | plain),
+        Variant("move_rows", regroup.move_rows, moving | plain),
+        Variant("move_rows, all", regroup.move_rows, first | cosine),
+        Variant("move_among_few", regroup.move_among_few, among | plain),
         Variant("read_totals", totals.read_totals, {"numbers": 1024}, {"out": "*fp64"}),
         Variant("add_squares", totals.add_squares, squares | plain),
         Variant("add_inertia", totals.add_inertia, {"centroids": 16, "features": 64}, doubles),

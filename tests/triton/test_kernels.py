@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.native import NativeWorkspace
-from kmeans_module.backends.triton import launch, workspace
+from kmeans_module.backends.triton import launch, screening
 from kmeans_module.core.distances import unit_rows
 from tests.conftest import DEVICE, seeded
 from tests.triton.conftest import OnDevice, means, rows_of, same_bits, some_of
@@ -267,7 +267,7 @@ def test_rows_that_move_leave_the_sums_of_a_fresh_start(d: int) -> None:
 
 @pytest.mark.parametrize("d", [20, 140])
 def test_masks_of_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch, d: int) -> None:
-    monkeypatch.setattr(workspace, "_MASK_BYTES", 4_000)
+    monkeypatch.setattr(screening, "_MASK_BYTES", 4_000)
     n = launch.tiles_for(DEVICE, d, 20).rows + 6
     x = torch.stack([rows_of(n, d), rows_of(n, d, seed=1)])
     own, native = both(x)

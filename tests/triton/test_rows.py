@@ -29,7 +29,7 @@ def test_lengths_are_those_of_rows_scaled_by_a_power_of_two(d: int, scale: float
     largest = x.double().abs().amax(dim=1)
     scaled = largest * torch.exp2(-exponents.double())
     others = torch.arange(33) != 5
-    assert (scaled < 2).all()
+    assert ((scaled < 2) | (exponents == 126)).all()
     assert ((scaled >= 1) | (exponents == -126))[others].all()  # the scale is no denormal number
     exact = (x.double() * torch.exp2(-exponents.double()).unsqueeze(1)).norm(dim=1)
     torch.testing.assert_close(lengths.double(), exact, rtol=2e-7, atol=0)

@@ -13,8 +13,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("kernels run in Triton's interpreter here", allow_module_level=True)
 
 from kmeans_module.backends.native import NativeWorkspace
-from kmeans_module.backends.triton import launch, tiles
-from kmeans_module.backends.triton import workspace as of_workspace
+from kmeans_module.backends.triton import launch, screening, tiles
 from kmeans_module.backends.triton.tiles import TilesLeftOut
 from kmeans_module.backends.triton.workspace import TritonWorkspace
 from kmeans_module.core.statistics import ClusterStats
@@ -29,6 +28,8 @@ OFF, PROBING, ON = range(3)
 @pytest.fixture(autouse=True)
 def _small_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "LEAST_WORK", 0)
+    small = launch.Tiles(32, 16, 16, 1, 1, False)
+    monkeypatch.setattr(launch, "tiles_for", lambda device, d, k: small)
 
 
 def blobs(n: int = N, d: int = D, *, centers: int = 30, spread: float = 0.15) -> Tensor:
@@ -199,7 +200,7 @@ def test_lists_may_be_longer_than_a_mask_and_rows_more_than_fit_in(
 ) -> None:
     monkeypatch.setattr(launch, "SEGMENT", 2)
     monkeypatch.setattr(tiles, "_WIDTH", 2)
-    monkeypatch.setattr(of_workspace, "_MASK_BYTES", 1 << 14)
+    monkeypatch.setattr(screening, "_MASK_BYTES", 1 << 14)
     x = topics()
     own, native = TritonWorkspace(x), NativeWorkspace(x, dtype=torch.float32)
     centroids, _ = steps_alike(own, native, some_rows(x), 1)

@@ -15,6 +15,7 @@ from kmeans_module.backends.triton import launch
 from kmeans_module.backends.triton.kernels import halves, tiles
 
 if TYPE_CHECKING:
+    from kmeans_module.backends.triton.screening import Screening
     from kmeans_module.backends.triton.workspace import TritonWorkspace
 
 # Products of features in a plain E-step (0.9 ms on an H200) from which the order of centroids
@@ -86,8 +87,7 @@ class TilesLeftOut:
 
     Args:
         space: whose rows are screened.
-        problems: P.
-        k: centroids of each.
+        screening: of P problems of k centroids.
 
     Attributes:
         order: rows as they are taken, (P, n) int32.
@@ -99,10 +99,11 @@ class TilesLeftOut:
         state: (P, 5) int32, see :data:`kernels.tiles.STATE`.
     """
 
-    def __init__(self, space: TritonWorkspace, problems: int, k: int) -> None:
-        self.space, self.problems, self.k = space, problems, k
+    def __init__(self, space: TritonWorkspace, screening: Screening) -> None:
+        self.space, self.screening = space, screening
+        problems, k = self.problems, self.k = screening.problems, screening.k
         rows, device = space.rows, space.device
-        sizes, self.places = space._tiles, space._places
+        sizes, self.places = screening.sizes, screening.places
         self.tiles, self.blocks = self.places // sizes.columns, -(-rows.n // sizes.rows)
 
         def new(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -136,7 +137,7 @@ class TilesLeftOut:
             centroids: of the E-step that comes, (P, k, d).
         """
         if number == _ORDERED:
-            self._place(similar(centroids, self.space._tiles.columns))
+            self._place(similar(centroids, self.screening.sizes.columns))
             self._reset(number - 1, number)
 
     def _place(self, order: Tensor) -> None:
@@ -151,40 +152,40 @@ class TilesLeftOut:
         self.tallies.zero_()
 
     def screen(self, centroids: Tensor, *, first: bool) -> None:
-        """As :meth:`TritonWorkspace._screen`.
+        """As :meth:`Screening.run`.
 
         Args:
             centroids: (P, k, d).
             first: whether the labels that there are mean nothing.
         """
-        space = self.space
         if first:
             self.restart()
         self._halve_centroids(centroids)
         if first:
-            space._guess(centroids)
+            self.screening.guess(centroids)
         self._begin()
-        entries_of = space._counters[2 * self.problems :].view(-1, self.problems)
+        entries_of = self.screening.entries_of
         for i in range(len(entries_of)):
-            self._sift(i * space._chunk, entries_of[i])
+            self._sift(i * self.screening.chunk, entries_of[i])
             self._decide(centroids, entries_of[i])
 
     def _halve_centroids(self, centroids: Tensor) -> None:
-        space, rows = self.space, self.space.rows
-        space._counters.zero_()
+        space, screening, rows = self.space, self.screening, self.space.rows
+        sizes = screening.sizes
+        screening.counters.zero_()
         self.moves.zero_()
         size, features = 16, min(launch.power_of_two(rows.pitch), 128)
         halves.halve_centroids[(-(-self.places // size), self.problems)](
-            centroids, rows.offset, rows.reach, space._half, space._scores, space._counters,
-            space.active, self.index_of, self.last, self.moves.view(torch.int32),
-            rows.frame_stride, self.k, rows.d, self.places, rows.pitch, space._tiles.columns,
-            centroids=size, features=features, placed=True, num_warps=4,
+            centroids, rows.offset, rows.reach, screening.half, screening.scores,
+            screening.counters, space.active, self.index_of, self.last,
+            self.moves.view(torch.int32), rows.frame_stride, self.k, rows.d, self.places,
+            rows.pitch, sizes.columns, centroids=size, features=features, placed=True, num_warps=4,
         )  # fmt: skip
 
     def _begin(self) -> None:
         """Let the device decide what this E-step does, and sort the rows where it does."""
         space, n, size = self.space, self.space.rows.n, 1024
-        grid, block = (-(-n // size), self.problems), space._tiles.rows
+        grid, block = (-(-n // size), self.problems), self.screening.sizes.rows
         tiles.count_rows[grid](
             space.codes, self.place_of, space.active, self.state, self.tallies, self.at_place,
             n, self.k, self.places, self.tiles, block, rows=size, num_warps=4,
@@ -199,16 +200,17 @@ class TilesLeftOut:
         )  # fmt: skip
 
     def _sift(self, first_row: int, n_entries: Tensor) -> None:
-        space, rows, sizes = self.space, self.space.rows, self.space._tiles
-        size = min(space._chunk, rows.n - first_row)
+        space, screening, rows = self.space, self.screening, self.space.rows
+        sizes = screening.sizes
+        size = min(screening.chunk, rows.n - first_row)
         tiles.sift_listed[(-(-size // sizes.rows), self.problems)](
             rows.x, rows.half, rows.norms, rows.residues, rows.exponents, rows.lengths,
-            rows.offset, rows.reach, space._half, space._described_centroids, space._scores,
-            space._counters, space.codes, space.active, self.order, self.homes, self.place_of,
+            rows.offset, rows.reach, screening.half, screening.described, screening.scores,
+            screening.counters, space.codes, space.active, self.order, self.homes, self.place_of,
             self.reaches, self.left, self.moves, self.listed, self.positions, self.counts,
-            self.state, self.tallies, space._entries, n_entries, space._masks, *rows.strides,
+            self.state, self.tallies, screening.entries, n_entries, screening.masks, *rows.strides,
             rows.frame_stride, first_row, size, rows.n, rows.d, self.k, self.places, rows.pitch,
-            space._capacity, *launch.errors(space.device, rows.d),
+            screening.capacity, *launch.errors(space.device, rows.d),
             rows=sizes.rows, features=sizes.features, columns=sizes.columns,
             segment_tiles=launch.SEGMENT, width=min(_WIDTH, launch.power_of_two(self.tiles)),
             stages=sizes.stages, unit=rows.unit, ready=rows.ready,
@@ -216,7 +218,7 @@ class TilesLeftOut:
         )  # fmt: skip
 
     def _decide(self, centroids: Tensor, n_entries: Tensor) -> None:
-        self.space._decide(
+        self.screening.decide(
             centroids, n_entries,
             (self.order, self.index_of, self.listed, self.counts), listed=True,
         )  # fmt: skip

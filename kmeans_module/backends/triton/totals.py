@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.triton import launch
-from kmeans_module.backends.triton.kernels import totals
+from kmeans_module.backends.triton.kernels import regroup, totals
 from kmeans_module.core.statistics import ClusterStats
 
 if TYPE_CHECKING:
@@ -84,13 +84,14 @@ class Totals:
         if first or self.sums is None:
             self._start()
         rows = space.rows
-        keyed = not (rows.few or given)
+        keyed = space.screening is not None and not given
+        best = space.codes if space.screening is None else space.screening.best
         options = {
             "first": first, "keyed": keyed, "weighted": self.weighted, "unit": rows.unit,
             "num_warps": 4,
         }  # fmt: skip
         arguments = (
-            *self._rows, space.codes, space.best if keyed else space.codes,
+            *self._rows, space.codes, best,
             space.next_codes if rows.few and not given else space.codes, space.active, self.sums,
             self.counts, self.units, self.count_units, space.changed, *self._strides, rows.n,
             rows.d, self.k, self.low_bits,
@@ -98,14 +99,14 @@ class Totals:
         if self.k <= _FEW_CLUSTERS and self.k * rows.d <= _FEW_SUMS:
             programs, per_program = rows.parts
             features = launch.power_of_two(rows.d)
-            totals.move_among_few[(programs, self.problems)](
+            regroup.move_among_few[(programs, self.problems)](
                 *arguments, per_program,
                 rows=min(256, 4096 // features), features=features, **options,
             )  # fmt: skip
             return
         size = 16 if rows.d > 16 else 128
         # At 128 features a program needs nearly all registers there are.
-        totals.move_rows[(-(-rows.n // size), self.problems)](
+        regroup.move_rows[(-(-rows.n // size), self.problems)](
             *arguments, rows=size, features=min(launch.power_of_two(rows.d), 64), **options
         )
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.triton import launch
-from kmeans_module.backends.triton.kernels import decide, few, halves, screen
+from kmeans_module.backends.triton.kernels import decide, few
 from kmeans_module.backends.triton.rows import DeviceRows
+from kmeans_module.backends.triton.screening import Screening
 from kmeans_module.backends.triton.seeding import CANDIDATES, DeviceRounds, Measure, Weights
-from kmeans_module.backends.triton.tiles import TilesLeftOut, worthwhile
+from kmeans_module.backends.triton.tiles import TilesLeftOut
 from kmeans_module.backends.triton.totals import Totals
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -27,8 +28,6 @@ from kmeans_module.core.statistics import (
 if TYPE_CHECKING:
     from kmeans_module.backends.triton.loop import TritonLoop
     from kmeans_module.core.problem import Problem
-
-_MASK_BYTES = 128 << 20
 
 
 class TritonWorkspace:
@@ -68,9 +67,14 @@ class TritonWorkspace:
         with launch.current(x.device):
             self.rows = DeviceRows(x, unit=metric == "cosine", keep=not once)
         self._size: tuple[int, ...] = ()
-        self.left_out: TilesLeftOut | None = None
+        self.screening: Screening | None = None
         self._steps = 0
         self._labels: Tensor | None = None
+
+    @property
+    def left_out(self) -> TilesLeftOut | None:
+        """Where tiles of centroids are left out; None where that does not pay."""
+        return None if self.screening is None else self.screening.left_out
 
     @property
     def labels(self) -> Tensor:
@@ -83,12 +87,12 @@ class TritonWorkspace:
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
         centroids = self._ready(centroids)
         self._start(centroids)
-        if self.rows.few:
+        if self.screening is None:
             self._assign_few(centroids, self.codes)
             labels = self.codes.long()
         else:
-            self._screen(centroids, first=True)
-            labels = self.apply_decisions()
+            self.screening.run(centroids, first=True)
+            labels = self.screening.apply_decisions()
         self._size, self._labels = (), labels  # sums are not of these labels
         if self.device.type == "cuda":
             return labels, True  # a look at the distances would make the host wait
@@ -196,10 +200,10 @@ class TritonWorkspace:
     def step(self, centroids: Tensor, *, first: bool) -> None:
         """The E-step of the problems that are active, which takes no new memory but the first
         time: what moved is added to ``changed``."""
-        if self.rows.few:
+        if self.screening is None:
             self._assign_few(centroids, self.next_codes)
         else:
-            self._screen(centroids, first=first)
+            self.screening.run(centroids, first=first)
         self.totals.take(self, first=first or self.totals.sums is None)
         self._labels = None
 
@@ -225,47 +229,9 @@ class TritonWorkspace:
         self.totals = Totals(self, problems, k)
         if self.rows.few:
             self.next_codes = torch.empty_like(self.codes)
-            return True
-        tiles = self._tiles = launch.tiles_for(device, self.rows.d, k)
-        self._places = -(-k // tiles.columns) * tiles.columns
-        pitch = self.rows.pitch
-        self._half = torch.empty(
-            (problems, self._places, pitch), dtype=torch.float16, device=device
-        )
-        self._scores = torch.empty((problems, self._places), dtype=torch.float32, device=device)
-        self.best = torch.full(
-            (problems, n), decide.UNDECIDED.value, dtype=torch.int64, device=device
-        )
-        n_tiles = self._places // tiles.columns
-        self._tile_bits = (1 << (n_tiles - 1).bit_length()) - 1
-        segments = -(-n_tiles // launch.SEGMENT)
-        of_row = problems * segments * (4 * tiles.columns + 8)
-        chunk = max(1, _MASK_BYTES // of_row // tiles.rows) * tiles.rows
-        self._chunk = min(chunk, -(-n // tiles.rows) * tiles.rows)
-        self._capacity = self._chunk * segments
-        n_chunks = -(-n // self._chunk)
-        # Of the centroids the largest norm and residue; of each chunk the number of entries.
-        self._counters = torch.zeros(problems * (2 + n_chunks), dtype=torch.int32, device=device)
-        self._entries = torch.empty(2 * problems * self._capacity, dtype=torch.int32, device=device)
-        self._masks = torch.empty(
-            problems * self._capacity * tiles.columns, dtype=torch.int32, device=device
-        )
-        if not self.rows.whole:
-            self._thresholds = torch.empty((problems, n), dtype=torch.float32, device=device)
-        self._described_centroids = self._described_rows = self._half
-        if tiles.described:
-            self._describe()
-        worth = not self.once and self.rows.whole and worthwhile(n, k, self.rows.d, tiles)
-        self.left_out = TilesLeftOut(self, problems, k) if worth else None
+        else:
+            self.screening = Screening(self, problems, k)
         return True
-
-    def _describe(self) -> None:
-        tiles, rows = self._tiles, self.rows
-        flat = self._half.view(-1, rows.pitch)
-        self._described_centroids = launch.described(flat, [tiles.columns, tiles.features])
-        if not rows.whole:
-            flat = rows.half if rows.half.ndim == 2 else rows.half.flatten(0, 1)
-            self._described_rows = launch.described(flat, [tiles.rows, tiles.features])
 
     def _assign_few(self, centroids: Tensor, codes: Tensor) -> None:
         rows = self.rows
@@ -277,113 +243,6 @@ class TritonWorkspace:
             rows.frame_stride, rows.n, k, d=d, rows=size, columns=columns, unit=rows.unit,
             num_warps=4,
         )  # fmt: skip
-
-    def _halve_centroids(self, centroids: Tensor) -> None:
-        problems, k, d = centroids.shape
-        rows = self.rows
-        self._counters.zero_()
-        size, features = 16, min(launch.power_of_two(rows.pitch), 128)
-        halves.halve_centroids[(-(-self._places // size), problems)](
-            centroids, rows.offset, rows.reach, self._half, self._scores, self._counters,
-            self.active, self.active, centroids, self._counters,
-            rows.frame_stride, k, d, self._places, rows.pitch, self._tiles.columns,
-            centroids=size, features=features, placed=False, num_warps=4,
-        )  # fmt: skip
-
-    def _screen(self, centroids: Tensor, *, first: bool) -> None:
-        """Leave for each row, in best, the nearest of the candidates, where it has any."""
-        if self.left_out is not None:
-            self.left_out.screen(centroids, first=first)
-            return
-        self._halve_centroids(centroids)
-        if first:
-            self._guess(centroids)
-        problems = len(centroids)
-        entries_of = self._counters[2 * problems :].view(-1, problems)
-        none = (self._counters,) * 4
-        for i in range(len(entries_of)):
-            self._sift(i * self._chunk, entries_of[i], problems)
-            self._decide(centroids, entries_of[i], none, listed=False)
-
-    def _decide(
-        self, centroids: Tensor, n_entries: Tensor, lists: tuple[Tensor, ...], *, listed: bool
-    ) -> None:
-        problems, k, d = centroids.shape
-        rows, tiles, pairs = self.rows, self._tiles, 16
-        most = min(-(-self._capacity // pairs), 16 * launch.processors(self.device))
-        decide.decide[(most, problems)](
-            rows.x, rows.exponents, rows.lengths, centroids, self.codes, self._entries, n_entries,
-            self._masks, self.best, *lists, *rows.strides, rows.frame_stride, rows.n, d, k,
-            self._places // tiles.columns, self._capacity, tiles.rows,
-            pairs=pairs, columns=tiles.columns, segment_tiles=launch.SEGMENT, unit=rows.unit,
-            listed=listed, num_warps=4,
-        )  # fmt: skip
-
-    def _guess(self, centroids: Tensor) -> None:
-        problems, k, d = centroids.shape
-        rows, tiles = self.rows, self._tiles
-        grid = (-(-rows.n // tiles.rows), problems)
-        options = {
-            "rows": tiles.rows, "features": tiles.features, "columns": tiles.columns,
-            "stages": tiles.stages, "num_warps": tiles.warps,
-        }  # fmt: skip
-        if rows.whole:
-            screen.guess[grid](
-                rows.x, rows.half, rows.norms, rows.residues, rows.exponents, rows.lengths,
-                rows.offset, rows.reach, self._half, self._scores, self.codes, *rows.strides,
-                rows.frame_stride, rows.n, d, k, self._places, rows.pitch, self._tile_bits,
-                unit=rows.unit, ready=rows.ready, **options,
-            )  # fmt: skip
-            return
-        screen.guess_in_chunks[grid](
-            rows.half, self._described_rows, self._half, self._described_centroids, self._scores,
-            self.codes, *rows.half_strides, rows.frame_stride, rows.n, d, k, self._places,
-            rows.pitch, self._tile_bits, described_tiles=tiles.described, **options,
-        )  # fmt: skip
-
-    def _sift(self, first_row: int, n_entries: Tensor, problems: int) -> None:
-        rows, tiles = self.rows, self._tiles
-        size = min(self._chunk, rows.n - first_row)
-        grid = (-(-size // tiles.rows), problems)
-        errors = launch.errors(self.device, rows.d)
-        options = {
-            "rows": tiles.rows, "features": tiles.features, "columns": tiles.columns,
-            "segment_tiles": launch.SEGMENT, "stages": tiles.stages, "num_warps": tiles.warps,
-            "described_tiles": tiles.described,
-        }  # fmt: skip
-        if rows.whole:
-            screen.sift[grid](
-                rows.x, rows.half, rows.norms, rows.residues, rows.exponents, rows.lengths,
-                rows.offset, rows.reach, self._half, self._described_centroids, self._scores,
-                self._counters, self.codes, self.active, self._entries, n_entries, self._masks,
-                *rows.strides, rows.frame_stride, first_row, size, rows.n, rows.d, self._places,
-                rows.pitch, self._capacity, *errors, unit=rows.unit, ready=rows.ready, **options,
-            )  # fmt: skip
-            return
-        if first_row == 0:
-            size_of = 32
-            screen.find_thresholds[(-(-rows.n // size_of), problems)](
-                rows.half, rows.norms, rows.residues, rows.reach, self._half, self._scores,
-                self._counters, self.codes, self.active, self._thresholds, *rows.half_strides,
-                rows.frame_stride, rows.n, rows.d, self._places, rows.pitch, *errors,
-                rows=size_of, features=64, num_warps=4,
-            )  # fmt: skip
-        screen.sift_in_chunks[grid](
-            rows.half, self._described_rows, self._half, self._described_centroids, self._scores,
-            self.codes, self._thresholds, self.active, self._entries, n_entries, self._masks,
-            *rows.half_strides, rows.frame_stride, first_row, size, rows.n, rows.d, self._places,
-            rows.pitch, self._capacity, **options,
-        )  # fmt: skip
-
-    def apply_decisions(self) -> Tensor:
-        """Give rows the labels that were decided; labels (P, n) int64."""
-        rows, size = self.rows, 1024
-        labels = torch.empty(self.codes.shape, dtype=torch.int64, device=self.device)
-        decide.take_decisions[(-(-rows.n // size), len(labels))](
-            rows.exponents, rows.lengths, self.codes, self.best, labels, rows.frame_stride, rows.n,
-            rows=size, unit=rows.unit, num_warps=4,
-        )  # fmt: skip
-        return labels
 
     def measure(self, centroids: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Distance of each row to the centroid of its label, (P, n)."""

@@ -200,7 +200,7 @@ INEXACT = re.compile(r"^\s*(?:@\S+ )?(\w+\.\S*(?:approx|ftz|full)\S*)", re.MULTI
 
 
 def innermost_loop(code: str) -> str:
-    """Machine code of the loop around the first product on tensor cores; empty without one."""
+    """Machine code of the loop around the first product on tensor cores, where there is one."""
     product = re.search(r"\b(?:HMMA|HGMMA|UTCHMMA)\b", code)
     if product is None:
         return ""
@@ -210,7 +210,7 @@ def innermost_loop(code: str) -> str:
         for branch in re.finditer(r"BRA[^;]*`\((\.L_x_\d+)\)", code)
         if labels[branch[1]] < product.start() < branch.start()
     ]
-    _, begin, end = min(loops)
+    _, begin, end = min(loops, default=(0, 0, 0))
     return code[begin:end]
 
 
@@ -236,7 +236,7 @@ def report(variant: Variant, capability: tuple[int, int]) -> dict[str, Any]:
         "spilled_in_loop": count(r"\b(?:LDL|STL)\b", loop),
         "copies_in_loop": count(r"\b(?:LDGSTS|UTMALDG)\b", loop),
         "shifts_in_loop": count(r"\bSHF\.L", loop),
-        "fused": count(r"fma\.rn\.f32", ptx),
+        "fused": count(r"fma\.rn\.f32\b", ptx) + 2 * count(r"fma\.rn\.f32x2\b", ptx),
         "multiplied": count(r"mul\.(?:rn\.)?f32", ptx),
         "roots": count(r"sqrt\.rn\.f32", ptx),
         "quotients": count(r"div\.rn\.f32", ptx),

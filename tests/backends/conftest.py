@@ -14,6 +14,8 @@ from kmeans_module.backends.native.directions import Directions
 needs_native = pytest.mark.skipif(
     library() is None, reason="the package was installed without a C++ compiler"
 )
+# Run by test_triton_compiled.py in processes that have Triton; doctests would import them.
+collect_ignore = ["triton_loops.py", "triton_targets.py"]
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 

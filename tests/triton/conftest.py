@@ -5,6 +5,7 @@ In the interpreter the kernels run on tensors of the CPU, slowly: a few dozen ro
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.triton.workspace import TritonWorkspace
 from tests.conftest import DEVICE, seeded
+
+with suppress(ImportError):  # without Triton the tests of this folder are left out
+    from kmeans_module.backends.triton.workspace import TritonWorkspace
 
 if TYPE_CHECKING:
     from kmeans_module.core.statistics import ClusterStats

@@ -32,6 +32,8 @@ GPU_PYTHON = $(if $(filter command environment,$(origin PYTHON)),$(PYTHON),$(BIN
 test-gpu: export PYTHONPATH := $(CURDIR)
 test-gpu: export KMEANS_TEST_GPU := 1
 test-gpu:
+	@command -v $(GPU_PYTHON) >/dev/null || \
+	{ echo "make test-gpu: there is no $(GPU_PYTHON); name one: make test-gpu PYTHON=..." >&2; exit 1; }
 	@there=$$($(GPU_PYTHON) -c 'import torch; print(torch.cuda.is_available())') && \
 	if [ "$$there" = True ]; \
 	then $(GPU_PYTHON) -m pytest tests/gpu tests/triton/test_kernels.py tests/triton/test_rows.py -q -ra \

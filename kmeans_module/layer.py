@@ -226,9 +226,8 @@ class KMeansLayer(Assignment):
     ) -> FitResult:
         """Lloyd's algorithm from fresh centroids until it converges.
 
-        A debug line of the logger ``kmeans_module.backends`` says which backend serves, see also
-        :func:`kmeans_module.show_backends`; the environment variable KMEANS_KERNEL=reference
-        forces the torch reference.
+        A debug line of the logger ``kmeans_module.backends`` says which backend serves; see
+        :func:`kmeans_module.show_backends`. KMEANS_KERNEL=native|triton|reference asks for one.
 
         Args:
             x: samples, (*batch_shape, n, d) or (n, d); what :meth:`prepare` made of them; or
@@ -252,13 +251,15 @@ class KMeansLayer(Assignment):
             callback: called with an :class:`~kmeans_module.core.lloyd.Iteration` after each
                 iteration, in their order; on a CUDA device late, when the host looks at it.
             callback_every: iterations after which the host looks at the latest; 1 costs a wait for
-                each, None is whenever it looks anyway.
+                each, None is whenever it looks anyway. Without a callback it changes nothing.
             resident: whether all batches of a loader are kept in memory, on the layer's device.
             batch_of: makes a batch of what a loader hands out, where that is anything else.
 
         Returns:
             labels (None for a stream), inertia, n_iter, converged, history; ``labels ==
-            layer(x)`` and the inertia is that of the layer's centroids.
+            layer(x)`` and the inertia is that of the layer's centroids. A CUDA device finds the
+            bits of a CPU from the same initial centroids, but with sample weights or values that
+            span too much a centroid may differ by its last bit, and with it labels and n_iter.
 
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity, bad arguments, an iterator

@@ -35,7 +35,8 @@ class Iteration(NamedTuple):
         shift: Σ‖c_new - c_old‖² of the M-step, (*batch_shape) float64.
         moved: labels that differ from those of the iteration before, (*batch_shape);
             NaN where the number is not known, as in the first iteration and for streams.
-        seconds: from the start of the pass to the end of the M-step.
+        seconds: from the start of the pass to the end of the M-step; on a device that is looked at
+            late the mean of the passes since the last look.
         counts: weight of each cluster in the E-step, (*batch_shape, k) float64.
 
     Numbers of a single problem may be floats, once they have been read from the device.

@@ -53,6 +53,10 @@ def missing() -> str | None:
         return "torch sees no CUDA device"
     if torch.version.hip is not None:
         return "devices of ROCm are not served"
+    if not interpreted():
+        best = max(map(capability, range(torch.cuda.device_count())))
+        if best < LEAST_CAPABILITY:
+            return f"no device has compute capability 8.0 or more; the best has {best[0]}.{best[1]}"
     return None
 
 

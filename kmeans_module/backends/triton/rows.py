@@ -50,7 +50,7 @@ class DeviceRows:
         self.half = self.norms = self.residues = none.view(torch.float32)
         self.offset, self.reach = self.half, none
         self.ready = False
-        self.pitch = launch.power_of_two(self.d, 16) if self.whole else -(-self.d // 16) * 16
+        self.pitch = -(-self.d // 16) * 16
         self.half_strides = (self.n * self.pitch, self.pitch)
         self._find_frame()
         if not self.few:

@@ -61,7 +61,7 @@ class TritonBackend:
                 return f"the device has compute capability {major}.{minor}, less than 8.0"
         if not 0 < x.shape[-1] <= _MOST_FEATURES or not x.shape[-2]:
             return f"x has shape {tuple(x.shape)}"
-        if x.shape[:-1].numel() >= 1 << 31:
+        if x.shape[:-1].numel() > launch.MOST_ROWS:
             return f"x has {x.shape[:-1].numel()} rows"
         if x.ndim == 3 and len(x) > launch.MOST_PROBLEMS:
             return f"x holds the rows of {len(x)} problems"

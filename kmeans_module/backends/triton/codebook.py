@@ -23,6 +23,7 @@ class Drawn(NamedTuple):
     known: Tensor
 
 
+@launch.on_device_of_first
 def look(
     rows: Tensor,
     valid: Tensor | None,
@@ -60,6 +61,7 @@ def look(
     return found, keys
 
 
+@launch.on_device_of_first
 def known_of(rows: Tensor, keys: Tensor, *, unit: bool) -> Tensor:
     """Which of the rows (P, m, d) of least keys (P, m) are samples, unlike those before them."""
     problems, m, d = rows.shape
@@ -72,6 +74,7 @@ def known_of(rows: Tensor, keys: Tensor, *, unit: bool) -> Tensor:
     return known
 
 
+@launch.on_device_of_first
 def record(
     centroids: Tensor,
     counts: Tensor,
@@ -131,6 +134,7 @@ def record(
     )  # fmt: skip
 
 
+@launch.on_device_of_first
 def apply(
     centroids: Tensor,
     counts: Tensor,

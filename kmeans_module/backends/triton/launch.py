@@ -16,6 +16,7 @@ from torch import Tensor
 
 LEAST_VERSION = (3, 6)
 LEAST_CAPABILITY = (8, 0)
+MOST_ROWS = (1 << 31) - (1 << 20)  # programs number them by int32
 MOST_PROBLEMS = 65_535  # programs along the second axis
 
 P = ParamSpec("P")
@@ -78,6 +79,19 @@ def on_its_device(method: Callable[Concatenate[Any, P], R]) -> Callable[Concaten
     def launching(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with current(self.device):
             return method(self, *args, **kwargs)
+
+    return launching
+
+
+def on_device_of_first(
+    function: Callable[Concatenate[Tensor, P], R],
+) -> Callable[Concatenate[Tensor, P], R]:
+    """A function that launches kernels on the device of its first argument."""
+
+    @wraps(function)
+    def launching(x: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with current(x.device):
+            return function(x, *args, **kwargs)
 
     return launching
 

@@ -115,7 +115,7 @@ class TritonLoop:
         )
         # Where the device writes how many problems go on, and the host reads without a wait.
         if device.type == "cuda":
-            self._told_of = torch.empty(1, dtype=torch.float64, pin_memory=True)
+            self._told_of = torch.empty(1, dtype=torch.float64, device="cpu", pin_memory=True)
             self._left = self._told_of.numpy()
         else:
             self._left = np.empty(1)

@@ -23,6 +23,7 @@ _ROWS, _FEATURES, _ROWS_OF_FEW_FEATURES = 128, 32, 256  # of a tile
 _ROWS_TO_HALVE = 64  # where they are rounded on the way, which takes registers
 
 
+@launch.on_device_of_first
 def unit_rows(x: Tensor) -> Tensor:
     """Rows (..., d) of float32 at unit length, as distances take them."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
@@ -140,7 +141,7 @@ class DeviceRounds:
     ) -> None:
         problems, _, d = center.shape
         rows, device = space.rows, center.device
-        self._rows = rows
+        self._rows, self.device = rows, device
         self.centers = torch.empty(
             (problems, len(numbers) + 1, d), dtype=torch.float32, device=device
         )
@@ -149,7 +150,9 @@ class DeviceRounds:
         self._drawn_by = Weights(drawn_by, rows.n, device)
         self._measure = Measure(space, problems, Weights(space.weights(problems), rows.n, device))
         self.near = torch.full((problems, rows.n), torch.inf, dtype=torch.float32, device=device)
-        self._candidates = torch.empty((problems, CANDIDATES, d), device=device)
+        self._candidates = torch.empty(
+            (problems, CANDIDATES, d), dtype=torch.float32, device=device
+        )
         self._n_blocks = -(-rows.n // _BLOCK)
         self._blocks = torch.empty((problems, self._n_blocks), dtype=torch.int64, device=device)
         self._number = torch.zeros(problems, dtype=torch.int32, device=device)
@@ -162,11 +165,13 @@ class DeviceRounds:
         self._bits = Scale.of(largest, rows.n).bits
         self._rounding = torch.full((1,), ROUNDING, dtype=torch.float64, device=device)
 
+    @launch.on_its_device
     def lower(self) -> None:
         self._measure.lower(
             self.near, self.centers, self._number, self._best, self._most, self._drawn_by
         )
 
+    @launch.on_its_device
     def draw(self) -> None:
         rows, weights = self._rows, self._drawn_by
         problems = len(self.near)
@@ -184,6 +189,7 @@ class DeviceRounds:
             weighted=weights.given, num_warps=4,
         )  # fmt: skip
 
+    @launch.on_its_device
     def choose(self) -> None:
         self._measure.candidates(self._candidates, self.near)
         partial = self._measure.partial

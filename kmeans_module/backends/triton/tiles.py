@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kmeans_module.backends.triton import launch
 from kmeans_module.backends.triton.kernels import halves, tiles
+from kmeans_module.core.distances import full_precision
 
 if TYPE_CHECKING:
     from kmeans_module.backends.triton.screening import Screening
@@ -54,6 +55,11 @@ def similar(centroids: Tensor, columns: int) -> Tensor:
     Returns:
         (P, columns·2^levels) indices; those from k up, which come last, stand for nothing.
     """
+    with full_precision(centroids.device):
+        return _similar(centroids, columns)
+
+
+def _similar(centroids: Tensor, columns: int) -> Tensor:
     problems, k, d = centroids.shape
     levels = (-(-k // columns) - 1).bit_length()
     size = columns << levels
@@ -72,7 +78,7 @@ def similar(centroids: Tensor, columns: int) -> Tensor:
         direction = z.gather(1, farthest.view(-1, 1, 1).expand(-1, 1, d)).mT
         for _ in range(_POWER_STEPS):
             direction = z.mT @ (z @ direction)
-        along = (z @ direction).where(there, torch.inf).squeeze(-1)
+        along = (z @ direction).nan_to_num(0.0).where(there, torch.inf).squeeze(-1)
         to = along.argsort(dim=-1)
         order = part.gather(1, to)
         points = points.view(z.shape).gather(1, to.unsqueeze(-1).expand_as(z))

@@ -142,6 +142,7 @@ def take_decisions(
     if unit:
         length = tl.load(lengths + (p * frame_stride).to(tl.int64) * n + r, mask=live, other=1.0)
         label = tl.where(length > 0, label, 0)
+    tl.debug_barrier()
     tl.store(labels + place, label, mask=live)
     tl.store(out + place, label.to(tl.int64), mask=live)
     tl.store(best + place, tl.full((rows,), UNDECIDED, tl.int64), mask=live)

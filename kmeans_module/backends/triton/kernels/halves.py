@@ -243,6 +243,7 @@ def halve_centroids(
                 value - tl.load(last + at[:, None] + f[None, :], mask=there, other=0.0)
             ) * scale
             moved += tl.sum(apart * apart, 1)
+            tl.debug_barrier()
             if looks:
                 tl.store(last + at[:, None] + f[None, :], value, mask=there)
         origin = tl.load(offset + frame.to(tl.int64) * d + f, mask=f < d, other=0.0)

@@ -177,7 +177,6 @@ def judge(
             tl.store(field(book, N_EMPTY, p, n_problems), empty, mask=searched)
             tl.store(field(book, WEIGHT, p, n_problems), weight, mask=searched)
             moved = tl.load(changed + p, mask=searched, other=0).to(tl.float64)
-            tl.store(changed + p, tl.zeros((problems,), tl.int64), mask=live)
             shown = tl.where(passes == 0, float("nan"), moved)
             tl.store(field(book, MOVED, p, n_problems), tl.where(searched, shown, 0.0), mask=live)
             shift = tl.load(field(book, SHIFT, p, n_problems), mask=live, other=0.0)
@@ -195,6 +194,9 @@ def judge(
             filled = (empty > 0).to(tl.float64)
             if policy == KEEP:
                 filled = tl.zeros((problems,), tl.float64)
+            # Few problems are held by several warps: all have read before one writes.
+            tl.debug_barrier()
+            tl.store(changed + p, tl.zeros((problems,), tl.int64), mask=live)
             tl.store(field(book, FILLED, p, n_problems), filled, mask=searched)
             tl.store(active + p, goes_on.to(tl.int8), mask=live)
             going_on += goes_on.to(tl.int32)

@@ -190,6 +190,7 @@ def move(
             moved = tl.where(weighs[:, None], stored(new, half), old)
             step = tl.where(inside, moved.to(tl.float64) - old.to(tl.float64), 0.0)
             shift += tl.sum(step * step, 1)
+            tl.debug_barrier()  # few numbers are held by several warps
             tl.store(c + at, moved, mask=inside & goes_on[:, None])
         part = shift_parts + p.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
         tl.store(part, tl.sum(shift, 0))

@@ -18,10 +18,13 @@ def new_labels_of(
         key = tl.load(best + place, mask=live, other=undecided)
         decided = key != undecided
         new = tl.where(decided, (key & 0xFFFFFFFF).to(tl.int32), old)
-        cleared = tl.zeros_like(key) + undecided
-        tl.store(best + place, cleared, mask=live & decided)
     else:
         new = tl.load(new_labels + place, mask=live, other=0)
+    # Few rows are held by several warps: all have read before one writes.
+    tl.debug_barrier()
+    if keyed:
+        cleared = tl.zeros_like(key) + undecided
+        tl.store(best + place, cleared, mask=live & decided)
     counted = live
     if unit:  # a zero row has label 0, and weighs nothing
         counted = live & (tl.load(lengths + at_length, mask=live, other=0.0) > 0)

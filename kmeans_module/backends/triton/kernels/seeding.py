@@ -84,6 +84,7 @@ def lower_rows(
             feature_stride, measured, exponent, length, d, rows, few, unit,
         )  # fmt: skip
         lowered = tl.where(measured & (distance < before), distance, before)
+        tl.debug_barrier()  # few rows are held by several warps
         tl.store(near + place, lowered, mask=measured)
         before = lowered
     shared = p.to(tl.int64) * weight_stride + r
@@ -424,6 +425,7 @@ def choose_center(
         at = (p.to(tl.int64) * CANDIDATES + chosen) * d + f
         value = tl.load(candidates + at, mask=f < d, other=0.0)
         tl.store(centers + (p.to(tl.int64) * k + number) * d + f, value, mask=f < d)
+    tl.debug_barrier()  # all warps have read the number of the round
     tl.store(best + p, chosen)
     tl.store(rounds + p, number)
     tl.store(most + p, tl.zeros((), tl.int64))

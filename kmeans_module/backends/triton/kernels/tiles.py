@@ -215,6 +215,7 @@ def list_tiles(
         position = count + tl.cumsum(needed.to(tl.int32), 0) - 1
         tl.store(listed + position, t.to(tl.int16), mask=needed)
         tl.store(positions + t, position.to(tl.int16), mask=inside)
+        tl.debug_barrier()  # few numbers are held by several warps
         tl.store(left + t, number, mask=t < written)
         count += tl.sum(needed.to(tl.int32), 0)
     return count

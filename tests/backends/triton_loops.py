@@ -8,13 +8,15 @@ from typing import Any
 
 from kmeans_module.backends.triton.kernels import (
     codebook,
+    draws,
     following,
+    halves,
     lloyd,
     move,
     refill,
     samples,
     seeding,
-    tiles,
+    sorting,
 )
 
 _POINTERS = {
@@ -55,17 +57,17 @@ _LAUNCHED: tuple[tuple[Any, dict[str, Any]], ...] = (
     (refill.find_farthest, {"rows": 32, "block": 1024, "weighted": True, "unit": True}),
     (refill.rank_clusters, {"clusters": 32, "block": 128}),
     (seeding.lower_rows, _MEASURED | {"rows": 32, "every": False}),
-    (seeding.count_blocks, {"rows": 1024, "weighted": True}),
+    (draws.count_blocks, {"rows": 1024, "weighted": True}),
     (
-        seeding.draw_candidates,
+        draws.draw_candidates,
         {"rows": 1024, "together": 1024, "features": 64, "unit": True, "weighted": True},
     ),
     (
         seeding.measure_candidates,
         {"rows": 128, "features": 32, "few": 0, "unit": False, "ready": True, "weighted": True},
     ),
-    (seeding.scale_rows, {"rows": 32, "features": 64}),
-    (seeding.choose_center, {"together": 128, "features": 256}),
+    (halves.scale_rows, {"rows": 32, "features": 64}),
+    (draws.choose_center, {"together": 128, "features": 256}),
     (samples.look, {"rows": 32, "features": 64, "draws": True, "masked": True, "shared": False}),
     (samples.find_known, {"rows": 16, "others": 64, "features": 64, "unit": False}),
     (
@@ -75,9 +77,9 @@ _LAUNCHED: tuple[tuple[Any, dict[str, Any]], ...] = (
     (codebook.learn, _CODES | {"revives": True, "unit": False}),
     (following.add_spread, _CODES),
     (following.follow, _CODES | {"unit": False}),
-    (tiles.count_rows, {"rows": 1024}),
-    (tiles.begin_step, {"numbers": 1024}),
-    (tiles.sort_rows, {"rows": 1024}),
+    (sorting.count_rows, {"rows": 1024}),
+    (sorting.begin_step, {"numbers": 1024}),
+    (sorting.sort_rows, {"rows": 1024}),
 )
 
 

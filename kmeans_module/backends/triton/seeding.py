@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.triton import launch
-from kmeans_module.backends.triton.kernels import halves
+from kmeans_module.backends.triton.kernels import draws, halves
 from kmeans_module.backends.triton.kernels import seeding as kernels
 from kmeans_module.core.scale import Scale
 from kmeans_module.core.seeding import ROUNDING
@@ -16,7 +16,7 @@ from kmeans_module.core.seeding import ROUNDING
 if TYPE_CHECKING:
     from kmeans_module.backends.triton.workspace import TritonWorkspace
 
-CANDIDATES: int = kernels.CANDIDATES.value
+CANDIDATES: int = draws.CANDIDATES.value
 _BLOCK = 1024
 _PROGRAMS = 4  # for each processor
 _ROWS, _FEATURES, _ROWS_OF_FEW_FEATURES = 128, 32, 256  # of a tile
@@ -37,7 +37,7 @@ def unit_rows(x: Tensor) -> Tensor:
     halves.measure_lengths[(-(-n // size), 1)](
         flat, exponents, lengths, 0, d, 1, n, d, rows=size, num_warps=4
     )
-    kernels.scale_rows[(-(-n // size),)](
+    halves.scale_rows[(-(-n // size),)](
         flat, exponents, lengths, out, n, d,
         rows=size, features=min(128, launch.power_of_two(d)), num_warps=4,
     )  # fmt: skip
@@ -175,12 +175,12 @@ class DeviceRounds:
     def draw(self) -> None:
         rows, weights = self._rows, self._drawn_by
         problems = len(self.near)
-        kernels.count_blocks[(self._n_blocks, problems)](
+        draws.count_blocks[(self._n_blocks, problems)](
             self.near, weights.numbers, self._most, self._most_weight, self._blocks,
             weights.stride, rows.n, self._n_blocks, self._bits,
             rows=_BLOCK, weighted=weights.given, num_warps=4,
         )  # fmt: skip
-        kernels.draw_candidates[(CANDIDATES, problems)](
+        draws.draw_candidates[(CANDIDATES, problems)](
             rows.x, rows.exponents, rows.lengths, self.near, weights.numbers, self._most,
             self._most_weight, self._blocks, self._numbers, self._number, self._candidates,
             *rows.strides, rows.frame_stride, weights.stride, rows.n, rows.d, self._n_blocks,
@@ -193,7 +193,7 @@ class DeviceRounds:
     def choose(self) -> None:
         self._measure.candidates(self._candidates, self.near)
         partial = self._measure.partial
-        kernels.choose_center[(len(partial),)](
+        draws.choose_center[(len(partial),)](
             self._candidates, partial, self.centers, self._number, self._best, self._most,
             self._rounding, partial.shape[1], self._rows.d, self.centers.shape[1],
             together=min(128, launch.power_of_two(partial.shape[1])),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.triton import launch
-from kmeans_module.backends.triton.kernels import halves, tiles
+from kmeans_module.backends.triton.kernels import halves, sorting, tiles
 from kmeans_module.core.distances import full_precision
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class TilesLeftOut:
         left: by how much the centroids of a tile are farther than the own ones of a block,
             (P, blocks, tiles).
         counts: tiles that each block looked at in the last E-step, (P, blocks) int32.
-        state: (P, 5) int32, see :data:`kernels.tiles.STATE`.
+        state: (P, 5) int32, see :data:`kernels.sorting.STATE`.
     """
 
     def __init__(self, space: TritonWorkspace, screening: Screening) -> None:
@@ -125,7 +125,7 @@ class TilesLeftOut:
         self.listed = new(self.blocks, self.tiles, dtype=torch.int16)
         self.positions = torch.zeros_like(self.listed)
         self.counts = new(self.blocks)
-        self.state = new(int(tiles.STATE.value))
+        self.state = new(int(sorting.STATE.value))
         self.tallies = new(3, dtype=torch.int64)
         self.restart()
 
@@ -192,15 +192,15 @@ class TilesLeftOut:
         """Let the device decide what this E-step does, and sort the rows where it does."""
         space, n, size = self.space, self.space.rows.n, 1024
         grid, block = (-(-n // size), self.problems), self.screening.sizes.rows
-        tiles.count_rows[grid](
+        sorting.count_rows[grid](
             space.codes, self.place_of, space.active, self.state, self.tallies, self.at_place,
             n, self.k, self.places, self.tiles, block, rows=size, num_warps=4,
         )  # fmt: skip
-        tiles.begin_step[(self.problems,)](
+        sorting.begin_step[(self.problems,)](
             space.active, self.state, self.tallies, self.at_place, self.starts,
             self.places, self.tiles, block, numbers=1024, num_warps=4,
         )  # fmt: skip
-        tiles.sort_rows[grid](
+        sorting.sort_rows[grid](
             space.codes, self.place_of, space.active, self.state, self.starts, self.order,
             self.homes, n, self.k, self.places, rows=size, num_warps=4,
         )  # fmt: skip

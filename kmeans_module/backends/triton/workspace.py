@@ -261,7 +261,6 @@ class TritonWorkspace:
         """The farthest samples, sought in any case: who knows whether one is empty."""
         problems, k, d = stats.sums.shape
         m, n = min(k, MAX_FARTHEST), self.rows.n
-        rows = space_rows(self.x, slice(None, 0), metric=self.metric, dtype=torch.float32)
         weights = self.weights(problems)
         key = distances if weights is None else distances.where(weights > 0, -1.0)
         # Of equal distances the lowest row comes first: keys are all unlike.

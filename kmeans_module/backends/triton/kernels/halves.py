@@ -267,3 +267,25 @@ def halve_centroids(
         tile = tl.program_id(0) * centroids // columns
         at_tile = p.to(tl.int64) * (places // columns) + tile
         tl.atomic_max(moves + at_tile, move.to(tl.int32, bitcast=True), sem="relaxed")
+
+
+@triton.jit
+def scale_rows(
+    x,  # *f32 (n, d)
+    exponents,  # *i32 (n,)
+    lengths,  # *f32 (n,)
+    out,  # *f32 (n, d), written
+    n,
+    d,
+    rows: tl.constexpr,
+    features: tl.constexpr,
+):
+    """Rows at unit length, as distances take them."""
+    r = (tl.program_id(0) * rows + tl.arange(0, rows)).to(tl.int64)
+    live = r < n
+    for first in range(0, d, features):
+        f = first + tl.arange(0, features)
+        there = live[:, None] & (f < d)[None, :]
+        at = r[:, None] * d + f[None, :]
+        value = tl.load(x + at, mask=there, other=0.0)
+        tl.store(out + at, unit_or_same(value, exponents, lengths, r, live, True), mask=there)

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kmeans_module import checks as check
-from kmeans_module import functional as F
-from kmeans_module.assignment import Assignment
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.empty_clusters import EmptyClusterError
 from kmeans_module.core.fit import fit
-from kmeans_module.core.guard import changed_in_place, readable, require_values, without_gradients
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.seeding import Init, check_name, flat_init, initialize
-from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
 from kmeans_module.result import FitResult
-from kmeans_module.rows.entry import AnyRows, BatchOf, Data, check_fits, enter, survey
-from kmeans_module.rows.last import LastSearch
-from kmeans_module.rows.ranks import ProcessGroup, agree, anywhere, errors_shared
-from kmeans_module.rows.survey import refuse, refuse_nonfinite
+from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
+from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
+from kmeans_module.steps import Steps
 
 
-class KMeansLayer(Assignment):
+class KMeansLayer(Steps):
     r"""k-means as a layer: forward assigns, :meth:`fit` learns the centroids.
 
     .. math:: \text{label}(x) = \arg\min_j \|x - c_j\|^2
@@ -77,6 +70,7 @@ class KMeansLayer(Assignment):
         *,
         sample_weight: Tensor | None = None,
         generator: torch.Generator | None = None,
+        seed: int | None = None,
         process_group: ProcessGroup | None = None,
         batch_of: BatchOf | None = None,
     ) -> None:
@@ -88,6 +82,7 @@ class KMeansLayer(Assignment):
                 or a function ``init(x, n_clusters, generator)`` that returns one.
             sample_weight: (*batch_shape, n) or (n,), of a tensor.
             generator: None draws from torch's default generator.
+            seed: an integer in place of a generator.
             process_group: the ranks that hold the rest of the rows.
             batch_of: makes a batch of what a loader hands out.
 
@@ -98,7 +93,7 @@ class KMeansLayer(Assignment):
         check.check_process_group(process_group)
         ranks = x.group if isinstance(x, AnyRows) else process_group
         with errors_shared(ranks):
-            check.check_generator(generator)
+            generator = check.generator_of(generator, seed)
             init = self._flat_init(init)
         self._agree(ranks, init)
         rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
@@ -111,102 +106,6 @@ class KMeansLayer(Assignment):
             )  # fmt: skip
         self.set_centroids(initialize(rows, self.problem(), init, generator=generator))
 
-    def prepare(
-        self,
-        x: Data,
-        sample_weight: Tensor | None = None,
-        *,
-        process_group: ProcessGroup | None = None,
-        resident: bool = False,
-        batch_of: BatchOf | None = None,
-    ) -> AnyRows:
-        """The rows of x, checked once, for :meth:`fit` and repeated :meth:`e_step`.
-
-        Needs no centroids yet. The rows and weights must not change meanwhile.
-
-        Args:
-            x, sample_weight, process_group, resident, batch_of: see :meth:`fit`.
-
-        Raises:
-            ValueError: what :meth:`e_step` and :meth:`fit` refuse: bad shapes, NaN, infinity.
-        """
-        self._require_values("prepare", x)
-        check.check_process_group(process_group)
-        agree(process_group, metric=self.metric)
-        rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
-        with errors_shared(process_group):
-            problem = self.problem()
-            refuse(rows.moments(problem.metric), rows.example, problem)
-        return rows
-
-    @without_gradients
-    def e_step(
-        self,
-        x: Tensor | AnyRows,
-        sample_weight: Tensor | None = None,
-        *,
-        start: int = 0,
-    ) -> EStep:
-        """Assign samples and sum up the clusters; never changes the layer.
-
-        Args:
-            x: samples, (*batch_shape, n, d) or (n, d); or what :meth:`prepare` made of them: each
-                E-step of the same rows is then faster than the first.
-            sample_weight: (*batch_shape, n) or (n,), of a tensor; rows have theirs already.
-            start: number of the first row where a tensor is a part of the data.
-
-        Returns:
-            labels (*batch_shape, n), squared distances (*batch_shape, n), both None for a stream,
-            and stats for :meth:`m_step`; those of several batches add up. For rows over ranks
-            the stats are those of all ranks.
-
-        Raises:
-            NotInitializedError: the layer has no centroids.
-            ValueError: bad shapes; NaN or infinity in x, bad weights (on the CPU, not in
-                compiled code).
-        """
-        self.check_initialized()
-        if isinstance(x, AnyRows):
-            start = check.check_integer("start", start, minimum=0)
-            if sample_weight is not None or start:
-                raise ValueError("rows have their sample_weight and start already; got them again")
-            problem = self.problem()
-            check_fits(x, problem)
-            step = self._last_search.e_step(x, problem, self.flat_centroids())
-            return step.reshape(self.batch_shape)
-        step = F.e_step(x, self.centroids, sample_weight, metric=self.metric, start=start)
-        if readable(x) and not step.stats.inertia.isfinite().all():
-            refuse_nonfinite(x, step.distances.dtype)
-        return step
-
-    @without_gradients
-    def m_step(self, stats: ClusterStats, *, decay: float = 0.0) -> Tensor:
-        """Move the centroids, in place; see :func:`kmeans_module.functional.update_centroids`.
-
-        Args:
-            stats: of one E-step, or the sum over several.
-            decay: weight of what the centroids were: 0 is Lloyd, 1 Sculley's mini-batch,
-                between them the moving average of codebooks.
-
-        Returns:
-            The shift Σ‖c_new - c_old‖², (*batch_shape) float64.
-
-        Raises:
-            EmptyClusterError: a cluster is empty and the policy is "error".
-        """
-        changed_in_place("KMeansLayer.m_step", "functional.update_centroids changes nothing")
-        self.check_initialized()
-        centroids, counts, shift = F.update_centroids(
-            self.centroids, self.counts, stats,
-            decay=decay, empty_cluster=self.empty_cluster, metric=self.metric,
-        )  # fmt: skip
-        if readable(shift) and not (shift.isfinite().all() and counts.isfinite().all()):
-            raise ValueError("stats should be finite; they move centroids to NaN or infinity")
-        self.centroids.copy_(centroids)
-        self.counts.copy_(counts)
-        self.n_iter += 1
-        return shift
-
     @torch.no_grad()
     def fit(
         self,
@@ -218,6 +117,7 @@ class KMeansLayer(Assignment):
         n_init: int = 1,
         sample_weight: Tensor | None = None,
         generator: torch.Generator | None = None,
+        seed: int | None = None,
         process_group: ProcessGroup | None = None,
         callback: Callable[[Iteration], object] | None = None,
         callback_every: int | None = None,
@@ -246,6 +146,7 @@ class KMeansLayer(Assignment):
                 init that is a tensor or "current").
             sample_weight: (*batch_shape, n) or (n,), of a tensor; batches bring their own.
             generator: None draws from torch's default generator.
+            seed: an integer in place of a generator.
             process_group: the ranks that hold the rest of the rows: inertia and centroids are
                 then those of the whole, labels those of this rank.
             callback: called with an :class:`~kmeans_module.core.lloyd.Iteration` after each
@@ -274,7 +175,7 @@ class KMeansLayer(Assignment):
             check.check_integer("max_iter", max_iter, minimum=1)
             check.check_integer("n_init", n_init, minimum=1)
             tol = check.check_number("tol", tol, minimum=0)
-            check.check_generator(generator)
+            generator = check.generator_of(generator, seed)
             check.check_callable("callback", callback)
             if callback_every is not None:
                 check.check_integer("callback_every", callback_every, minimum=1)
@@ -322,35 +223,6 @@ class KMeansLayer(Assignment):
                 used=self.centroids.dtype,
             )  # fmt: skip
         return FitResult.of(best, self.batch_shape)
-
-    def _require_values(self, method: str, x: Data) -> None:
-        tensors = [check.check_rows(x)] if isinstance(x, Tensor) else []
-        for tensor in tensors:
-            check.check_device("x", tensor, self.centroids.device)
-        require_values(f"{type(self).__name__}.{method}", self.centroids, *tensors)
-
-    @cached_property
-    def _last_search(self) -> LastSearch:
-        return LastSearch()
-
-    def _rows(
-        self, x: Data, sample_weight: Tensor | None, group: ProcessGroup | None, **options: Any
-    ) -> AnyRows:
-        return enter(
-            x,
-            sample_weight,
-            self.problem(),
-            metric=self.metric,
-            batch_shape=self.batch_shape,
-            group=group,
-            **options,
-        )
-
-    def _agree(self, group: ProcessGroup | None, init: Init, **arguments: object) -> None:
-        """Refuse arguments that differ between ranks: they would wait for each other."""
-        if group is not None:
-            kind = init if isinstance(init, str) else type(init).__name__
-            agree(group, init=kind, layer=repr(self), dtype=self.centroids.dtype, **arguments)
 
     def _flat_init(self, init: Init) -> Init:
         """Checks what the batch_shape and the buffers have to say of an init."""

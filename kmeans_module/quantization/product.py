@@ -167,6 +167,7 @@ class ProductQuantizer(ProductCodes):
         max_iter: int = 20,
         rotations: int = 20,
         generator: torch.Generator | None = None,
+        seed: int | None = None,
     ) -> None:
         """Train on samples, afresh: Lloyd's algorithm in all sub-spaces.
 
@@ -176,6 +177,7 @@ class ProductQuantizer(ProductCodes):
             rotations: times that the rotation is fitted to the codes in turn with two of
                 Lloyd's iterations, before that.
             generator: None draws from torch's default generator.
+            seed: an integer in place of a generator.
 
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
@@ -184,7 +186,7 @@ class ProductQuantizer(ProductCodes):
         require_values("ProductQuantizer.fit", self.quantizer.codebook.centroids, x)
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         rotations = check.check_integer("rotations", rotations, minimum=0)
-        check.check_generator(generator)
+        generator = check.generator_of(generator, seed)
         codebook = self.quantizer.codebook
         x = training_samples(x, self.n_features, self.n_clusters, codebook.centroids)
         with full_precision(x.device):

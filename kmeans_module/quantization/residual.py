@@ -243,6 +243,7 @@ class ResidualQuantizer(ResidualCodes):
         refinements: int = 3,
         beam_size: int | None = None,
         generator: torch.Generator | None = None,
+        seed: int | None = None,
     ) -> None:
         """Train all levels on samples, afresh: k-means level by level, each on what a beam
         search with the levels before left; then all levels together by least squares.
@@ -253,6 +254,7 @@ class ResidualQuantizer(ResidualCodes):
             refinements: times that all levels are fitted together, and all samples encoded.
             beam_size: choices kept when samples are encoded; None for that of the quantizer.
             generator: None draws from torch's default generator.
+            seed: an integer in place of a generator.
 
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
@@ -266,7 +268,7 @@ class ResidualQuantizer(ResidualCodes):
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         refinements = check.check_integer("refinements", refinements, minimum=0)
-        check.check_generator(generator)
+        generator = check.generator_of(generator, seed)
         centroids = self.level(0).codebook.centroids
         x = training_samples(x, self.n_features, self.n_clusters, centroids)
         with full_precision(x.device):

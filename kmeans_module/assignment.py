@@ -8,11 +8,11 @@ from kmeans_module import checks as check
 from kmeans_module import functional as F
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import readable, without_gradients
+from kmeans_module.portable import PortableCentroids
 from kmeans_module.rows.survey import refuse_nonfinite
-from kmeans_module.state import CentroidState
 
 
-class Assignment(CentroidState):
+class Assignment(PortableCentroids):
     """Samples meet centroids that stay as they are; the base of KMeansLayer."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class KMeansLayer(Steps):
             init: see :meth:`initialize`; "current" continues from the layer's centroids. Of
                 loaders whose batches do not stay in memory, "k-means++" draws from a uniform
                 sample.
-            max_iter: iterations at most.
+            max_iter: iterations at most; 0 chooses the centroids and assigns the samples to them.
             tol: stop when the shift Σ‖c_new - c_old‖² is at most tol × the mean variance of
                 the features, as in scikit-learn, or when no label changes.
             n_init: restarts, of which the one of lowest inertia is kept (one is enough for an
@@ -172,7 +172,7 @@ class KMeansLayer(Steps):
         check.check_process_group(process_group)
         ranks = x.group if isinstance(x, AnyRows) else process_group
         with errors_shared(ranks):
-            check.check_integer("max_iter", max_iter, minimum=1)
+            check.check_integer("max_iter", max_iter, minimum=0)
             check.check_integer("n_init", n_init, minimum=1)
             tol = check.check_number("tol", tol, minimum=0)
             generator = check.generator_of(generator, seed)
@@ -211,7 +211,8 @@ class KMeansLayer(Steps):
             ) from error
         self.set_centroids(best.centroids, best.counts)
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
-        if best.some_empty:
+        # Given centroids that did not move need not be the nearest of any sample.
+        if best.some_empty and (max_iter or not isinstance(init, Tensor)):
             warn_of_surplus(
                 best.centroids,
                 best.counts,

@@ -18,7 +18,7 @@ from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantized import Quantizer
 from kmeans_module.quantization.rule import Rule
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.state import ExactBuffers
+from kmeans_module.state import ExactBuffers, holds_centroids_alone, loaded_to
 
 UPDATES = ("ema", "gradient", "frozen")
 NONFINITE = ("error", "skip")
@@ -324,4 +324,8 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         if isinstance(centroids, Tensor) and centroids.shape != self.codebook.centroids.shape:
             return  # the codebook refuses it
         self.forget_recorded()
+        if holds_centroids_alone(state_dict, f"{prefix}codebook."):
+            device = loaded_to(self.skipped, state_dict[f"{prefix}codebook.centroids"], args[0])
+            skipped = torch.zeros_like(self.skipped, device=device)
+            state_dict = {f"{prefix}skipped": skipped, **state_dict}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

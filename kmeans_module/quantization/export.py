@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-
-def _faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError("to_faiss needs faiss: pip install faiss-cpu") from error
-    module: ModuleType = faiss
-    return module
+from kmeans_module.indexes import as_float32, faiss_for
 
 
 def _numbers(tensor: Tensor, bits: int) -> np.ndarray:
     if tensor.shape[-2] != 2**bits:
         raise ValueError(f"faiss needs n_clusters to be a power of 2; got {tensor.shape[-2]}")
-    return _array(tensor)
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+    return as_float32(tensor)
 
 
 def product_index(codebooks: Tensor, bits: int, rotation: Tensor | None) -> Any:
     """A trained ``IndexPQ`` of codebooks (m, k, d / m), behind the rotation (d, d)."""
-    faiss = _faiss()
+    faiss = faiss_for("to_faiss")
     m, _, part = codebooks.shape
     index = faiss.IndexPQ(m * part, m, bits)
     faiss.copy_array_to_vector(_numbers(codebooks, bits).ravel(), index.pq.centroids)
@@ -38,7 +26,7 @@ def product_index(codebooks: Tensor, bits: int, rotation: Tensor | None) -> Any:
     if rotation is None:
         return index
     turn = faiss.LinearTransform(m * part, m * part, False)
-    faiss.copy_array_to_vector(_array(rotation).ravel(), turn.A)
+    faiss.copy_array_to_vector(as_float32(rotation).ravel(), turn.A)
     turn.is_trained = True
     turn.set_is_orthonormal()
     return faiss.IndexPreTransform(turn, index)
@@ -46,7 +34,7 @@ def product_index(codebooks: Tensor, bits: int, rotation: Tensor | None) -> Any:
 
 def residual_index(codebooks: Tensor, bits: int, beam_size: int) -> Any:
     """A trained ``IndexResidualQuantizer`` of codebooks (L, k, d)."""
-    faiss = _faiss()
+    faiss = faiss_for("to_faiss")
     levels, _, d = codebooks.shape
     index = faiss.IndexResidualQuantizer(d, levels, bits)
     quantizer = index.rq

@@ -85,7 +85,8 @@ def fit_progressively(
     Args:
         x: (n, d).
         n_clusters: k.
-        max_iter: iterations in all directions; with fewer of them, at most 5.
+        max_iter: iterations in all directions; with fewer of them, at most 5. 0 draws centroids
+            in all directions.
         generator: None draws from torch's default generator.
 
     Returns:
@@ -97,7 +98,7 @@ def fit_progressively(
     coordinates = (x - mean) @ directions
     counts = {min(d, max(2, round(d ** ((i + 1) / _STAGES)))) for i in range(_STAGES)}
     init: Tensor | str = "k-means++"
-    for count in sorted(counts):
+    for count in sorted(counts) if max_iter else [d]:
         if isinstance(init, Tensor):
             init = torch.nn.functional.pad(init, (0, count - init.shape[-1]))
         iterations = max_iter if count == d else min(5, max_iter)

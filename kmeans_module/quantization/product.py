@@ -173,7 +173,7 @@ class ProductQuantizer(ProductCodes):
 
         Args:
             x: (n, d).
-            max_iter: Lloyd's iterations at most.
+            max_iter: Lloyd's iterations at most; 0 keeps the centroids that were drawn.
             rotations: times that the rotation is fitted to the codes in turn with two of
                 Lloyd's iterations, before that.
             generator: None draws from torch's default generator.
@@ -184,7 +184,7 @@ class ProductQuantizer(ProductCodes):
         """
         x = check.check_tensor("x", x)
         require_values("ProductQuantizer.fit", self.quantizer.codebook.centroids, x)
-        max_iter = check.check_integer("max_iter", max_iter, minimum=1)
+        max_iter = check.check_integer("max_iter", max_iter, minimum=0)
         rotations = check.check_integer("rotations", rotations, minimum=0)
         generator = check.generator_of(generator, seed)
         codebook = self.quantizer.codebook

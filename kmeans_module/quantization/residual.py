@@ -250,7 +250,7 @@ class ResidualQuantizer(ResidualCodes):
 
         Args:
             x: (n, d).
-            max_iter: Lloyd's iterations of a level at most.
+            max_iter: Lloyd's iterations of a level at most; 0 keeps the samples that were drawn.
             refinements: times that all levels are fitted together, and all samples encoded.
             beam_size: choices kept when samples are encoded; None for that of the quantizer.
             generator: None draws from torch's default generator.
@@ -266,7 +266,7 @@ class ResidualQuantizer(ResidualCodes):
         require_values("ResidualQuantizer.fit", self.level(0).codebook.centroids, x)
         beam_size = self.beam_size if beam_size is None else beam_size
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
-        max_iter = check.check_integer("max_iter", max_iter, minimum=1)
+        max_iter = check.check_integer("max_iter", max_iter, minimum=0)
         refinements = check.check_integer("refinements", refinements, minimum=0)
         generator = check.generator_of(generator, seed)
         centroids = self.level(0).codebook.centroids

@@ -98,6 +98,7 @@ JOBS = {
     "restarts of a batch": Job("random", n_init=2, batch_shape=(2,)),
     "float64": Job(dtype=torch.float64),
     "one iteration": Job(max_iter=1),
+    "no iterations": Job(max_iter=0),
     **{f"{init}, few weights": Job(init, weighted=True, n_weighty=6) for init in INITS},
     "callable": Job(first_rows),
     "callable, restarts of a batch": Job(rows_by_chance, batch_shape=(2,), n_init=2),
@@ -147,7 +148,7 @@ def failing(rank: int, part: slice, group: dist.ProcessGroup) -> dict[str, Calla
             process_group=group,
         ),
         "bad option on the last rank": lambda: layer.fit(
-            x[part], max_iter=0 if last else 5, process_group=group
+            x[part], max_iter=-1 if last else 5, process_group=group
         ),
         "bad init on the last rank": lambda: layer.fit(
             x[part], init=x[:3] if last else x[:9], process_group=group
@@ -274,7 +275,7 @@ def test_ranks_together_equal_one(name: str, ranks: Any) -> None:
         ("NaN on the last rank", "ValueError", "x should be finite; 1 row holds NaN .* row 90"),
         ("bad shape on the last rank", "ValueError", r"x should have shape \(n_samples, 3\); got"),
         ("bad weight on the last rank", "ValueError", "sample_weight should be >= 0"),
-        ("bad option on the last rank", "ValueError", "max_iter should be >= 1; got 0"),
+        ("bad option on the last rank", "ValueError", "max_iter should be >= 0; got -1"),
         ("bad init on the last rank", "ValueError", r"init should have shape \(9, 3\)"),
         ("the init fails on the first", "ValueError", "the init has failed"),
         ("the callback fails on the last rank", "ValueError", "the callback has failed"),

@@ -19,6 +19,7 @@ from kmeans_module.result import FitResult
 from kmeans_module.rows import Batch, BatchLoader
 
 if TYPE_CHECKING:
+    from kmeans_module.clustering import Clustering, kmeans, predict
     from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
     from kmeans_module.estimator import KMeans
     from kmeans_module.metrics import ClusterUsage, Inertia
@@ -34,6 +35,7 @@ __all__ = [
     "BlobDataModule",
     "ClusterStats",
     "ClusterUsage",
+    "Clustering",
     "EStep",
     "EmptyClusterError",
     "FitResult",
@@ -47,12 +49,15 @@ __all__ = [
     "ProductQuantizer",
     "ResidualQuantizer",
     "VectorQuantizer",
+    "kmeans",
+    "predict",
     "show_backends",
 ]
 
 _LAZY = {
     "ArrayDataModule": "data",
     "BlobDataModule": "data",
+    "Clustering": "clustering",
     "ImageDataModule": "data",
     "KMeans": "estimator",
     "LitKMeans": "training.lit_kmeans",
@@ -61,6 +66,8 @@ _LAZY = {
     "ProductQuantizer": "quantization",
     "ResidualQuantizer": "quantization",
     "VectorQuantizer": "quantization",
+    "kmeans": "clustering",
+    "predict": "clustering",
 }
 
 # Last: it says where a module that no longer exists has moved.

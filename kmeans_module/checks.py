@@ -64,7 +64,7 @@ def check_callable(name: str, value: object) -> None:
 
 def check_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} should be a torch.Tensor; got {type(value).__name__}")
+        raise TypeError(f"{name} should be a torch.Tensor; got {of_another_kind(value)}")
     if type(value) is not Tensor and is_distributed(value):
         raise TypeError(
             f"{name} should be a tensor of this rank; got a DTensor: hand in {name}.to_local() "
@@ -80,6 +80,14 @@ def check_tensor(name: str, value: object) -> Tensor:
         kind = "a nested tensor" if value.is_nested else f"{value.layout}, {value.dtype}"
         raise TypeError(f"{name} should be a dense tensor; got {kind}")
     return value
+
+
+def of_another_kind(value: object) -> str:
+    """The kind of a value that is no tensor; of arrays and frames with the way out."""
+    kind = type(value).__name__
+    if hasattr(value, "__array__") and not isinstance(value, type):
+        kind += ": torch.from_numpy makes one, and kmeans_module.kmeans and predict take arrays"
+    return kind
 
 
 def check_rows(x: object, name: str = "x") -> Tensor:

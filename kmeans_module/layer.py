@@ -10,13 +10,14 @@ from torch import Tensor
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.empty_clusters import EmptyClusterError
-from kmeans_module.core.fit import fit
+from kmeans_module.core.fit import fit, measured
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.seeding import Init, check_name, flat_init, initialize
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
 from kmeans_module.result import FitResult
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
 from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
+from kmeans_module.rows.subsample import subsample
 from kmeans_module.steps import Steps
 
 
@@ -116,6 +117,7 @@ class KMeansLayer(Steps):
         tol: float = 1e-4,
         n_init: int = 1,
         sample_weight: Tensor | None = None,
+        max_points_per_centroid: int | None = None,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         process_group: ProcessGroup | None = None,
@@ -145,6 +147,9 @@ class KMeansLayer(Steps):
             n_init: restarts, of which the one of lowest inertia is kept (one is enough for an
                 init that is a tensor or "current").
             sample_weight: (*batch_shape, n) or (n,), of a tensor; batches bring their own.
+            max_points_per_centroid: of more than k times as many rows a uniform sample of that
+                size is fitted, as in faiss; labels, inertia and the layer's counts are of all
+                rows, n_iter, converged and history of the sample. None fits all rows.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
             process_group: the ranks that hold the rest of the rows: inertia and centroids are
@@ -176,14 +181,19 @@ class KMeansLayer(Steps):
             check.check_integer("n_init", n_init, minimum=1)
             tol = check.check_number("tol", tol, minimum=0)
             generator = check.generator_of(generator, seed)
+            most = max_points_per_centroid
+            if most is not None:
+                most = check.check_integer("max_points_per_centroid", most, minimum=1)
+                most *= self.n_clusters
             check.check_callable("callback", callback)
             if callback_every is not None:
                 check.check_integer("callback_every", callback_every, minimum=1)
             init = self._flat_init(init)
-        self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init)
+        self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init, max_points=most)
         rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
         problem = self.problem()
         variance = survey(rows, problem, init)
+        fitted = subsample(rows, problem, most, generator)
 
         def report(iteration: Iteration) -> None:
             with errors_shared(ranks):
@@ -192,7 +202,7 @@ class KMeansLayer(Steps):
 
         try:
             best = fit(
-                rows,
+                fitted,
                 problem,
                 init=init,
                 max_iter=max_iter,
@@ -202,6 +212,8 @@ class KMeansLayer(Steps):
                 callback=report if anywhere(callback is not None, ranks) else None,
                 callback_every=callback_every,
             )
+            if fitted is not rows:
+                best = measured(rows, rows.search(problem), best)
         except EmptyClusterError as error:
             raise error.named(self.batch_shape) from None
         except NonFiniteInertiaError as error:
@@ -218,7 +230,7 @@ class KMeansLayer(Steps):
                 best.counts,
                 best.inertia,
                 empty_cluster=self.empty_cluster, stacklevel=3,
-                n_weighty=rows.moments(problem.metric).n_weighty,
+                n_weighty=fitted.moments(problem.metric).n_weighty,
                 batch_shape=self.batch_shape,
                 given=rows.example.dtype if rows.example.is_floating_point() else None,
                 used=self.centroids.dtype,

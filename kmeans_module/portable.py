@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -88,13 +89,20 @@ class PortableCentroids(CentroidState):
         layer.set_centroids(given, None if counts is None else _weights(counts, given))
         return layer
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state and the configuration to a .safetensors file, atomically."""
+    def save(
+        self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write the state and the configuration to a .safetensors file, atomically.
+
+        Args:
+            path: of the file.
+            metadata: further texts for the header of the file.
+        """
         from kmeans_module.files import save_tensors
 
         self.check_initialized()
         config = json.dumps({"metric": self.metric, "empty_cluster": self.empty_cluster})
-        save_tensors(path, dict(self.state_dict()), {"kmeans_module": config})
+        save_tensors(path, dict(self.state_dict()), {**(metadata or {}), "kmeans_module": config})
 
     @classmethod
     def from_file(

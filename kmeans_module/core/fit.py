@@ -213,11 +213,18 @@ def _restarts_together(
 def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
     """Labels and inertia of the best centroids alone: ties within rounding fall as they do in a
     call on these problems alone."""
-    lloyd = Lloyd(search.problem, best.centroids, merge=rows.merge)
+    best = measured(rows, search, best)
+    best.history[:, -1] = best.inertia
+    return best
+
+
+def measured(rows: Rows, search: Search, outcome: Fit) -> Fit:
+    """Labels, counts and inertia by one more E-step over all the data."""
+    lloyd = Lloyd(search.problem, outcome.centroids, merge=rows.merge)
     iteration = _pass(rows, search, lloyd, move=False)
-    inertia = from_host(iteration.inertia)
-    best.history[:, -1] = inertia
-    return best._replace(labels=search.labels(), counts=iteration.counts, inertia=inertia)
+    return outcome._replace(
+        labels=search.labels(), counts=iteration.counts, inertia=from_host(iteration.inertia)
+    )
 
 
 def _pass(rows: Rows, search: Search, lloyd: Lloyd, *, move: bool) -> Iteration:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import Workspace, workspace
+from kmeans_module.checks import generator_of
 from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
@@ -161,7 +162,10 @@ class HeldRows:
         batches = [batch._replace(x=function(batch.x)) for batch in self.batches]
         return HeldRows(batches, n_problems=self.n_problems, group=self.group)
 
-    def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, m: int, generator: torch.Generator | None = None, *, seed: int | None = None
+    ) -> Tensor:
+        generator = generator_of(generator, seed)
         seeds = draw_seeds(self.n_problems, generator, self.device, self.group)
         return uniform_sample(self.batches, m, seeds, self.group, example=self.example)[0]
 

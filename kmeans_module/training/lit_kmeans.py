@@ -27,6 +27,7 @@ from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
 from kmeans_module.rows.source import stable_order
+from kmeans_module.rows.survey import dtype_for
 from kmeans_module.training.checkpoint_files import VerifiedCheckpoints, check_fits, sign, verify
 from kmeans_module.training.evaluation import EvaluationSteps
 from kmeans_module.training.handshake import agree_on_arguments, check_strategy
@@ -36,7 +37,6 @@ from kmeans_module.training.outcome import Outcome
 from kmeans_module.training.pending import (
     PendingLayer,
     check_same_kind,
-    dtype_for,
     make_layer,
     read_centroids,
 )

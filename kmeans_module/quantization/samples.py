@@ -126,7 +126,7 @@ def draw(
 def by_weight(keys: Tensor, weight: Tensor) -> Tensor:
     """Keys (P, n) int64 whose least ones are a draw in proportion to weights (P, n), as
     :mod:`kmeans_module.rows.keyed` draws. Equal weights keep the order of the keys."""
-    uniform = ((keys >> 12) + ((1 << 51) + 0.5)).to(weight.dtype) / (1 << 52)
+    uniform = ((keys >> 12).to(weight.dtype) + ((1 << 51) + 0.5)) / (1 << 52)
     times = torch.log1p(-uniform).neg() / weight
     times = times.clamp(max=torch.finfo(times.dtype).max)  # of weights that are nearly 0
     # Floats that are not negative are in the order of their bits.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from kmeans_module.indexes import as_float32, faiss_for
+from kmeans_module.quantization.packing import bits_of
 
 
 def _numbers(tensor: Tensor, bits: int) -> np.ndarray:
@@ -32,13 +34,21 @@ def product_index(codebooks: Tensor, bits: int, rotation: Tensor | None) -> Any:
     return faiss.IndexPreTransform(turn, index)
 
 
-def residual_index(codebooks: Tensor, bits: int, beam_size: int) -> Any:
-    """A trained ``IndexResidualQuantizer`` of codebooks (L, k, d)."""
+def residual_index(codebooks: Sequence[Tensor], beam_size: int) -> Any:
+    """A trained ``IndexResidualQuantizer`` of the codebooks (k, d) of the levels."""
     faiss = faiss_for("to_faiss")
-    levels, _, d = codebooks.shape
-    index = faiss.IndexResidualQuantizer(d, levels, bits)
+    bits = [bits_of(len(book)) for book in codebooks]
+    numbers = [_numbers(book, bit).ravel() for book, bit in zip(codebooks, bits, strict=True)]
+    d = codebooks[0].shape[1]
+    if len(set(bits)) == 1:
+        index = faiss.IndexResidualQuantizer(d, len(bits), bits[0])
+    else:
+        sizes = faiss.UInt64Vector()
+        for bit in bits:
+            sizes.push_back(bit)
+        index = faiss.IndexResidualQuantizer(d, sizes)
     quantizer = index.rq
-    faiss.copy_array_to_vector(_numbers(codebooks, bits).ravel(), quantizer.codebooks)
+    faiss.copy_array_to_vector(np.concatenate(numbers), quantizer.codebooks)
     quantizer.is_trained = True
     quantizer.max_beam_size = beam_size
     quantizer.compute_codebook_tables()

@@ -9,7 +9,11 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import full_precision
 from kmeans_module.core.guard import require_values
 from kmeans_module.quantization.layout import Layout
-from kmeans_module.quantization.offline import principal_rotation, training_samples
+from kmeans_module.quantization.offline import (
+    principal_rotation,
+    training_samples,
+    weighted_mean,
+)
 from kmeans_module.quantization.product_codes import ProductCodes
 from kmeans_module.quantization.quantized import Quantized
 from kmeans_module.quantization.rotation import rotation_like
@@ -57,6 +61,8 @@ class ProductQuantizer(ProductCodes):
         process_group: the ranks whose samples codebooks learn from: "default" for all ranks
             where torch.distributed is in use; a ProcessGroup; or None for this process only,
             whatever the other ranks do.
+        code_dtype: of the codes that forward and :meth:`encode` return: torch.int64, int32 or
+            int16, if it holds k - 1.
         device, dtype: of the codebooks.
 
     Shape:
@@ -99,6 +105,7 @@ class ProductQuantizer(ProductCodes):
         channel_first: bool = False,
         nonfinite: str = "error",
         process_group: ProcessGroup | str | None = "default",
+        code_dtype: torch.dtype = torch.int64,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -126,6 +133,7 @@ class ProductQuantizer(ProductCodes):
             revive_below=revive_below,
             nonfinite=nonfinite,
             process_group=process_group,
+            code_dtype=code_dtype,
             device=device,
             dtype=dtype,
         )
@@ -147,23 +155,36 @@ class ProductQuantizer(ProductCodes):
     def extra_repr(self) -> str:
         return f"n_subspaces={self.n_subspaces}"
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> Quantized:
         """Quantize; in training also record the batch.
 
-        Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
+        Arguments, outputs, errors and the mask are those of :meth:`VectorQuantizer.forward`.
         """
         if not self.quantizer.learns:
             self.check_answers()
         x, mask = self.layout.check(x, mask, self._device)
-        quantized, codes, loss = self.quantizer(self._rotated(x), mask)
-        quantized = self._rotated_back(quantized).to(x.dtype)
-        return Quantized(self.layout.features_back(quantized), self._with_subspaces(codes), loss)
+        found: Quantized = self.quantizer(self._rotated(x), mask, sample_weight)
+        quantized = self._rotated_back(found.quantized).to(x.dtype)
+        measures = found.measures
+        if measures is not None:
+            measures = measures._replace(
+                errors=self._with_subspaces(measures.errors),
+                losses=self._with_subspaces(measures.losses),
+                axis="heads",
+            )
+        return Quantized(
+            self.layout.features_back(quantized), self._with_subspaces(found.codes), found.loss,
+            measures=measures,
+        )  # fmt: skip
 
     @torch.no_grad()
     def fit(
         self,
         x: Tensor,
         *,
+        sample_weight: Tensor | None = None,
         max_iter: int = 20,
         rotations: int = 20,
         generator: torch.Generator | None = None,
@@ -173,6 +194,7 @@ class ProductQuantizer(ProductCodes):
 
         Args:
             x: (n, d).
+            sample_weight: (n,), numbers >= 0; rows of weight 0 do not count.
             max_iter: Lloyd's iterations at most; 0 keeps the centroids that were drawn.
             rotations: times that the rotation is fitted to the codes in turn with two of
                 Lloyd's iterations, before that.
@@ -180,7 +202,7 @@ class ProductQuantizer(ProductCodes):
             seed: an integer in place of a generator.
 
         Raises:
-            ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
+            ValueError: n_samples < n_clusters, NaN or infinity, bad shapes, bad weights.
         """
         x = check.check_tensor("x", x)
         require_values("ProductQuantizer.fit", self.quantizer.codebook.centroids, x)
@@ -188,42 +210,57 @@ class ProductQuantizer(ProductCodes):
         rotations = check.check_integer("rotations", rotations, minimum=0)
         generator = check.generator_of(generator, seed)
         codebook = self.quantizer.codebook
-        x = training_samples(x, self.n_features, self.n_clusters, codebook.centroids)
+        x, weight = training_samples(
+            x, self.n_features, self.n_clusters, codebook.centroids, sample_weight
+        )
         with full_precision(x.device):
             if self.rotation is None:
-                self._seed(x, generator)
+                self._seed(x, weight, generator)
             else:
-                x = self._fit_rotation(x, rotations, generator)
-            codebook.fit(self._cut(x), init="current", max_iter=max_iter)
+                x = self._fit_rotation(x, weight, rotations, generator)
+            codebook.fit(self._cut(x), init="current", max_iter=max_iter, sample_weight=weight)
         self.quantizer.forget_recorded()
 
-    def _fit_rotation(self, x: Tensor, rotations: int, generator: torch.Generator | None) -> Tensor:
+    def _fit_rotation(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        rotations: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
         """Fit the rotation, and centroids to start from; returns the rotated samples."""
         assert self.rotation is not None
         codebook = self.quantizer.codebook
         # Products of a large common part would hide the rest.
-        center = x.mean(dim=0)
+        center = weighted_mean(x, weight)
         around = x - center
-        rotation = principal_rotation(around, self.n_subspaces)
-        self._seed(around @ rotation.T, generator)
+        rotation = principal_rotation(around, self.n_subspaces, weight)
+        self._seed(around @ rotation.T, weight, generator)
+        weighted = around if weight is None else around * weight.to(x.dtype).unsqueeze(-1)
         for _ in range(rotations):
             turned = self._cut(around @ rotation.T)
-            labels = codebook.fit(turned, init="current", max_iter=2, tol=0).labels
+            labels = codebook.fit(
+                turned, init="current", max_iter=2, tol=0, sample_weight=weight
+            ).labels
             assert labels is not None
             decoded = self._joined(codebook.decode(labels), x.shape).to(x.dtype)
-            u, _, v = torch.linalg.svd(decoded.T @ around)
+            u, _, v = torch.linalg.svd(decoded.T @ weighted)
             rotation = u @ v
         self.rotation.weight = rotation.to(self.rotation.weight.dtype)
         center = self._cut(self._rotated(center.unsqueeze(0)))
         codebook.set_centroids(codebook.centroids + center.to(codebook.centroids.dtype))
         return self._rotated(x)
 
-    def _seed(self, x: Tensor, generator: torch.Generator | None) -> None:
+    def _seed(self, x: Tensor, weight: Tensor | None, generator: torch.Generator | None) -> None:
         """k-means++ on a sample: with more rows it takes longer than all that follows."""
         device = "cpu" if generator is None else generator.device
         chosen = torch.randperm(len(x), generator=generator, device=device)
         chosen = chosen[: SEEDING_ROWS * self.n_clusters].to(x.device)
-        self.quantizer.codebook.initialize(self._cut(x[chosen]), generator=generator)
+        self.quantizer.codebook.initialize(
+            self._cut(x[chosen]),
+            sample_weight=None if weight is None else weight[chosen],
+            generator=generator,
+        )
 
     def apply_update(self) -> None:
         """Move the codebooks to what the last forward pass in training recorded."""

@@ -13,7 +13,7 @@ from kmeans_module.core.guard import readable
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import check_codes, check_range
 from kmeans_module.quantization.packing import bits_of, pack, unpack
-from kmeans_module.quantization.quantized import Quantizer
+from kmeans_module.quantization.quantizer import Quantizer
 from kmeans_module.quantization.rotation import weight_of
 from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
@@ -39,6 +39,11 @@ class ProductCodes(Quantizer):
         return self.quantizer.n_clusters
 
     @property
+    def code_dtype(self) -> torch.dtype:
+        """Of the codes that forward and :meth:`encode` return."""
+        return self.quantizer.code_dtype
+
+    @property
     def codebooks(self) -> Tensor:
         """Centroids of the parts, (m, k, d / m), after the rotation."""
         shape = (self.n_subspaces, self.n_clusters, -1)
@@ -47,11 +52,12 @@ class ProductCodes(Quantizer):
     def codebook_layers(self) -> list[KMeansLayer]:
         return [self.quantizer.codebook]
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Codes of the nearest centroids, (*, m) int64; learns nothing.
+    def encode(self, x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Codes of the nearest centroids, (*, m); learns nothing.
 
         Args:
             x: (*, d), or (N, d, *) with channel_first; floats, or integers.
+            dtype: of the codes, torch.int16, int32 or int64; None for code_dtype.
 
         Raises:
             NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
@@ -60,7 +66,7 @@ class ProductCodes(Quantizer):
         x, _ = self.layout.check(x, None, self._device, integers=True)
         x = x.to(compute_dtype(x, self.quantizer.codebook.centroids))
         with torch.no_grad():
-            return self._with_subspaces(self.quantizer.encode(self._rotated(x)))
+            return self._with_subspaces(self.quantizer.encode(self._rotated(x), dtype=dtype))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The vectors that codes (*, m) stand for, (*, d), or (N, d, *) with channel_first.

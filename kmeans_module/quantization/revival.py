@@ -17,13 +17,16 @@ REACH = 0.5  # of a revived code, in the spread of the codebook
 LEAST_WAY = 1 / 32  # of a revived code to its sample
 
 
-def least_counts(counts: Tensor, *, decay: float | Tensor, threshold: float | None) -> Tensor:
+def least_counts(
+    counts: Tensor, *, decay: float | Tensor, threshold: float | Tensor | None
+) -> Tensor:
     """Counts below which a code is dead, (P, 1).
 
     Args:
         counts: decayed, (P, k).
         decay: γ, a number or (P, 1).
-        threshold: samples of a batch, on average; None for a tenth of an even share.
+        threshold: weight of samples of a batch, on average, a number or (P, 1); None for a tenth
+            of an even share.
     """
     if threshold is None:
         return counts.mean(dim=-1, keepdim=True) / 10

@@ -95,7 +95,8 @@ def draw(
 
     Args:
         rows: (P, n, d).
-        valid: which rows count, (P, n) bool; None for all.
+        valid: which rows count, (P, n) bool, or weights by which they are drawn; None for all
+            alike.
         codes: of the rows, (P, n).
         most: samples to draw, if there are as many.
         step: number of the step of each problem, (P,) int64.
@@ -111,7 +112,8 @@ def draw(
     numbers = torch.arange(n, device=rows.device) + numbering.before
     keys = hashed(numbers + stream.unsqueeze(-1))
     if valid is not None:
-        keys = keys.masked_fill(~valid, _NEVER)
+        weighted = valid.dtype != torch.bool
+        keys = by_weight(keys, valid) if weighted else keys.masked_fill(~valid, _NEVER)
     keys, drawn, codes = least(keys, rows, codes, most, dtype, group)
     known = _first_of_equals(drawn)
     if valid is not None or group is not None:
@@ -119,6 +121,17 @@ def draw(
     if metric == "cosine":
         known = known & (drawn != 0).any(dim=-1)
     return Samples(drawn, codes, known)
+
+
+def by_weight(keys: Tensor, weight: Tensor) -> Tensor:
+    """Keys (P, n) int64 whose least ones are a draw in proportion to weights (P, n), as
+    :mod:`kmeans_module.rows.keyed` draws. Equal weights keep the order of the keys."""
+    uniform = ((keys >> 12).to(weight.dtype) + ((1 << 51) + 0.5)) / (1 << 52)
+    times = torch.log1p(-uniform).neg() / weight
+    times = times.clamp(max=torch.finfo(times.dtype).max)  # of weights that are nearly 0
+    # Floats that are not negative are in the order of their bits.
+    bits = times.view(torch.int64 if times.element_size() == 8 else torch.int32).long()
+    return bits.masked_fill(weight <= 0, _NEVER)
 
 
 def least(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.fit import fit
 from kmeans_module.core.problem import Problem
+from kmeans_module.progress import Watch
 from kmeans_module.quantization.beams import search_beams
 from kmeans_module.rows import Batch, HeldRows
 from kmeans_module.rows.survey import refuse, refuse_nonfinite, refuse_too_few
@@ -68,6 +70,17 @@ def covariance(x: Tensor, weight: Tensor | None, *, correction: int = 0) -> Tens
     return around.T @ (around * (weight / weight.sum()).unsqueeze(-1))
 
 
+@contextmanager
+def unchanged_by_failures(quantizer: nn.Module) -> Iterator[None]:
+    """Give a quantizer its state back where an error or an interruption ends a fit."""
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    try:
+        yield
+    except BaseException:
+        quantizer.load_state_dict(before)
+        raise
+
+
 def fit_levels(
     x: Tensor,
     sizes: Sequence[int],
@@ -77,6 +90,7 @@ def fit_levels(
     refinements: int,
     generator: torch.Generator | None = None,
     sample_weight: Tensor | None = None,
+    watch: Watch | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """Codebooks of a residual quantizer: one after the other, then all together.
 
@@ -88,18 +102,24 @@ def fit_levels(
         refinements: times that all levels are fitted together, and all samples encoded.
         generator: None draws from torch's default generator.
         sample_weight: (n,), positive; None for 1.
+        watch: whom to tell; None for nobody.
 
     Returns:
         codebooks (k, d), and the codes of the samples, (n, L).
     """
     left, codebooks = x, list[Tensor]()
-    for k in sizes:
+    watch = watch or Watch()
+    for number, k in enumerate(sizes):
+        watch.enters(f"level {number + 1} of {len(sizes)}")
         centroids = fit_progressively(
-            left, k, max_iter=max_iter, generator=generator, sample_weight=sample_weight
-        )
+            left, k, max_iter=max_iter, generator=generator, sample_weight=sample_weight,
+            watch=watch,
+        )  # fmt: skip
         codebooks.append(centroids)
         codes, left = search_beams(x, codebooks, beam_size=beam_size)
-    for _ in range(refinements):
+    for number in range(refinements):
+        watch.enters(f"refinement {number + 1} of {refinements}")
+        watch.says("fitting all levels together")
         codebooks = least_squares(x, codes, codebooks, sample_weight)
         codes, _ = search_beams(x, codebooks, beam_size=beam_size)
     return codebooks, codes
@@ -112,6 +132,7 @@ def fit_progressively(
     max_iter: int,
     generator: torch.Generator | None = None,
     sample_weight: Tensor | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """k-means in more and more of the principal directions of x, each start being the last end.
 
@@ -129,10 +150,13 @@ def fit_progressively(
             in all directions.
         generator: None draws from torch's default generator.
         sample_weight: (n,), positive; None for 1.
+        watch: whom to tell; None for nobody.
 
     Returns:
         centroids, (k, d).
     """
+    watch = watch or Watch()
+    level = watch.stage
     d = x.shape[1]
     mean = weighted_mean(x, sample_weight)
     spread = covariance(x, sample_weight, correction=1)
@@ -143,9 +167,10 @@ def fit_progressively(
     for count in sorted(counts) if max_iter else [d]:
         if isinstance(init, Tensor):
             init = torch.nn.functional.pad(init, (0, count - init.shape[-1]))
-        iterations = max_iter if count == d else min(5, max_iter)
+        watch.max_iter = max_iter if count == d else min(5, max_iter)
+        watch.enters(", ".join(filter(None, [level, f"{count} of {d} directions"])))
         part = Batch(coordinates[:, :count].contiguous(), sample_weight)
-        init = _k_means(part, n_clusters, init, iterations, generator)
+        init = _k_means(part, n_clusters, init, generator, watch)
     assert isinstance(init, Tensor)
     centroids: Tensor = init @ directions.T + mean
     return centroids
@@ -155,8 +180,8 @@ def _k_means(
     batch: Batch,
     n_clusters: int,
     init: Tensor | str,
-    max_iter: int,
     generator: torch.Generator | None,
+    watch: Watch,
 ) -> Tensor:
     x, rows = batch.x, HeldRows([batch])
     problem = Problem(n_clusters, x.shape[1], dtype=x.dtype, device=x.device)
@@ -167,10 +192,12 @@ def _k_means(
         rows,
         problem,
         init=init,
-        max_iter=max_iter,
+        max_iter=watch.max_iter,
         threshold=1e-4 * moments.variance,
         n_init=1,
         generator=generator,
+        callback=watch.iteration if watch.listens else None,
+        seeding=watch.seeding,
     )
     return best.centroids[0]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -55,6 +56,15 @@ def check_number(name: str, value: object, *, minimum: float, maximum: float = m
 def check_flag(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{name} should be True or False; got {shown(value)}")
+
+
+def check_verbose(verbose: object) -> bool:
+    """Whether anything is shown; numbers as scikit-learn has them: all but 0 show the same."""
+    if isinstance(verbose, bool | np.bool_):
+        return bool(verbose)
+    if not isinstance(verbose, Integral) or int(verbose) < 0:
+        raise TypeError(f"verbose should be True or False; got {shown(verbose)}")
+    return int(verbose) > 0
 
 
 def check_callable(name: str, value: object) -> None:

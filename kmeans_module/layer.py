@@ -12,8 +12,9 @@ from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.empty_clusters import EmptyClusterError
 from kmeans_module.core.fit import fit
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
-from kmeans_module.core.seeding import Init, check_name, flat_init, initialize
+from kmeans_module.core.seeding import Init, Told, check_name, flat_init, initialize
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
+from kmeans_module.progress import watching
 from kmeans_module.result import FitResult
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
 from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
@@ -73,6 +74,8 @@ class KMeansLayer(Steps):
         seed: int | None = None,
         process_group: ProcessGroup | None = None,
         batch_of: BatchOf | None = None,
+        verbose: bool = False,
+        told: Told | None = None,
     ) -> None:
         """Choose the initial centroids; counts and n_iter start at 0.
 
@@ -85,6 +88,8 @@ class KMeansLayer(Steps):
             seed: an integer in place of a generator.
             process_group: the ranks that hold the rest of the rows.
             batch_of: makes a batch of what a loader hands out.
+            verbose: whether a bar shows how far it is; see :meth:`fit`.
+            told: called with (done, total), centers or passes, while an init by name draws.
 
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity in x, bad weights or init.
@@ -95,16 +100,22 @@ class KMeansLayer(Steps):
         with errors_shared(ranks):
             generator = check.generator_of(generator, seed)
             init = self._flat_init(init)
+            check.check_callable("told", told)
+            check.check_verbose(verbose)
         self._agree(ranks, init)
         rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
-        survey(rows, self.problem(), init)
+        with watching(verbose, told=told, init=init, group=ranks) as watch:
+            survey(rows, self.problem(), init)
+            centroids = initialize(
+                rows, self.problem(), init, generator=generator, told=watch.seeding
+            )
         if isinstance(init, str):
             n_weighty = rows.moments(self.problem().metric).n_weighty
             warn_of_weights(
                 n_weighty.expand(self.problem().n_problems), self.n_clusters, stacklevel=3,
                 batch_shape=self.batch_shape,
             )  # fmt: skip
-        self.set_centroids(initialize(rows, self.problem(), init, generator=generator))
+        self.set_centroids(centroids)
 
     @torch.no_grad()
     def fit(
@@ -121,6 +132,7 @@ class KMeansLayer(Steps):
         process_group: ProcessGroup | None = None,
         callback: Callable[[Iteration], object] | None = None,
         callback_every: int | None = None,
+        verbose: bool = False,
         resident: bool = False,
         batch_of: BatchOf | None = None,
     ) -> FitResult:
@@ -153,6 +165,9 @@ class KMeansLayer(Steps):
                 iteration, in their order; on a CUDA device late, when the host looks at it.
             callback_every: iterations after which the host looks at the latest; 1 costs a wait for
                 each, None is whenever it looks anyway. Without a callback it changes nothing.
+            verbose: whether a bar shows what happens, seeding included: in a terminal, in a
+                notebook, on the first rank of several; elsewhere lines on stderr, or of the
+                logger ``kmeans_module.progress`` where logging shows level INFO.
             resident: whether all batches of a loader are kept in memory, on the layer's device.
             batch_of: makes a batch of what a loader hands out, where that is anything else.
 
@@ -177,38 +192,46 @@ class KMeansLayer(Steps):
             tol = check.check_number("tol", tol, minimum=0)
             generator = check.generator_of(generator, seed)
             check.check_callable("callback", callback)
+            check.check_verbose(verbose)
             if callback_every is not None:
                 check.check_integer("callback_every", callback_every, minimum=1)
             init = self._flat_init(init)
         self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init)
-        rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
-        problem = self.problem()
-        variance = survey(rows, problem, init)
+        with watching(
+            verbose, callback, max_iter=max_iter, init=init, batch_shape=self.batch_shape,
+            group=ranks,
+        ) as watch:  # fmt: skip
+            watch.says("reading the rows")
+            rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
+            problem = self.problem()
+            variance = survey(rows, problem, init)
 
-        def report(iteration: Iteration) -> None:
-            with errors_shared(ranks):
-                if callback is not None:
-                    callback(iteration.reshape(self.batch_shape))
+            def report(iteration: Iteration) -> None:
+                with errors_shared(ranks):
+                    watch.iteration(iteration)
 
-        try:
-            best = fit(
-                rows,
-                problem,
-                init=init,
-                max_iter=max_iter,
-                threshold=tol * variance,
-                n_init=n_init,
-                generator=generator,
-                callback=report if anywhere(callback is not None, ranks) else None,
-                callback_every=callback_every,
-            )
-        except EmptyClusterError as error:
-            raise error.named(self.batch_shape) from None
-        except NonFiniteInertiaError as error:
-            dtype = compute_dtype(rows.example, problem.dtype)
-            raise ValueError(
-                f"squared distances overflow {dtype}: scale x down or use float64"
-            ) from error
+            try:
+                best = fit(
+                    rows,
+                    problem,
+                    init=init,
+                    max_iter=max_iter,
+                    threshold=tol * variance,
+                    n_init=n_init,
+                    generator=generator,
+                    callback=report if anywhere(watch.listens, ranks) else None,
+                    callback_every=callback_every,
+                    seeding=watch.seeding,
+                    stages=watch.enters,
+                )
+            except EmptyClusterError as error:
+                raise error.named(self.batch_shape) from None
+            except NonFiniteInertiaError as error:
+                dtype = compute_dtype(rows.example, problem.dtype)
+                raise ValueError(
+                    f"squared distances overflow {dtype}: scale x down or use float64"
+                ) from error
+            watch.ends(best)
         self.set_centroids(best.centroids, best.counts)
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
         if best.some_empty:

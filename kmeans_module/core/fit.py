@@ -13,7 +13,7 @@ from kmeans_module.core.late import Loops, watch
 from kmeans_module.core.lloyd import Iteration, Lloyd
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments, Rows, Search
-from kmeans_module.core.seeding import Init, initialize
+from kmeans_module.core.seeding import Init, Told, initialize
 from kmeans_module.core.statistics import from_host
 
 # Labels of the restarts that run together: more of them cost memory, fewer cost calls.
@@ -142,6 +142,8 @@ def fit(
     generator: torch.Generator | None = None,
     callback: Callable[[Iteration], object] | None = None,
     callback_every: int | None = None,
+    seeding: Told | None = None,
+    stages: Callable[[str], object] | None = None,
 ) -> Fit:
     """The best of ``n_init`` runs.
 
@@ -154,6 +156,8 @@ def fit(
         n_init: restarts.
         generator: what the draws come from; None for torch's default. Each restart has one of
             its own, the first draws what a single run would.
+        seeding: told how far seeding is, (done, total), while centers are drawn.
+        stages: told which restarts begin, where there are several; their iterations say so too.
     """
     search = rows.search(problem)
     n_init = 1 if isinstance(init, Tensor) else n_init
@@ -163,11 +167,14 @@ def fit(
     for first in range(0, n_init, together):
         restarts = min(together, n_init - first)
         repeated = problem.repeated(restarts) if restarts > 1 else problem
+        stage = _stage(first, restarts, n_init)
+        if stages is not None and stage:
+            stages(stage)
         own = generators[first : first + restarts]
-        centroids = initialize(rows, repeated, init, generator=own, search=search)
+        centroids = initialize(rows, repeated, init, generator=own, search=search, told=seeding)
         told = callback
-        if callback is not None and restarts > 1:
-            told = _tell_of_the_best(callback, problem.n_problems)
+        if callback is not None and n_init > 1:
+            told = _tell(callback, problem.n_problems, together=restarts > 1, stage=stage)
         outcome = run(
             rows, search, repeated, centroids, max_iter=max_iter,
             threshold=threshold.repeat(restarts), callback=told, callback_every=callback_every,
@@ -238,25 +245,38 @@ def _pass(rows: Rows, search: Search, lloyd: Lloyd, *, move: bool) -> Iteration:
     return lloyd.end_pass(move=move)
 
 
-def _tell_of_the_best(
-    callback: Callable[[Iteration], object], n_problems: int
+def _stage(first: int, restarts: int, n_init: int) -> str:
+    """Which restarts begin, in words; "" for a single one."""
+    if n_init == 1:
+        return ""
+    if restarts == 1:
+        return f"restart {first + 1} of {n_init}"
+    return f"restarts {first + 1} to {first + restarts} of {n_init}, the best"
+
+
+def _tell(
+    callback: Callable[[Iteration], object], n_problems: int, *, together: bool, stage: str
 ) -> Callable[[Iteration], object]:
-    """Tells, of restarts that run together, of the one with the lowest inertia for each problem."""
+    """Tells which restarts iterate; of those that run together, of the one with the lowest inertia
+    for each problem."""
 
     def tell(iteration: Iteration) -> None:
-        inertia = from_host(iteration.inertia).view(-1, n_problems)
-        problems = torch.arange(n_problems, device=inertia.device)
-        index = inertia.argmin(dim=0) * n_problems + problems
-        callback(
-            iteration._replace(
-                inertia=inertia.flatten()[index],
-                shift=from_host(iteration.shift)[index],
-                moved=from_host(iteration.moved)[index],
-                counts=iteration.counts[index.to(iteration.counts.device, non_blocking=True)],
-            )
-        )
+        iteration = iteration._replace(stage=stage)
+        callback(_of_the_best(iteration, n_problems) if together else iteration)
 
     return tell
+
+
+def _of_the_best(iteration: Iteration, n_problems: int) -> Iteration:
+    inertia = from_host(iteration.inertia).view(-1, n_problems)
+    problems = torch.arange(n_problems, device=inertia.device)
+    index = inertia.argmin(dim=0) * n_problems + problems
+    return iteration._replace(
+        inertia=inertia.flatten()[index],
+        shift=from_host(iteration.shift)[index],
+        moved=from_host(iteration.moved)[index],
+        counts=iteration.counts[index.to(iteration.counts.device, non_blocking=True)],
+    )
 
 
 def _best_restart(outcome: Fit, n_problems: int) -> Fit:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.backends import beam_search
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.fit import fit
 from kmeans_module.core.problem import Problem
+from kmeans_module.progress import Watch
 from kmeans_module.rows import Batch, HeldRows
 from kmeans_module.rows.survey import refuse, refuse_nonfinite, refuse_too_few
 
@@ -35,6 +39,17 @@ def training_samples(x: object, n_features: int, n_clusters: int, centroids: Ten
     return rows
 
 
+@contextmanager
+def unchanged_by_failures(quantizer: nn.Module) -> Iterator[None]:
+    """Give a quantizer its state back where an error or an interruption ends a fit."""
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    try:
+        yield
+    except BaseException:
+        quantizer.load_state_dict(before)
+        raise
+
+
 def fit_levels(
     x: Tensor,
     n_clusters: int,
@@ -44,6 +59,7 @@ def fit_levels(
     max_iter: int,
     refinements: int,
     generator: torch.Generator | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Codebooks of a residual quantizer: one after the other, then all together.
 
@@ -55,23 +71,35 @@ def fit_levels(
         max_iter: Lloyd's iterations of a level at most.
         refinements: times that all levels are fitted together, and all samples encoded.
         generator: None draws from torch's default generator.
+        watch: whom to tell; None for nobody.
 
     Returns:
         codebooks (L, k, d), and the codes of the samples, (n, L).
     """
     left, codebooks = x, x.new_empty((0, n_clusters, x.shape[1]))
-    for _ in range(n_levels):
-        centroids = fit_progressively(left, n_clusters, max_iter=max_iter, generator=generator)
+    watch = watch or Watch()
+    for number in range(n_levels):
+        watch.enters(f"level {number + 1} of {n_levels}")
+        centroids = fit_progressively(
+            left, n_clusters, max_iter=max_iter, generator=generator, watch=watch
+        )
         codebooks = torch.cat([codebooks, centroids.unsqueeze(0)])
         codes, left = beam_search(x, codebooks, beam_size=beam_size)
-    for _ in range(refinements):
+    for number in range(refinements):
+        watch.enters(f"refinement {number + 1} of {refinements}")
+        watch.says("fitting all levels together")
         codebooks = least_squares(x, codes, codebooks)
         codes, _ = beam_search(x, codebooks, beam_size=beam_size)
     return codebooks, codes
 
 
 def fit_progressively(
-    x: Tensor, n_clusters: int, *, max_iter: int, generator: torch.Generator | None = None
+    x: Tensor,
+    n_clusters: int,
+    *,
+    max_iter: int,
+    generator: torch.Generator | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """k-means in more and more of the principal directions of x, each start being the last end.
 
@@ -87,10 +115,13 @@ def fit_progressively(
         n_clusters: k.
         max_iter: iterations in all directions; with fewer of them, at most 5.
         generator: None draws from torch's default generator.
+        watch: whom to tell; None for nobody.
 
     Returns:
         centroids, (k, d).
     """
+    watch = watch or Watch()
+    level = watch.stage
     d = x.shape[1]
     mean = x.mean(dim=0)
     directions = torch.linalg.eigh(torch.cov(x.T).double().view(d, d)).eigenvectors.flip(1).to(x)
@@ -100,10 +131,9 @@ def fit_progressively(
     for count in sorted(counts):
         if isinstance(init, Tensor):
             init = torch.nn.functional.pad(init, (0, count - init.shape[-1]))
-        iterations = max_iter if count == d else min(5, max_iter)
-        init = _k_means(
-            coordinates[:, :count].contiguous(), n_clusters, init, iterations, generator
-        )
+        watch.max_iter = max_iter if count == d else min(5, max_iter)
+        watch.enters(", ".join(filter(None, [level, f"{count} of {d} directions"])))
+        init = _k_means(coordinates[:, :count].contiguous(), n_clusters, init, generator, watch)
     assert isinstance(init, Tensor)
     centroids: Tensor = init @ directions.T + mean
     return centroids
@@ -113,8 +143,8 @@ def _k_means(
     x: Tensor,
     n_clusters: int,
     init: Tensor | str,
-    max_iter: int,
     generator: torch.Generator | None,
+    watch: Watch,
 ) -> Tensor:
     rows = HeldRows([Batch(x)])
     problem = Problem(n_clusters, x.shape[1], dtype=x.dtype, device=x.device)
@@ -125,10 +155,12 @@ def _k_means(
         rows,
         problem,
         init=init,
-        max_iter=max_iter,
+        max_iter=watch.max_iter,
         threshold=1e-4 * moments.variance,
         n_init=1,
         generator=generator,
+        callback=watch.iteration if watch.listens else None,
+        seeding=watch.seeding,
     )
     return best.centroids[0]
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import full_precision
 from kmeans_module.core.guard import require_values
+from kmeans_module.core.lloyd import Iteration
+from kmeans_module.progress import Watch, watching
 from kmeans_module.quantization.layout import Layout
-from kmeans_module.quantization.offline import principal_rotation, training_samples
+from kmeans_module.quantization.offline import (
+    principal_rotation,
+    training_samples,
+    unchanged_by_failures,
+)
 from kmeans_module.quantization.product_codes import ProductCodes
 from kmeans_module.quantization.quantized import Quantized
 from kmeans_module.quantization.rotation import rotation_like
@@ -168,6 +176,8 @@ class ProductQuantizer(ProductCodes):
         rotations: int = 20,
         generator: torch.Generator | None = None,
         seed: int | None = None,
+        verbose: bool = False,
+        callback: Callable[[Iteration], object] | None = None,
     ) -> None:
         """Train on samples, afresh: Lloyd's algorithm in all sub-spaces.
 
@@ -178,6 +188,10 @@ class ProductQuantizer(ProductCodes):
                 Lloyd's iterations, before that.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
+            verbose: whether a bar shows what happens; see :meth:`KMeansLayer.fit`.
+            callback: called with an :class:`~kmeans_module.Iteration` after each of Lloyd's
+                iterations, with numbers (m,) of the sub-spaces; ``iteration.stage`` says which
+                rotation it belongs to.
 
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
@@ -187,17 +201,28 @@ class ProductQuantizer(ProductCodes):
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         rotations = check.check_integer("rotations", rotations, minimum=0)
         generator = check.generator_of(generator, seed)
+        check.check_callable("callback", callback)
         codebook = self.quantizer.codebook
         x = training_samples(x, self.n_features, self.n_clusters, codebook.centroids)
-        with full_precision(x.device):
+        with (
+            unchanged_by_failures(self),
+            watching(verbose, callback, batch_shape=(self.n_subspaces,)) as watch,
+            full_precision(x.device),
+        ):
             if self.rotation is None:
-                self._seed(x, generator)
+                self._seed(x, generator, watch)
             else:
-                x = self._fit_rotation(x, rotations, generator)
-            codebook.fit(self._cut(x), init="current", max_iter=max_iter)
+                x = self._fit_rotation(x, rotations, generator, watch)
+            watch.enters("")
+            watch.max_iter = max_iter
+            tell = watch.iteration if watch.listens else None
+            codebook.fit(self._cut(x), init="current", max_iter=max_iter, callback=tell)
+            watch.done(f"{self.n_subspaces} codebooks of {self.n_clusters:,} codes are fitted")
         self.quantizer.forget_recorded()
 
-    def _fit_rotation(self, x: Tensor, rotations: int, generator: torch.Generator | None) -> Tensor:
+    def _fit_rotation(
+        self, x: Tensor, rotations: int, generator: torch.Generator | None, watch: Watch
+    ) -> Tensor:
         """Fit the rotation, and centroids to start from; returns the rotated samples."""
         assert self.rotation is not None
         codebook = self.quantizer.codebook
@@ -205,10 +230,14 @@ class ProductQuantizer(ProductCodes):
         center = x.mean(dim=0)
         around = x - center
         rotation = principal_rotation(around, self.n_subspaces)
-        self._seed(around @ rotation.T, generator)
-        for _ in range(rotations):
+        self._seed(around @ rotation.T, generator, watch)
+        watch.max_iter = 2
+        tell = watch.iteration if watch.listens else None
+        for number in range(rotations):
+            watch.enters(f"rotation {number + 1} of {rotations}")
             turned = self._cut(around @ rotation.T)
-            labels = codebook.fit(turned, init="current", max_iter=2, tol=0).labels
+            fitted = codebook.fit(turned, init="current", max_iter=2, tol=0, callback=tell)
+            labels = fitted.labels
             assert labels is not None
             decoded = self._joined(codebook.decode(labels), x.shape).to(x.dtype)
             u, _, v = torch.linalg.svd(decoded.T @ around)
@@ -218,12 +247,14 @@ class ProductQuantizer(ProductCodes):
         codebook.set_centroids(codebook.centroids + center.to(codebook.centroids.dtype))
         return self._rotated(x)
 
-    def _seed(self, x: Tensor, generator: torch.Generator | None) -> None:
+    def _seed(self, x: Tensor, generator: torch.Generator | None, watch: Watch) -> None:
         """k-means++ on a sample: with more rows it takes longer than all that follows."""
         device = "cpu" if generator is None else generator.device
         chosen = torch.randperm(len(x), generator=generator, device=device)
         chosen = chosen[: SEEDING_ROWS * self.n_clusters].to(x.device)
-        self.quantizer.codebook.initialize(self._cut(x[chosen]), generator=generator)
+        self.quantizer.codebook.initialize(
+            self._cut(x[chosen]), generator=generator, told=watch.seeding
+        )
 
     def apply_update(self) -> None:
         """Move the codebooks to what the last forward pass in training recorded."""

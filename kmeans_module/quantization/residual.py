@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.core.guard import require_values
+from kmeans_module.core.lloyd import Iteration
+from kmeans_module.progress import watching
 from kmeans_module.quantization.gradients import quantization_loss, rotate, straight_through
 from kmeans_module.quantization.layout import NO_CODE, Layout, check_levels, hide_rows
 from kmeans_module.quantization.offline import fit_levels, training_samples
@@ -244,6 +248,8 @@ class ResidualQuantizer(ResidualCodes):
         beam_size: int | None = None,
         generator: torch.Generator | None = None,
         seed: int | None = None,
+        verbose: bool = False,
+        callback: Callable[[Iteration], object] | None = None,
     ) -> None:
         """Train all levels on samples, afresh: k-means level by level, each on what a beam
         search with the levels before left; then all levels together by least squares.
@@ -255,6 +261,9 @@ class ResidualQuantizer(ResidualCodes):
             beam_size: choices kept when samples are encoded; None for that of the quantizer.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
+            verbose: whether a bar shows what happens; see :meth:`KMeansLayer.fit`.
+            callback: called with an :class:`~kmeans_module.Iteration` after each of Lloyd's
+                iterations, in their order; ``iteration.stage`` says the level and its directions.
 
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
@@ -269,9 +278,10 @@ class ResidualQuantizer(ResidualCodes):
         max_iter = check.check_integer("max_iter", max_iter, minimum=1)
         refinements = check.check_integer("refinements", refinements, minimum=0)
         generator = check.generator_of(generator, seed)
+        check.check_callable("callback", callback)
         centroids = self.level(0).codebook.centroids
         x = training_samples(x, self.n_features, self.n_clusters, centroids)
-        with full_precision(x.device):
+        with watching(verbose, callback) as watch, full_precision(x.device):
             codebooks, codes = fit_levels(
                 x,
                 self.n_clusters,
@@ -280,7 +290,9 @@ class ResidualQuantizer(ResidualCodes):
                 max_iter=max_iter,
                 refinements=refinements,
                 generator=generator,
+                watch=watch,
             )
+            watch.done(f"{self.n_levels} levels of {self.n_clusters:,} codes are fitted")
         for number, centroids in enumerate(codebooks):
             level = self.level(number)
             level.forget_recorded()

@@ -10,7 +10,7 @@ from torch import Tensor
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.empty_clusters import EmptyClusterError
-from kmeans_module.core.fit import fit, measured
+from kmeans_module.core.fit import fit, remeasured
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.seeding import Init, Told, check_name, flat_init, initialize
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
@@ -236,7 +236,7 @@ class KMeansLayer(Steps):
                 )
                 if fitted is not rows:
                     watch.says("measuring all rows")
-                    best = measured(rows, rows.search(problem), best)
+                    best = remeasured(rows, rows.search(problem), best)
             except EmptyClusterError as error:
                 raise error.named(self.batch_shape) from None
             except NonFiniteInertiaError as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 from kmeans_module import checks as check
 from kmeans_module import functional
 from kmeans_module.figures.arrays import FloatArray, IntArray, evenly, to_numpy
-from kmeans_module.figures.colors import cluster_colors
+from kmeans_module.figures.colors import colors_or_own
 from kmeans_module.figures.drawing import (
     LITERALLY,
     NUMBERED_CLUSTERS,
@@ -38,6 +38,7 @@ def clustering_figure(
     assign: Callable[[Tensor], Tensor] | None = None,
     title: str | None = None,
     feature_names: Iterable[str] | None = None,
+    colors: Tensor | None = None,
 ) -> Figure:
     """Samples colored by cluster, the centroids, and the path that each centroid took.
 
@@ -54,6 +55,8 @@ def clustering_figure(
             ``(m,)`` labels of the regions; by default the label of the nearest centroid.
         title: heading of the figure.
         feature_names: ``d`` names, for the axes of one or two features.
+        colors: of the clusters, red, green and blue in [0, 1], of shape ``(k, 3)``: those of the
+            centroids where the samples are pixels. None for colors that are told apart.
     """
     centroids = check.check_sized("centroids", centroids, ("k", "d"))
     k, d = centroids.shape
@@ -63,6 +66,7 @@ def clustering_figure(
         path = check.check_sized("path", path, ("t", k, d))
     check.check_callable("assign", assign)
     check.check_text("title", title)
+    own = colors_or_own(colors, k)
     if d > 1:
         shown = torch.from_numpy(evenly(len(x), MAX_POINTS))
         x, labels = x[shown.to(x.device)], labels[shown.to(labels.device)]
@@ -76,7 +80,7 @@ def clustering_figure(
         steps = so_far if arrived else np.concatenate([so_far, steps])
     limits = view_limits(points, centers)
     if d == 1:
-        return _one_feature_figure(points, clusters, steps, limits, plane.names[0], title)
+        return _one_feature_figure(points, clusters, steps, limits, plane.names[0], title, own)
 
     (left, right), (bottom, top) = limits
     figure = new_figure(8.0, 8.0 * (top - bottom) / (right - left) + 0.4)
@@ -84,10 +88,11 @@ def clustering_figure(
     if d == 2:
         grid, shape = _grid(limits)
         regions = assign(grid.to(centroids)) if assign else _nearest(grid, centroids)
-        draw_regions(ax, limits, cluster_colors(k)[to_numpy(regions).astype(np.int64)], shape)
+        draw_regions(ax, limits, own[to_numpy(regions).astype(np.int64)], shape)
     size = float(np.clip(15_000 / len(points), 4, 16))
-    colors = cluster_colors(k)[clusters]
-    ax.scatter(points[:, 0], points[:, 1], s=size, c=colors, linewidths=0, alpha=0.85, zorder=1)
+    ax.scatter(
+        points[:, 0], points[:, 1], s=size, c=own[clusters], linewidths=0, alpha=0.85, zorder=1
+    )
     draw_paths(ax, steps)
     draw_centroids(ax, centers)
     note_hidden(ax, limits, samples=points, centroids=centers)
@@ -99,15 +104,16 @@ def clustering_figure(
     return figure
 
 
-def cluster_sizes_figure(counts: Tensor) -> Figure:
-    """Bars of the sizes ``counts`` ``(k,)``, largest first, in the colors of the clusters."""
+def cluster_sizes_figure(counts: Tensor, *, colors: Tensor | None = None) -> Figure:
+    """Bars of the sizes ``counts`` ``(k,)``, largest first, in the ``colors`` ``(k, 3)`` of the
+    clusters, as in :func:`clustering_figure`."""
     sizes = to_numpy(check.check_sized("counts", counts, ("k",)))
     k, mean = len(sizes), float(sizes.mean())
     order = np.argsort(-sizes, kind="stable")
     figure = new_figure(8.0, 4.0)
     ax = figure.add_subplot()
     ranks = np.arange(k, dtype=np.float64)
-    draw_bars(ax, ranks - 0.42, 0, 0.84, sizes[order], cluster_colors(k)[order])
+    draw_bars(ax, ranks - 0.42, 0, 0.84, sizes[order], colors_or_own(colors, k)[order])
     ax.axhline(mean, color="0.25", linewidth=1, linestyle="--")
     across = ax.get_yaxis_transform()
     ax.text(1, mean, f"mean {mean:,.6g}", transform=across, ha="right", va="bottom", color="0.25")
@@ -130,6 +136,7 @@ def _one_feature_figure(
     limits: FloatArray,
     name: str,
     title: str | None,
+    colors: FloatArray,
 ) -> Figure:
     """A stacked histogram, whose bars have the colors of the clusters, above the paths."""
     k, n_bins = steps.shape[1], 80
@@ -146,7 +153,7 @@ def _one_feature_figure(
     width = (high - low) / n_bins
     base = (counts.cumsum(0) - counts)[cluster, column]
     height, tallest = counts[cluster, column], max(float(counts.sum(0).max()), 1.0)
-    draw_bars(ax, low + column * width, base, width, height, cluster_colors(k)[cluster])
+    draw_bars(ax, low + column * width, base, width, height, colors[cluster])
     draw_centroids(ax, steps[-1])
     note_hidden(ax, limits, samples=points, centroids=steps[-1])
     ax.set(xlim=(low, high), ylim=(-0.05 * tallest, 1.08 * tallest), ylabel="samples")

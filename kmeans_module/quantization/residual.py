@@ -280,7 +280,7 @@ class ResidualQuantizer(ResidualLevels):
                 sample_weight=weight,
                 watch=watch,
             )
-            watch.done(f"{self.n_levels} levels of {self.n_clusters:,} codes are fitted")
+            watch.done(f"{self.n_levels} levels are fitted")
         for number, centroids in enumerate(codebooks):
             level = self.level(number)
             level.forget_recorded()

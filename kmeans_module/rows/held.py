@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kmeans_module.backends import Workspace, workspace
 from kmeans_module.checks import generator_of
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
@@ -113,9 +114,7 @@ class HeldRows:
     def search(self, problem: Problem) -> HeldSearch:
         return HeldSearch(self.batches, problem, whole=self.group is None)
 
-    def draws(
-        self, problem: Problem, generator: torch.Generator | None, search: Any = None
-    ) -> HeldDraws:
+    def draws(self, problem: Problem, generator: Generators, search: Any = None) -> HeldDraws:
         if not isinstance(search, HeldSearch):
             search = self.search(problem)
         workspaces = [

@@ -21,14 +21,13 @@ from kmeans_module.training.callbacks.drawing import draw_animation, draw_cluste
 from kmeans_module.training.callbacks.labels import (
     Evaluation,
     RowLabels,
-    evaluate_training_rows,
     label_all_rows,
     save_labels,
 )
 from kmeans_module.training.callbacks.pictures import save_figure, save_pictures
 from kmeans_module.training.callbacks.place import claim_folder, run_folder, why_nowhere
 from kmeans_module.training.callbacks.reading import as_kmeans, has_rows, n_iterations
-from kmeans_module.training.callbacks.recorder import Recorder
+from kmeans_module.training.callbacks.recorder import Recorder, evaluated
 from kmeans_module.training.lit_kmeans import LitKMeans
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ class RunFolder(Callback):
         if folder is None and not self.summary:
             return
         data = getattr(trainer, "datamodule", None)
-        evaluation = evaluate_training_rows(lit)
+        evaluation = evaluated(lit)
         names: list[str] = []
         if folder is not None:
             labels = _all_labels(lit, data, evaluation)

@@ -80,6 +80,18 @@ def column_names(x: Any) -> list[str] | None:
     return None
 
 
+def check_unmasked(x: Any, name: str) -> None:
+    """Refuse an array with masked values, or a list of such: NumPy would read what lies beneath."""
+    if isinstance(x, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in x):
+        x = np.ma.array(x)
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        rows = np.argwhere(np.ma.getmaskarray(x))
+        raise ValueError(
+            f"{name} should have no masked value; {len(rows)} of {x.size} are, the first in row "
+            f"{rows[0, 0] if rows.shape[1] else 0}: fill them or leave out their rows"
+        )
+
+
 class _Lent:
     """Read-only memory as torch takes it: without a warning, since nothing writes into it."""
 
@@ -94,17 +106,9 @@ def _array(x: Any, name: str) -> Array:
     expected = f"{name} should be an array of numbers or a tensor"
     if not isinstance(x, np.ndarray) and (hasattr(x, "toarray") or hasattr(x, "todense")):
         raise TypeError(f"{expected}; it is {type(x).__name__}, sparse; use {name}.toarray()")
-    if isinstance(x, list | tuple):
-        if any(isinstance(row, Tensor) for row in x):
-            raise TypeError(f"{expected}; it is a list of tensors; use torch.stack({name})")
-        if any(isinstance(row, np.ma.MaskedArray) for row in x):
-            x = np.ma.array(x)  # np.asarray would lose the masks of the rows
-    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        rows = np.argwhere(np.ma.getmaskarray(x))
-        raise ValueError(
-            f"{name} should have no masked value; {len(rows)} of {x.size} are, the first in row "
-            f"{rows[0, 0] if rows.shape[1] else 0}: fill them or leave out their rows"
-        )
+    if isinstance(x, list | tuple) and any(isinstance(row, Tensor) for row in x):
+        raise TypeError(f"{expected}; it is a list of tensors; use torch.stack({name})")
+    check_unmasked(x, name)
     try:
         array = np.asarray(x)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:

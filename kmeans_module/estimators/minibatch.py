@@ -141,6 +141,7 @@ class MiniBatchKMeans(Centers):
         rows = as_tensor(X)
         n_samples = X.shape[0]
         self._check_sizes(X, restarts=3)
+        self._check_batches(n_samples)
         weight = weights(sample_weight, X, rows)
         random = drawing_from(self.random_state, X)
         layer = self._started(X, rows, weight, random)
@@ -197,6 +198,7 @@ class MiniBatchKMeans(Centers):
             layer = self._layer(empty_cluster=self.empty_cluster, device=rows.device)
         else:
             self._check_sizes(X, restarts=1)
+            self._check_batches(X.shape[0])
             layer = self._started(X, rows, weight, self._random, once=True)
         if not hasattr(self, "_since_reassigned"):
             self._since_reassigned = 0
@@ -208,9 +210,8 @@ class MiniBatchKMeans(Centers):
             self._label(X, rows, weight, layer)
         return self
 
-    def _check_sizes(self, X: Samples, *, restarts: int) -> None:
-        super()._check_sizes(X, restarts=restarts)
-        n_samples = X.shape[0]
+    def _check_batches(self, n_samples: int) -> None:
+        """How many rows a batch has, and a start is drawn from."""
         self._batch_size = min(self.batch_size, n_samples)
         size = self.init_size
         if size is None:
@@ -249,6 +250,8 @@ class MiniBatchKMeans(Centers):
             valid_weight = _of(weight, indices)
         best: tuple[float, Tensor] | None = None
         for number in range(1, 2 if once else self._n_init + 1):
+            if not once:
+                self._say(f"Init {number}/{self._n_init} with method {self.init}")
             part, chosen, own = X, rows, weight
             if self._init_size < n_samples:
                 indices = random.randint(0, n_samples, self._init_size)

@@ -13,7 +13,7 @@ from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
 from kmeans_module.arrays import Array, as_tensor, check_unmasked
-from kmeans_module.checks import check_rows
+from kmeans_module.checks import check_rows, check_sample_weight
 from kmeans_module.core.seeding import Init
 
 try:
@@ -83,11 +83,12 @@ def weights(sample_weight: Any, X: Samples, rows: Tensor) -> Tensor | None:
     if sample_weight is None:
         return None
     check_unmasked(sample_weight, "sample_weight")
-    if isinstance(X, Tensor):
-        return as_tensor(sample_weight, "sample_weight").detach().to(rows.device)
-    if isinstance(sample_weight, Tensor):
-        sample_weight = sample_weight.detach().cpu().numpy()
-    return as_tensor(_check_sample_weight(sample_weight, X, dtype=np.float64), "sample_weight")
+    if not isinstance(X, Tensor):
+        if isinstance(sample_weight, Tensor):
+            sample_weight = sample_weight.detach().cpu().numpy()
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    weight = as_tensor(sample_weight, "sample_weight").detach().to(rows.device)
+    return check_sample_weight(weight, rows)
 
 
 def drawing_from(state: Any, X: Samples) -> np.random.RandomState:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kmeans_module.core.sparse import csr_rows
 from kmeans_module.core.words import shown
 
 Array = NDArray[Any]
@@ -19,7 +20,7 @@ Array = NDArray[Any]
 _SIGNED: dict[int, Any] = {2: np.int32, 4: np.int64, 8: np.int64}
 
 
-def as_tensor(x: Any, name: str = "x") -> Tensor:
+def as_tensor(x: Any, name: str = "x", *, sparse: bool = False) -> Tensor:
     """The numbers of an array, a frame, nested lists or anything else that NumPy reads.
 
     Memory is shared where torch can: a plain array, contiguous or not, read-only or mapped, is not
@@ -28,6 +29,8 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
     Args:
         x: a tensor, which comes back as it is, or what ``np.asarray`` takes.
         name: of the argument, for messages.
+        sparse: whether a matrix of scipy.sparse may become a tensor of layout torch.sparse_csr: of
+            CSR whose columns ascend the memory is shared; entries given twice are added up.
 
     Raises:
         TypeError: x holds anything but real numbers: text, dates, missing values, objects; or is
@@ -36,6 +39,8 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
     """
     if isinstance(x, Tensor):
         return x
+    if sparse and is_sparse_matrix(x):
+        return _csr(x, name)
     array = _array(x, name)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} should hold numbers; got an array of {array.dtype}")
@@ -54,6 +59,22 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
     if not array.flags.aligned or any(step < 0 or step % size for step in array.strides):
         array = array.copy()
     return torch.from_numpy(array if array.flags.writeable else np.asarray(_Lent(array)))
+
+
+def is_sparse_matrix(x: Any) -> bool:
+    """Whether x is a matrix of scipy.sparse, asked without an import of it."""
+    return type(x).__module__.startswith("scipy.sparse") and getattr(x, "ndim", 0) == 2
+
+
+def _csr(x: Any, name: str) -> Tensor:
+    matrix = x.tocsr()
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    starts, columns = as_tensor(matrix.indptr, name), as_tensor(matrix.indices, name)
+    if starts.dtype != columns.dtype:
+        starts, columns = starts.long(), columns.long()
+    return csr_rows(starts, columns, as_tensor(matrix.data, name), matrix.shape)
 
 
 def column_names(x: Any) -> list[str] | None:

@@ -26,7 +26,14 @@ from kmeans_module.core.empty_clusters import POLICIES
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import INITS
 from kmeans_module.core.statistics import accumulator_dtype
-from kmeans_module.estimators.validation import Samples, labels_like, like, validated, weights
+from kmeans_module.estimators.validation import (
+    Samples,
+    labels_like,
+    like,
+    rows_of,
+    validated,
+    weights,
+)
 from kmeans_module.layer import KMeansLayer
 
 Estimator = TypeVar("Estimator", bound="Centers")
@@ -187,7 +194,7 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
         """X validated, as a tensor, and a layer where it is."""
         check_is_fitted(self)
         X = validated(self, X, reset=False)
-        rows = as_tensor(X)
+        rows = rows_of(X)
         return X, rows, self._layer(device=rows.device)
 
     def _layer(

@@ -10,7 +10,6 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import StrOptions
 
-from kmeans_module.arrays import as_tensor
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.estimators.base import Centers
 from kmeans_module.estimators.validation import (
@@ -19,6 +18,7 @@ from kmeans_module.estimators.validation import (
     drawing_from,
     generator_from,
     labels_like,
+    rows_of,
     start_of,
     validated,
     weights,
@@ -115,7 +115,7 @@ class KMeans(Centers):
                 :meth:`kmeans_module.KMeansLayer.fit`.
         """
         X = validated(self, X, reset=True)
-        rows = as_tensor(X)
+        rows = rows_of(X)
         self._check_sizes(X, restarts=10)
         if self.algorithm == "elkan" and self.n_clusters == 1:
             warnings.warn(

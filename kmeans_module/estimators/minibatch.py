@@ -12,7 +12,7 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from kmeans_module.arrays import Array, as_tensor
+from kmeans_module.arrays import Array
 from kmeans_module.core.minibatch import EarlyStop, light_clusters, reassigned
 from kmeans_module.estimators.base import Centers
 from kmeans_module.estimators.validation import (
@@ -21,6 +21,7 @@ from kmeans_module.estimators.validation import (
     drawing_from,
     generator_from,
     labels_like,
+    rows_of,
     start_of,
     taken,
     validated,
@@ -138,7 +139,7 @@ class MiniBatchKMeans(Centers):
             ValueError, TypeError: what scikit-learn raises; negative weights.
         """
         X = validated(self, X, reset=True)
-        rows = as_tensor(X)
+        rows = rows_of(X)
         n_samples = X.shape[0]
         self._check_sizes(X, restarts=3)
         self._check_batches(n_samples)
@@ -190,7 +191,7 @@ class MiniBatchKMeans(Centers):
         """
         fitted = self.__sklearn_is_fitted__()
         X = validated(self, X, reset=not fitted)
-        rows = as_tensor(X)
+        rows = rows_of(X)
         weight = weights(sample_weight, X, rows)
         if not hasattr(self, "_random"):
             self._random = drawing_from(self.random_state, X)

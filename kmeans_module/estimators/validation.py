@@ -72,6 +72,11 @@ def validated(estimator: Any, X: Samples, *, reset: bool) -> Samples:
     return X.detach()
 
 
+def rows_of(X: Samples) -> Tensor:
+    """X, validated, as a tensor: dense, or of layout torch.sparse_csr."""
+    return as_tensor(X, "X", sparse=True)
+
+
 def weights(sample_weight: Any, X: Samples, rows: Tensor) -> Tensor | None:
     """Weights (n,) on the device of the rows.
 
@@ -154,7 +159,7 @@ def taken(X: Samples, rows: Tensor, indices: Array) -> tuple[Samples, Tensor]:
         part = rows[torch.from_numpy(indices).to(rows.device)]
         return part, part
     part = X[indices]
-    return part, as_tensor(part)
+    return part, rows_of(part)
 
 
 def like(X: Samples, result: Tensor) -> Array | Tensor:

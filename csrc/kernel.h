@@ -193,6 +193,23 @@ struct km_beam_scratch {
   int32_t *codes, *next_codes;  // (rows, beams, levels)
 };
 
+// Centroids made ready for km_kernel::search_sparse.
+struct km_sparse_search {
+  int64_t k, d, stride;   // stride: d, above kFewFeatures filled up to a multiple of 16, by zeros
+  int64_t places;         // k filled up to a multiple of 16
+  const void* columns;    // (d, places): feature by feature
+  const void* halves;     // (places): ½‖c‖²; infinity where there is no centroid
+  const void* norms;      // (places): ‖c‖
+  const double* squares;  // (k): ‖c‖²
+  const void* centroids;  // (k, stride)
+};
+
+// Memory of one thread.
+struct km_sparse_scratch {
+  void* row;    // (stride), zeros
+  void* lower;  // (places)
+};
+
 // What a search has seen.
 struct km_seen {
   int64_t pairs;  // of a row and a centroid that were measured
@@ -271,6 +288,19 @@ struct km_kernel {
                    int64_t* integers);
   // Copies rows begin to end to (·, stride), filled up by zeros; for cosine at unit length.
   void (*load)(const km_rows& rows, int64_t begin, int64_t end, int64_t stride, void* to);
+  // Labels of sparse rows begin to end, and their distances unless null; the result's changed and
+  // inertia are added to, its sums are not.
+  void (*search_sparse)(const km_sparse& rows, const km_sparse_search& search, int64_t begin,
+                        int64_t end, const km_result& result, const km_sparse_scratch& scratch);
+  // Squared distances of sparse rows begin to end, (·, 16) to points given as columns (d, 16) or, where
+  // these are null, (·) to one point (d), whose ‖·‖² are squares.
+  void (*measure_sparse)(const km_sparse& rows, const double* columns, const void* point,
+                         const double* squares, int64_t begin, int64_t end, double* distances);
+  // ‖·‖² (count) of points (count, d).
+  void (*squares_of)(const void* points, bool is_double, int64_t count, int64_t d,
+                     double* squares);
+  // See km_sparse_unit, for rows begin to end.
+  void (*unit_sparse)(const km_sparse& rows, int64_t begin, int64_t end, void* values);
   int64_t centroids_together;
   int64_t block_bytes;
 };

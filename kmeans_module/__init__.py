@@ -1,11 +1,13 @@
 """k-means for people who work in PyTorch.
 
-Everything is at hand here; what needs torchmetrics, matplotlib or Lightning is imported when it
-is first asked for, so that ``import kmeans_module`` costs no more than ``import torch``.
+Everything is at hand here; what needs torchmetrics, matplotlib, Lightning or scikit-learn is
+imported when it is first asked for, so that ``import kmeans_module`` costs no more than
+``import torch``.
 """
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kmeans_module.backends import show_backends
@@ -21,7 +23,7 @@ from kmeans_module.rows import Batch, BatchLoader
 if TYPE_CHECKING:
     from kmeans_module.clustering import Clustering, kmeans, predict
     from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
-    from kmeans_module.estimator import KMeans
+    from kmeans_module.estimators import KMeans, MiniBatchKMeans
     from kmeans_module.metrics import ClusterUsage, Inertia
     from kmeans_module.quantization import ProductQuantizer, ResidualQuantizer, VectorQuantizer
     from kmeans_module.training.lit_kmeans import LitKMeans
@@ -45,6 +47,7 @@ __all__ = [
     "KMeans",
     "KMeansLayer",
     "LitKMeans",
+    "MiniBatchKMeans",
     "NotInitializedError",
     "ProductQuantizer",
     "ResidualQuantizer",
@@ -59,8 +62,9 @@ _LAZY = {
     "BlobDataModule": "data",
     "Clustering": "clustering",
     "ImageDataModule": "data",
-    "KMeans": "estimator",
+    "KMeans": "estimators",
     "LitKMeans": "training.lit_kmeans",
+    "MiniBatchKMeans": "estimators",
     "ClusterUsage": "metrics",
     "Inertia": "metrics",
     "ProductQuantizer": "quantization",
@@ -69,6 +73,9 @@ _LAZY = {
     "kmeans": "clustering",
     "predict": "clustering",
 }
+
+if find_spec("sklearn") is None:  # the estimators say what they need; a star does without them
+    __all__ = [name for name in __all__ if _LAZY.get(name) != "estimators"]
 
 # Last: it says where a module that no longer exists has moved.
 if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):

@@ -36,8 +36,7 @@ class Assignment(PortableCentroids):
     def nearest(self, x: Tensor) -> Tensor:
         """What :meth:`forward` does, with the centroids as they are, even if none were chosen."""
         x = self._check_shape(x)
-        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
-        labels, finite = F.assign(rows, self.centroids, metric=self.metric)
+        labels, finite = F.assign(self._flat(x), self.centroids, metric=self.metric)
         if readable(x) and not finite:
             refuse_nonfinite(x, compute_dtype(x, self.centroids))
         return labels.reshape(self._label_shape(x))
@@ -55,8 +54,7 @@ class Assignment(PortableCentroids):
             NotInitializedError, ValueError: as :meth:`forward`.
         """
         x = self._check_input(x)
-        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
-        distances = F.pairwise_distances(rows, self.centroids, metric=self.metric)
+        distances = F.pairwise_distances(self._flat(x), self.centroids, metric=self.metric)
         if readable(x) and not distances.isfinite().all():
             refuse_nonfinite(x, distances.dtype)
         return distances.reshape(*self._label_shape(x), self.n_clusters)
@@ -79,9 +77,12 @@ class Assignment(PortableCentroids):
             NotInitializedError, ValueError: as :meth:`forward`.
         """
         x = self._check_input(x)
-        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
         shares = F.soft_assign(
-            rows, self.centroids, temperature=temperature, kernel=kernel, metric=self.metric
+            self._flat(x),
+            self.centroids,
+            temperature=temperature,
+            kernel=kernel,
+            metric=self.metric,
         )
         if readable(x) and not shares.isfinite().all():
             refuse_nonfinite(x, shares.dtype)
@@ -102,6 +103,10 @@ class Assignment(PortableCentroids):
         self.check_initialized()
         return F.decode(labels, self.centroids)
 
+    def _flat(self, x: Tensor) -> Tensor:
+        """Samples as the functions take them, (n, d), or with a batch_shape as they are."""
+        return x if self.batch_shape or x.ndim == 2 else x.reshape(-1, self.n_features)
+
     def _label_shape(self, x: Tensor) -> tuple[int, ...]:
         return (*self.batch_shape, x.shape[-2]) if self.batch_shape else tuple(x.shape[:-1])
 
@@ -111,8 +116,8 @@ class Assignment(PortableCentroids):
 
     def _check_shape(self, x: Tensor) -> Tensor:
         if self.batch_shape:
-            x = check.check_samples(x, self.n_features, self.batch_shape)
+            x = check.check_samples(x, self.n_features, self.batch_shape, sparse=True)
         else:
-            x = check.check_features(x, self.n_features)
+            x = check.check_features(x, self.n_features, sparse=True)
         check.check_device("x", x, self.centroids.device)
         return x

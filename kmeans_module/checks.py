@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from kmeans_module.core.guard import is_distributed, is_masked, readable, under_mode
+from kmeans_module.core.guard import (
+    is_distributed,
+    is_masked,
+    no_plain,
+    readable,
+    under_mode,
+)
 from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
 from kmeans_module.core.words import first_line, shown
 
@@ -72,7 +78,8 @@ def check_callable(name: str, value: object) -> None:
         raise TypeError(f"{name} should be a function or None; got {type(value).__name__}")
 
 
-def check_tensor(name: str, value: object) -> Tensor:
+def check_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
+    """A tensor of real numbers in memory: dense or, where that is said, of layout sparse_csr."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} should be a torch.Tensor; got {of_another_kind(value)}")
     if type(value) is not Tensor and is_distributed(value):
@@ -86,6 +93,13 @@ def check_tensor(name: str, value: object) -> Tensor:
         )
     if value.is_complex():
         raise TypeError(f"{name} should hold real numbers; got {value.dtype}")
+    if sparse and value.layout == torch.sparse_csr:
+        return _check_sparse(name, value)
+    if sparse and value.is_sparse:
+        raise TypeError(
+            f"{name} should be dense, or of layout torch.sparse_csr; got {value.layout}: use "
+            f"{name}.to_sparse_csr()"
+        )
     if value.is_nested or value.layout != torch.strided or value.is_quantized:
         kind = "a nested tensor" if value.is_nested else f"{value.layout}, {value.dtype}"
         raise TypeError(f"{name} should be a dense tensor; got {kind}")
@@ -100,8 +114,30 @@ def of_another_kind(value: object) -> str:
     return kind
 
 
-def check_rows(x: object, name: str = "x") -> Tensor:
-    x = check_tensor(name, x)
+def _check_sparse(name: str, value: Tensor) -> Tensor:
+    """Sparse rows (n, d) whose indices a kernel may follow."""
+    reason = under_mode() or no_plain(value)
+    if reason is not None:
+        raise RuntimeError(f"sparse {name} is taken as a plain tensor in eager code; {reason}")
+    if value.ndim != 2 or value.dense_dim():
+        raise ValueError(
+            f"{name} should have shape (n, d) where it is sparse; got {tuple(value.shape)}"
+        )
+    try:
+        torch.sparse_csr_tensor(
+            value.crow_indices(), value.col_indices(), value.values(), value.shape,
+            check_invariants=True,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} should hold columns in ascending order and once each, in every row; "
+            f"{first_line(error)}"
+        ) from None
+    return value
+
+
+def check_rows(x: object, name: str = "x", *, sparse: bool = False) -> Tensor:
+    x = check_tensor(name, x, sparse=sparse)
     if x.dtype not in _FLOATS + _INTEGERS:
         raise TypeError(f"{name} should hold floats, signed integers, uint8 or bool; got {x.dtype}")
     return x
@@ -184,19 +220,24 @@ def check_device(name: str, value: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} is on {value.device}, the centroids are on {device}")
 
 
-def check_features(x: object, n_features: int) -> Tensor:
+def check_features(x: object, n_features: int, *, sparse: bool = False) -> Tensor:
     """x (..., d)."""
-    x = check_rows(x)
+    x = check_rows(x, sparse=sparse)
     if x.ndim < 1 or x.shape[-1] != n_features:
         raise ValueError(f"x should have shape (..., {n_features}); got {tuple(x.shape)}")
     return x
 
 
 def check_samples(
-    x: object, n_features: int, batch_shape: tuple[int, ...] = (), *, name: str = "x"
+    x: object,
+    n_features: int,
+    batch_shape: tuple[int, ...] = (),
+    *,
+    name: str = "x",
+    sparse: bool = False,
 ) -> Tensor:
-    """x (*batch_shape, n, d), or (n, d) shared by all problems."""
-    x = check_rows(x, name)
+    """x (*batch_shape, n, d), or (n, d) shared by all problems; sparse where that is said."""
+    x = check_rows(x, name, sparse=sparse)
     shape = x.shape
     fits = len(shape) == 2 or (len(shape) > 2 and shape[:-2] == batch_shape)
     if not fits or shape[-1] != n_features:

@@ -12,16 +12,19 @@ Source: S. P. Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module.backends import Workspace, workspace
 from kmeans_module.core import distances
 from kmeans_module.core.empty_clusters import POLICIES, EmptyClusterError
-from kmeans_module.core.guard import without_gradients
+from kmeans_module.core.guard import differentiated, without_gradients
 from kmeans_module.core.m_step import m_step
 from kmeans_module.core.metrics import METRICS, in_space
-from kmeans_module.core.soft import soft_shares
+from kmeans_module.core.soft import in_chunks, soft_shares
+from kmeans_module.core.sparse import is_sparse
 from kmeans_module.core.statistics import ClusterStats, EStep
 
 __all__ = [
@@ -172,7 +175,8 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
         (..., m, k).
     """
     x, centroids = _broadcast(x, centroids, metric)
-    return distances.pairwise_distances(x, centroids, metric=METRICS[metric].kernel)
+    measure = partial(distances.pairwise_distances, metric=METRICS[metric].kernel)
+    return in_chunks(measure, x, centroids)[0] if is_sparse(x) else measure(x, centroids)
 
 
 def soft_assign(
@@ -241,7 +245,7 @@ def _prepared(
     check.check_choice("metric", metric, tuple(METRICS))
     centroids = check.check_centroids(centroids)
     batch_shape = tuple(centroids.shape[:-2])
-    x = check.check_samples(x, centroids.shape[-1], batch_shape)
+    x = check.check_samples(x, centroids.shape[-1], batch_shape, sparse=True)
     check.check_device("x", x, centroids.device)
     sample_weight = check.check_sample_weight(sample_weight, x, batch_shape)
     x = in_space(x, metric)
@@ -262,7 +266,9 @@ def _broadcast(x: Tensor, centroids: Tensor, metric: str) -> tuple[Tensor, Tenso
     """Rows in the space of the metric, and centroids, whose leading dimensions broadcast."""
     check.check_choice("metric", metric, tuple(METRICS))
     centroids = check.check_centroids(centroids)
-    x = check.check_rows(x)
+    x = check.check_rows(x, sparse=True)
+    if is_sparse(x) and differentiated(x):
+        raise TypeError("x has no gradient where it is sparse; use x.detach() or x.to_dense()")
     check.check_device("x", x, centroids.device)
     shape, d = x.shape, centroids.shape[-1]
     fits = len(shape) >= 2 and shape[-1] == d

@@ -10,7 +10,7 @@ from torch import Tensor
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.empty_clusters import EmptyClusterError
-from kmeans_module.core.fit import fit, remeasured
+from kmeans_module.core.fit import Fit, fit, remeasured
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.seeding import Init, Told, check_name, flat_init, initialize
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
@@ -249,17 +249,20 @@ class KMeansLayer(Steps):
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
         # Given centroids that did not move need not be the nearest of any sample.
         if best.some_empty and (max_iter or not isinstance(init, Tensor)):
-            warn_of_surplus(
-                best.centroids,
-                best.counts,
-                best.inertia,
-                empty_cluster=self.empty_cluster, stacklevel=3,
-                n_weighty=fitted.moments(problem.metric).n_weighty,
-                batch_shape=self.batch_shape,
-                given=rows.example.dtype if rows.example.is_floating_point() else None,
-                used=self.centroids.dtype,
-            )  # fmt: skip
+            self._warn_of_surplus(best, fitted)
         return FitResult.of(best, self.batch_shape)
+
+    def _warn_of_surplus(self, found: Fit, rows: AnyRows) -> None:
+        warn_of_surplus(
+            found.centroids,
+            found.counts,
+            found.inertia,
+            empty_cluster=self.empty_cluster, stacklevel=4,
+            n_weighty=rows.moments(self.problem().metric).n_weighty,
+            batch_shape=self.batch_shape,
+            given=rows.example.dtype if rows.example.is_floating_point() else None,
+            used=self.centroids.dtype,
+        )  # fmt: skip
 
     def _flat_init(self, init: Init) -> Init:
         """Checks what the batch_shape and the buffers have to say of an init."""

@@ -119,7 +119,7 @@ class Steps(Assignment):
         return shift
 
     def _require_values(self, method: str, x: Data) -> None:
-        tensors = [check.check_rows(x)] if isinstance(x, Tensor) else []
+        tensors = [check.check_rows(x, sparse=True)] if isinstance(x, Tensor) else []
         for tensor in tensors:
             check.check_device("x", tensor, self.centroids.device)
         require_values(f"{type(self).__name__}.{method}", self.centroids, *tensors)

@@ -130,6 +130,13 @@ def estimator() -> km.KMeans:
     return km.KMeans(4, random_state=0).fit(X.numpy())
 
 
+def fit_of(estimator: Any) -> Callable[..., Any]:
+    def fit(X: Any, sample_weight: Any, **options: Any) -> Any:
+        return estimator(**options).fit(X, sample_weight=sample_weight)
+
+    return fit
+
+
 x, weight, seed = of(X, X.double(), X.half()), of(None, WEIGHTS), of(None)
 metric, policy = of("euclidean", "cosine"), of("relocate", "split", "keep", "error")
 CREATE = {
@@ -150,6 +157,11 @@ FIT = {
     "callback": of(None), "resident": of(False, True), "batch_of": of(None),
 }  # fmt: skip
 OFFLINE = {"x": x, "max_iter": of(5), "tol": of(1e-4), "n_init": of(1), "generator": of(None)}
+ESTIMATOR = {
+    "X": of(X.numpy(), X), "sample_weight": of(None, WEIGHTS.numpy()), "n_clusters": of(4),
+    "init": of(*INITS, C.numpy()), "n_init": of(1, "auto"), "max_iter": of(5), "tol": of(1e-4),
+    "random_state": of(None, 3), "metric": metric, "empty_cluster": policy,
+}  # fmt: skip
 COMMON = (
     "no room for centroids of shape",
     "clusters have no samples",
@@ -257,20 +269,21 @@ DOORS = (
          {"codes": of(LABELS.unsqueeze(1).expand(-1, 3))}),
     Door("ProductQuantizer.unpack", method("unpack", product),
          {"packed": of(torch.zeros(5, 1, dtype=torch.uint8))}),
+    Door("KMeans.fit", lambda: (fit_of(km.KMeans), None),
+         {**ESTIMATOR, "algorithm": of("lloyd", "elkan"), "copy_x": of(True, False)}),
+    Door("KMeans.predict", method("predict", estimator), {"X": of(X.numpy(), X)}),
+    Door("KMeans.transform", method("transform", estimator), {"X": of(X.numpy(), X)}),
+    Door("KMeans.score", method("score", estimator), {"X": of(X.numpy(), X)}),
     Door(
-        "KMeans.fit",
-        lambda: (lambda x, sample_weight, **options: km.KMeans(**options).fit(
-            x, sample_weight=sample_weight), None),
+        "MiniBatchKMeans.fit", lambda: (fit_of(km.MiniBatchKMeans), None),
         {
-            "x": of(X.numpy(), X), "sample_weight": of(None, WEIGHTS.numpy()),
-            "n_clusters": of(4), "init": of(*INITS, C.numpy()), "n_init": of(1, "auto"),
-            "max_iter": of(5), "tol": of(1e-4), "random_state": of(None, 3),
-            "metric": metric, "empty_cluster": policy,
+            **ESTIMATOR, "batch_size": of(10), "compute_labels": of(True, False),
+            "max_no_improvement": of(10, None), "init_size": of(None, 20),
+            "reassignment_ratio": of(0.01),
         },
     ),
-    Door("KMeans.predict", method("predict", estimator), {"x": of(X.numpy(), X)}),
-    Door("KMeans.transform", method("transform", estimator), {"x": of(X.numpy(), X)}),
-    Door("KMeans.score", method("score", estimator), {"x": of(X.numpy(), X)}),
+    Door("MiniBatchKMeans.partial_fit", method("partial_fit", lambda: km.MiniBatchKMeans(4)),
+         {"X": of(X.numpy(), X), "sample_weight": of(None, WEIGHTS.numpy())}),
     Door(
         "LitKMeans", free(km.LitKMeans),
         {
@@ -329,6 +342,8 @@ def complaint(door: Door, error: Exception) -> str | None:
     message = str(error)
     if not isinstance(error, ValueError | TypeError | FileNotFoundError):
         return f"{type(error).__name__} is no refusal of an argument"
+    if door.name.startswith(("KMeans.", "MiniBatchKMeans.")):
+        return None  # the words are scikit-learn's
     if not message or "\n" in message:
         return "not one line"
     if len(message) > 400:

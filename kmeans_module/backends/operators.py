@@ -18,6 +18,7 @@ from torch import Tensor
 from kmeans_module.backends.native import BACKEND as NATIVE
 from kmeans_module.backends.native import NativeBackend
 from kmeans_module.backends.native.library import library
+from kmeans_module.backends.native.sparse import NativeSparseWorkspace
 from kmeans_module.backends.native.workspace import NativeWorkspace
 from kmeans_module.backends.reference import BACKEND as REFERENCE
 from kmeans_module.backends.reference import ReferenceBackend, ReferenceWorkspace
@@ -51,7 +52,7 @@ def _backend(
 
 def _workspace(
     x: Tensor, sample_weight: Tensor | None, centroids: Tensor, metric: str
-) -> NativeWorkspace | TritonWorkspace | ReferenceWorkspace:
+) -> NativeWorkspace | NativeSparseWorkspace | TritonWorkspace | ReferenceWorkspace:
     backend = _backend(x, centroids.dtype)
     return backend.workspace(x, sample_weight, metric=metric, dtype=centroids.dtype, once=True)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.guard import differentiated, for_onnx, no_memory, recorded
+from kmeans_module.core.sparse import numbers_of
 
 # Elements of one chunk's temporaries: a few L2 caches on the CPU, 64 MB on accelerators.
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
@@ -67,6 +68,7 @@ def declared_dtype(x: Tensor, centroids: Tensor | torch.dtype) -> torch.dtype:
 def beyond_float32(x: Tensor) -> bool:
     """Whether integers are beyond 2^24, so that float32 does not tell all of them apart. An
     accelerator is waited for."""
+    x = numbers_of(x)
     if x.dtype not in _SIGNED or not x.numel():
         return False
     signed = x.view(_SIGNED[x.dtype])  # large unsigned numbers are negative

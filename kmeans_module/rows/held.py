@@ -15,6 +15,7 @@ from kmeans_module.core.generators import Generators
 from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
+from kmeans_module.core.sparse import is_sparse, no_rows
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.rows.batch import Batch, OneDtype
 from kmeans_module.rows.draws import HeldDraws
@@ -56,7 +57,7 @@ class HeldRows:
         self.group = group
         self.n_features = batches[0].x.shape[-1]
         self.device = batches[0].x.device
-        self.example = batches[0].x[:0].reshape(0, self.n_features)  # of the rows' dtype
+        self.example = no_rows(batches[0].x)  # of the rows' dtype
         one_dtype = OneDtype()
         with errors_shared(group):
             for batch in batches:
@@ -137,6 +138,10 @@ class HeldRows:
     def excerpt(self, n: int, generator: torch.Generator | None) -> Tensor:
         if self.group is None and len(self.batches) == 1:
             return self.batches[0].x
+        if is_sparse(self.batches[0].x):
+            raise ValueError(
+                "init as a function needs sparse rows of one process; got a process_group"
+            )
         n_samples = int(all_sum([torch.tensor([len(self)], device=self.device)], self.group)[0])
         if self.group is None or n_samples <= n:
             example = self.batches[0].x[..., :0, :]

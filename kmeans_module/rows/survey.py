@@ -13,6 +13,7 @@ from kmeans_module.backends import backend_for
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
+from kmeans_module.core.sparse import is_sparse, rows_of_numbers
 from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.ranks import ErrorElsewhere, ProcessGroup, all_gather, all_sum
@@ -152,6 +153,13 @@ class Nonfinite:
 
     def look(self, x: Tensor, start: int = 0) -> Nonfinite:
         """Search rows (..., n, d), the first of which has the number ``start``."""
+        if is_sparse(x):
+            x = (
+                x.values()
+                .new_zeros(x.shape[0])
+                .index_put_((rows_of_numbers(x),), x.values() * 0, accumulate=True)
+                .unsqueeze(-1)
+            )  # NaN where a row holds NaN or infinity
         for offset, rows in _chunks(x):
             bad = ~rows.isfinite().all(dim=-1)
             bad = bad.flatten(0, -2).any(dim=0) if bad.ndim > 1 else bad

@@ -8,10 +8,19 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
-from kmeans_module.backends.native.library import ELEMENTS, RowsStruct, address, loaded
+from kmeans_module.backends.native.library import (
+    ELEMENTS,
+    RowsStruct,
+    SparseStruct,
+    address,
+    loaded,
+)
 from kmeans_module.backends.reference import torch_moments
+from kmeans_module.backends.sparse import sparse_moments
 from kmeans_module.core.distances import declared_dtype
+from kmeans_module.core.guard import no_plain, transformed
 from kmeans_module.core.scale import Scale
+from kmeans_module.core.sparse import is_sparse, with_numbers
 
 MAX_BEAMS = 64  # choices that the kernel keeps
 
@@ -68,6 +77,53 @@ def rows_structs(
     ]
 
 
+def sparse_struct(
+    starts: Tensor, columns: Tensor, values: Tensor, weight: Tensor | None, d: int, metric: str
+) -> SparseStruct:
+    """The C view of sparse rows.
+
+    Args:
+        starts: (n + 1,) int64.
+        columns: (m,) int32.
+        values: (m,) float32 or float64, which is computed in.
+        weight: as for :func:`rows_struct`.
+        d: features.
+        metric: "euclidean" or "cosine".
+    """
+    return SparseStruct(
+        starts.data_ptr(),
+        columns.data_ptr(),
+        values.data_ptr(),
+        len(starts) - 1,
+        d,
+        None if weight is None else weight.data_ptr(),
+        values.dtype == torch.float64,
+        metric == "cosine",
+    )
+
+
+def kernel_centroids(centroids: Tensor, d: int, dtype: torch.dtype) -> Tensor:
+    """Centroids (P, k, d) as the kernel reads them, for rows of d features searched in a dtype."""
+    obstacle = no_plain(centroids)
+    if obstacle is not None:
+        raise TypeError(f"centroids are no plain tensor as the rows are: {obstacle}")
+    if centroids.shape[-1] != d:
+        raise ValueError(f"rows have {d} features, centroids {centroids.shape[-1]}")
+    if centroids.dtype == dtype:
+        return centroids.contiguous()
+    if torch.promote_types(centroids.dtype, dtype) != dtype:
+        raise TypeError(f"rows are searched in {dtype}, centroids are {centroids.dtype}")
+    return centroids.to(dtype).contiguous()
+
+
+def refuse_modes() -> None:
+    """Refuse to take pointers of what a call would make where a mode has come up since rows were
+    prepared."""
+    mode = transformed()
+    if mode is not None:
+        raise RuntimeError(f"rows prepared in eager code meet them again where {mode}")
+
+
 def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
     """See :func:`kmeans_module.backends.beam_search`; many beams are left to torch."""
     if beam_size > MAX_BEAMS:
@@ -86,12 +142,24 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
 
 def unit_rows(x: Tensor) -> Tensor:
     """See :func:`kmeans_module.backends.unit_rows`."""
+    if is_sparse(x):
+        return _sparse_unit_rows(x)
     rows = x.reshape(-1, x.shape[-1])
     unit = torch.empty(rows.shape, dtype=x.dtype, device="cpu")
     struct = rows_struct(rows, None, "cosine", x.dtype)
     if loaded().km_load(struct, unit.data_ptr(), torch.get_num_threads()):
         raise MemoryError(f"no memory for {tuple(x.shape)} rows at unit length")
     return unit.view(x.shape)
+
+
+def _sparse_unit_rows(x: Tensor) -> Tensor:
+    starts, columns = x.crow_indices().long().contiguous(), x.col_indices().int().contiguous()
+    values = x.values().contiguous()
+    unit = torch.empty_like(values)
+    struct = sparse_struct(starts, columns, values, None, x.shape[1], "cosine")
+    if loaded().km_sparse_unit(struct, unit.data_ptr(), torch.get_num_threads()):
+        raise MemoryError(f"no memory for {tuple(x.shape)} rows at unit length")
+    return with_numbers(x, unit)
 
 
 def draw(mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
@@ -145,6 +213,11 @@ def moments(
     x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :meth:`kmeans_module.backends.Backend.moments`; several problems are left to torch."""
+    if is_sparse(x):
+        unit = None
+        if metric == "cosine":
+            unit = _sparse_unit_rows(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return sparse_moments(x, sample_weight, center, unit)
     several = x.ndim > 2 or (sample_weight is not None and sample_weight.ndim > 1)
     if several or metric != "euclidean" or (center is not None and len(center) > 1):
         return torch_moments(x, sample_weight, center, metric=metric)

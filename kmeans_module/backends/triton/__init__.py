@@ -16,6 +16,7 @@ from torch import Tensor
 from kmeans_module.backends import reference
 from kmeans_module.backends.triton import launch
 from kmeans_module.core.distances import beyond_float32, declared_dtype
+from kmeans_module.core.sparse import is_sparse
 
 if TYPE_CHECKING:
     from kmeans_module.backends.triton.workspace import TritonWorkspace
@@ -48,6 +49,8 @@ class TritonBackend:
         missing = self.missing()
         if missing is not None:
             return missing
+        if is_sparse(x):
+            return "x is sparse"
         if operation not in self.operations:
             return f"{operation} is left to torch"
         if x.dtype not in (*_FLOATS, *_NARROW, *_WIDE):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
+from kmeans_module.backends.search import torch_search
 from kmeans_module.core.distances import (
     chunk_rows,
     compute_dtype,
@@ -22,6 +23,7 @@ from kmeans_module.core.distances import (
 )
 from kmeans_module.core.guard import captured, for_other_inputs, under_mode
 from kmeans_module.core.nearest import Screen
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.scale import Scale
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -227,7 +229,7 @@ class ReferenceBackend:
     name = "reference"
     workspace_type: type[ReferenceWorkspace] = ReferenceWorkspace
     device = "any device"
-    operations: tuple[str, ...] = ("e_step", "unit", "beam", "sums", "moments")
+    operations: tuple[str, ...] = ("e_step", "unit", "beam", "search", "sums", "moments")
 
     def missing(self) -> str | None:
         return None
@@ -252,6 +254,9 @@ class ReferenceBackend:
         return self.workspace_type(x, sample_weight, metric=metric)
 
     beam_search = staticmethod(torch_beam_search)
+
+    def search(self, x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+        return torch_search(x, centroids, m, metric=metric)
 
     unit_rows = staticmethod(unit_rows)
 

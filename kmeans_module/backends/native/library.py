@@ -21,7 +21,7 @@ INSTALLED = LIBRARY.is_file()
 
 
 # Of the interface in csrc/native.h that this package is for.
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 # km_element.
 ELEMENTS = {
@@ -102,6 +102,9 @@ def library() -> ctypes.CDLL | None:
     opened.km_beam_search.argtypes = (
         pointer, threads, integer, integer, pointer, integer, integer, integer, pointer, pointer,
         threads,
+    )  # fmt: skip
+    opened.km_neighbors.argtypes = (
+        pointer, threads, integer, integer, pointer, integer, integer, pointer, pointer, threads,
     )  # fmt: skip
     opened.km_search_sums.argtypes = (
         pointer, threads, integer, integer, threads, threads, pointer, pointer, integer, pointer,

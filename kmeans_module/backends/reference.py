@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
+from kmeans_module.backends.search import torch_search
 from kmeans_module.backends.sparse import (
     sparse_farthest,
     sparse_moments,
@@ -29,6 +30,7 @@ from kmeans_module.core.distances import (
 )
 from kmeans_module.core.guard import captured, for_other_inputs, under_mode
 from kmeans_module.core.nearest import Screen
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.scale import Scale
 from kmeans_module.core.sparse import is_sparse, rows_at
 from kmeans_module.core.statistics import (
@@ -252,7 +254,7 @@ class ReferenceBackend:
     name = "reference"
     workspace_type: type[ReferenceWorkspace] = ReferenceWorkspace
     device = "any device"
-    operations: tuple[str, ...] = ("e_step", "unit", "beam", "sums", "moments")
+    operations: tuple[str, ...] = ("e_step", "unit", "beam", "search", "sums", "moments")
 
     def missing(self) -> str | None:
         return None
@@ -277,6 +279,9 @@ class ReferenceBackend:
         return self.workspace_type(x, sample_weight, metric=metric)
 
     beam_search = staticmethod(torch_beam_search)
+
+    def search(self, x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+        return torch_search(x, centroids, m, metric=metric)
 
     def unit_rows(self, x: Tensor) -> Tensor:
         return sparse_unit_rows(x) if is_sparse(x) else unit_rows(x)

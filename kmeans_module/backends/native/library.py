@@ -123,6 +123,9 @@ def library() -> ctypes.CDLL | None:
         pointer, threads, integer, integer, pointer, integer, integer, integer, pointer, pointer,
         threads,
     )  # fmt: skip
+    opened.km_neighbors.argtypes = (
+        pointer, threads, integer, integer, pointer, integer, integer, pointer, pointer, threads,
+    )  # fmt: skip
     opened.km_search_sums.argtypes = (
         pointer, threads, integer, integer, threads, threads, pointer, pointer, integer, pointer,
     )  # fmt: skip

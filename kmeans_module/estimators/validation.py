@@ -15,6 +15,7 @@ from torch import Tensor
 from kmeans_module.arrays import Array, as_tensor, check_unmasked
 from kmeans_module.checks import check_rows, check_sample_weight
 from kmeans_module.core.seeding import Init
+from kmeans_module.core.sparse import csr_rows, is_sparse, numbers_of
 
 try:
     from sklearn.utils.validation import validate_data
@@ -28,7 +29,8 @@ except ImportError:  # before scikit-learn 1.6 it was a method
         )
 
 
-# What scikit-learn takes for samples: an array, a frame, nested lists, scipy's CSR; or a tensor.
+# What scikit-learn takes for samples: an array, a frame, nested lists, scipy's CSR; or a tensor,
+# dense or of layout torch.sparse_csr.
 Samples = Any
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -54,7 +56,7 @@ def validated(estimator: Any, X: Samples, *, reset: bool) -> Samples:
         return validate_data(
             estimator, X, reset=reset, accept_sparse="csr", dtype=[np.float64, np.float32]
         )
-    check_rows(X, "X")
+    check_rows(X, "X", sparse=True)
     if X.is_meta:
         raise ValueError("X should hold numbers; it is on meta, where there are none")
     if X.ndim != 2:
@@ -66,7 +68,7 @@ def validated(estimator: Any, X: Samples, *, reset: bool) -> Samples:
                 f"Found tensor with 0 {what}(s) (shape={tuple(X.shape)}) while a minimum of 1 is "
                 f"required by {type(estimator).__name__}."
             )
-    if not bool(X.isfinite().all()):
+    if not bool(numbers_of(X).isfinite().all()):
         raise ValueError("Input X contains NaN or infinity.")
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     return X.detach()
@@ -156,10 +158,22 @@ def _centers(given: Any, X: Samples, n_clusters: int) -> Tensor:
 def taken(X: Samples, rows: Tensor, indices: Array) -> tuple[Samples, Tensor]:
     """Some rows of X, in its form and as a tensor."""
     if isinstance(X, Tensor):
-        part = rows[torch.from_numpy(indices).to(rows.device)]
+        index = torch.from_numpy(indices).to(rows.device)
+        part = _sparse_rows_at(rows, index) if is_sparse(rows) else rows[index]
         return part, part
     part = X[indices]
     return part, rows_of(part)
+
+
+def _sparse_rows_at(x: Tensor, index: Tensor) -> Tensor:
+    starts, columns = x.crow_indices(), x.col_indices()
+    first = starts[index]
+    counts = starts[index + 1] - first
+    ends = counts.cumsum(0)
+    places = torch.arange(int(counts.sum()), device=x.device)
+    places = places + (first - ends + counts).repeat_interleave(counts)
+    bounds = torch.cat([ends.new_zeros(1), ends]).to(columns.dtype)
+    return csr_rows(bounds, columns[places], x.values()[places], (len(index), x.shape[1]))
 
 
 def like(X: Samples, result: Tensor) -> Array | Tensor:

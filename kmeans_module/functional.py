@@ -208,7 +208,8 @@ def search(x: Tensor, centroids: Tensor, m: int, *, metric: str = "euclidean") -
     m = check.check_integer("m", m, minimum=1)
     if m > flat.shape[1]:
         raise ValueError(f"m should be <= n_clusters={flat.shape[1]}; got {m}")
-    found = backends.search(x, flat, m, metric=METRICS[metric].kernel)
+    find = partial(backends.search, m=m, metric=METRICS[metric].kernel)
+    found = Neighbors(*in_chunks(find, x, flat)) if is_sparse(x) else find(x, flat)
     return found.reshape(*centroids.shape[:-2], x.shape[-2])
 
 

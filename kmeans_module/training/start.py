@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,10 +56,18 @@ def start(lit: Any, rows: HeldRows | StreamRows, batches: TrainingBatches) -> Te
         warn_of_weights(moments.n_weighty, layer.n_clusters, stacklevel=3)
     starts = initialize(
         rows, layer.problem().repeated(restarts), init,
-        generator=of_restarts(lit.generator, restarts),
+        generator=of_restarts(lit.generator, restarts), told=partial(_tell, lit),
     )  # fmt: skip
     layer.set_centroids(starts[0])
     return starts
+
+
+def _tell(lit: Any, done: int, total: int) -> None:
+    """Let callbacks that have a hook ``on_seeding(trainer, pl_module, done, total)`` know."""
+    for callback in lit.trainer.callbacks:
+        hook = getattr(callback, "on_seeding", None)
+        if hook is not None:
+            hook(lit.trainer, lit, done, total)
 
 
 def _init_of(lit: Any) -> str | Tensor | Callable[..., Tensor]:

@@ -11,6 +11,7 @@ from kmeans_module.figures import Trajectory
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.ranks import all_cat, anywhere
 from kmeans_module.training.callbacks.labels import Evaluation, evaluate_training_rows
+from kmeans_module.training.callbacks.progress import says
 from kmeans_module.training.callbacks.reading import as_kmeans, has_rows
 from kmeans_module.training.lit_kmeans import LitKMeans
 
@@ -55,6 +56,7 @@ class Recorder(Callback):
     def evaluation(self, lit: LitKMeans) -> Evaluation:
         """The training rows as the final centroids cluster them; computed once, by all ranks."""
         if self._evaluation is None:
+            says(lit.trainer, "labeling the rows")
             self._evaluation = evaluate_training_rows(lit)
         return self._evaluation
 

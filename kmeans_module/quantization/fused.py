@@ -69,6 +69,7 @@ def record(
          state.refused),
         rows.shape[1], averages=rule.update == "ema", decay=rule.decay, smoothing=rule.smoothing,
         threshold=rule.revive_below, skips=rule.nonfinite == "skip", unit=unit,
+        rivals=samples.RIVALS,
     )  # fmt: skip
     return codes
 

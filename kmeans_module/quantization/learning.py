@@ -27,6 +27,9 @@ LLOYD_STEPS = 10
 SLOWEST_DECAY = 0.99
 REMEMBERED = 0.05  # of the samples that a codebook has seen
 LEAST_REMEMBERED = 4  # samples, for each code
+# k-means++ among fewer samples for each code has little to choose from; where samples times codes
+# are more than COSTLY it takes seconds, as long as hundreds of training steps.
+LITTLE_CHOICE, COSTLY = 2, 2**26
 
 
 def weights_of(rows: Tensor, valid: Tensor | None) -> Tensor:
@@ -164,7 +167,8 @@ def start(
     """A codebook of k-means++ and a few of Lloyd's steps.
 
     Where there are fewer samples than codes, each sample is a code, and the surplus codes
-    repeat them with a count of 0.
+    repeat them with a count of 0. Many codes start from a uniform draw where there are fewer
+    than two samples for each of them.
 
     Args:
         rows: (P, n, d).
@@ -179,17 +183,25 @@ def start(
     """
     data = HeldRows([Batch(rows, weight)], n_problems=len(rows), group=group)
     draws = data.draws(problem_of(rows, n_clusters, metric), generator)
-    seeds = min(n_clusters, least_available(draws, group))
+    available = least_available(draws, group)
+    seeds = min(n_clusters, available)
     if not seeds:
         raise ValueError("no sample counts: there is nothing that a codebook can start from")
     problem = problem_of(rows, seeds, metric)
     search = data.search(problem)
-    init = "k-means++" if seeds == n_clusters else "random"
+    init = "k-means++" if worth_choosing(available, n_clusters) else "random"
     centroids = initialize(data, problem, init, generator=generator, search=search)
     outcome = run(data, search, problem, centroids, max_iter=LLOYD_STEPS)
     repeated = torch.arange(n_clusters, device=rows.device) % seeds
     counts = torch.nn.functional.pad(outcome.counts, (0, n_clusters - seeds))
     return outcome.centroids[:, repeated], counts
+
+
+def worth_choosing(available: int, n_clusters: int) -> bool:
+    """Whether k-means++ is to choose which of the available samples become codes."""
+    if available < LITTLE_CHOICE * n_clusters and available * n_clusters > COSTLY:
+        return False
+    return available >= n_clusters
 
 
 def smoothed(counts: Tensor, smoothing: float | Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def revive(
     *,
     decay: float | Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Dead codes get random samples of the batch, which they :func:`follow`.
+    """Dead codes get the first samples that are known, which they :func:`follow`.
 
     A revived code gets a count on which it outlives a few batches without samples, an even
     share of the other codes at most: light enough to move, not so light that it dies at once.

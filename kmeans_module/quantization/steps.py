@@ -12,7 +12,7 @@ from kmeans_module.quantization import learning, revival
 from kmeans_module.quantization.codebook_state import CodebookState
 from kmeans_module.quantization.decisions import may_be, put, refuse
 from kmeans_module.quantization.rule import Rule
-from kmeans_module.quantization.samples import draw
+from kmeans_module.quantization.samples import draw, far_first
 from kmeans_module.rows.ranks import ProcessGroup
 
 
@@ -72,7 +72,7 @@ def record(
             if rule.draws_codes:
                 samples = samples._replace(codes=learning.nearest(samples.rows, state.centroids))
             centroids, total, leaders = revival.revive(
-                samples, centroids, total, least, decay=gamma
+                far_first(samples, state.centroids), centroids, total, least, decay=gamma
             )
             put(state.leaders, leaders, counts)
     if centroids is not state.centroids:

@@ -159,7 +159,7 @@ def far_first(samples: Samples, centroids: Tensor) -> Samples:
     known = torch.nn.functional.pad(known, (0, missing))
     exact = accumulator_dtype(rows.device)
     apart = rows.to(exact) - gather_rows(centroids, codes).to(exact)
-    away = apart.square().sum(dim=-1).masked_fill(~known, -1).unflatten(-1, (-1, RIVALS))
+    away = apart.square().sum(dim=-1).masked_fill(~known, -1).view(len(rows), -1, RIVALS)
     order = away.sort(dim=-1, descending=True, stable=True).indices
     first = torch.arange(0, rows.shape[1], RIVALS, device=rows.device)
     order = (order + first.unsqueeze(-1)).mT.flatten(1)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from kmeans_module.arrays import as_tensor
-from kmeans_module.checks import check_tensor
 from kmeans_module.core.words import first_line, shown
 from kmeans_module.data.file_rows import FileRows
 from kmeans_module.rows.batch import Batch, as_batch
@@ -74,11 +73,17 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
         TypeError, ValueError, OSError: it is none of these, or its files cannot be read.
     """
     if isinstance(x, str | os.PathLike):
+        if not os.path.exists(x):
+            raise FileNotFoundError(f"x is the path of no file or folder: {shown(str(x))}")
         rows = FileRows(x)
         held = rows.held()
         return Given(rows if held is None else held, None, rows.n_features)
     if isinstance(x, AnyRows):
         raise TypeError("x is rows that a layer has prepared: hand them to that layer's fit")
+    if isinstance(x, Dataset) and not isinstance(x, Sequence):
+        raise TypeError(
+            f"x is a data set ({type(x).__name__}): hand in DataLoader(x, batch_size=...)"
+        )
     if are_batches(x):
         return _given_batches(x)
     home = x.device if isinstance(x, Tensor) else None
@@ -183,8 +188,13 @@ def usable_device(device: object) -> torch.device | None:
     return where
 
 
-def weights_of(sample_weight: Any, device: torch.device) -> Tensor | None:
-    """Weights from an array, a list or a tensor, on a device."""
-    if sample_weight is None:
-        return None
-    return check_tensor("sample_weight", as_tensor(sample_weight, "sample_weight")).to(device)
+def moved(values: Any, name: str, device: torch.device) -> Tensor:
+    """The numbers of a tensor, an array or a list on a device.
+
+    Raises:
+        ValueError: there are none; names the argument.
+    """
+    tensor = as_tensor(values, name)
+    if tensor.is_meta:
+        raise ValueError(f"{name} should hold numbers; it is on meta, where there are none")
+    return tensor.to(device)

@@ -9,7 +9,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from kmeans_module.given import Given
+from kmeans_module.checks import check_rows
+from kmeans_module.given import Given, moved
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.survey import Nonfinite
 
@@ -69,7 +70,7 @@ def labels_by(
         if is_layer:
             _refuse_nonfinite(rows, start)
         rows = rows if before is None else before(rows)
-        labels = encode(rows.to(device))
+        labels = encode(moved(rows, "x", device))
         return labels.cpu() if data.home is None else labels.to(data.home)
 
     parts: list[Tensor] = []
@@ -77,8 +78,10 @@ def labels_by(
     start = 0
     if isinstance(data.data, Tensor):
         x = data.data
+        if x.layout == torch.strided:
+            check_rows(x)
         size = max(1, _PART_ELEMENTS // max(1, x.numel() // max(1, len(x))))
-        whole = problems or x.ndim < 2 or len(x) <= size
+        whole = problems or x.ndim < 2 or x.layout != torch.strided or len(x) <= size
         for rows in [x] if whole else torch.split(x, size):
             parts.append(label(rows, start))
             start += len(rows)
@@ -112,7 +115,13 @@ def in_order(parts: Sequence[Tensor], indices: Sequence[Tensor | None], *, dim: 
 
 def _refuse_nonfinite(rows: Tensor, start: int) -> None:
     """Raise for NaN and infinity on any device, with the number of the row in the data."""
-    if rows.ndim < 2 or not rows.is_floating_point() or not rows.numel() or rows.is_meta:
+    if (
+        rows.ndim < 2
+        or rows.layout != torch.strided
+        or not rows.is_floating_point()
+        or not rows.numel()
+        or rows.is_meta
+    ):
         return
     if not all(bool(extreme.isfinite()) for extreme in rows.aminmax()):
         raise ValueError(str(Nonfinite().look(rows, start)))

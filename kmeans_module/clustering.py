@@ -18,7 +18,7 @@ from kmeans_module.core.seeding import Init
 from kmeans_module.core.words import shown
 from kmeans_module.data.file_rows import FileRows
 from kmeans_module.given import Given, are_batches, given, moved, usable_device
-from kmeans_module.labeling import in_order, labels_by
+from kmeans_module.labeling import by_parts, in_order, labels_by
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.entry import AnyRows, rows_of
@@ -294,6 +294,6 @@ def predict(source: Any, x: Any, *, device: torch.device | str | None = None) ->
     if not isinstance(x, str | os.PathLike) and not are_batches(x):
         return source.predict(x)
     data = given(x)
-    whole = [Batch(data.data)] if isinstance(data.data, Tensor) else data.batches()
-    parts = [torch.as_tensor(source.predict(batch.x.cpu().numpy())) for batch in whole]
-    return data.answer(torch.cat(parts))
+    return data.answer(
+        by_parts(data, lambda rows, _: torch.as_tensor(source.predict(rows.cpu().numpy())))
+    )

@@ -108,9 +108,14 @@ def are_batches(x: Any) -> bool:
 
 
 def _is_batch(item: Any) -> bool:
-    if isinstance(item, tuple) and item:
-        item = item[0]
-    return isinstance(item, Mapping) or getattr(item, "ndim", None) == 2
+    return isinstance(item, Mapping) or getattr(_rows_of(item), "ndim", None) == 2
+
+
+def _rows_of(batch: Any) -> Any:
+    """The rows of a batch, in whatever holds them."""
+    if isinstance(batch, Mapping):
+        return batch.get("x")
+    return batch[0] if isinstance(batch, tuple | list) and batch else batch
 
 
 def _given_batches(x: Any) -> Given:
@@ -124,7 +129,7 @@ def _given_batches(x: Any) -> Given:
     example = as_batch(first, tensors_of).x
     if example.ndim != 2:
         raise ValueError(f"a batch should have shape (n, n_features); got {tuple(example.shape)}")
-    of_arrays = not _holds_tensor(first)
+    of_arrays = not isinstance(_rows_of(first), Tensor)
     batch_of = None
     if of_arrays and listed_batches(x) is not None:
         x = [tensors_of(batch) for batch in listed_batches(x) or ()]
@@ -134,12 +139,6 @@ def _given_batches(x: Any) -> Given:
         x, None if of_arrays else example.device, example.shape[1],
         batch_of=batch_of, ordered=not _shuffles(x),
     )  # fmt: skip
-
-
-def _holds_tensor(batch: Any) -> bool:
-    if isinstance(batch, Mapping):
-        return isinstance(batch.get("x"), Tensor)
-    return isinstance(batch[0] if isinstance(batch, tuple) else batch, Tensor)
 
 
 def tensors_of(batch: Any) -> Any:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
-from kmeans_module.arrays import as_tensor
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import Init
+from kmeans_module.core.words import shown
 from kmeans_module.data.file_rows import FileRows
-from kmeans_module.given import Given, are_batches, given, usable_device, weights_of
-from kmeans_module.labeling import in_order, labels_by
+from kmeans_module.given import Given, are_batches, given, moved, usable_device
+from kmeans_module.labeling import by_parts, in_order, labels_by
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.entry import AnyRows, rows_of
@@ -145,7 +145,7 @@ def kmeans(
         place = usable_device(device)
         data = given(x)
         place = place or data.home or torch.device("cpu")
-        weight = weights_of(sample_weight, place)
+        weight = None if sample_weight is None else moved(sample_weight, "sample_weight", place)
         entering, weight = _entering(data, weight, place)
     rows = rows_of(
         entering, weight, n_features=data.n_features, device=place, batch_shape=data.shape,
@@ -155,9 +155,11 @@ def kmeans(
     rows = rows if to_space is None else rows.map(to_space)
     moments = rows.moments(METRICS[metric].kernel)
     with errors_shared(process_group):
+        if dtype is None:
+            dtype = dtype_for(rows.example, moments)
         layer = KMeansLayer(
             k, data.n_features, metric=metric, empty_cluster=empty_cluster,
-            batch_shape=data.shape, device=place, dtype=dtype or dtype_for(rows.example, moments),
+            batch_shape=data.shape, device=place, dtype=dtype,
         )  # fmt: skip
         init = _init(init, place)
     options: dict[str, Any] = {"verbose": verbose} if verbose else {}
@@ -201,7 +203,7 @@ def _entering(
 ) -> tuple[Any, Tensor | None]:
     """The data on their way to the rows, and the weights that go beside them."""
     if isinstance(data.data, Tensor):
-        return check.check_rows(data.data).to(device), weight
+        return moved(data.data, "x", device), weight
     if weight is None or not isinstance(data.data, FileRows):
         return data.data, weight
     if weight.shape != (len(data.data),):
@@ -220,8 +222,8 @@ def _init(init: Any, device: torch.device) -> Init:
             )
         return init
     if not callable(init) or isinstance(init, Tensor):
-        return as_tensor(init, "init").to(device)
-    return lambda x, k, generator: as_tensor(init(x, k, generator), "init").to(device)
+        return moved(init, "init", device)
+    return lambda x, k, generator: moved(init(x, k, generator), "init", device)
 
 
 def _last_pass(rows: AnyRows, layer: KMeansLayer) -> Tensor:
@@ -270,6 +272,8 @@ def predict(source: Any, x: Any, *, device: torch.device | str | None = None) ->
 
     place = usable_device(device)
     if isinstance(source, str | os.PathLike):
+        if not os.path.exists(source):
+            raise FileNotFoundError(f"source is the path of no run folder: {shown(str(source))}")
         source = SavedRun.read(source)
     if isinstance(source, SavedRun):
         return source.predict(x, device=place)
@@ -290,6 +294,6 @@ def predict(source: Any, x: Any, *, device: torch.device | str | None = None) ->
     if not isinstance(x, str | os.PathLike) and not are_batches(x):
         return source.predict(x)
     data = given(x)
-    whole = [Batch(data.data)] if isinstance(data.data, Tensor) else data.batches()
-    parts = [torch.as_tensor(source.predict(batch.x.cpu().numpy())) for batch in whole]
-    return data.answer(torch.cat(parts))
+    return data.answer(
+        by_parts(data, lambda rows, _: torch.as_tensor(source.predict(rows.cpu().numpy())))
+    )

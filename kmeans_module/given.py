@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from kmeans_module.arrays import as_tensor
-from kmeans_module.checks import check_tensor
 from kmeans_module.core.words import first_line, shown
 from kmeans_module.data.file_rows import FileRows
 from kmeans_module.rows.batch import Batch, as_batch
@@ -74,11 +73,17 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
         TypeError, ValueError, OSError: it is none of these, or its files cannot be read.
     """
     if isinstance(x, str | os.PathLike):
+        if not os.path.exists(x):
+            raise FileNotFoundError(f"x is the path of no file or folder: {shown(str(x))}")
         rows = FileRows(x)
         held = rows.held()
         return Given(rows if held is None else held, None, rows.n_features)
     if isinstance(x, AnyRows):
         raise TypeError("x is rows that a layer has prepared: hand them to that layer's fit")
+    if isinstance(x, Dataset) and not isinstance(x, Sequence):
+        raise TypeError(
+            f"x is a data set ({type(x).__name__}): hand in DataLoader(x, batch_size=...)"
+        )
     if are_batches(x):
         return _given_batches(x)
     home = x.device if isinstance(x, Tensor) else None
@@ -103,9 +108,14 @@ def are_batches(x: Any) -> bool:
 
 
 def _is_batch(item: Any) -> bool:
-    if isinstance(item, tuple) and item:
-        item = item[0]
-    return isinstance(item, Mapping) or getattr(item, "ndim", None) == 2
+    return isinstance(item, Mapping) or getattr(_rows_of(item), "ndim", None) == 2
+
+
+def _rows_of(batch: Any) -> Any:
+    """The rows of a batch, in whatever holds them."""
+    if isinstance(batch, Mapping):
+        return batch.get("x")
+    return batch[0] if isinstance(batch, tuple | list) and batch else batch
 
 
 def _given_batches(x: Any) -> Given:
@@ -119,7 +129,7 @@ def _given_batches(x: Any) -> Given:
     example = as_batch(first, tensors_of).x
     if example.ndim != 2:
         raise ValueError(f"a batch should have shape (n, n_features); got {tuple(example.shape)}")
-    of_arrays = not _holds_tensor(first)
+    of_arrays = not isinstance(_rows_of(first), Tensor)
     batch_of = None
     if of_arrays and listed_batches(x) is not None:
         x = [tensors_of(batch) for batch in listed_batches(x) or ()]
@@ -129,12 +139,6 @@ def _given_batches(x: Any) -> Given:
         x, None if of_arrays else example.device, example.shape[1],
         batch_of=batch_of, ordered=not _shuffles(x),
     )  # fmt: skip
-
-
-def _holds_tensor(batch: Any) -> bool:
-    if isinstance(batch, Mapping):
-        return isinstance(batch.get("x"), Tensor)
-    return isinstance(batch[0] if isinstance(batch, tuple) else batch, Tensor)
 
 
 def tensors_of(batch: Any) -> Any:
@@ -183,8 +187,13 @@ def usable_device(device: object) -> torch.device | None:
     return where
 
 
-def weights_of(sample_weight: Any, device: torch.device) -> Tensor | None:
-    """Weights from an array, a list or a tensor, on a device."""
-    if sample_weight is None:
-        return None
-    return check_tensor("sample_weight", as_tensor(sample_weight, "sample_weight")).to(device)
+def moved(values: Any, name: str, device: torch.device) -> Tensor:
+    """The numbers of a tensor, an array or a list on a device.
+
+    Raises:
+        ValueError: there are none; names the argument.
+    """
+    tensor = as_tensor(values, name)
+    if tensor.is_meta:
+        raise ValueError(f"{name} should hold numbers; it is on meta, where there are none")
+    return tensor.to(device)

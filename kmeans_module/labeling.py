@@ -9,7 +9,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from kmeans_module.given import Given
+from kmeans_module.checks import check_rows
+from kmeans_module.given import Given, moved
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.survey import Nonfinite
 
@@ -69,20 +70,41 @@ def labels_by(
         if is_layer:
             _refuse_nonfinite(rows, start)
         rows = rows if before is None else before(rows)
-        labels = encode(rows.to(device))
+        labels = encode(moved(rows, "x", device))
         return labels.cpu() if data.home is None else labels.to(data.home)
 
+    return by_parts(data, label, whole=problems, dim=-1 if problems else 0)
+
+
+def by_parts(
+    data: Given, label: Callable[[Tensor, int], Tensor], *, whole: bool = False, dim: int = 0
+) -> Tensor:
+    """Labels of data, part by part, in the order of the data.
+
+    Args:
+        data: a tensor, or batches.
+        label: labels of rows, given the number of the first of them.
+        whole: whether a tensor is labeled at once.
+        dim: of the rows of labels.
+
+    Raises:
+        ValueError: batches whose labels would not line up with the data.
+    """
     parts: list[Tensor] = []
     indices: list[Tensor | None] = []
     start = 0
     if isinstance(data.data, Tensor):
         x = data.data
-        size = max(1, _PART_ELEMENTS // max(1, x.numel() // max(1, len(x))))
-        whole = problems or x.ndim < 2 or len(x) <= size
-        for rows in [x] if whole else torch.split(x, size):
+        dense = x.layout == torch.strided
+        if dense:
+            check_rows(x)
+        size = max(1, _PART_ELEMENTS // max(1, x.numel() // max(1, len(x)))) if x.ndim else 1
+        if whole or not dense or x.ndim < 2 or len(x) <= size:
+            return label(x, 0)
+        for rows in torch.split(x, size):
             parts.append(label(rows, start))
             start += len(rows)
-        return parts[0] if whole else torch.cat(parts)
+        return torch.cat(parts)
     if not data.ordered:
         raise ValueError(
             "x is a loader that shuffles: its labels would line up with nothing; hand in one that "
@@ -92,7 +114,7 @@ def labels_by(
         parts.append(label(batch.x, start))
         indices.append(batch.index)
         start += len(batch.x)
-    return in_order(parts, indices, dim=-1 if problems else 0)
+    return in_order(parts, indices, dim=dim)
 
 
 def in_order(parts: Sequence[Tensor], indices: Sequence[Tensor | None], *, dim: int = 0) -> Tensor:
@@ -112,7 +134,13 @@ def in_order(parts: Sequence[Tensor], indices: Sequence[Tensor | None], *, dim: 
 
 def _refuse_nonfinite(rows: Tensor, start: int) -> None:
     """Raise for NaN and infinity on any device, with the number of the row in the data."""
-    if rows.ndim < 2 or not rows.is_floating_point() or not rows.numel() or rows.is_meta:
+    if (
+        rows.ndim < 2
+        or rows.layout != torch.strided
+        or not rows.is_floating_point()
+        or not rows.numel()
+        or rows.is_meta
+    ):
         return
     if not all(bool(extreme.isfinite()) for extreme in rows.aminmax()):
         raise ValueError(str(Nonfinite().look(rows, start)))

@@ -61,6 +61,8 @@ class SavedRun:
             ValueError: the folder is that of no run, or a file is damaged; it is named.
         """
         path = files.checked_path(folder)
+        if not os.fspath(folder):
+            raise ValueError("folder should be the path of a run folder; got ''")
         _check_folder(path)
         layer = KMeansLayer.from_file(path / CENTROIDS)
         config = _read_config(path / CONFIG)

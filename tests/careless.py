@@ -155,6 +155,7 @@ FIT = {
     "x": x, "init": of(*INITS, C, "current"), "max_iter": of(5), "tol": of(0, 1e-4),
     "n_init": of(2), "sample_weight": weight, "generator": of(None), "process_group": of(None),
     "callback": of(None), "resident": of(False, True), "batch_of": of(None),
+    "max_points_per_centroid": of(None, 3),
 }  # fmt: skip
 OFFLINE = {"x": x, "max_iter": of(5), "tol": of(1e-4), "n_init": of(1), "generator": of(None)}
 ESTIMATOR = {
@@ -196,6 +197,24 @@ DOORS = (
         {"stats": lambda: layer().e_step(X).stats, "decay": of(0, 0.5)},
     ),
     Door("layer.fit", method("fit", layer), FIT),
+    Door(
+        "kmeans", free(km.kmeans),
+        {
+            "x": of(X.numpy(), X, [X, X], X.tolist()), "k": of(4), "seed": of(None, 3),
+            "generator": of(None), "init": of(*INITS, C.numpy()), "max_iter": of(5),
+            "tol": of(0, 1e-4), "n_init": of(2), "sample_weight": of(None), "metric": metric,
+            "empty_cluster": policy, "max_points_per_centroid": of(None, 3),
+            "device": of(None, "cpu"), "dtype": of(None, torch.float64), "verbose": of(False),
+            "callback": of(None), "process_group": of(None),
+        },
+    ),
+    Door(
+        "predict", free(km.predict),
+        {
+            "source": lambda: of(layer(), vector(), estimator(), km.kmeans(X, 4, seed=0))(),
+            "x": of(X.numpy(), X, [X, X]), "device": of(None),
+        },
+    ),
     Door(
         "layer.set_centroids", method("set_centroids", layer),
         {"centroids": of(C), "counts": of(None, torch.ones(4))},

@@ -46,6 +46,7 @@ class Job:
     n_clusters: int = 9
     max_iter: int = 30
     n_weighty: int = 101
+    most: int | None = None
 
     def data(self) -> torch.Tensor:
         x = torch.stack([blobs(101, 3, seed=s) for s in range(2)]).to(self.dtype)
@@ -66,6 +67,7 @@ class Job:
             max_iter=self.max_iter,
             n_init=self.n_init,
             sample_weight=None if weight is None else weight[part],
+            max_points_per_centroid=self.most,
             generator=seeded(3),
             process_group=group,
         )
@@ -100,6 +102,11 @@ JOBS = {
     "one iteration": Job(max_iter=1),
     "no iterations": Job(max_iter=0),
     **{f"{init}, few weights": Job(init, weighted=True, n_weighty=6) for init in INITS},
+    "a sample": Job(most=4),
+    "a sample, weighted": Job(most=4, weighted=True),
+    "a sample, few weights": Job(most=4, weighted=True, n_weighty=20),
+    "a sample of a batch": Job(most=4, batch_shape=(2,), metric="cosine"),
+    "a sample of halves": Job(most=4, dtype=torch.bfloat16),
     "callable": Job(first_rows),
     "callable, restarts of a batch": Job(rows_by_chance, batch_shape=(2,), n_init=2),
     "callable, batched, float64": Job(first_rows, batch_shape=(2,), dtype=torch.float64),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
-from kmeans_module.backends.search import torch_search
+from kmeans_module.backends.neighbors import torch_search
 from kmeans_module.core.distances import (
     chunk_rows,
     compute_dtype,

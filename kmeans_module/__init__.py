@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from kmeans_module.backends import show_backends
 from kmeans_module.checks import NotInitializedError
 from kmeans_module.core.empty_clusters import EmptyClusterError
+from kmeans_module.core.label_stats import LabelStats
 from kmeans_module.core.lloyd import Iteration
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.moved import MOVED, MovedFinder, where
@@ -46,8 +48,10 @@ __all__ = [
     "Iteration",
     "KMeans",
     "KMeansLayer",
+    "LabelStats",
     "LitKMeans",
     "MiniBatchKMeans",
+    "Neighbors",
     "NotInitializedError",
     "ProductQuantizer",
     "ResidualQuantizer",

@@ -28,12 +28,14 @@ from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.soft import in_chunks, soft_shares
 from kmeans_module.core.sparse import is_sparse
 from kmeans_module.core.statistics import ClusterStats, EStep
+from kmeans_module.given_labels import label_stats
 
 __all__ = [
     "assign",
     "decode",
     "e_step",
     "inertia",
+    "label_stats",
     "pairwise_distances",
     "search",
     "soft_assign",

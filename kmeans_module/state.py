@@ -247,14 +247,16 @@ class CentroidState(ExactBuffers):
             prefix + "initialized": torch.ones_like(self.initialized, device=device),
         }
 
-    def check_initialized(self) -> None:
-        """Raise NotInitializedError where there are no centroids yet."""
-        if self._known_initialized:
-            return
-        if not (under_mode() or self.initialized.is_meta):
+    def has_centroids(self) -> bool:
+        """Whether centroids were chosen, as far as that is known."""
+        if not (self._known_initialized or under_mode() or self.initialized.is_meta):
             self._known_initialized = bool(self.initialized)
         # Code that is recorded cannot read the buffer: it goes by what was known before.
-        if self._known_initialized is False:
+        return self._known_initialized is not False
+
+    def check_initialized(self) -> None:
+        """Raise NotInitializedError where there are no centroids yet."""
+        if not self.has_centroids():
             raise check.NotInitializedError(
                 "KMeansLayer has no centroids yet: call fit or initialize, or load a state_dict"
             )

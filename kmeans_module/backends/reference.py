@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
-from kmeans_module.backends.search import torch_search
+from kmeans_module.backends.neighbors import torch_search
 from kmeans_module.backends.sparse import (
     sparse_farthest,
     sparse_moments,

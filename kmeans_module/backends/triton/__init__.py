@@ -92,7 +92,7 @@ class TritonBackend:
         return unit_rows(x)
 
     def search(self, x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
-        from kmeans_module.backends.triton.search import search
+        from kmeans_module.backends.triton.neighbors import search
 
         return search(x, centroids, m, metric=metric)
 

@@ -65,13 +65,9 @@ def torch_search(
 
     if for_other_inputs():
         return of_part(slice(None))
-    labels = torch.empty((problems, n, m), dtype=torch.int64, device=x.device)
-    to_centroids = torch.empty((problems, n, m), dtype=dtype, device=x.device)
     size = chunk_rows(n, k, d, problems, x.device)
-    for first in range(0, n, size):
-        part = slice(first, min(first + size, n))
-        to_centroids[:, part], labels[:, part] = of_part(part)
-    return Neighbors(to_centroids, labels)
+    parts = [of_part(slice(first, first + size)) for first in range(0, max(1, n), size)]
+    return Neighbors(*(torch.cat(found, dim=1) for found in zip(*parts, strict=True)))
 
 
 def _among_all(rows: Tensor, centroids: Tensor, m: int) -> Neighbors:

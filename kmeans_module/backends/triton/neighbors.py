@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.search import torch_search
+from kmeans_module.backends.neighbors import torch_search
 from kmeans_module.backends.triton.seeding import unit_rows
 from kmeans_module.backends.triton.workspace import TritonWorkspace
 from kmeans_module.core.neighbors import Neighbors

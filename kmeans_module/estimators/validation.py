@@ -130,7 +130,14 @@ def start_of(init: Any, X: Samples, n_clusters: int, random: np.random.RandomSta
         return str(init)  # NumPy's texts are no plain ones
     if not callable(init):
         return _centers(init, X, n_clusters)
-    return lambda *_: _centers(init(X, n_clusters, random_state=random), X, n_clusters)
+
+    def start(*_: object) -> Tensor:
+        given = init(X, n_clusters, random_state=random)
+        for dense in ("toarray", "to_dense"):  # of rows of sparse X
+            given = getattr(given, dense)() if hasattr(given, dense) else given
+        return _centers(given, X, n_clusters)
+
+    return start
 
 
 def _centers(given: Any, X: Samples, n_clusters: int) -> Tensor:

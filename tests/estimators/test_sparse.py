@@ -68,16 +68,20 @@ def test_batches_of_sparse_rows_are_those_of_dense_rows(form: str) -> None:
     np.testing.assert_allclose(models[0].cluster_centers_, models[1].cluster_centers_)
 
 
-def test_functions_are_given_the_sparse_rows() -> None:
-    def init(x: Any, n_clusters: int, random_state: Any) -> Any:
-        assert isinstance(x, csr_array)
-        return x[:n_clusters].toarray()
+def test_functions_are_given_the_sparse_rows_and_may_return_some() -> None:
+    def dense(x: Any, n_clusters: int, random_state: Any) -> Any:
+        return sparse(x, n_clusters, random_state).toarray()
 
-    ours = KMeans(5, init=init, n_init=1).fit(csr_array(X))
-    theirs = SklearnKMeans(5, init=init, n_init=1).fit(csr_array(X))
-    np.testing.assert_allclose(ours.cluster_centers_, theirs.cluster_centers_)
-    np.testing.assert_array_equal(ours.labels_, theirs.labels_)
-    assert ours.n_iter_ == theirs.n_iter_
+    def sparse(x: Any, n_clusters: int, random_state: Any) -> Any:
+        assert isinstance(x, csr_array)
+        return x[:n_clusters]
+
+    theirs = SklearnKMeans(5, init=dense, n_init=1).fit(csr_array(X))
+    for init in (dense, sparse):
+        ours = KMeans(5, init=init, n_init=1).fit(csr_array(X))
+        np.testing.assert_allclose(ours.cluster_centers_, theirs.cluster_centers_)
+        np.testing.assert_array_equal(ours.labels_, theirs.labels_)
+        assert ours.n_iter_ == theirs.n_iter_
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

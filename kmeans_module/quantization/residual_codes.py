@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from kmeans_module.quantization.quantized import Quantizer
 from kmeans_module.quantization.tables import distances_to_sums, inner_products
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.survey import refuse_nonfinite
+
+Residual = TypeVar("Residual", bound="ResidualCodes")
 
 
 class ResidualCodes(Quantizer):
@@ -178,3 +180,27 @@ class ResidualCodes(Quantizer):
 
         self.check_initialized()
         return residual_index(self.codebooks, bits_of(self.n_clusters), self.beam_size)
+
+    @classmethod
+    def from_faiss(cls: type[Residual], index: Any, **options: Any) -> Residual:
+        """A quantizer with the codebooks of an index of faiss, whose codes
+        ``encode(x, beam_size=self.beam_size)`` finds.
+
+        Args:
+            index: a trained ``faiss.ResidualQuantizer``, or an index of its codes, such as
+                ``faiss.IndexResidualQuantizer``; of an IVF index the codes of what its lists leave.
+            options: of the quantizer, such as ``update``, ``device`` and ``dtype``.
+
+        Raises:
+            ImportError: faiss is not installed.
+            TypeError: index has no residual codes.
+            ValueError: it is not trained, or its levels are of several sizes.
+        """
+        from kmeans_module.quantization.export import residual_codebooks
+
+        codebooks, beam_size = residual_codebooks(index)
+        levels, k, d = codebooks.shape
+        quantizer = cls(k, d, levels, **{"beam_size": beam_size, **options})
+        for layer, centroids in zip(quantizer.codebook_layers(), codebooks, strict=True):
+            layer.set_centroids(centroids.to(layer.centroids.device))
+        return quantizer

@@ -1,15 +1,20 @@
-"""Codebooks as indexes of faiss, which is an optional extra."""
+"""Codebooks as indexes of faiss, and out of them; faiss is an optional extra."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from kmeans_module.indexes import as_float32, faiss_for
+from kmeans_module.indexes import as_float32, faiss_for, on_host
 from kmeans_module.quantization.packing import bits_of
+
+# Of a rotation: how far the products of its rows are from those of unit vectors.
+_ORTHOGONAL = 1e-3
 
 
 def _numbers(tensor: Tensor, bits: int) -> np.ndarray:
@@ -54,3 +59,78 @@ def residual_index(codebooks: Sequence[Tensor], beam_size: int) -> Any:
     quantizer.compute_codebook_tables()
     index.is_trained = True
     return index
+
+
+def product_codebooks(index: Any) -> tuple[Tensor, Tensor | None]:
+    """Codebooks (m, k, d / m) of an index or a ProductQuantizer of faiss, and the rotation (d, d)
+    before them.
+
+    Raises:
+        TypeError, ValueError: see :meth:`ProductQuantizer.from_faiss`.
+    """
+    faiss = faiss_for("from_faiss")
+    index, rotation = _behind_rotation(faiss, index)
+    quantizer = getattr(index, "pq", index)
+    if not isinstance(quantizer, faiss.ProductQuantizer):
+        raise TypeError(
+            "index should be an index with product codes of faiss or a faiss.ProductQuantizer; "
+            f"got {type(index).__name__}"
+        )
+    numbers = faiss.vector_to_array(quantizer.centroids)
+    if not getattr(index, "is_trained", True) or not numbers.any():
+        raise ValueError(f"index should be trained; the {type(index).__name__} is not")
+    codebooks = torch.from_numpy(numbers).view(quantizer.M, quantizer.ksub, quantizer.dsub)
+    if rotation is not None and len(rotation) != quantizer.d:
+        raise ValueError(
+            f"index should keep its {len(rotation)} features where it turns them; it leaves "
+            f"{quantizer.d}"
+        )
+    return codebooks, rotation
+
+
+def residual_codebooks(index: Any) -> tuple[list[Tensor], int]:
+    """Codebooks (k, d) of the levels of an index or quantizer of faiss, and its beam size.
+
+    Raises:
+        TypeError, ValueError: see :meth:`ResidualQuantizer.from_faiss`.
+    """
+    faiss = faiss_for("from_faiss")
+    index = on_host(faiss, index)
+    quantizer = getattr(index, "rq", index)
+    if not isinstance(quantizer, faiss.ResidualQuantizer):
+        raise TypeError(
+            "index should be an index with residual codes of faiss or a faiss.ResidualQuantizer; "
+            f"got {type(index).__name__}"
+        )
+    if not quantizer.is_trained:
+        raise ValueError(f"index should be trained; the {type(index).__name__} is not")
+    bits = faiss.vector_to_array(quantizer.nbits).tolist()
+    numbers = torch.from_numpy(faiss.vector_to_array(quantizer.codebooks)).view(-1, quantizer.d)
+    codebooks = torch.split(numbers, [2**bit for bit in bits])
+    return list(codebooks), int(quantizer.max_beam_size)
+
+
+def _behind_rotation(faiss: ModuleType, index: Any) -> tuple[Any, Tensor | None]:
+    """An index, without the transforms before it, and these as one rotation."""
+    index, rotation = on_host(faiss, index), None
+    if not isinstance(index, faiss.IndexPreTransform):
+        return index, None
+    for number in range(index.chain.size()):
+        step = faiss.downcast_VectorTransform(index.chain.at(number))
+        matrix = None
+        if isinstance(step, faiss.LinearTransform) and step.is_trained:
+            matrix = torch.from_numpy(faiss.vector_to_array(step.A)).view(step.d_out, step.d_in)
+        moved = step.have_bias and faiss.vector_to_array(step.b).any() if matrix is not None else 0
+        if matrix is None or moved or not _turns(matrix):
+            raise ValueError(
+                "index should have trained rotations alone before its codes; got "
+                f"{type(step).__name__} from {step.d_in} to {step.d_out} features"
+            )
+        rotation = matrix if rotation is None else matrix @ rotation
+    return faiss.downcast_index(index.index), rotation
+
+
+def _turns(matrix: Tensor) -> bool:
+    products = matrix.double() @ matrix.double().T
+    off = products - torch.eye(len(matrix), dtype=torch.float64)
+    return matrix.shape[0] == matrix.shape[1] and bool(off.abs().max() < _ORTHOGONAL)

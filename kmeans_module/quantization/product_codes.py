@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from kmeans_module.quantization.rotation import weight_of
 from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.survey import refuse_nonfinite
+
+Product = TypeVar("Product", bound="ProductCodes")
 
 
 class ProductCodes(Quantizer):
@@ -138,6 +140,32 @@ class ProductCodes(Quantizer):
         with full_precision(self._device):
             rotation = None if self.rotation is None else self.rotation.weight
         return product_index(self.codebooks, bits_of(self.n_clusters), rotation)
+
+    @classmethod
+    def from_faiss(cls: type[Product], index: Any, **options: Any) -> Product:
+        """A quantizer with the codebooks of an index of faiss, whose codes it finds.
+
+        Args:
+            index: a trained ``faiss.ProductQuantizer``; an index of its codes, such as
+                ``faiss.IndexPQ``; of an IVF index the codes of what its lists leave; perhaps behind
+                a rotation, such as OPQ, that keeps the number of features.
+            options: of the quantizer, such as ``update``, ``device`` and ``dtype``.
+
+        Raises:
+            ImportError: faiss is not installed.
+            TypeError: index has no product codes.
+            ValueError: it is not trained; it has other transforms than rotations before its codes.
+        """
+        from kmeans_module.quantization.export import product_codebooks
+
+        codebooks, rotation = product_codebooks(index)
+        m, k, part = codebooks.shape
+        quantizer = cls(k, m * part, m, rotation=rotation is not None, **options)
+        quantizer.quantizer.codebook.set_centroids(codebooks.to(quantizer._device))
+        if quantizer.rotation is not None and rotation is not None:
+            like = quantizer.rotation.weight
+            quantizer.rotation.weight = rotation.to(like.device, like.dtype)
+        return quantizer
 
     @property
     def _device(self) -> torch.device:

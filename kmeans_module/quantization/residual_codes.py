@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from kmeans_module.quantization.quantizer import Quantizer
 from kmeans_module.quantization.tables import distances_to_sums, inner_products
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.survey import refuse_nonfinite
+
+Residual = TypeVar("Residual", bound="ResidualCodes")
 
 
 class ResidualCodes(Quantizer):
@@ -243,3 +245,27 @@ class ResidualCodes(Quantizer):
                 "faiss would find other codes"
             )
         return residual_index(self.codebook_list(), self.beam_size)
+
+    @classmethod
+    def from_faiss(cls: type[Residual], index: Any, **options: Any) -> Residual:
+        """A quantizer with the codebooks of an index of faiss, whose codes
+        ``encode(x, beam_size=self.beam_size)`` finds.
+
+        Args:
+            index: a trained ``faiss.ResidualQuantizer``, or an index of its codes, such as
+                ``faiss.IndexResidualQuantizer``; of an IVF index the codes of what its lists leave.
+            options: of the quantizer, such as ``update``, ``device`` and ``dtype``.
+
+        Raises:
+            ImportError: faiss is not installed.
+            TypeError: index has no residual codes.
+            ValueError: it is not trained.
+        """
+        from kmeans_module.quantization.export import residual_codebooks
+
+        codebooks, beam_size = residual_codebooks(index)
+        sizes, d = [len(centroids) for centroids in codebooks], codebooks[0].shape[1]
+        quantizer = cls(sizes, d, **{"beam_size": beam_size, **options})
+        for layer, centroids in zip(quantizer.codebook_layers(), codebooks, strict=True):
+            layer.set_centroids(centroids.to(layer.centroids.device))
+        return quantizer

@@ -23,6 +23,7 @@ from kmeans_module.core.words import first_line, shown
 
 _LARGEST_WEIGHT = 1e100
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_SPARSE = (torch.sparse_coo, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -85,13 +86,10 @@ def check_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
         raise TypeError(f"{name} should hold real numbers; got {value.dtype}")
     if sparse and value.layout == torch.sparse_csr:
         return _check_sparse(name, value)
-    if sparse and value.is_sparse:
-        raise TypeError(
-            f"{name} should be dense, or of layout torch.sparse_csr; got {value.layout}: use "
-            f"{name}.to_sparse_csr()"
-        )
     if value.is_nested or value.layout != torch.strided or value.is_quantized:
         kind = "a nested tensor" if value.is_nested else f"{value.layout}, {value.dtype}"
+        if sparse and value.layout in _SPARSE:
+            kind += f"; sparse rows are taken as {name}.to_sparse_csr()"
         raise TypeError(f"{name} should be a dense tensor; got {kind}")
     return value
 

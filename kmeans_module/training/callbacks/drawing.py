@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kmeans_module import figures, functional
-from kmeans_module.data import ImageDataModule
+from kmeans_module.data import ArrayDataModule, ImageDataModule
 from kmeans_module.figures import Trajectory
 from kmeans_module.training.lit_kmeans import LitKMeans
 
@@ -71,4 +71,8 @@ def feature_names(trainer: Trainer, n_features: int) -> list[str] | None:
     """The names that the data module gives the features, if it names them all."""
     names = getattr(getattr(trainer, "datamodule", None), "feature_names", None)
     names = None if names is None else list(names)
-    return names if names is not None and len(names) == n_features else None
+    if names is None or len(names) != n_features:
+        return None
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    standardized = isinstance(data, ArrayDataModule) and data.standardize
+    return [f"{name}, standardized" for name in names] if standardized else names

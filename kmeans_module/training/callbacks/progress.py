@@ -58,7 +58,8 @@ class IterationBar(ProgressBar):
         restarts = lit.restarts
         if len(restarts.m_steps) > 1:
             text += f", restart {restarts.best + 1} of {len(restarts.m_steps)} is ahead"
-        self._show(State(text, share, "", self._seconds, number, last=trainer.should_stop))
+        last = trainer.should_stop or number == most
+        self._show(State(text, share, "", self._seconds, number, last=last))
 
     def says(self, doing: str) -> None:
         """Something begins that has no count."""

@@ -174,11 +174,7 @@ class ProductQuantizer(ProductCodes):
         quantized = self._rotated_back(found.quantized).to(x.dtype)
         measures = found.measures
         if measures is not None:
-            measures = measures._replace(
-                errors=self._with_subspaces(measures.errors),
-                losses=self._with_subspaces(measures.losses),
-                axis="heads",
-            )
+            measures = measures._replace(axis="heads")  # also of one sub-space
         return Quantized(
             self.layout.features_back(quantized), self._with_subspaces(found.codes), found.loss,
             measures=measures,

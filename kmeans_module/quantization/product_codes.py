@@ -11,7 +11,7 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.core.guard import readable
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.quantization.layout import check_codes, check_range
+from kmeans_module.quantization.layout import check_code_dtype, check_codes, check_range
 from kmeans_module.quantization.packing import bits_of, pack, unpack
 from kmeans_module.quantization.quantizer import Quantizer
 from kmeans_module.quantization.rotation import weight_of
@@ -64,6 +64,8 @@ class ProductCodes(Quantizer):
         Raises:
             NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
         """
+        dtype = self.code_dtype if dtype is None else dtype
+        dtype = check_code_dtype("dtype", dtype, self.n_clusters)
         self.check_initialized()
         x, _ = self.layout.check(x, None, self._device, integers=True)
         x = x.to(compute_dtype(x, self.quantizer.codebook.centroids))

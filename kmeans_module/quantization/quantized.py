@@ -18,21 +18,24 @@ class Measures(NamedTuple):
     """What a forward pass knows of its codes, of which :class:`Quantized` makes its attributes.
 
     Attributes:
-        errors: mean over features of the squared difference of a vector and its code, of the
-            shape of the codes; of masked vectors any number.
-        losses: the loss of each code, of the shape of the codes; of masked vectors any number.
+        errors: mean over features of the squared difference of a vector and its code, one tensor,
+            or one for each level; of masked vectors any number.
+        losses: the loss of each code, likewise.
         scale: what makes a distance of an error: d of a code; half of it for "cosine".
         sizes: codes of each codebook that the last axis of the codes is about, k of each head or
             level; one number where codes have no such axis.
         axis: what that axis is: "heads", over which the loss is a mean; "levels", over which it
             is a sum; or None.
+        by_row: whether errors and losses are (P, n), for n rows of P codebooks, not of the shape
+            of the codes: to shape them costs time, and few are read.
     """
 
-    errors: Tensor
-    losses: Tensor
+    errors: tuple[Tensor, ...]
+    losses: tuple[Tensor, ...]
     scale: float
     sizes: tuple[int, ...]
     axis: str | None = None
+    by_row: bool = True
 
 
 class Quantized(tuple[Tensor, Tensor, Tensor]):
@@ -98,7 +101,7 @@ class Quantized(tuple[Tensor, Tensor, Tensor]):
         where masked. A level of a residual quantizer measures what the levels before it left; a
         projection measures behind it. With a gradient for x, none for the codebook."""
         measures = self._known()
-        return (measures.errors * measures.scale).where(self.codes >= 0, 0.0)
+        return (self._joined(measures.errors) * measures.scale).where(self.codes >= 0, 0.0)
 
     @property
     def sample_loss(self) -> Tensor:
@@ -106,7 +109,7 @@ class Quantized(tuple[Tensor, Tensor, Tensor]):
         mean over the samples that count, weighted by sample_weight, is the loss, and so is its
         gradient."""
         measures = self._known()
-        losses = measures.losses.where(self.codes >= 0, 0.0)
+        losses = self._joined(measures.losses).where(self.codes >= 0, 0.0)
         if measures.axis is None:
             return losses
         return losses.sum(dim=-1) if measures.axis == "levels" else losses.mean(dim=-1)
@@ -128,6 +131,18 @@ class Quantized(tuple[Tensor, Tensor, Tensor]):
         in_use = (self._counts() > 0).sum(dim=-1)
         shares = [used / k for used, k in zip(in_use, self._known().sizes, strict=True)]
         return self._by_codebook(torch.stack(shares).float())
+
+    def _joined(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Errors or losses, of the shape of the codes."""
+        parts = self._shaped(parts)
+        return torch.stack(parts, dim=-1) if self._known().axis == "levels" else parts[0]
+
+    def _shaped(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        measures = self._known()
+        if not measures.by_row:
+            return parts
+        shape = self.codes.shape[:-1] if measures.axis == "levels" else self.codes.shape
+        return tuple(part.T.reshape(shape) for part in parts)
 
     def _known(self) -> Measures:
         if self.measures is None:
@@ -166,8 +181,9 @@ class Quantized(tuple[Tensor, Tensor, Tensor]):
 def _flatten(output: Quantized) -> tuple[list[Any], Any]:
     if output.measures is None:
         return list(output), None
-    errors, losses, scale, sizes, axis = output.measures
-    return [*output, errors, losses], [scale, list(sizes), axis]
+    errors, losses, scale, sizes, axis, _ = output.measures
+    leaves = [*output, *output._shaped(errors), *output._shaped(losses)]
+    return leaves, [scale, list(sizes), axis]
 
 
 def _unflatten(leaves: Iterable[Any], context: Any) -> Quantized:
@@ -175,7 +191,9 @@ def _unflatten(leaves: Iterable[Any], context: Any) -> Quantized:
     if context is None:
         return Quantized(*tensors)
     scale, sizes, axis = context
-    measures = Measures(tensors[3], tensors[4], scale, tuple(sizes), axis)
+    half = (3 + len(tensors)) // 2
+    errors, losses = tuple(tensors[3:half]), tuple(tensors[half:])
+    measures = Measures(errors, losses, scale, tuple(sizes), axis, by_row=False)
     return Quantized(*tensors[:3], measures=measures)
 
 

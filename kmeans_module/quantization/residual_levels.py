@@ -97,9 +97,8 @@ class ResidualLevels(ResidualCodes):
             shape = x.shape[:-1]
             measures = None
             if not for_onnx():
-                measures = Measures(
-                    errors.view(shape), losses.view(shape), self.n_features, (level.n_clusters,)
-                )
+                scale = float(self.n_features)
+                measures = Measures((errors,), (losses,), scale, (level.n_clusters,))
             levels.append(
                 Quantized(quantized.view(x.shape), codes.view(shape), loss, measures=measures)
             )
@@ -111,8 +110,8 @@ class ResidualLevels(ResidualCodes):
         if not measured:
             return None
         return Measures(
-            torch.stack([level.errors for level in measured], dim=-1),
-            torch.stack([level.losses for level in measured], dim=-1),
+            tuple(level.errors[0] for level in measured),
+            tuple(level.losses[0] for level in measured),
             measured[0].scale,
             tuple(level.sizes[0] for level in measured),
             "levels",

@@ -163,6 +163,12 @@ class VectorQuantizer(VectorRows):
         self.projection = None
         if projection is not None:
             self.projection = Projection(n_features, width, device=device, dtype=dtype)
+        part = width // heads
+        self.measured = (
+            part / 2 if metric == "cosine" else float(part),
+            (codebook.n_clusters,) * heads,
+            "heads" if heads > 1 else None,
+        )
         self.estimator = estimator
         self.temperature = temperature
         self.commitment = check.check_number("commitment", commitment, minimum=0)
@@ -236,11 +242,4 @@ class VectorQuantizer(VectorRows):
         elif codes is None:
             codes = self._nearest(rows, state)
         found = self.replace(rows, codes, relaxed, valid, counted)
-        output = self.output(found, inner.shape, x.dtype if self.projection is None else rows.dtype)
-        quantized = output.quantized
-        if self.projection is not None:
-            known = None if valid is None else self._known(output.codes)
-            quantized = self.projection.back(quantized, known).to(x.dtype)
-        return output._replace(
-            quantized=layout.features_back(quantized), codes=output.codes.to(self.code_dtype)
-        )
+        return self.output(found, valid, inner.shape, x.dtype)

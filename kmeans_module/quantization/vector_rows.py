@@ -38,6 +38,8 @@ class VectorRows(VectorCodes):
 
     temperature: float
     commitment: float
+    # scale, sizes and axis of Measures
+    measured: tuple[float, tuple[int, ...], str | None]
 
     def quantize_in_turn(
         self, x: Tensor, masks: list[Tensor | None], sample_weight: Tensor | None = None
@@ -75,7 +77,7 @@ class VectorRows(VectorCodes):
             found = self.replace(rows, nearest, relaxed, valid, counted)
             left = left - found.quantized.detach()
             seen = left.detach()
-            levels.append(self.output(found, x.shape, x.dtype))
+            levels.append(self.output(found, valid, x.shape, x.dtype))
         if state is not None:
             counting = [counted for _, counted, _ in recorded if counted is not None]
             self.record(
@@ -134,26 +136,35 @@ class VectorRows(VectorCodes):
             quantized = quantized.where(valid.unsqueeze(-1), 0.0)
         if self.codebook.metric == "cosine" and not for_onnx():
             # 1 - cos of a zero row is 1, as the layer has it: half of the squared difference.
-            empty: Tensor = torch.linalg.vector_norm(rows.detach(), torch.inf, dim=-1) == 0
+            empty: Tensor = torch.linalg.vector_norm(rows.detach(), dim=-1) == 0
             errors = errors.masked_fill(empty, 2 / rows.shape[-1])
         return Replaced(quantized, codes, loss, errors, losses)
 
-    def output(self, found: Replaced, shape: torch.Size, dtype: torch.dtype) -> Quantized:
-        """Of rows, for what the codebook takes of x in a shape (*, width)."""
+    def output(
+        self, found: Replaced, valid: Tensor | None, shape: torch.Size, dtype: torch.dtype
+    ) -> Quantized:
+        """What is handed to users.
+
+        Args:
+            found: of rows.
+            valid: which rows count, (P, n) bool; None for all.
+            shape: (*, width) of what the codebook took.
+            dtype: of the quantized vectors.
+        """
         parts = self.parts
+        codes = parts.codes_from_rows(found.codes, shape)
+        if self.projection is None:
+            quantized = parts.from_rows(found.quantized, shape, dtype)
+        else:
+            inner = parts.from_rows(found.quantized, shape, found.quantized.dtype)
+            known = None if valid is None else self._known(codes)
+            quantized = self.projection.back(inner, known).to(dtype)
         measures = None
         if not for_onnx():  # whose programs return three tensors
-            width = parts.n_features // parts.heads
-            measures = Measures(
-                parts.codes_from_rows(found.errors, shape),
-                parts.codes_from_rows(found.losses, shape),
-                width / 2 if self.codebook.metric == "cosine" else float(width),
-                (self.n_clusters,) * parts.heads,
-                "heads" if parts.heads > 1 else None,
-            )
+            measures = Measures((found.errors,), (found.losses,), *self.measured)
         return Quantized(
-            parts.from_rows(found.quantized, shape, dtype),
-            parts.codes_from_rows(found.codes, shape),
+            self.layout.features_back(quantized),
+            codes.to(self.code_dtype),
             found.loss,
             measures=measures,
         )

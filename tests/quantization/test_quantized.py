@@ -141,7 +141,7 @@ def test_perplexity_and_usage_are_counted_by_codebook(name: str) -> None:
     for column, k in zip(codes.unbind(dim=-1), sizes, strict=True):
         share = torch.bincount(column[column >= 0], minlength=k) / (column >= 0).sum()
         known = share[share > 0]
-        expected.append([(-(known * known.log()).sum()).exp(), len(known) / k])
+        expected.append([float((-(known * known.log()).sum()).exp()), len(known) / k])
     perplexity, usage = torch.tensor(expected).T
     if not several:
         perplexity, usage = perplexity[0], usage[0]

@@ -33,6 +33,7 @@ COMMANDS = {
     "inits": "k-means|| against k-means++ after convergence",
     "quantize": "codebooks against vector-quantize-pytorch and faiss",
     "codebooks": "errors of autoencoders in training, with and without moving dead codes",
+    "sparse": "sparse rows like TF-IDF, against scikit-learn's fits and labels",
     "overhead": "what import and Lightning add",
 }
 SEEDS = {

@@ -7,7 +7,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native.calls import kernel_centroids, refuse_modes, sparse_struct
+from kmeans_module.backends.native.calls import (
+    kernel_centroids,
+    refuse_modes,
+    sparse_struct,
+    unit_rows,
+)
 from kmeans_module.backends.native.library import ResultStruct, SparseStruct, address, loaded
 from kmeans_module.backends.sparse import sparse_farthest, sparse_stats_of_labels, sparse_weights
 from kmeans_module.core.distances import compute_dtype
@@ -134,6 +139,19 @@ class NativeSparseWorkspace:
                 "km_sparse_e_step", self._of(p), address(centroids, p), centroids.shape[1], result
             )
         return changed, inertia
+
+    def distances(self, centroids: Tensor) -> Tensor:
+        """Squared distances (n, k) to centroids (k, d), or 1 - cos: by products in float64."""
+        refuse_modes()
+        centroids = kernel_centroids(centroids, self.d, self.dtype)
+        if self.metric == "cosine":
+            centroids = unit_rows(centroids)
+        distances = torch.empty((self.n, len(centroids)), dtype=self.dtype, device="cpu")
+        self._call(
+            "km_sparse_distances", self._of(0), centroids.data_ptr(), len(centroids),
+            distances.data_ptr(),
+        )  # fmt: skip
+        return distances
 
     def rounds(self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None) -> None:
         return None

@@ -90,6 +90,7 @@ class TritonBackend:
 
         return unit_rows(x)
 
+    sparse_distances = staticmethod(reference.BACKEND.sparse_distances)
     beam_search = staticmethod(reference.BACKEND.beam_search)
     draw = staticmethod(reference.BACKEND.draw)
     block_sums = staticmethod(reference.BACKEND.block_sums)

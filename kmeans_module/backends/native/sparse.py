@@ -17,7 +17,7 @@ from kmeans_module.backends.native.library import ResultStruct, SparseStruct, ad
 from kmeans_module.backends.sparse import sparse_farthest, sparse_stats_of_labels, sparse_weights
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import version_of
-from kmeans_module.core.sparse import csr_rows
+from kmeans_module.core.sparse import with_numbers
 from kmeans_module.core.statistics import ClusterStats, EStep
 
 
@@ -62,8 +62,9 @@ class NativeSparseWorkspace:
             unit = torch.empty_like(self._values)
             self._call("km_sparse_unit", self._struct(None), unit.data_ptr())
             self._values = unit
-        weights = [sample_weight] if sample_weight is None or sample_weight.ndim == 1 else None
-        self._structs = [self._struct(w) for w in weights or sample_weight]  # type: ignore[union-attr]
+        several = sample_weight is not None and sample_weight.ndim == 2
+        weights = list(sample_weight) if several else [sample_weight]  # type: ignore[arg-type]
+        self._structs = [self._struct(weight) for weight in weights]
         self._known: tuple[int, int, int] | None = None  # problems, k and version of the labels
 
     def _struct(self, weight: Tensor | None) -> SparseStruct:
@@ -72,7 +73,7 @@ class NativeSparseWorkspace:
     @cached_property
     def _rows(self) -> Tensor:
         """The rows in the space of the metric."""
-        return csr_rows(self._starts, self._columns, self._values, (self.n, self.d))
+        return with_numbers(self.x, self._values)
 
     def _weights(self, problems: int) -> Tensor:
         return sparse_weights(self._rows, self.sample_weight, metric=self.metric, problems=problems)

@@ -172,8 +172,8 @@ class ResidualCodes(Quantizer):
         Returns:
             (q, L, k), or (q, m, k): ‖query - x̂‖² = ‖query‖² - 2 Σ_l table[l, code_l] + ‖x̂‖²,
             which cancels where queries have a large common part; in the wider dtype of queries
-            and centroids, at least float32. Where sizes differ, k is the largest, and the tables of the other
-            levels end in NaN.
+            and centroids, at least float32. Where sizes differ, k is the largest, and the tables
+            of the other levels end in NaN.
         """
         n_levels = check_levels(n_levels, self.n_levels)
         self.check_initialized(n_levels)

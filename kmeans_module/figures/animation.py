@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module.figures.arrays import FloatArray, evenly, to_numpy
-from kmeans_module.figures.colors import colors_of
+from kmeans_module.figures.colors import colors_or_own
 from kmeans_module.figures.drawing import literal
 from kmeans_module.figures.plane import find_plane, view_limits
 
@@ -87,7 +87,7 @@ def animation_html(
     payload = {
         "names": [literal(name) for name in plane.names],
         "limits": limits.tolist(),
-        "colors": [to_hex(tuple(color)) for color in colors_of(colors, k)],
+        "colors": [to_hex(tuple(color)) for color in colors_or_own(colors, k)],
         "iterations": [int(numbers[frame]) for frame in frames],
         "inertia": [value if np.isfinite(value) else None for value in energies.tolist()],
         # Positions are in widths of the view, from its lower left corner.

@@ -48,7 +48,7 @@ def cluster_colors(n_clusters: int) -> FloatArray:
     return np.asarray(hsv_to_rgb(spread * (1.0, 0.55, 0.45) + (0.0, 0.4, 0.5)))
 
 
-def colors_of(colors: Tensor | None, n_clusters: int) -> FloatArray:
+def colors_or_own(colors: Tensor | None, n_clusters: int) -> FloatArray:
     """The colors that clusters are given, RGB (k, 3) in [0, 1], or those of
     :func:`cluster_colors`."""
     if colors is None:

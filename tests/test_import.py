@@ -15,8 +15,8 @@ import kmeans_module
 from kmeans_module.moved import MOVED
 
 HEAVY = (
-    "lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "pandas", "pyarrow", "rich",
-    "IPython",
+    "lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "pandas", "pyarrow",
+    "rich", "IPython",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kmeans_module.core.generators import of_restarts
 from kmeans_module.core.late import Loops, watch
 from kmeans_module.core.lloyd import Iteration, Lloyd
 from kmeans_module.core.problem import Problem
@@ -153,13 +154,15 @@ def fit(
             run only.
         max_iter, threshold, callback, callback_every: see :func:`run`.
         n_init: restarts.
-        generator: what the draws come from; None for torch's default.
+        generator: what the draws come from; None for torch's default. Each restart has one of
+            its own, the first draws what a single run would.
         seeding: told how far seeding is, (done, total), while centers are drawn.
         stages: told which restarts begin, where there are several; their iterations say so too.
     """
     search = rows.search(problem)
     n_init = 1 if isinstance(init, Tensor) else n_init
     together = _restarts_together(rows, search, problem, init, n_init)
+    generators = of_restarts(generator, n_init)
     best: Fit | None = None
     for first in range(0, n_init, together):
         restarts = min(together, n_init - first)
@@ -167,9 +170,8 @@ def fit(
         stage = _stage(first, restarts, n_init)
         if stages is not None and stage:
             stages(stage)
-        centroids = initialize(
-            rows, repeated, init, generator=generator, search=search, told=seeding
-        )
+        own = generators[first : first + restarts]
+        centroids = initialize(rows, repeated, init, generator=own, search=search, told=seeding)
         told = callback
         if callback is not None and n_init > 1:
             told = _tell(callback, problem.n_problems, together=restarts > 1, stage=stage)
@@ -222,11 +224,15 @@ def _restarts_together(
 def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
     """Labels and inertia of the best centroids alone: ties within rounding fall as they do in a
     call on these problems alone."""
-    lloyd = Lloyd(search.problem, best.centroids, merge=rows.merge)
-    iteration = _pass(rows, search, lloyd, move=False)
+    iteration = measured(rows, search, search.problem, best.centroids)
     inertia = from_host(iteration.inertia)
     best.history[:, -1] = inertia
     return best._replace(labels=search.labels(), counts=iteration.counts, inertia=inertia)
+
+
+def measured(rows: Rows, search: Search, problem: Problem, centroids: Tensor) -> Iteration:
+    """What one E-step over all the data finds for centroids (P, k, d)."""
+    return _pass(rows, search, Lloyd(problem, centroids, merge=rows.merge), move=False)
 
 
 def _pass(rows: Rows, search: Search, lloyd: Lloyd, *, move: bool) -> Iteration:

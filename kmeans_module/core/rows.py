@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import ClusterStats, EStep
@@ -177,9 +178,7 @@ class Rows(Protocol):
     def search(self, problem: Problem) -> Search:
         """Memory for a run of E-steps."""
 
-    def draws(
-        self, problem: Problem, generator: torch.Generator | None, search: Search | None = None
-    ) -> Draws:
+    def draws(self, problem: Problem, generator: Generators, search: Search | None = None) -> Draws:
         """The rows as seeding sees them, with what a search knows of them already."""
 
     def merge(

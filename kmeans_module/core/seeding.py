@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.distances import unit_rows
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Draws, HeldDraws, Rows, Search
 from kmeans_module.core.statistics import accumulator_dtype
@@ -128,7 +129,7 @@ def initialize(
     problem: Problem,
     init: Init,
     *,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     search: Search | None = None,
     told: Told | None = None,
 ) -> Tensor:
@@ -141,7 +142,8 @@ def initialize(
             generator)`` that returns such a tensor: called on the first rank, once for each
             restart, with all rows, whatever their weights (where a stream or several ranks hold
             many, with a uniform sample of those of positive weight).
-        generator: what the draws come from; None for torch's default.
+        generator: what the draws come from; None for torch's default. Those of restarts draw for
+            their own problems, a function is called for each.
         search: of the rows, where a run has one already.
         told: hears how far an init by name is; None for nobody.
 
@@ -155,6 +157,10 @@ def initialize(
         draws = rows.draws(problem, generator, search)
         centroids = INITS[init](draws, problem.n_clusters, told=told)
         return centroids.to(problem.dtype)
+    if isinstance(generator, tuple):
+        alone = problem._replace(n_problems=problem.n_problems // len(generator))
+        starts = [initialize(rows, alone, init, generator=own) for own in generator]
+        return torch.cat(starts)
     k, d = problem.n_clusters, problem.n_features
     given: object = init
     if callable(init):

@@ -32,9 +32,9 @@ def animation_html(
     title: str = "k-means",
     iterations: Iterable[int] | None = None,
     feature_names: Iterable[str] | None = None,
-    colors: Tensor | None = None,
     max_points: int = 2_000,
     max_frames: int = 100,
+    colors: Tensor | None = None,
 ) -> str:
     """A page that shows one frame per iteration: samples by cluster, centroids and their trails.
 
@@ -51,10 +51,10 @@ def animation_html(
         title: heading of the page.
         iterations: number of each frame; 0, 1, 2, ... by default.
         feature_names: ``d`` names, for the axes of one or two features.
-        colors: of the clusters, RGB ``(k, 3)`` in [0, 1]: for pixels their centroids; None for
-            colors that are told apart.
         max_points: most samples drawn.
         max_frames: most frames; fewer if needed for 250,000 positions of centroids in all.
+        colors: of the clusters, red, green and blue in [0, 1], of shape ``(k, 3)``: those of the
+            centroids where the samples are pixels. None for colors that are told apart.
     """
     centroids = check.check_sized("centroids", centroids, ("t", "k", "d"))
     n_frames, k, d = centroids.shape

@@ -49,8 +49,7 @@ def cluster_colors(n_clusters: int) -> FloatArray:
 
 
 def colors_or_own(colors: Tensor | None, n_clusters: int) -> FloatArray:
-    """The colors that clusters are given, RGB (k, 3) in [0, 1], or those of
-    :func:`cluster_colors`."""
+    """Colors (k, 3) that were asked for, clipped to [0, 1], or those of :func:`cluster_colors`."""
     if colors is None:
         return cluster_colors(n_clusters)
     return to_numpy(check_sized("colors", colors, (n_clusters, 3))).clip(0, 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import Workspace, workspace
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
@@ -112,9 +113,7 @@ class HeldRows:
     def search(self, problem: Problem) -> HeldSearch:
         return HeldSearch(self.batches, problem, whole=self.group is None)
 
-    def draws(
-        self, problem: Problem, generator: torch.Generator | None, search: Any = None
-    ) -> HeldDraws:
+    def draws(self, problem: Problem, generator: Generators, search: Any = None) -> HeldDraws:
         if not isinstance(search, HeldSearch):
             search = self.search(problem)
         workspaces = [

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from kmeans_module.core.generators import Generators, drawn, n_restarts, place_of
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
 from kmeans_module.rows.batch import Batch, row_numbers, weighs
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, broadcast
@@ -216,13 +217,17 @@ class DistinctRows:
 
 def draw_seeds(
     problems: int,
-    generator: torch.Generator | None,
+    generator: Generators,
     device: torch.device,
     group: ProcessGroup | None,
 ) -> Tensor:
     """A seed of keyed draws for each problem, (P,) int64, the same on all ranks."""
-    place = "cpu" if generator is None else generator.device
-    numbers = torch.randint(2**62, (problems,), device=place, generator=generator)
+    place, each = place_of(generator), problems // n_restarts(generator)
+
+    def draw(generator: torch.Generator | None) -> Tensor:
+        return torch.randint(2**62, (each,), device=place, generator=generator)
+
+    numbers = drawn(draw, generator)
     return broadcast(numbers.to(device, non_blocking=True), group)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import workspace
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
 from kmeans_module.core.statistics import ClusterStats, EStep
@@ -120,9 +121,7 @@ class StreamRows:
     def search(self, problem: Problem) -> StreamSearch:
         return StreamSearch(self, problem)
 
-    def draws(
-        self, problem: Problem, generator: torch.Generator | None, search: Any = None
-    ) -> StreamDraws:
+    def draws(self, problem: Problem, generator: Generators, search: Any = None) -> StreamDraws:
         n_samples = self.moments(problem.metric).n_samples
         return StreamDraws(
             self, problem, generator, self.group, example=self.example, n_samples=n_samples

@@ -17,6 +17,7 @@ from torch import Tensor
 from kmeans_module.backends import native, operators, reference, triton
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import for_onnx, no_memory, no_plain
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.rows import Rounds
 from kmeans_module.core.scale import Scale
 from kmeans_module.core.statistics import ClusterStats, EStep
@@ -27,6 +28,7 @@ __all__ = [
     "Workspace",
     "backend_for",
     "beam_search",
+    "search",
     "show_backends",
     "unit_rows",
     "workspace",
@@ -117,7 +119,7 @@ class Backend(Protocol):
             x: rows (n, d) or (P, n, d); numbers (P, n) for "sums".
             dtype: of the centroids; None for that of the rows.
             operation: "e_step" (and seeding), "codebook" (steps of quantizers), "unit", "beam",
-                "sums" or "moments".
+                "search", "sums" or "moments".
         """
 
     def workspace(
@@ -133,6 +135,9 @@ class Backend(Protocol):
 
     def beam_search(self, x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
         """See :func:`beam_search`."""
+
+    def search(self, x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+        """See :func:`search`."""
 
     def unit_rows(self, x: Tensor) -> Tensor:
         """See :func:`unit_rows`."""
@@ -267,6 +272,22 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     return backend.beam_search(x, codebooks, beam_size=beam_size)
 
 
+def search(x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+    """The m nearest centroids of each row, by the sum that decides in E-steps.
+
+    Args:
+        x: rows, (n, d) shared by all problems or (P, n, d).
+        centroids: (P, k, d).
+        m: from 1 to k.
+        metric: "euclidean" or "cosine".
+
+    Returns:
+        distances, in the wider dtype of both, at least float32, and labels, (P, n, m).
+    """
+    backend = backend_for(x, centroids.dtype, "search", (centroids,))
+    return backend.search(x, centroids, m, metric=metric)
+
+
 def show_backends() -> str:
     """Which backends there are, for which tensors, and why others are not: some lines of text.
 
@@ -293,7 +314,7 @@ def _eager_or_operators(
             return backend
     elif for_onnx():
         return operators.ONNX_BACKEND
-    if backend is reference.BACKEND or operation not in ("e_step", "beam"):
+    if backend is reference.BACKEND or operation not in ("e_step", "beam", "search"):
         return reference.BACKEND
     return operators.BACKEND
 

@@ -13,6 +13,14 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
+from kmeans_module.backends.neighbors import torch_search
+from kmeans_module.backends.sparse import (
+    sparse_farthest,
+    sparse_moments,
+    sparse_stats_of_labels,
+    sparse_unit_rows,
+    sparse_weights,
+)
 from kmeans_module.core.distances import (
     chunk_rows,
     compute_dtype,
@@ -22,11 +30,14 @@ from kmeans_module.core.distances import (
 )
 from kmeans_module.core.guard import captured, for_other_inputs, under_mode
 from kmeans_module.core.nearest import Screen
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.scale import Scale
+from kmeans_module.core.sparse import is_sparse, rows_at
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
     EStep,
+    Farthest,
     accumulator_dtype,
     find_farthest,
     gather_rows,
@@ -107,13 +118,29 @@ class ReferenceWorkspace:
         stats = ClusterStats(sums.view(problems, k, d), counts.view(problems, k), inertia)
         # On accelerators a look at the counts would make the host wait.
         if wants_farthest and (device.type != "cpu" or bool((counts == 0).any())):
-            farthest = find_farthest(
-                lambda part: self._rows_and_weights(part, dtype, problems), labels, to_nearest,
-                n_features=d, m=min(k, MAX_FARTHEST), start=start,
-            )  # fmt: skip
-            stats = replace(stats, farthest=farthest)
+            stats = replace(stats, farthest=self._farthest(labels, to_nearest, k, start))
         self._count_changed(labels)
         return EStep(labels, to_nearest, stats)
+
+    def _farthest(self, labels: Tensor, distances: Tensor, k: int, start: int) -> Farthest:
+        problems, dtype = len(labels), distances.dtype
+        if is_sparse(self.x):
+            return sparse_farthest(
+                self.x, self._sparse_weights(problems), labels, distances, k, metric=self.metric,
+                start=start,
+            )  # fmt: skip
+        return find_farthest(
+            lambda part: self._rows_and_weights(part, dtype, problems), labels, distances,
+            n_features=self.x.shape[-1], m=min(k, MAX_FARTHEST), start=start,
+        )  # fmt: skip
+
+    def _in_space(self, dtype: torch.dtype) -> Tensor:
+        """Sparse rows in the space where the metric is Euclidean."""
+        x = self.x.to(dtype)
+        return sparse_unit_rows(x) if self.metric == "cosine" else x
+
+    def _sparse_weights(self, problems: int) -> Tensor:
+        return sparse_weights(self.x, self.sample_weight, metric=self.metric, problems=problems)
 
     def _count_changed(self, labels: Tensor) -> None:
         """Compare labels (P, n) with those of the previous E-step."""
@@ -128,6 +155,9 @@ class ReferenceWorkspace:
         return None
 
     def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        if is_sparse(self.x):
+            unit = self._in_space(torch.promote_types(self.x.dtype, torch.float32))
+            return sparse_stats_of_labels(unit, self._sparse_weights(len(labels)), labels, k)
         return stats_of_labels(self.x, self.sample_weight, labels, k, metric=self.metric)
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
@@ -202,10 +232,7 @@ class ReferenceWorkspace:
         k, d = screen.centroids.shape[1:]
         size = chunk_rows(index.shape[-1], k, d, len(labels), row.device)
         for part in torch.split(index, size, dim=-1):
-            if self.x.ndim == 3:
-                rows = gather_rows(self.x, part)
-            else:
-                rows = self.x.index_select(0, part.flatten()).view(*part.shape, -1)
+            rows = gather_rows(self.x, part) if self.x.ndim == 3 else rows_at(self.x, part)
             rows = space_rows(rows, slice(None), metric=self.metric, dtype=dtype)
             labels.scatter_(-1, part, self._without_zero_rows(screen.decide(rows), rows))
 
@@ -227,7 +254,7 @@ class ReferenceBackend:
     name = "reference"
     workspace_type: type[ReferenceWorkspace] = ReferenceWorkspace
     device = "any device"
-    operations: tuple[str, ...] = ("e_step", "unit", "beam", "sums", "moments")
+    operations: tuple[str, ...] = ("e_step", "unit", "beam", "search", "sums", "moments")
 
     def missing(self) -> str | None:
         return None
@@ -253,7 +280,11 @@ class ReferenceBackend:
 
     beam_search = staticmethod(torch_beam_search)
 
-    unit_rows = staticmethod(unit_rows)
+    def search(self, x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+        return torch_search(x, centroids, m, metric=metric)
+
+    def unit_rows(self, x: Tensor) -> Tensor:
+        return sparse_unit_rows(x) if is_sparse(x) else unit_rows(x)
 
     def draw(self, mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
         largest = mass.amax(dim=-1)
@@ -303,6 +334,11 @@ def torch_moments(
     x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :meth:`kmeans_module.backends.Backend.moments`."""
+    if is_sparse(x):
+        unit = None
+        if metric == "cosine":
+            unit = sparse_unit_rows(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return sparse_moments(x, sample_weight, center, unit)
     accumulator = accumulator_dtype(x.device)
     n, d = x.shape[-2:]
     low = torch.full((d,), torch.inf, dtype=accumulator, device=x.device)

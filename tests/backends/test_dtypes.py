@@ -349,6 +349,6 @@ def test_a_library_of_another_interface_does_not_serve(
     library.cache_clear()
     try:
         assert library() is None
-        assert "has interface 1, not 3: build it again" in caplog.text
+        assert "has interface 1, not 4: build it again" in caplog.text
     finally:
         library.cache_clear()

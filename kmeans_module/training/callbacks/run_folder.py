@@ -15,6 +15,7 @@ from kmeans_module import files
 from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.rows.batch import Batch, row_numbers
 from kmeans_module.rows.ranks import errors_shared
+from kmeans_module.saved_run import describe
 from kmeans_module.training.callbacks.drawing import draw_animation, draw_clusters
 from kmeans_module.training.callbacks.labels import (
     Evaluation,
@@ -180,7 +181,7 @@ def _save_results(
 
 
 def _save_centroids(folder: Path, lit: LitKMeans, data: Any) -> list[str]:
-    lit.kmeans.save(folder / "centroids.safetensors")
+    lit.kmeans.save(folder / "centroids.safetensors", metadata=describe(data))
     if not isinstance(data, ArrayDataModule) or not data.standardize:
         return ["centroids.safetensors"]
     moments = {"mean": data.mean, "scale": data.scale}

@@ -233,7 +233,7 @@ class KMeansLayer(Pictures):
                     n_init=n_init,
                     generator=generator,
                     callback=report if anywhere(watch.listens, ranks) else None,
-                    callback_every=callback_every,
+                    callback_every=callback_every or watch.looks_every,
                     seeding=watch.seeding,
                     stages=watch.enters,
                 )

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,20 @@ def test_an_interruption_leaves_terminal_and_model_as_they_were(
     fit(model, seed=0)
 
 
+def test_an_interruption_of_seeding_leaves_terminal_and_model_as_they_were(
+    terminal: Terminal,
+) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    layer = KMeansLayer(5, 4)
+    with pytest.raises(KeyboardInterrupt):
+        layer.initialize(X, verbose=True, told=interrupt)
+    assert terminal.getvalue().endswith("\x1b[?25h")
+    assert not layer.initialized
+
+
 def test_bad_data_leave_no_bar_behind(terminal: Terminal) -> None:
     with pytest.raises(ValueError, match="NaN"):
         KMeansLayer(5, 4).fit(X * torch.nan, verbose=True)
@@ -363,6 +378,19 @@ def test_colors_that_are_asked_for_make_no_terminal(
 ) -> None:
     monkeypatch.setenv(name, "1")
     monkeypatch.setattr(rich, "get_console", lambda: Console(file=io.StringIO()))
+    assert isinstance(find_display(), Lines)
+
+
+def test_fits_in_several_threads_share_the_terminal(terminal: Terminal) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda s: KMeansLayer(5, 4).fit(X, seed=s, verbose=True), range(8)):
+            assert result.converged
+    written = terminal.getvalue()
+    assert written.count("\x1b[?25l") == written.count("\x1b[?25h")
+
+
+def test_without_rich_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
     assert isinstance(find_display(), Lines)
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kmeans_module.arrays import as_tensor
-from kmeans_module.checks import check_tensor, check_text
+from kmeans_module.checks import check_real, check_tensor, check_text
 from kmeans_module.figures.arrays import FloatArray, to_numpy
 from kmeans_module.figures.colors import cluster_colors
 from kmeans_module.figures.drawing import LITERALLY, literal, new_figure
@@ -29,6 +29,7 @@ def plot_history(history: object, *, title: str | None = None) -> Figure:
         ValueError: history is empty, or holds NaN or infinity.
     """
     tensor = check_tensor("history", as_tensor(history, "history"))
+    check_real("history", tensor)
     if tensor.ndim < 1 or tensor.numel() == 0:
         raise ValueError(f"history should have shape (..., t); got {tuple(tensor.shape)}")
     check_text("title", title)

@@ -112,6 +112,7 @@ def select(layer: Steps, x: Any, labels: Tensor | None, limit: int) -> Samples:
             x = as_tensor(x)
         else:
             return _from_batches(layer, x, labels, limit)
+    x = check.check_real("x", check.check_rows(x))
     batch_shape = layer.batch_shape
     if not batch_shape and x.ndim != 2:
         x = check.check_features(x, layer.n_features).reshape(-1, layer.n_features)
@@ -204,7 +205,7 @@ def images_of(layer: Steps, x: Any) -> Images | None:
         x = as_tensor(x)
     if x.ndim not in (3, 4) or x.shape[-1] != layer.n_features or 0 in x.shape:
         return None
-    check.check_rows(x)
+    check.check_real("x", check.check_rows(x))
     low, high = (float(bound) for bound in x.aminmax())
     if not 0 <= low <= high <= 255:
         return None

@@ -65,9 +65,11 @@ def animate_layer(
     if isinstance(init, str) and init == "current":
         layer.check_initialized()
         init = layer.centroids.detach()
-    if isinstance(init, Tensor) and init.ndim > 2:
+    if isinstance(init, Tensor) and check.check_tensor("init", init).ndim > 2 and at:
         init = init[at]
-    rows, weight = _rows(layer, x, at), sample_weight
+    rows, weight = _rows(layer, x, at), None
+    if sample_weight is not None:
+        weight = check.check_tensor("sample_weight", as_tensor(sample_weight, "sample_weight"))
     if weight is not None and weight.ndim > 1:
         weight = weight[at] if at else weight.flatten()
     learner.initialize(rows, init, sample_weight=weight, generator=generator, seed=seed)
@@ -139,6 +141,8 @@ def record(
         trajectory.record(number, learner.centroids)
         trajectory.measured(number, float(step.stats.inertia))
         labels[number] = learner(shown).cpu()
+        if len(labels) > 2 * max_frames:
+            labels = {frame: labels[frame] for frame in trajectory.iterations}
         same = before is not None and step.labels is not None and torch.equal(before, step.labels)
         if number == max_iter or shift <= threshold:
             break

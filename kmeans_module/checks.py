@@ -99,6 +99,13 @@ def check_rows(x: object, name: str = "x") -> Tensor:
     return x
 
 
+def check_real(name: str, value: Tensor) -> Tensor:
+    """A tensor that holds numbers."""
+    if value.is_meta:
+        raise ValueError(f"{name} should hold numbers; it is on meta, where there are none")
+    return value
+
+
 def check_sized(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
     """Finite real numbers of a shape, whose sizes are numbers, or words for any size from 1 up."""
     value = check_tensor(name, value)
@@ -109,8 +116,7 @@ def check_sized(name: str, value: object, shape: tuple[int | str, ...]) -> Tenso
     if not fits:
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name} should have shape ({wanted}); got {tuple(value.shape)}")
-    if value.is_meta:
-        raise ValueError(f"{name} should hold numbers; it is on meta, where there are none")
+    check_real(name, value)
     if readable(value) and not value.double().isfinite().all():
         raise ValueError(f"{name} should be finite; it contains NaN or infinity")
     return value

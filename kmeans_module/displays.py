@@ -186,10 +186,12 @@ class CellOutput:
 
 def find_display() -> Display:
     """What suits the place: a notebook's cell, a terminal, or plain lines."""
-    import rich
-    from rich.console import Console
-    from rich.errors import LiveError
-
+    try:
+        import rich
+        from rich.console import Console
+        from rich.errors import LiveError
+    except ImportError:
+        return Lines()
     shared = rich.get_console()
     if shared.is_jupyter:
         return Cell()

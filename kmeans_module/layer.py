@@ -14,14 +14,14 @@ from kmeans_module.core.fit import fit
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.seeding import Init, Told, check_name, flat_init, initialize
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
+from kmeans_module.pictures import Pictures
 from kmeans_module.progress import watching
 from kmeans_module.result import FitResult
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
 from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
-from kmeans_module.steps import Steps
 
 
-class KMeansLayer(Steps):
+class KMeansLayer(Pictures):
     r"""k-means as a layer: forward assigns, :meth:`fit` learns the centroids.
 
     .. math:: \text{label}(x) = \arg\min_j \|x - c_j\|^2
@@ -220,7 +220,7 @@ class KMeansLayer(Steps):
                     n_init=n_init,
                     generator=generator,
                     callback=report if anywhere(watch.listens, ranks) else None,
-                    callback_every=callback_every,
+                    callback_every=callback_every or watch.looks_every,
                     seeding=watch.seeding,
                     stages=watch.enters,
                 )

@@ -17,6 +17,8 @@ from kmeans_module.core.statistics import from_host
 from kmeans_module.displays import Display, State, find_display
 from kmeans_module.rows.ranks import ProcessGroup, rank
 
+_LOOKS_EVERY = 8
+
 
 class Watch:
     """Tells a callback and a display of a fit, in the order in which things happen.
@@ -63,6 +65,12 @@ class Watch:
     def seeding(self) -> Told | None:
         """Hears how far seeding is; None where nobody looks."""
         return self.told if self.display is None else self._seeding
+
+    @property
+    def looks_every(self) -> int | None:
+        """Iterations after which the host should look at a device: a bar that stands still for 24
+        long ones seems broken."""
+        return None if self.display is None else _LOOKS_EVERY
 
     def says(self, doing: str) -> None:
         """Something begins that has no count."""

@@ -21,6 +21,7 @@ from kmeans_module.figures import (
     cluster_sizes_figure,
     clustering_figure,
     palette_figure,
+    plot_history,
 )
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, RunFolder
 from tests.conftest import blobs
@@ -148,8 +149,23 @@ FIT = {
     "x": x, "init": of(*INITS, C, "current"), "max_iter": of(5), "tol": of(0, 1e-4),
     "n_init": of(2), "sample_weight": weight, "generator": of(None), "process_group": of(None),
     "callback": of(None), "resident": of(False, True), "batch_of": of(None),
+    "verbose": of(False),
 }  # fmt: skip
-OFFLINE = {"x": x, "max_iter": of(5), "tol": of(1e-4), "n_init": of(1), "generator": of(None)}
+OFFLINE = {
+    "x": x,
+    "max_iter": of(5),
+    "tol": of(1e-4),
+    "n_init": of(1),
+    "generator": of(None),
+    "verbose": of(False),
+    "callback": of(None),
+}
+DRAWN = {
+    "problem": of(None),
+    "title": of(None, "t"),
+    "feature_names": of(None, ["a", "b", "c"]),
+    "colors": of(None, C.abs()),
+}
 COMMON = (
     "no room for centroids of shape",
     "clusters have no samples",
@@ -184,6 +200,16 @@ DOORS = (
         {"stats": lambda: layer().e_step(X).stats, "decay": of(0, 0.5)},
     ),
     Door("layer.fit", method("fit", layer), FIT),
+    Door("layer.plot", method("plot", layer), {"x": x, "labels": of(None, LABELS), **DRAWN}),
+    Door(
+        "layer.animate", method("animate", layer),
+        {
+            **{name: FIT[name] for name in ("x", "max_iter", "tol", "sample_weight", "generator")},
+            "init": of(*INITS, C, "current"), "max_points": of(9), "max_frames": of(3), **DRAWN,
+        },
+    ),
+    Door("plot_history", free(plot_history),
+         {"history": of(torch.ones(3), [3.0, 2.0]), "title": of(None, "t")}),
     Door(
         "layer.set_centroids", method("set_centroids", layer),
         {"centroids": of(C), "counts": of(None, torch.ones(4))},
@@ -313,7 +339,8 @@ DOORS = (
     Door("clustering_figure", free(clustering_figure),
          {"x": of(X), "labels": of(LABELS), "centroids": of(C), "title": of(None, "t"),
           "feature_names": of(None, ["a", "b", "c"])}),
-    Door("cluster_sizes_figure", free(cluster_sizes_figure), {"counts": of(torch.ones(4))}),
+    Door("cluster_sizes_figure", free(cluster_sizes_figure),
+         {"counts": of(torch.ones(4)), "colors": of(None, C.abs())}),
     Door("cluster_colors", free(cluster_colors), {"n_clusters": of(4)}),
     Door("palette_figure", free(palette_figure),
          {"centroids": of(C.abs()), "counts": of(torch.ones(4))}),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -197,9 +199,17 @@ def work(rank: int, cuts: list[float], folder: str) -> None:
     found["some numbered"] = some_numbered(rank, part, group)
     found["stats"] = merged_stats(part, group)
     found["variance"] = variance(rank, part, group)
+    found["shown"] = shown(part, group)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier(group)
     dist.destroy_process_group()
+
+
+def shown(part: slice, group: dist.ProcessGroup | None) -> str:
+    """What a fit that every rank asks to be verbose writes on this one."""
+    with redirect_stderr(io.StringIO()) as written:
+        KMeansLayer(9, 3).fit(blobs(101, 3)[part], verbose=True, seed=0, process_group=group)
+    return written.getvalue()
 
 
 def merged_stats(part: slice, group: dist.ProcessGroup | None) -> ClusterStats:
@@ -326,6 +336,13 @@ def test_several_batches_on_several_ranks_start_as_one(ranks: Any) -> None:
     alone = variance(0, slice(0, 101), None)
     for result in found:
         torch.testing.assert_close(result["variance"], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_only_the_first_rank_shows_the_fit(ranks: Any) -> None:
+    first, *others = (result["shown"] for result in ranks[0])
+    assert "seeding 9/9 centers" in first
+    assert "converged after" in first
+    assert not any(others)
 
 
 def test_without_a_group_nothing_is_communicated() -> None:

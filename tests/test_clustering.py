@@ -198,7 +198,7 @@ def test_every_source_labels_every_kind_of_data(
 def test_labels_come_part_by_part(
     monkeypatch: pytest.MonkeyPatch, fitted: tuple[KMeansLayer, Any]
 ) -> None:
-    from kmeans_module import labeling
+    from kmeans_module.clustering import labeling
 
     monkeypatch.setattr(labeling, "_PART_ELEMENTS", 100)
     layer, result = fitted

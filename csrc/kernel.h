@@ -182,8 +182,9 @@ struct km_beam {
   // Rounding of the least and the most of a squared distance, relative to the squared norms of
   // both; and for a number that has been raised by it, 4 margin / (1 - margin).
   float margin, margin_of_half;
-  int64_t* codes;          // (n, levels)
-  void* left;              // (n, d)
+  int64_t* codes;          // (n, levels); of a search for neighbors (n, beam_size)
+  void* left;              // (n, d), or null
+  void* distances;         // (n, beam_size) of the only level, or null: no search for neighbors
 };
 
 // Memory of one thread for kBeamRows rows of beam_size beams.

@@ -107,6 +107,11 @@ KM_API int km_sparse_lower(const km_sparse* rows, void* nearest, const void* cen
 KM_API int km_sparse_potentials(const km_sparse* rows, const void* nearest, const void* candidates,
                                 int64_t m, double* potentials, int threads);
 
+// Squared distances (n, k) of sparse rows to centroids (k, d), of the type that is computed in, from
+// products in double; half of that for cosine, and 1 for a zero row.
+KM_API int km_sparse_distances(const km_sparse* rows, const void* centroids, int64_t k,
+                               void* distances, int threads);
+
 // Writes the values of sparse rows at unit length, which are those of the whole rows.
 KM_API int km_sparse_unit(const km_sparse* rows, void* values, int threads);
 
@@ -143,6 +148,12 @@ KM_API int km_spread(const km_rows* rows, const double* center, double* low, dou
 KM_API int km_beam_search(const void* x, int is_double, int64_t n, int64_t d,
                           const void* codebooks, int64_t levels, int64_t k, int64_t beam_size,
                           int64_t* codes, void* left, int threads);
+
+// For each row of x (n, d) the m nearest of the centroids (k, d), m from 1 to the smaller of k and
+// 64: labels (n, m), and squared distances (n, m) of the type of x, nearest first; ties by the
+// lowest index. All are contiguous, of double or else of float.
+KM_API int km_neighbors(const void* x, int is_double, int64_t n, int64_t d, const void* centroids,
+                        int64_t k, int64_t m, int64_t* labels, void* distances, int threads);
 
 // Share of the pairs of a row and a centroid that the last E-step looked at, 0 to 1.
 KM_API double km_share_visited(const km_workspace* workspace);

@@ -93,7 +93,7 @@ class SparseSearch {
     int64_t candidates = 0;
     for (int64_t c = 0; c < s_.k; ++c) candidates += !(lower_[c] > limit_);
     label = first;
-    if (candidates == 1 && !measures) return;
+    if (candidates == 1 && !measures && limit_ < kInfinite) return;
     measured = true;
     for (int64_t n = 0; n < row.count; ++n) dense_[row.columns[n]] = row.values[n];
     if (candidates == 1) {

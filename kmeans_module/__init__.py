@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from kmeans_module.backends import show_backends
 from kmeans_module.checks import NotInitializedError
 from kmeans_module.core.empty_clusters import EmptyClusterError
+from kmeans_module.core.label_stats import LabelStats
 from kmeans_module.core.lloyd import Iteration
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.moved import MOVED, MovedFinder, where
@@ -21,6 +23,7 @@ from kmeans_module.result import FitResult
 from kmeans_module.rows import Batch, BatchLoader
 
 if TYPE_CHECKING:
+    from kmeans_module.clustering import Clustering, kmeans, predict
     from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
     from kmeans_module.estimators import KMeans, MiniBatchKMeans
     from kmeans_module.metrics import ClusterUsage, Inertia
@@ -36,6 +39,7 @@ __all__ = [
     "BlobDataModule",
     "ClusterStats",
     "ClusterUsage",
+    "Clustering",
     "EStep",
     "EmptyClusterError",
     "FitResult",
@@ -44,18 +48,23 @@ __all__ = [
     "Iteration",
     "KMeans",
     "KMeansLayer",
+    "LabelStats",
     "LitKMeans",
     "MiniBatchKMeans",
+    "Neighbors",
     "NotInitializedError",
     "ProductQuantizer",
     "ResidualQuantizer",
     "VectorQuantizer",
+    "kmeans",
+    "predict",
     "show_backends",
 ]
 
 _LAZY = {
     "ArrayDataModule": "data",
     "BlobDataModule": "data",
+    "Clustering": "clustering",
     "ImageDataModule": "data",
     "KMeans": "estimators",
     "LitKMeans": "training.lit_kmeans",
@@ -65,6 +74,8 @@ _LAZY = {
     "ProductQuantizer": "quantization",
     "ResidualQuantizer": "quantization",
     "VectorQuantizer": "quantization",
+    "kmeans": "clustering",
+    "predict": "clustering",
 }
 
 if find_spec("sklearn") is None:  # the estimators say what they need; a star does without them

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import sys
 
+from kmeans_module.usage import answer
+
 
 def main() -> None:
     """Run the command line of the process; see :func:`kmeans_module.cli.main`."""
+    said = answer(sys.argv[1:])
+    if said is not None:  # at once: to import Lightning takes seconds
+        sys.stdout.write(said)
+        return
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write("kmeans: loading PyTorch and Lightning\n")
     try:
         from kmeans_module.cli import main as run
     except OSError as error:  # torchmetrics looks for a folder of temporary files when imported

@@ -8,11 +8,12 @@ from kmeans_module import checks as check
 from kmeans_module import functional as F
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import readable, without_gradients
+from kmeans_module.core.neighbors import Neighbors
+from kmeans_module.portable import PortableCentroids
 from kmeans_module.rows.survey import refuse_nonfinite
-from kmeans_module.state import CentroidState
 
 
-class Assignment(CentroidState):
+class Assignment(PortableCentroids):
     """Samples meet centroids that stay as they are; the base of KMeansLayer."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,6 +41,29 @@ class Assignment(CentroidState):
         if readable(x) and not finite:
             refuse_nonfinite(x, compute_dtype(x, self.centroids))
         return labels.reshape(self._label_shape(x))
+
+    @without_gradients
+    def search(self, x: Tensor, m: int) -> Neighbors:
+        """The m nearest centroids, the nearest first; never changes the layer.
+
+        Args:
+            x: samples, (*, d), or with a batch_shape (*batch_shape, n, d) or (n, d).
+            m: how many, from 1 to n_clusters.
+
+        Returns:
+            distances and labels, (*, m), or (*batch_shape, n, m), by the sum that decides in
+            :meth:`e_step`, whose labels and distances the first ones are; ties go to the lowest
+            index. Neither has a gradient, which :meth:`transform` has.
+
+        Raises:
+            NotInitializedError, ValueError: as :meth:`forward`; m out of range.
+        """
+        x = self._check_input(x)
+        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
+        found = F.search(rows, self.centroids, m, metric=self.metric)
+        if readable(x) and not found.distances.isfinite().all():
+            refuse_nonfinite(x, found.distances.dtype)
+        return found.reshape(*self._label_shape(x))
 
     def transform(self, x: Tensor) -> Tensor:
         """Squared distances to all centroids, or 1 - cos, differentiable.

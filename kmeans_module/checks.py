@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -64,6 +65,15 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} should be True or False; got {shown(value)}")
 
 
+def check_verbose(verbose: object) -> bool:
+    """Whether anything is shown; numbers as scikit-learn has them: all but 0 show the same."""
+    if isinstance(verbose, bool | np.bool_):
+        return bool(verbose)
+    if not isinstance(verbose, Integral) or int(verbose) < 0:
+        raise TypeError(f"verbose should be True or False; got {shown(verbose)}")
+    return int(verbose) > 0
+
+
 def check_callable(name: str, value: object) -> None:
     if value is not None and not callable(value):
         raise TypeError(f"{name} should be a function or None; got {type(value).__name__}")
@@ -72,7 +82,7 @@ def check_callable(name: str, value: object) -> None:
 def check_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
     """A tensor of real numbers in memory: dense or, where that is said, of layout sparse_csr."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} should be a torch.Tensor; got {type(value).__name__}")
+        raise TypeError(f"{name} should be a torch.Tensor; got {of_another_kind(value)}")
     if type(value) is not Tensor and is_distributed(value):
         raise TypeError(
             f"{name} should be a tensor of this rank; got a DTensor: hand in {name}.to_local() "
@@ -92,6 +102,14 @@ def check_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
             kind += f"; sparse rows are taken as {name}.to_sparse_csr()"
         raise TypeError(f"{name} should be a dense tensor; got {kind}")
     return value
+
+
+def of_another_kind(value: object) -> str:
+    """The kind of a value that is no tensor; of arrays and frames with the way out."""
+    kind = type(value).__name__
+    if hasattr(value, "__array__") and not isinstance(value, type):
+        kind += ": torch.from_numpy makes one, and kmeans_module.kmeans and predict take arrays"
+    return kind
 
 
 def _check_sparse(name: str, value: Tensor) -> Tensor:
@@ -123,6 +141,13 @@ def check_rows(x: object, name: str = "x", *, sparse: bool = False) -> Tensor:
     return x
 
 
+def check_real(name: str, value: Tensor) -> Tensor:
+    """A tensor that holds numbers."""
+    if value.is_meta:
+        raise ValueError(f"{name} should hold numbers; it is on meta, where there are none")
+    return value
+
+
 def check_sized(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
     """Finite real numbers of a shape, whose sizes are numbers, or words for any size from 1 up."""
     value = check_tensor(name, value)
@@ -133,8 +158,7 @@ def check_sized(name: str, value: object, shape: tuple[int | str, ...]) -> Tenso
     if not fits:
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name} should have shape ({wanted}); got {tuple(value.shape)}")
-    if value.is_meta:
-        raise ValueError(f"{name} should hold numbers; it is on meta, where there are none")
+    check_real(name, value)
     if readable(value) and not value.double().isfinite().all():
         raise ValueError(f"{name} should be finite; it contains NaN or infinity")
     return value

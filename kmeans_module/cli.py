@@ -15,16 +15,20 @@ from typing import Any, NoReturn
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kmeans_module import files
 from kmeans_module.core.words import shown
 from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.faults import in_words, is_fault, late_interrupts, quiet_threads
+from kmeans_module.predicting import names_a_run, predict_by_run
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
 from kmeans_module.training.callbacks.place import check_unclaimed, claim_folder, run_folder
 from kmeans_module.training.checkpoint_files import is_remote, read_checkpoint
+from kmeans_module.training.describe import describe
 from kmeans_module.training.lit_kmeans import LitKMeans
+from kmeans_module.usage import answer
 
 # Imported, so that a configuration may call these classes by their plain names.
 DATA_MODULES = (BlobDataModule, ArrayDataModule, ImageDataModule)
@@ -99,6 +103,7 @@ class KMeansCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Refuse a file that is no whole checkpoint before anything is instantiated."""
+        self.arguments = args
         _expect_subcommand(parser, args)
         for file in _config_files(args):
             _check_config(file)
@@ -120,7 +125,16 @@ class KMeansCLI(LightningCLI):
             self.datamodule.setup()
 
     def before_fit(self) -> None:
+        says = self.trainer.is_global_zero and isinstance(
+            self.trainer.progress_bar_callback, IterationBar
+        )
+        path = getattr(self.datamodule, "path", None)
+        if says and path is not None and sys.stderr.isatty():
+            sys.stderr.write(f"kmeans: reading {path}\n")
         self._refuse_early()
+        if says and isinstance(self.datamodule, RowsDataModule):
+            for line in describe(self.datamodule):
+                sys.stderr.write(f"k-means: {line}\n")
 
     def _apply_early(self) -> None:
         self._refuse_early()
@@ -142,6 +156,7 @@ class KMeansCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Add the bar and the checkpoints, unless the trainer's switches turn them off."""
         trainer = self._get(self.config_init, "trainer")
+        self._choose_logs(trainer)
         root = trainer.get("default_root_dir")
         if root is not None and os.path.abspath(root) == os.getcwd():
             # A choice of the user's, where Lightning's default is the full path.
@@ -152,15 +167,41 @@ class KMeansCLI(LightningCLI):
             self._parser(self.subcommand).callback_keys.remove("checkpoints")
         return super().instantiate_trainer(**kwargs)
 
+    def _choose_logs(self, trainer: Any) -> None:
+        """Leave no file that says nothing: scores of validate and test are printed, and logged
+        where the command line asks for that; labels of predict need a folder, and no events."""
+        loggers = trainer.get("logger")
+        boards = [
+            logger
+            for logger in (loggers if isinstance(loggers, list) else [loggers])
+            if isinstance(logger, TensorBoardLogger)
+        ]
+        for board in boards:
+            board.NAME_HPARAMS_FILE = "config.yaml"  # which holds them, and more
+        asked = any(arg.startswith("--trainer.logger") for arg in self.arguments)
+        if self.subcommand in ("validate", "test") and not asked:
+            trainer["logger"] = False
+        elif self.subcommand == "predict" and loggers in boards:
+            trainer["logger"] = False
+            if trainer.get("default_root_dir") is None:
+                trainer["default_root_dir"] = boards[0].log_dir
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command line, by default that of the process; without arguments, ``fit`` on blobs.
+
+    ``predict RUN DATA`` labels other data by the folder of a run, without a configuration.
 
     Exit status 2 for a bad command line or configuration, 1 for bad data or files, 130 and 143
     after SIGINT and SIGTERM; one line on standard error says what was wrong. With
     KMEANS_TRACEBACK=1 in the environment it is a traceback.
     """
     args = list(sys.argv[1:] if args is None else args) or ["fit"]
+    said = answer(args)
+    if said is not None:
+        sys.stdout.write(said)
+        return
+    args = with_data_module(args)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings(), quiet_threads(), late_interrupts():
         # torch deprecates a name that Lightning uses, and warns of torchmetrics' sparse tensors.
@@ -169,6 +210,9 @@ def main(args: Sequence[str] | None = None) -> None:
         # Lightning warns that checkpoints go elsewhere: a resumed run has another run folder.
         warnings.filterwarnings("ignore", message="The dirpath has changed")
         try:
+            if names_a_run(args):
+                predict_by_run(args[1:])
+                return
             KMeansCLI(
                 LitKMeans,
                 LightningDataModule,
@@ -200,6 +244,34 @@ def _expect_subcommand(parser: LightningArgumentParser, args: Sequence[str]) -> 
     options = [arg for arg in args if arg.startswith("-") and arg.partition("=")[0] not in own]
     if args[0].startswith("-") and options and not any(name in args for name in SUBCOMMANDS):
         parser.error(f"a subcommand is missing, one of {', '.join(SUBCOMMANDS)}: {options[0]}")
+
+
+def with_data_module(args: Sequence[str]) -> list[str]:
+    """``--data table.csv`` in words that name the data module: ``--data ArrayDataModule
+    --data.path table.csv``; the folder of the run has the name of the file, too."""
+    found: list[str] = []
+    named = any("logger" in arg for arg in args) or bool(_config_files(args))
+    for before, arg in zip(["", *args], args, strict=False):
+        is_data = before == "--data" or arg.startswith("--data=")
+        path = arg.removeprefix("--data=")
+        module = _module_of(path) if is_data else None
+        if module is None:
+            found.append(arg)
+            continue
+        found += [module if before == "--data" else f"--data={module}", f"--data.path={path}"]
+        if not named and Path(path).stem:
+            found.append(f"--trainer.logger.name={Path(path).stem}")
+    return found
+
+
+def _module_of(path: str) -> str | None:
+    """The data module for a file or a folder of files; None for what is neither."""
+    suffixes = {Path(path).suffix.lower()}
+    if os.path.isdir(path):
+        suffixes = {file.suffix.lower() for file in Path(path).rglob("*")}
+    if suffixes & set(files.ARRAY_SUFFIXES):
+        return "ArrayDataModule"
+    return "ImageDataModule" if suffixes & set(files.IMAGE_SUFFIXES) else None
 
 
 def _config_files(args: Sequence[str]) -> list[str]:

@@ -10,17 +10,19 @@ from torch import Tensor
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.empty_clusters import EmptyClusterError
-from kmeans_module.core.fit import Fit, fit
+from kmeans_module.core.fit import Fit, fit, remeasured
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
-from kmeans_module.core.seeding import Init, check_name, flat_init, initialize
+from kmeans_module.core.seeding import Init, Told, check_name, flat_init, initialize
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
+from kmeans_module.pictures import Pictures
+from kmeans_module.progress import watching
 from kmeans_module.result import FitResult
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
 from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
-from kmeans_module.steps import Steps
+from kmeans_module.rows.subsample import subsample
 
 
-class KMeansLayer(Steps):
+class KMeansLayer(Pictures):
     r"""k-means as a layer: forward assigns, :meth:`fit` learns the centroids.
 
     .. math:: \text{label}(x) = \arg\min_j \|x - c_j\|^2
@@ -41,6 +43,7 @@ class KMeansLayer(Steps):
 
     Shape:
         - Input: (\*, d); with a batch_shape (\*batch_shape, n, d), or (n, d) for all problems.
+          Samples (n, d) may be sparse, of layout torch.sparse_csr; they are never dense as a whole.
         - Output: (\*) int64; with a batch_shape (\*batch_shape, n).
 
     Attributes:
@@ -73,18 +76,23 @@ class KMeansLayer(Steps):
         seed: int | None = None,
         process_group: ProcessGroup | None = None,
         batch_of: BatchOf | None = None,
+        verbose: bool = False,
+        told: Told | None = None,
     ) -> None:
         """Choose the initial centroids; counts and n_iter start at 0.
 
         Args:
             x: samples, (*batch_shape, n, d) or (n, d), batches or Rows, as in :meth:`fit`.
             init: "k-means++", "k-means||", "random", a tensor (*batch_shape, k, d) or (k, d),
-                or a function ``init(x, n_clusters, generator)`` that returns one.
+                or a function ``init(x, n_clusters, generator)`` that returns one; x is sparse where
+                the samples are.
             sample_weight: (*batch_shape, n) or (n,), of a tensor.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
             process_group: the ranks that hold the rest of the rows.
             batch_of: makes a batch of what a loader hands out.
+            verbose: whether a bar shows how far it is; see :meth:`fit`.
+            told: called with (done, total), centers or passes, while an init by name draws.
 
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity in x, bad weights or init.
@@ -95,16 +103,22 @@ class KMeansLayer(Steps):
         with errors_shared(ranks):
             generator = check.generator_of(generator, seed)
             init = self._flat_init(init)
+            check.check_callable("told", told)
+            check.check_verbose(verbose)
         self._agree(ranks, init)
         rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
-        survey(rows, self.problem(), init)
+        with watching(verbose, told=told, init=init, group=ranks) as watch:
+            survey(rows, self.problem(), init)
+            centroids = initialize(
+                rows, self.problem(), init, generator=generator, told=watch.seeding
+            )
         if isinstance(init, str):
             n_weighty = rows.moments(self.problem().metric).n_weighty
             warn_of_weights(
                 n_weighty.expand(self.problem().n_problems), self.n_clusters, stacklevel=3,
                 batch_shape=self.batch_shape,
             )  # fmt: skip
-        self.set_centroids(initialize(rows, self.problem(), init, generator=generator))
+        self.set_centroids(centroids)
 
     @torch.no_grad()
     def fit(
@@ -116,11 +130,13 @@ class KMeansLayer(Steps):
         tol: float = 1e-4,
         n_init: int = 1,
         sample_weight: Tensor | None = None,
+        max_points_per_centroid: int | None = None,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         process_group: ProcessGroup | None = None,
         callback: Callable[[Iteration], object] | None = None,
         callback_every: int | None = None,
+        verbose: bool = False,
         resident: bool = False,
         batch_of: BatchOf | None = None,
     ) -> FitResult:
@@ -130,7 +146,8 @@ class KMeansLayer(Steps):
         :func:`kmeans_module.show_backends`. KMEANS_KERNEL=native|triton|reference asks for one.
 
         Args:
-            x: samples, (*batch_shape, n, d) or (n, d); what :meth:`prepare` made of them; or
+            x: samples, (*batch_shape, n, d) or (n, d), dense or of layout torch.sparse_csr, whose
+                results are those of the dense ones; what :meth:`prepare` made of them; or
                 batches that can be gone through again and again: a list, a DataLoader, any
                 class whose ``__iter__`` starts again. A batch is a tensor (n, d), (tensor,
                 labels), a :class:`~kmeans_module.rows.batch.Batch`, or a dictionary with "x" and
@@ -139,12 +156,15 @@ class KMeansLayer(Steps):
             init: see :meth:`initialize`; "current" continues from the layer's centroids. Of
                 loaders whose batches do not stay in memory, "k-means++" draws from a uniform
                 sample.
-            max_iter: iterations at most.
+            max_iter: iterations at most; 0 chooses the centroids and assigns the samples to them.
             tol: stop when the shift Σ‖c_new - c_old‖² is at most tol × the mean variance of
                 the features, as in scikit-learn, or when no label changes.
             n_init: restarts, of which the one of lowest inertia is kept (one is enough for an
                 init that is a tensor or "current").
             sample_weight: (*batch_shape, n) or (n,), of a tensor; batches bring their own.
+            max_points_per_centroid: of more than k times as many rows a uniform sample of that
+                size is fitted, as in faiss; labels, inertia and the layer's counts are of all
+                rows, n_iter, converged and history of the sample. None fits all rows.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
             process_group: the ranks that hold the rest of the rows: inertia and centroids are
@@ -153,6 +173,9 @@ class KMeansLayer(Steps):
                 iteration, in their order; on a CUDA device late, when the host looks at it.
             callback_every: iterations after which the host looks at the latest; 1 costs a wait for
                 each, None is whenever it looks anyway. Without a callback it changes nothing.
+            verbose: whether a bar shows what happens, seeding included: in a terminal, in a
+                notebook, on the first rank of several; elsewhere lines on stderr, or of the
+                logger ``kmeans_module.progress`` where logging shows level INFO.
             resident: whether all batches of a loader are kept in memory, on the layer's device.
             batch_of: makes a batch of what a loader hands out, where that is anything else.
 
@@ -172,47 +195,64 @@ class KMeansLayer(Steps):
         check.check_process_group(process_group)
         ranks = x.group if isinstance(x, AnyRows) else process_group
         with errors_shared(ranks):
-            check.check_integer("max_iter", max_iter, minimum=1)
+            check.check_integer("max_iter", max_iter, minimum=0)
             check.check_integer("n_init", n_init, minimum=1)
             tol = check.check_number("tol", tol, minimum=0)
             generator = check.generator_of(generator, seed)
+            most = max_points_per_centroid
+            if most is not None:
+                most = check.check_integer("max_points_per_centroid", most, minimum=1)
+                most *= self.n_clusters
             check.check_callable("callback", callback)
+            check.check_verbose(verbose)
             if callback_every is not None:
                 check.check_integer("callback_every", callback_every, minimum=1)
             init = self._flat_init(init)
-        self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init)
-        rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
-        problem = self.problem()
-        variance = survey(rows, problem, init)
+        self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init, max_points=most)
+        with watching(
+            verbose, callback, max_iter=max_iter, init=init, batch_shape=self.batch_shape,
+            group=ranks,
+        ) as watch:  # fmt: skip
+            watch.says("reading the rows")
+            rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
+            problem = self.problem()
+            variance = survey(rows, problem, init)
+            fitted = subsample(rows, problem, most, generator)
 
-        def report(iteration: Iteration) -> None:
-            with errors_shared(ranks):
-                if callback is not None:
-                    callback(iteration.reshape(self.batch_shape))
+            def report(iteration: Iteration) -> None:
+                with errors_shared(ranks):
+                    watch.iteration(iteration)
 
-        try:
-            best = fit(
-                rows,
-                problem,
-                init=init,
-                max_iter=max_iter,
-                threshold=tol * variance,
-                n_init=n_init,
-                generator=generator,
-                callback=report if anywhere(callback is not None, ranks) else None,
-                callback_every=callback_every,
-            )
-        except EmptyClusterError as error:
-            raise error.named(self.batch_shape) from None
-        except NonFiniteInertiaError as error:
-            dtype = compute_dtype(rows.example, problem.dtype)
-            raise ValueError(
-                f"squared distances overflow {dtype}: scale x down or use float64"
-            ) from error
+            try:
+                best = fit(
+                    fitted,
+                    problem,
+                    init=init,
+                    max_iter=max_iter,
+                    threshold=tol * variance,
+                    n_init=n_init,
+                    generator=generator,
+                    callback=report if anywhere(watch.listens, ranks) else None,
+                    callback_every=callback_every or watch.looks_every,
+                    seeding=watch.seeding,
+                    stages=watch.enters,
+                )
+                if fitted is not rows:
+                    watch.says("measuring all rows")
+                    best = remeasured(rows, rows.search(problem), best)
+            except EmptyClusterError as error:
+                raise error.named(self.batch_shape) from None
+            except NonFiniteInertiaError as error:
+                dtype = compute_dtype(rows.example, problem.dtype)
+                raise ValueError(
+                    f"squared distances overflow {dtype}: scale x down or use float64"
+                ) from error
+            watch.ends(best)
         self.set_centroids(best.centroids, best.counts)
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
-        if best.some_empty:
-            self._warn_of_surplus(best, rows)
+        # Given centroids that did not move need not be the nearest of any sample.
+        if best.some_empty and (max_iter or not isinstance(init, Tensor)):
+            self._warn_of_surplus(best, fitted)
         return FitResult.of(best, self.batch_shape)
 
     def _warn_of_surplus(self, found: Fit, rows: AnyRows) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from kmeans_module.core.fit import Fit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class FitResult(NamedTuple):
@@ -29,6 +32,12 @@ class FitResult(NamedTuple):
     n_iter: Tensor
     converged: Tensor
     history: Tensor
+
+    def plot(self) -> Figure:
+        """The history as a figure, which shows itself in a notebook; ``savefig`` writes it."""
+        from kmeans_module.figures import plot_history
+
+        return plot_history(self.history)
 
     @classmethod
     def of(cls, outcome: Fit, batch_shape: tuple[int, ...]) -> FitResult:

@@ -21,6 +21,7 @@ from kmeans_module.figures import (
     cluster_sizes_figure,
     clustering_figure,
     palette_figure,
+    plot_history,
 )
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, RunFolder
 from tests.conftest import blobs
@@ -155,8 +156,16 @@ FIT = {
     "x": x, "init": of(*INITS, C, "current"), "max_iter": of(5), "tol": of(0, 1e-4),
     "n_init": of(2), "sample_weight": weight, "generator": of(None), "process_group": of(None),
     "callback": of(None), "resident": of(False, True), "batch_of": of(None),
+    "verbose": of(False), "max_points_per_centroid": of(None, 3),
 }  # fmt: skip
-OFFLINE = {"x": x, "max_iter": of(5), "tol": of(1e-4), "n_init": of(1), "generator": of(None)}
+OFFLINE = {
+    "x": x, "max_iter": of(5), "tol": of(1e-4), "n_init": of(1), "generator": of(None),
+    "verbose": of(False), "callback": of(None),
+}  # fmt: skip
+DRAWN = {
+    "problem": of(None), "title": of(None, "t"), "feature_names": of(None, ["a", "b", "c"]),
+    "colors": of(None, C.abs()),
+}  # fmt: skip
 ESTIMATOR = {
     "X": of(X.numpy(), X), "sample_weight": of(None, WEIGHTS.numpy()), "n_clusters": of(4),
     "init": of(*INITS, C.numpy()), "n_init": of(1, "auto"), "max_iter": of(5), "tol": of(1e-4),
@@ -196,6 +205,34 @@ DOORS = (
         {"stats": lambda: layer().e_step(X).stats, "decay": of(0, 0.5)},
     ),
     Door("layer.fit", method("fit", layer), FIT),
+    Door("layer.plot", method("plot", layer), {"x": x, "labels": of(None, LABELS), **DRAWN}),
+    Door(
+        "layer.animate", method("animate", layer),
+        {
+            **{name: FIT[name] for name in ("x", "max_iter", "tol", "sample_weight", "generator")},
+            "init": of(*INITS, C, "current"), "max_points": of(9), "max_frames": of(3), **DRAWN,
+        },
+    ),
+    Door("plot_history", free(plot_history),
+         {"history": of(torch.ones(3), [3.0, 2.0]), "title": of(None, "t")}),
+    Door(
+        "kmeans", free(km.kmeans),
+        {
+            "x": of(X.numpy(), X, [X, X], X.tolist()), "k": of(4), "seed": of(None, 3),
+            "generator": of(None), "init": of(*INITS, C.numpy()), "max_iter": of(5),
+            "tol": of(0, 1e-4), "n_init": of(2), "sample_weight": of(None), "metric": metric,
+            "empty_cluster": policy, "max_points_per_centroid": of(None, 3),
+            "device": of(None, "cpu"), "dtype": of(None, torch.float64), "verbose": of(False),
+            "callback": of(None), "process_group": of(None),
+        },
+    ),
+    Door(
+        "predict", free(km.predict),
+        {
+            "source": lambda: of(layer(), vector(), estimator(), km.kmeans(X, 4, seed=0))(),
+            "x": of(X.numpy(), X, [X, X]), "device": of(None),
+        },
+    ),
     Door(
         "layer.set_centroids", method("set_centroids", layer),
         {"centroids": of(C), "counts": of(None, torch.ones(4))},
@@ -289,7 +326,8 @@ DOORS = (
         {
             "n_clusters": of(4), "n_features": of(None, 3), "init": of(*INITS),
             "algorithm": of("lloyd", "minibatch"), "metric": metric, "empty_cluster": policy,
-            "tol": of(1e-4), "seed": of(None, 3), "resident": of(False), "batch_of": of(None),
+            "tol": of(1e-4), "n_init": of(1, 3), "seed": of(None, 3), "resident": of(False),
+            "batch_of": of(None),
         },
     ),
     Door(
@@ -326,7 +364,8 @@ DOORS = (
     Door("clustering_figure", free(clustering_figure),
          {"x": of(X), "labels": of(LABELS), "centroids": of(C), "title": of(None, "t"),
           "feature_names": of(None, ["a", "b", "c"])}),
-    Door("cluster_sizes_figure", free(cluster_sizes_figure), {"counts": of(torch.ones(4))}),
+    Door("cluster_sizes_figure", free(cluster_sizes_figure),
+         {"counts": of(torch.ones(4)), "colors": of(None, C.abs())}),
     Door("cluster_colors", free(cluster_colors), {"n_clusters": of(4)}),
     Door("palette_figure", free(palette_figure),
          {"centroids": of(C.abs()), "counts": of(torch.ones(4))}),

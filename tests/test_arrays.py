@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_matrix
+from scipy.sparse import coo_array, csr_array, csr_matrix
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from kmeans_module import BlobDataModule, KMeans, LitKMeans
@@ -234,3 +234,40 @@ def test_numbers_of_numpy_do_not_hinder_a_checkpoint(tmp_path: Path) -> None:
     again = LitKMeans(3, seed=4, tol=0)
     run(2).fit(again, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert int(again.kmeans.n_iter) == 2
+
+
+def test_scipy_matrices_become_sparse_rows_where_asked() -> None:
+    dense = np.array([[0, 1.5, 0], [2, 0, 3]], np.float32)
+    for kind in ("csr", "csc", "coo", "lil", "dok", "bsr"):
+        for matrix in (csr_matrix(dense).asformat(kind), csr_array(dense).asformat(kind)):
+            x = as_tensor(matrix, sparse=True)
+            assert x.layout == torch.sparse_csr
+            assert torch.equal(x.to_dense(), torch.from_numpy(dense))
+    with pytest.raises(TypeError, match=r"sparse; use x.toarray\(\)"):
+        as_tensor(csr_matrix(dense))
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_sparse_rows_share_the_memory_of_csr(index: type) -> None:
+    matrix = csr_array(np.eye(3, dtype=np.float32))
+    matrix.indptr, matrix.indices = matrix.indptr.astype(index), matrix.indices.astype(index)
+    x = as_tensor(matrix, sparse=True)
+    assert x.values().data_ptr() == matrix.data.ctypes.data
+    assert x.col_indices().data_ptr() == matrix.indices.ctypes.data
+
+
+def test_sparse_rows_are_sorted_and_summed_and_the_matrix_stays() -> None:
+    matrix = csr_matrix((np.array([1.0, 2, 3]), np.array([3, 1, 3]), np.array([0, 3])), (1, 4))
+    assert as_tensor(matrix, sparse=True).to_dense().tolist() == [[0, 2, 0, 4]]
+    assert matrix.data.tolist() == [1, 2, 3]
+
+
+def test_numbers_of_sparse_rows_go_through_the_door_of_arrays() -> None:
+    eye = csr_matrix(np.eye(3))
+    assert as_tensor(eye.astype(np.uint16), sparse=True).dtype == torch.int32
+    assert as_tensor(eye.astype(np.longdouble), sparse=True).dtype == torch.float64
+    frozen = csr_matrix(np.eye(3))
+    frozen.data.flags.writeable = False
+    assert as_tensor(frozen, sparse=True).dtype == torch.float64
+    with pytest.raises(TypeError, match="x should hold numbers; got an array of complex128"):
+        as_tensor(eye.astype(complex), sparse=True)

@@ -14,7 +14,10 @@ import pytest
 import kmeans_module
 from kmeans_module.moved import MOVED
 
-HEAVY = ("lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "pandas", "pyarrow")
+HEAVY = (
+    "lightning", "torchmetrics", "matplotlib", "sklearn", "tensorboard", "pandas", "pyarrow",
+    "rich", "IPython",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("module", HEAVY)

@@ -92,6 +92,15 @@ def unit_rows(rows: Tensor) -> Tensor:
     return rows / norms.where(norms > 0, 1.0)
 
 
+def at_unit_length(centroids: Tensor) -> Tensor:
+    """Centroids (..., d) scaled to length 1 in float64; those that have it, but for the rounding of
+    their dtype, as they are."""
+    wide = centroids.float() if centroids.device.type == "mps" else centroids.double()
+    squares = wide.square().sum(dim=-1, keepdim=True)
+    stay = (squares - 1).abs() <= 8 * torch.finfo(centroids.dtype).eps
+    return centroids.where(stay, unit_rows(wide).to(centroids.dtype))
+
+
 def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean") -> Tensor:
     """Squared distance of every sample to every centroid, differentiable; subtracts first.
 

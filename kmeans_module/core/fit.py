@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kmeans_module.core.generators import of_restarts
 from kmeans_module.core.late import Loops, watch
 from kmeans_module.core.lloyd import Iteration, Lloyd
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments, Rows, Search
-from kmeans_module.core.seeding import Init, initialize
+from kmeans_module.core.seeding import Init, Told, initialize
 from kmeans_module.core.statistics import from_host
 
 # Labels of the restarts that run together: more of them cost memory, fewer cost calls.
@@ -141,6 +142,8 @@ def fit(
     generator: torch.Generator | None = None,
     callback: Callable[[Iteration], object] | None = None,
     callback_every: int | None = None,
+    seeding: Told | None = None,
+    stages: Callable[[str], object] | None = None,
 ) -> Fit:
     """The best of ``n_init`` runs.
 
@@ -151,19 +154,27 @@ def fit(
             run only.
         max_iter, threshold, callback, callback_every: see :func:`run`.
         n_init: restarts.
-        generator: what the draws come from; None for torch's default.
+        generator: what the draws come from; None for torch's default. Each restart has one of
+            its own, the first draws what a single run would.
+        seeding: told how far seeding is, (done, total), while centers are drawn.
+        stages: told which restarts begin, where there are several; their iterations say so too.
     """
     search = rows.search(problem)
     n_init = 1 if isinstance(init, Tensor) else n_init
     together = _restarts_together(rows, search, problem, init, n_init)
+    generators = of_restarts(generator, n_init)
     best: Fit | None = None
     for first in range(0, n_init, together):
         restarts = min(together, n_init - first)
         repeated = problem.repeated(restarts) if restarts > 1 else problem
-        centroids = initialize(rows, repeated, init, generator=generator, search=search)
+        stage = _stage(first, restarts, n_init)
+        if stages is not None and stage:
+            stages(stage)
+        own = generators[first : first + restarts]
+        centroids = initialize(rows, repeated, init, generator=own, search=search, told=seeding)
         told = callback
-        if callback is not None and restarts > 1:
-            told = _tell_of_the_best(callback, problem.n_problems)
+        if callback is not None and n_init > 1:
+            told = _tell(callback, problem.n_problems, together=restarts > 1, stage=stage)
         outcome = run(
             rows, search, repeated, centroids, max_iter=max_iter,
             threshold=threshold.repeat(restarts), callback=told, callback_every=callback_every,
@@ -213,11 +224,22 @@ def _restarts_together(
 def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
     """Labels and inertia of the best centroids alone: ties within rounding fall as they do in a
     call on these problems alone."""
-    lloyd = Lloyd(search.problem, best.centroids, merge=rows.merge)
-    iteration = _pass(rows, search, lloyd, move=False)
-    inertia = from_host(iteration.inertia)
-    best.history[:, -1] = inertia
-    return best._replace(labels=search.labels(), counts=iteration.counts, inertia=inertia)
+    best = remeasured(rows, search, best)
+    best.history[:, -1] = best.inertia
+    return best
+
+
+def remeasured(rows: Rows, search: Search, outcome: Fit) -> Fit:
+    """An outcome with the labels, counts and inertia of one E-step over all the data."""
+    iteration = measured(rows, search, search.problem, outcome.centroids)
+    return outcome._replace(
+        labels=search.labels(), counts=iteration.counts, inertia=from_host(iteration.inertia)
+    )
+
+
+def measured(rows: Rows, search: Search, problem: Problem, centroids: Tensor) -> Iteration:
+    """What one E-step over all the data finds for centroids (P, k, d)."""
+    return _pass(rows, search, Lloyd(problem, centroids, merge=rows.merge), move=False)
 
 
 def _pass(rows: Rows, search: Search, lloyd: Lloyd, *, move: bool) -> Iteration:
@@ -230,25 +252,38 @@ def _pass(rows: Rows, search: Search, lloyd: Lloyd, *, move: bool) -> Iteration:
     return lloyd.end_pass(move=move)
 
 
-def _tell_of_the_best(
-    callback: Callable[[Iteration], object], n_problems: int
+def _stage(first: int, restarts: int, n_init: int) -> str:
+    """Which restarts begin, in words; "" for a single one."""
+    if n_init == 1:
+        return ""
+    if restarts == 1:
+        return f"restart {first + 1} of {n_init}"
+    return f"restarts {first + 1} to {first + restarts} of {n_init}, the best"
+
+
+def _tell(
+    callback: Callable[[Iteration], object], n_problems: int, *, together: bool, stage: str
 ) -> Callable[[Iteration], object]:
-    """Tells, of restarts that run together, of the one with the lowest inertia for each problem."""
+    """Tells which restarts iterate; of those that run together, of the one with the lowest inertia
+    for each problem."""
 
     def tell(iteration: Iteration) -> None:
-        inertia = from_host(iteration.inertia).view(-1, n_problems)
-        problems = torch.arange(n_problems, device=inertia.device)
-        index = inertia.argmin(dim=0) * n_problems + problems
-        callback(
-            iteration._replace(
-                inertia=inertia.flatten()[index],
-                shift=from_host(iteration.shift)[index],
-                moved=from_host(iteration.moved)[index],
-                counts=iteration.counts[index.to(iteration.counts.device, non_blocking=True)],
-            )
-        )
+        iteration = iteration._replace(stage=stage)
+        callback(_of_the_best(iteration, n_problems) if together else iteration)
 
     return tell
+
+
+def _of_the_best(iteration: Iteration, n_problems: int) -> Iteration:
+    inertia = from_host(iteration.inertia).view(-1, n_problems)
+    problems = torch.arange(n_problems, device=inertia.device)
+    index = inertia.argmin(dim=0) * n_problems + problems
+    return iteration._replace(
+        inertia=inertia.flatten()[index],
+        shift=from_host(iteration.shift)[index],
+        moved=from_host(iteration.moved)[index],
+        counts=iteration.counts[index.to(iteration.counts.device, non_blocking=True)],
+    )
 
 
 def _best_restart(outcome: Fit, n_problems: int) -> Fit:

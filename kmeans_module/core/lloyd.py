@@ -38,6 +38,8 @@ class Iteration(NamedTuple):
         seconds: from the start of the pass to the end of the M-step; on a device that is looked at
             late the mean of the passes since the last look.
         counts: weight of each cluster in the E-step, (*batch_shape, k) float64.
+        stage: which of several fits this is, such as "restart 2 of 10" or "level 3 of 8, 16 of 64
+            directions"; "" where there is only one.
 
     Numbers of a single problem may be floats, once they have been read from the device.
     """
@@ -48,6 +50,7 @@ class Iteration(NamedTuple):
     moved: Tensor | float
     seconds: float
     counts: Tensor
+    stage: str = ""
 
     def reshape(self, batch_shape: tuple[int, ...]) -> Iteration:
         """The same with other leading dimensions in place of the axis of problems."""

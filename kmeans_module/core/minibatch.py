@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,10 @@ class MiniBatch(Lloyd):
         )  # fmt: skip
         if not host:  # told at the end of the pass, without a wait for each batch
             moved, counts = moved.where(finite, self.centroids), counts.where(finite, self.counts)
+        if np.count_nonzero(self.converged):
+            moves = torch.from_numpy(self.active).to(moved.device).view(-1, 1, 1)
+            moved = moved.where(moves, self.centroids)
+            counts = counts.where(moves[..., 0], self.counts)
         self.centroids, self.counts = moved, counts
         super().add(replace(stats, farthest=None), torch.full_like(stats.inertia, torch.nan))
 

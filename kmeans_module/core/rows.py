@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import ClusterStats, EStep
@@ -177,9 +178,7 @@ class Rows(Protocol):
     def search(self, problem: Problem) -> Search:
         """Memory for a run of E-steps."""
 
-    def draws(
-        self, problem: Problem, generator: torch.Generator | None, search: Search | None = None
-    ) -> Draws:
+    def draws(self, problem: Problem, generator: Generators, search: Search | None = None) -> Draws:
         """The rows as seeding sees them, with what a search knows of them already."""
 
     def merge(
@@ -203,5 +202,13 @@ class Rows(Protocol):
     def map(self, function: Callable[[Tensor], Tensor]) -> Rows:
         """The rows after a function of (..., n, d) that treats each row alone."""
 
-    def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
-        """m distinct rows drawn uniformly from those of positive weight, (P, m, d)."""
+    def sample(
+        self, m: int, generator: torch.Generator | None = None, *, seed: int | None = None
+    ) -> Tensor:
+        """m distinct rows drawn uniformly from those of positive weight, (P, m, d).
+
+        Args:
+            m: rows to draw; fewer come where there are fewer.
+            generator: None draws from torch's default generator.
+            seed: an integer in place of a generator.
+        """

@@ -5,24 +5,28 @@
 for data in batches (Bahmani et al., VLDB 2012). All of them draw rows in proportion to
 ``sample_weight``, and draw the same whatever batches and ranks hold the rows.
 
-A further init is a function (draws, n_clusters) -> (P, k, d) and an entry of INITS.
+A further init is a function (draws, n_clusters, told=None) -> (P, k, d) and an entry of INITS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kmeans_module.core.distances import unit_rows
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Draws, HeldDraws, Rows, Search
 from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.core.words import shown
 
 InitFunction = Callable[[Tensor, int, "torch.Generator | None"], Tensor]
+# Hears how far seeding is, (done, total): a count begins with 0 and ends with total. On a device
+# that works behind the host's back it hears of what the host has asked for.
+Told = Callable[[int, int], object]
 Init = str | Tensor | InitFunction
 
 # For each center of k-means++. More than the usual 2 + ln k: they are measured together, and fits
@@ -36,27 +40,39 @@ OVERSAMPLING = 2
 SAMPLE, SAMPLE_OF_CLUSTER = 65_536, 256
 
 
-def random(draws: Draws, n_clusters: int) -> Tensor:
+def random(draws: Draws, n_clusters: int, *, told: Told | None = None) -> Tensor:
     """Distinct rows, drawn one after the other in proportion to their weight, (P, k, d)."""
-    return draws.distinct(n_clusters)
+    tell = told or _nobody
+    tell(0, n_clusters)
+    centers = draws.distinct(n_clusters)
+    tell(n_clusters, n_clusters)
+    return centers
 
 
-def kmeans_plus_plus(draws: Draws, n_clusters: int) -> Tensor:
+def kmeans_plus_plus(draws: Draws, n_clusters: int, *, told: Told | None = None) -> Tensor:
     """Greedy k-means++ (P, k, d); of a stream, on a uniform sample of its rows."""
+    (told or _nobody)(0, n_clusters)
     held = draws.in_memory(max(SAMPLE, SAMPLE_OF_CLUSTER * n_clusters))
     # Rows whose distance to a center underflows to 0 are no copies of it.
-    return draws.distinct(n_clusters, first=greedy(held, n_clusters))
+    return draws.distinct(n_clusters, first=greedy(held, n_clusters, told=told))
 
 
-def greedy(draws: HeldDraws, n_clusters: int) -> Tensor:
+def greedy(draws: HeldDraws, n_clusters: int, *, told: Told | None = None) -> Tensor:
     """Of 16 rows drawn by squared distance to the nearest center, the one that lowers the
     potential most becomes the next center, (P, k, d)."""
+    tell = told or _nobody
     rounds = draws.rounds(n_clusters, CANDIDATES)
-    for _ in range(1, n_clusters):
+    tell(1, n_clusters)
+    for number in range(2, n_clusters + 1):
         rounds.lower()
         rounds.draw()
         rounds.choose()
+        tell(number, n_clusters)
     return rounds.centers
+
+
+def _nobody(done: int, total: int) -> None:
+    """Nobody listens."""
 
 
 def least(potentials: Tensor) -> Tensor:
@@ -66,25 +82,42 @@ def least(potentials: Tensor) -> Tensor:
     return (potentials <= lowest * (1 + ROUNDING)).to(torch.uint8).argmax(dim=-1)
 
 
-def kmeans_parallel(draws: Draws, n_clusters: int, *, n_rounds: int = 5) -> Tensor:
+def kmeans_parallel(
+    draws: Draws, n_clusters: int, *, n_rounds: int = 5, told: Told | None = None
+) -> Tensor:
     """k-means||: in each of a few passes 2k rows are drawn by squared distance, all at once;
     k-means++ on these candidates, weighted by their clusters, chooses k of them, (P, k, d).
+
+    Two counts are told: passes over the rows, then centers.
 
     No iterations of Lloyd's algorithm reduce the candidates: their means lie nearer to the
     middle of the data than rows do, and where the data have no clusters one such mean takes
     most of the rows.
     """
+    tell, passes = told or _nobody, n_rounds + 2
+    tell(0, passes)
     centers = draws.by_distance(None, 1)
+    tell(1, passes)
     candidates = [centers]
-    for _ in range(n_rounds):
+    for number in range(n_rounds):
         centers = draws.by_distance(centers, OVERSAMPLING * n_clusters)
         candidates.append(centers)
+        tell(number + 2, passes)
     chosen = torch.cat(candidates, dim=1)
-    centers = greedy(draws.standing_for(chosen, draws.masses(chosen)), n_clusters)
+    masses = draws.masses(chosen)
+    tell(passes, passes)
+    tell(0, n_clusters)
+    centers = greedy(draws.standing_for(chosen, masses), n_clusters, told=told)
     return draws.distinct(n_clusters, first=centers)
 
 
-INITS: dict[str, Callable[[Draws, int], Tensor]] = {
+class DrawnInit(Protocol):
+    """An init by name."""
+
+    def __call__(self, draws: Draws, n_clusters: int, *, told: Told | None = None) -> Tensor: ...
+
+
+INITS: dict[str, DrawnInit] = {
     "k-means++": kmeans_plus_plus,
     "k-means||": kmeans_parallel,
     "random": random,
@@ -96,8 +129,9 @@ def initialize(
     problem: Problem,
     init: Init,
     *,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     search: Search | None = None,
+    told: Told | None = None,
 ) -> Tensor:
     """Initial centroids of P independent problems.
 
@@ -108,8 +142,10 @@ def initialize(
             generator)`` that returns such a tensor: called on the first rank, once for each
             restart, with all rows, whatever their weights (where a stream or several ranks hold
             many, with a uniform sample of those of positive weight).
-        generator: what the draws come from; None for torch's default.
+        generator: what the draws come from; None for torch's default. Those of restarts draw for
+            their own problems, a function is called for each.
         search: of the rows, where a run has one already.
+        told: hears how far an init by name is; None for nobody.
 
     Returns:
         (P, k, d), of the problem's dtype.
@@ -118,8 +154,13 @@ def initialize(
         ValueError: unknown init, or an init of another shape.
     """
     if isinstance(init, str):
-        centroids = INITS[init](rows.draws(problem, generator, search), problem.n_clusters)
+        draws = rows.draws(problem, generator, search)
+        centroids = INITS[init](draws, problem.n_clusters, told=told)
         return centroids.to(problem.dtype)
+    if isinstance(generator, tuple):
+        alone = problem._replace(n_problems=problem.n_problems // len(generator))
+        starts = [initialize(rows, alone, init, generator=own) for own in generator]
+        return torch.cat(starts)
     k, d = problem.n_clusters, problem.n_features
     given: object = init
     if callable(init):

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from kmeans_module import checks as check
-from kmeans_module import functional
-from kmeans_module.figures.arrays import FloatArray, IntArray, evenly, to_numpy
-from kmeans_module.figures.colors import cluster_colors
+from kmeans_module.figures.arrays import to_numpy
+from kmeans_module.figures.colors import colors_of
 from kmeans_module.figures.drawing import (
     LITERALLY,
     NUMBERED_CLUSTERS,
     draw_bars,
-    draw_centroids,
     draw_paths,
-    draw_regions,
     literal,
     new_figure,
-    note_hidden,
 )
-from kmeans_module.figures.plane import find_plane, view_limits
-
-MAX_POINTS = 5_000
+from kmeans_module.figures.view import View, draw_histogram, draw_plane, view_of
 
 
 def clustering_figure(
@@ -38,6 +32,7 @@ def clustering_figure(
     assign: Callable[[Tensor], Tensor] | None = None,
     title: str | None = None,
     feature_names: Iterable[str] | None = None,
+    colors: Tensor | None = None,
 ) -> Figure:
     """Samples colored by cluster, the centroids, and the path that each centroid took.
 
@@ -54,6 +49,8 @@ def clustering_figure(
             ``(m,)`` labels of the regions; by default the label of the nearest centroid.
         title: heading of the figure.
         feature_names: ``d`` names, for the axes of one or two features.
+        colors: of the clusters, RGB ``(k, 3)`` in [0, 1]: for pixels their centroids; None for
+            colors that are told apart.
     """
     centroids = check.check_sized("centroids", centroids, ("k", "d"))
     k, d = centroids.shape
@@ -63,51 +60,69 @@ def clustering_figure(
         path = check.check_sized("path", path, ("t", k, d))
     check.check_callable("assign", assign)
     check.check_text("title", title)
-    if d > 1:
-        shown = torch.from_numpy(evenly(len(x), MAX_POINTS))
-        x, labels = x[shown.to(x.device)], labels[shown.to(labels.device)]
-    rows, clusters = to_numpy(x), to_numpy(labels).astype(np.int64)
-    plane = find_plane(rows, feature_names)
-    points, centers = plane(rows), plane(to_numpy(centroids))
-    steps = centers[None]
-    if path is not None:
-        so_far = plane(to_numpy(path))
-        arrived = len(so_far) > 0 and np.array_equal(so_far[-1], centers)
-        steps = so_far if arrived else np.concatenate([so_far, steps])
-    limits = view_limits(points, centers)
-    if d == 1:
-        return _one_feature_figure(points, clusters, steps, limits, plane.names[0], title)
-
-    (left, right), (bottom, top) = limits
+    view = view_of(
+        x, labels, centroids, colors_of(colors, k), path=path, feature_names=feature_names
+    )
+    if view.is_flat:
+        return _one_feature_figure(view, title)
+    (left, right), (bottom, top) = view.limits
     figure = new_figure(8.0, 8.0 * (top - bottom) / (right - left) + 0.4)
     ax = figure.add_subplot()
-    if d == 2:
-        grid, shape = _grid(limits)
-        regions = assign(grid.to(centroids)) if assign else _nearest(grid, centroids)
-        draw_regions(ax, limits, cluster_colors(k)[to_numpy(regions).astype(np.int64)], shape)
-    size = float(np.clip(15_000 / len(points), 4, 16))
-    colors = cluster_colors(k)[clusters]
-    ax.scatter(points[:, 0], points[:, 1], s=size, c=colors, linewidths=0, alpha=0.85, zorder=1)
-    draw_paths(ax, steps)
-    draw_centroids(ax, centers)
-    note_hidden(ax, limits, samples=points, centroids=centers)
-    ax.set(xlim=(left, right), ylim=(bottom, top))
-    ax.set_xlabel(literal(plane.names[0]), **LITERALLY)
-    ax.set_ylabel(literal(plane.names[1]), **LITERALLY)
-    ax.set_aspect("equal")
+    draw_plane(ax, view, assign)
     ax.set_title(literal(title or ""), **LITERALLY)
     return figure
 
 
-def cluster_sizes_figure(counts: Tensor) -> Figure:
-    """Bars of the sizes ``counts`` ``(k,)``, largest first, in the colors of the clusters."""
+class Panel(NamedTuple):
+    """A clustering among several.
+
+    Attributes:
+        title: heading.
+        x: a sample of its data, ``(n, d)``.
+        labels: ``(n,)``.
+        centroids: ``(k, d)``.
+    """
+
+    title: str
+    x: Tensor
+    labels: Tensor
+    centroids: Tensor
+
+
+def small_multiples_figure(
+    panels: Sequence[Panel],
+    *,
+    title: str | None = None,
+    feature_names: Iterable[str] | None = None,
+    colors: Tensor | None = None,
+) -> Figure:
+    """Clusterings side by side, each in a plane of its own; see :func:`clustering_figure`."""
+    names = None if feature_names is None else list(feature_names)
+    columns = int(np.ceil(np.sqrt(len(panels))))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(10.0, 10.0 * rows / columns + 0.4)
+    for number, panel in enumerate(panels):
+        palette = colors_of(colors, len(panel.centroids))
+        view = view_of(panel.x, panel.labels, panel.centroids, palette, feature_names=names)
+        ax = figure.add_subplot(rows, columns, number + 1)
+        (draw_histogram if view.is_flat else draw_plane)(ax, view)
+        ax.set_title(literal(panel.title), **LITERALLY)
+        for text in (ax.xaxis.label, ax.yaxis.label):
+            text.set_fontsize(7)
+    figure.suptitle(literal(title or ""), **LITERALLY)
+    return figure
+
+
+def cluster_sizes_figure(counts: Tensor, *, colors: Tensor | None = None) -> Figure:
+    """Bars of the sizes ``counts`` ``(k,)``, largest first, in the colors of the clusters, which
+    may be given as RGB ``(k, 3)`` in [0, 1]."""
     sizes = to_numpy(check.check_sized("counts", counts, ("k",)))
     k, mean = len(sizes), float(sizes.mean())
     order = np.argsort(-sizes, kind="stable")
     figure = new_figure(8.0, 4.0)
     ax = figure.add_subplot()
     ranks = np.arange(k, dtype=np.float64)
-    draw_bars(ax, ranks - 0.42, 0, 0.84, sizes[order], cluster_colors(k)[order])
+    draw_bars(ax, ranks - 0.42, 0, 0.84, sizes[order], colors_of(colors, k)[order])
     ax.axhline(mean, color="0.25", linewidth=1, linestyle="--")
     across = ax.get_yaxis_transform()
     ax.text(1, mean, f"mean {mean:,.6g}", transform=across, ha="right", va="bottom", color="0.25")
@@ -123,56 +138,20 @@ def cluster_sizes_figure(counts: Tensor) -> Figure:
     return figure
 
 
-def _one_feature_figure(
-    points: FloatArray,
-    clusters: IntArray,
-    steps: FloatArray,
-    limits: FloatArray,
-    name: str,
-    title: str | None,
-) -> Figure:
-    """A stacked histogram, whose bars have the colors of the clusters, above the paths."""
-    k, n_bins = steps.shape[1], 80
-    low, high = limits[0]
-    bins = np.floor((points[:, 0] - low) / (high - low) * n_bins).astype(np.int64)
-    inside = (bins >= 0) & (bins < n_bins)
-    cells = np.bincount(clusters[inside] * n_bins + bins[inside], minlength=k * n_bins)
-    counts = cells.reshape(k, n_bins).astype(np.float64)
-    cluster, column = counts.nonzero()
-
+def _one_feature_figure(view: View, title: str | None) -> Figure:
+    """A histogram above the paths."""
+    steps = view.steps
     figure = new_figure(8.0, 5.0)
     grid = figure.add_gridspec(2, 1, height_ratios=(3, 1))
     ax = figure.add_subplot(grid[0] if len(steps) > 1 else grid[:])
-    width = (high - low) / n_bins
-    base = (counts.cumsum(0) - counts)[cluster, column]
-    height, tallest = counts[cluster, column], max(float(counts.sum(0).max()), 1.0)
-    draw_bars(ax, low + column * width, base, width, height, cluster_colors(k)[cluster])
-    draw_centroids(ax, steps[-1])
-    note_hidden(ax, limits, samples=points, centroids=steps[-1])
-    ax.set(xlim=(low, high), ylim=(-0.05 * tallest, 1.08 * tallest), ylabel="samples")
+    draw_histogram(ax, view)
     ax.set_title(literal(title or ""), **LITERALLY)
     if len(steps) > 1:
+        ax.set_xlabel("")
         ax.tick_params(labelbottom=False)
         ax = figure.add_subplot(grid[1], sharex=ax)
         iterations = np.broadcast_to(np.arange(len(steps))[:, None], steps.shape[:2])
         draw_paths(ax, np.stack([steps[..., 0], iterations], -1))
         ax.set(ylim=(0, len(steps) - 1), ylabel="iteration")
-    ax.set_xlabel(literal(name), **LITERALLY)
+        ax.set_xlabel(literal(view.names[0]), **LITERALLY)
     return figure
-
-
-def _grid(limits: FloatArray) -> tuple[Tensor, tuple[int, int]]:
-    """The points ``(m, 2)`` of a grid that fills the view, and its numbers of rows and columns."""
-    (left, right), (bottom, top) = limits
-    columns = 240
-    rows = round(columns * (top - bottom) / (right - left))
-    across = left + (np.arange(columns) + 0.5) * ((right - left) / columns)
-    up = bottom + (np.arange(rows) + 0.5) * ((top - bottom) / rows)
-    grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
-    return torch.from_numpy(grid), (rows, columns)
-
-
-def _nearest(grid: Tensor, centroids: Tensor) -> Tensor:
-    """Label of the centroid ``(k, 2)`` nearest to each point ``(m, 2)`` of the grid."""
-    # in float64, whatever the centroids are: the points of a narrow view differ little
-    return functional.e_step(grid, centroids.detach().cpu().double()).labels

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.colors import hsv_to_rgb, to_rgb
+from torch import Tensor
 
-from kmeans_module.checks import check_integer
-from kmeans_module.figures.arrays import FloatArray
+from kmeans_module.checks import check_integer, check_sized
+from kmeans_module.figures.arrays import FloatArray, to_numpy
 
 # Okabe & Ito (2008), Color Universal Design, without black.
 _OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -45,3 +46,11 @@ def cluster_colors(n_clusters: int) -> FloatArray:
     # Roberts (2018), The unreasonable effectiveness of quasirandom sequences, in three dimensions.
     spread = np.arange(n_clusters)[:, None] * 1.2207440846 ** -np.arange(1.0, 4.0) % 1
     return np.asarray(hsv_to_rgb(spread * (1.0, 0.55, 0.45) + (0.0, 0.4, 0.5)))
+
+
+def colors_of(colors: Tensor | None, n_clusters: int) -> FloatArray:
+    """The colors that clusters are given, RGB (k, 3) in [0, 1], or those of
+    :func:`cluster_colors`."""
+    if colors is None:
+        return cluster_colors(n_clusters)
+    return to_numpy(check_sized("colors", colors, (n_clusters, 3))).clip(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,22 @@ from matplotlib.patheffects import Normal, Stroke
 from kmeans_module.figures.arrays import FloatArray
 
 NUMBERED_CLUSTERS = 20
+_SCREEN_DPI = 80
 LITERALLY: dict[str, Any] = {"parse_math": False, "usetex": False}
+
+
+class ShownFigure(Figure):
+    """A Figure that a notebook shows, although pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=_SCREEN_DPI)
+        return file.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, width and height in inches, that pyplot does not know."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -29,6 +29,7 @@ class Trajectory:
         self.max_frames = max_frames
         self.iterations: list[int] = []
         self._rows: list[Tensor] = []
+        self._targets: list[Tensor] = []
         self._centroids: list[Tensor] = []
         self._inertia: dict[int, float] = {}
 
@@ -37,6 +38,14 @@ class Trajectory:
         """The sample, (m, d), on the CPU."""
         rows = torch.cat(self._rows)
         return rows[torch.from_numpy(evenly(len(rows), self.max_points))]
+
+    @property
+    def target(self) -> Tensor | None:
+        """True labels of the sample, (m,) int64, where those of all its rows are known."""
+        if len(self._targets) < len(self._rows):
+            return None
+        targets = torch.cat(self._targets)
+        return targets[torch.from_numpy(evenly(len(targets), self.max_points))]
 
     @property
     def centroids(self) -> Tensor:
@@ -49,20 +58,24 @@ class Trajectory:
         values = [self._inertia.get(i, torch.nan) for i in self.iterations]
         return torch.tensor(values, dtype=torch.float64)
 
-    def sample(self, rows: Tensor, *, n_batches: float) -> None:
+    def sample(self, rows: Tensor, *, n_batches: float, target: Tensor | None = None) -> None:
         """Add the share of one batch, with rows (n, d), to the sample.
 
         Args:
             rows: of the batch.
             n_batches: number of batches that share the sample; inf where it is not known.
+            target: true labels of the rows, (n,), where they are known.
         """
         share = int(max(1, self.max_points // n_batches))
         kept = torch.from_numpy(evenly(len(rows), share)).to(rows.device)
         self._rows.append(rows[kept].detach().cpu())
+        if target is not None:
+            self._targets.append(target[kept].detach().cpu())
 
-    def replace_sample(self, rows: Tensor) -> None:
-        """Take rows (n, d) on the CPU for the sample."""
+    def replace_sample(self, rows: Tensor, target: Tensor | None = None) -> None:
+        """Take rows (n, d) on the CPU, with true labels (n,), for the sample."""
         self._rows = [rows]
+        self._targets = [] if target is None else [target]
 
     def record(self, iteration: int, centroids: Tensor) -> None:
         """Add the centroids (k, d) after so many iterations."""

@@ -76,7 +76,9 @@ def read_csv(
     try:
         array = _numbers(path, skip, cells, width)
     except ValueError as error:
-        raise UnsuitableError(_first_fault(path, skip, cells, width) or str(error)) from error
+        fault = _first_fault(path, skip, cells, width) or str(error)
+        advice = "" if columns is not None else _advice((second or first).cells[index:], names)
+        raise UnsuitableError(fault + advice) from error
     return torch.from_numpy(array), names
 
 
@@ -199,6 +201,20 @@ def _first_fault(path: Path, skip: int, cells: list[int] | None, width: int) -> 
                     cell = shown(line.cells[i])
                     return f"line {line.number}: could not convert string {cell} to a number"
     return ""
+
+
+def _advice(cells: Sequence[str], names: Sequence[str] | None) -> str:
+    """Which columns hold numbers, where a row has text beside them; "" where it has none.
+
+    Args:
+        cells: of the first row.
+        names: of the columns.
+    """
+    numeric = [i for i, cell in enumerate(cells) if is_number(cell)]
+    if not numeric or len(numeric) == len(cells):
+        return ""
+    told = numeric if names is None else [names[i] for i in numeric]
+    return f"; the columns of numbers are {enumerated(told)}: choose features by columns"
 
 
 def is_number(text: str) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import Workspace, unit_rows, workspace
+from kmeans_module.core.generators import Generators, n_restarts
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Rounds as RoundsOfDraws
 from kmeans_module.rows.batch import Batch
@@ -41,7 +42,7 @@ class HeldDraws(Positions):
         batches: Sequence[Batch],
         problem: Problem,
         *,
-        generator: torch.Generator | None,
+        generator: Generators,
         group: ProcessGroup | None,
         workspaces: Sequence[Workspace],
     ) -> None:
@@ -133,10 +134,13 @@ class HeldDraws(Positions):
     def rounds(self, n_clusters: int, m: int) -> RoundsOfDraws:
         # All numbers at once: a generator of the CPU is not asked again while a device works.
         problems = self.n_problems
-        numbers = self.uniform(problems * (1 + (n_clusters - 1) * m))
-        first, later = numbers[:problems].view(problems, 1), numbers[problems:]
+        restarts = n_restarts(self.generator)
+        each = problems // restarts
+        numbers = self.uniform(problems * (1 + (n_clusters - 1) * m)).view(restarts, -1)
+        first, later = numbers[:, :each].reshape(problems, 1), numbers[:, each:]
         center = self.take(self.draw(self.drawn_by, first))
-        later = later.view(n_clusters - 1, problems, m)
+        later = later.reshape(restarts, n_clusters - 1, each, m).transpose(0, 1)
+        later = later.reshape(n_clusters - 1, problems, m)
         if self._alone:
             weights = self.drawn_by[0] if self._weighs else None
             own = self.workspaces[0].rounds(center, later, weights)
@@ -213,7 +217,7 @@ def stand_in(
     x: Tensor,
     sample_weight: Tensor | None,
     problem: Problem,
-    generator: torch.Generator | None,
+    generator: Generators,
     group: ProcessGroup | None,
 ) -> HeldDraws:
     """Draws from rows (n, d) or (P, n, d) with weights (n,) or (P, n) that all ranks of a group

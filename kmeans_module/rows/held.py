@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import Workspace, workspace
+from kmeans_module.checks import generator_of
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
@@ -113,9 +115,7 @@ class HeldRows:
     def search(self, problem: Problem) -> HeldSearch:
         return HeldSearch(self.batches, problem, whole=self.group is None)
 
-    def draws(
-        self, problem: Problem, generator: torch.Generator | None, search: Any = None
-    ) -> HeldDraws:
+    def draws(self, problem: Problem, generator: Generators, search: Any = None) -> HeldDraws:
         if not isinstance(search, HeldSearch):
             search = self.search(problem)
         workspaces = [
@@ -166,7 +166,10 @@ class HeldRows:
         batches = [batch._replace(x=function(batch.x)) for batch in self.batches]
         return HeldRows(batches, n_problems=self.n_problems, group=self.group)
 
-    def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, m: int, generator: torch.Generator | None = None, *, seed: int | None = None
+    ) -> Tensor:
+        generator = generator_of(generator, seed)
         seeds = draw_seeds(self.n_problems, generator, self.device, self.group)
         return uniform_sample(self.batches, m, seeds, self.group, example=self.example)[0]
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from kmeans_module.core.generators import Generators, drawn, n_restarts, place_of
 from kmeans_module.core.sparse import is_sparse, part_of, rows_at, rows_of_numbers
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
 from kmeans_module.rows.batch import Batch, row_numbers, weighs
@@ -81,7 +82,7 @@ class KeyedDraw:
         if not len(below):
             return
         all_keys = torch.cat([self.keys[p], keys[below]])
-        least = all_keys.topk(self.m, largest=False).indices
+        least = all_keys.topk(self.m, largest=False, sorted=False).indices
         stays = torch.zeros(self.m, dtype=torch.bool, device=keys.device)
         stays[least[least < self.m]] = True
         slots = (~stays).nonzero().squeeze(-1)
@@ -228,13 +229,17 @@ class DistinctRows:
 
 def draw_seeds(
     problems: int,
-    generator: torch.Generator | None,
+    generator: Generators,
     device: torch.device,
     group: ProcessGroup | None,
 ) -> Tensor:
     """A seed of keyed draws for each problem, (P,) int64, the same on all ranks."""
-    place = "cpu" if generator is None else generator.device
-    numbers = torch.randint(2**62, (problems,), device=place, generator=generator)
+    place, each = place_of(generator), problems // n_restarts(generator)
+
+    def draw(generator: torch.Generator | None) -> Tensor:
+        return torch.randint(2**62, (each,), device=place, generator=generator)
+
+    numbers = drawn(draw, generator)
     return broadcast(numbers.to(device, non_blocking=True), group)
 
 
@@ -249,15 +254,15 @@ def repeat_first(rows: Tensor, valid: Tensor, m: int, *, otherwise: Tensor | Non
     return torch.cat([rows, rows[:, :1].expand(-1, missing, -1)], dim=1) if missing else rows
 
 
-def uniform_sample(
+def keyed_sample(
     batches: Iterable[Batch],
     m: int,
     seeds: Tensor,
     group: ProcessGroup | None,
     *,
     example: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """At most m rows drawn uniformly from those of positive weight, and their weights.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """At most m rows drawn uniformly from those of positive weight.
 
     Args:
         batches: one pass over the rows of this rank, with their starts.
@@ -267,12 +272,25 @@ def uniform_sample(
         example: no rows, (0, d), of the dtype that the rows of all ranks have.
 
     Returns:
-        (P, m, d) and (P, m).
+        (P, m, d), their weights (P, m), and which of them are rows, (P, m): a problem with fewer
+        rows of positive weight leaves slots.
     """
     draw = KeyedDraw(m, seeds, n_features=example.shape[-1], dtype=example.dtype)
     for batch in batches:
         weight = batch.sample_weight
         draw.add(batch.x, weight, weighs(batch, len(seeds)), row_numbers(batch))
-    rows, weights, valid = draw.finish(group)
+    return draw.finish(group)
+
+
+def uniform_sample(
+    batches: Iterable[Batch],
+    m: int,
+    seeds: Tensor,
+    group: ProcessGroup | None,
+    *,
+    example: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:func:`keyed_sample` of as many rows as every problem has, (P, m, d), and their weights."""
+    rows, weights, valid = keyed_sample(batches, m, seeds, group, example=example)
     m = int(valid.sum(dim=-1).min())
     return rows[:, :m], weights[:, :m]

@@ -45,7 +45,9 @@ class LastSearch:
         step = _step(rows, self._search, centroids)
         stats, _ = rows.merge(step.stats, [])
         if not bool(stats.inertia.isfinite().all()):
-            raise ValueError(f"squared distances overflow {problem.dtype}")
+            raise ValueError(
+                f"squared distances overflow {problem.dtype}: scale x down or use float64"
+            )
         return step._replace(stats=stats)
 
     def _forget(self, _: object) -> None:

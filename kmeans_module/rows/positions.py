@@ -14,6 +14,7 @@ from torch import Tensor
 from kmeans_module.backends import backend_for, unit_rows
 from kmeans_module.backends.reference import shares
 from kmeans_module.core.distances import declared_dtype
+from kmeans_module.core.generators import Generators, drawn, n_restarts, place_of
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.scale import Scale
 from kmeans_module.core.sparse import no_rows, nonzero_rows, rows_at
@@ -33,7 +34,8 @@ class Positions:
             (P, n, d).
         problem: what is asked for; "cosine" scales rows to unit length and gives zero rows no
             weight.
-        generator: draws on its own device, by default torch's CPU generator.
+        generator: draws on its own device, by default torch's CPU generator; those of restarts
+            draw for their own problems.
         group: the ranks that hold the rest.
     """
 
@@ -42,7 +44,7 @@ class Positions:
         batches: Sequence[Batch],
         problem: Problem,
         *,
-        generator: torch.Generator | None,
+        generator: Generators,
         group: ProcessGroup | None,
     ) -> None:
         self.n_problems = problem.n_problems
@@ -99,11 +101,17 @@ class Positions:
         return weight.expand(self.n_problems, -1)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Numbers in [0, 1), the same on all ranks."""
-        device = torch.device("cpu") if self.generator is None else self.generator.device
-        numbers = torch.rand(
-            shape, dtype=accumulator_dtype(device), device=device, generator=self.generator
-        )
+        """Numbers in [0, 1), the same on all ranks; of each restart an equal part of the first
+        dimension."""
+        device = place_of(self.generator)
+        shape = (shape[0] // n_restarts(self.generator), *shape[1:])
+
+        def draw(generator: torch.Generator | None) -> Tensor:
+            return torch.rand(
+                shape, dtype=accumulator_dtype(device), device=device, generator=generator
+            )
+
+        numbers = drawn(draw, self.generator)
         numbers = numbers.to(self.device, self.accumulator, non_blocking=True)
         return broadcast(numbers, self.group)
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import workspace
+from kmeans_module.checks import generator_of
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
 from kmeans_module.core.statistics import ClusterStats, EStep
@@ -120,9 +122,7 @@ class StreamRows:
     def search(self, problem: Problem) -> StreamSearch:
         return StreamSearch(self, problem)
 
-    def draws(
-        self, problem: Problem, generator: torch.Generator | None, search: Any = None
-    ) -> StreamDraws:
+    def draws(self, problem: Problem, generator: Generators, search: Any = None) -> StreamDraws:
         n_samples = self.moments(problem.metric).n_samples
         return StreamDraws(
             self, problem, generator, self.group, example=self.example, n_samples=n_samples
@@ -167,7 +167,10 @@ class StreamRows:
         rows.first = self.first
         return rows
 
-    def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, m: int, generator: torch.Generator | None = None, *, seed: int | None = None
+    ) -> Tensor:
+        generator = generator_of(generator, seed)
         seeds = draw_seeds(1, generator, self.device, self.group)
         return uniform_sample(self, m, seeds, self.group, example=self.example)[0]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from kmeans_module.backends import unit_rows, workspace
 from kmeans_module.core import seeding
 from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.generators import Generators
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.rows.batch import Batch, row_numbers, weighs
@@ -45,7 +46,7 @@ class StreamDraws:
         self,
         passes: Iterable[Batch],
         problem: Problem,
-        generator: torch.Generator | None,
+        generator: Generators,
         group: ProcessGroup | None,
         *,
         example: Tensor,

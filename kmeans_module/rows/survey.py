@@ -228,6 +228,19 @@ def refuse(moments: Moments, example: Tensor, problem: Problem) -> None:
         )
 
 
+def dtype_for(example: Tensor, moments: Moments) -> torch.dtype:
+    """The dtype of centroids for rows: float64 for rows of it, and for integers beyond 2^24.
+
+    Args:
+        example: a tensor of the rows' dtype.
+        moments: of the rows.
+    """
+    wide = example.dtype == torch.float64
+    if not example.is_floating_point() and moments.low.numel():
+        wide = float(torch.maximum(moments.low.abs(), moments.high.abs()).max()) > 2**24
+    return accumulator_dtype(example.device) if wide else torch.float32
+
+
 def refuse_too_few(moments: Moments, n_clusters: int) -> None:
     """Raise where there are fewer samples than clusters, or where none weighs anything.
 

@@ -115,7 +115,7 @@ def verify(checkpoint: dict[str, Any]) -> None:
 
 def check_fits(checkpoint: dict[str, Any], module: Any) -> None:
     """Refuse a checkpoint of another metric than the module that a Trainer loads it into, and of
-    another algorithm than a fit goes on with.
+    another algorithm or number of restarts than a fit goes on with.
 
     Raises:
         ValueError: says which setting differs.
@@ -123,7 +123,8 @@ def check_fits(checkpoint: dict[str, Any], module: Any) -> None:
     if module._trainer is None:
         return
     theirs = checkpoint.get("hyper_parameters") or {}
-    for name in ("metric", "algorithm") if module.trainer.training else ("metric",):
+    of_a_fit = ("algorithm", "n_init") if module.trainer.training else ()
+    for name in ("metric", *of_a_fit):
         ours = getattr(module, name)
         if theirs.get(name, ours) != ours:
             raise ValueError(

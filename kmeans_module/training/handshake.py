@@ -12,7 +12,8 @@ from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.ranks import ProcessGroup, agree
 
 _ARGUMENTS = (
-    "n_clusters", "n_features", "algorithm", "metric", "empty_cluster", "tol", "seed", "resident",
+    "n_clusters", "n_features", "algorithm", "metric", "empty_cluster", "tol", "n_init", "seed",
+    "resident",
 )  # fmt: skip
 
 

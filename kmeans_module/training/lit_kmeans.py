@@ -16,14 +16,12 @@ from kmeans_module.checks import (
     check_number,
 )
 from kmeans_module.core.empty_clusters import POLICIES
-from kmeans_module.core.fit import rounding_shift
-from kmeans_module.core.lloyd import Iteration, Lloyd, NonFiniteInertiaError
+from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.minibatch import MiniBatch
-from kmeans_module.core.seeding import INITS
 from kmeans_module.core.surplus import warn_of_surplus
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.rows import HeldRows, StreamRows
+from kmeans_module.rows import HeldRows
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
 from kmeans_module.rows.source import stable_order
@@ -36,17 +34,18 @@ from kmeans_module.training.outcome import Outcome
 from kmeans_module.training.pending import (
     PendingLayer,
     check_same_kind,
-    dtype_for,
     make_layer,
-    read_centroids,
 )
 from kmeans_module.training.report import (
     as_numbers,
+    is_last_iteration,
     log_values,
     logged_numbers,
+    of_restart,
     why_converged,
 )
 from kmeans_module.training.run import TrainingRun
+from kmeans_module.training.start import machine_of, start
 
 ALGORITHMS = ("lloyd", "minibatch")
 
@@ -78,6 +77,8 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         metric: "euclidean" or "cosine".
         empty_cluster: "relocate", "split", "keep" or "error".
         tol: stop when the shift is at most tol × the mean variance of the features.
+        n_init: restarts, which run in the same epochs; the layer holds that of lowest inertia. An
+            init that is a file, or a layer that has centroids, needs one.
         seed: of the initialization; None draws from torch's default generator.
         resident: whether all batches of the first pass are kept in memory, on the device.
         batch_of: makes a batch of what the loaders hand out, where that is anything else.
@@ -99,6 +100,7 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         metric: str = "euclidean",
         empty_cluster: str = "relocate",
         tol: float = 1e-4,
+        n_init: int = 1,
         seed: int | None = 0,
         resident: bool = False,
         batch_of: BatchOf | None = None,
@@ -117,6 +119,7 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         self.init = init
         self.algorithm = algorithm
         self.tol = tol = check_number("tol", tol, minimum=0)
+        self.n_init = n_init = check_integer("n_init", n_init, minimum=1)
         check_flag("resident", resident)
         check_callable("batch_of", batch_of)
         self.seed = seed = None if seed is None else check_integer("seed", seed, minimum=0)
@@ -203,55 +206,16 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
             batches.end_first_pass(self.process_group)
         to_space = METRICS[self.metric].map
         rows = rows if to_space is None else rows.map(to_space)
+        state = None if resumed is None else resumed.get("lloyd")
         if resumed is None or not self.initialized:
-            self._start(rows, batches)
-        self._run = TrainingRun(
-            batches,
-            rows,
-            self._machine(rows),
-            metric=self.metric,
-            resident=resident,
-        )
-        if resumed is not None and "lloyd" in resumed:
-            self._run.load_state_dict(resumed["lloyd"])
-
-    def _start(self, rows: HeldRows | StreamRows, batches: TrainingBatches) -> None:
-        """Survey the rows, make the layer, choose its centroids unless it has some."""
-        with errors_shared(self.process_group):
-            init = self._initial_centroids()
-        moments = rows.moments(METRICS[self.metric].kernel)
-        batches.end_first_pass(self.process_group)
-        with errors_shared(self.process_group):
-            if not moments.n_samples:
-                raise ValueError(
-                    "the training data hold no batch, or the loader can be gone through only once"
-                )
-            if not isinstance(self.kmeans, KMeansLayer):
-                dtype = dtype_for(rows.example, moments)
-                if self.trainer.precision == "64-true":
-                    dtype = torch.float64
-                self.kmeans = make_layer(self, rows.n_features, dtype)
-        if self.initialized:
-            self.kmeans.prepare(rows)
+            starts = start(self, rows, batches)
         else:
-            self.kmeans.initialize(rows, init, generator=self.generator)
-        self.variance = float(moments.variance[0])
-
-    def _initial_centroids(self) -> str | Tensor:
-        if not isinstance(self.init, str) or self.init in INITS:
-            return self.init
-        return read_centroids(self.init).to(self.device)
-
-    def _machine(self, rows: HeldRows | StreamRows) -> Lloyd:
-        """The run, from the centroids of the layer."""
-        problem = self.kmeans.problem()
-        centroids = self.kmeans.centroids.detach().clone().unsqueeze(0)
-        threshold = torch.tensor([self.tol * self.variance], dtype=torch.float64)
-        if self.algorithm == "minibatch":
-            counts = self.kmeans.counts.clone().unsqueeze(0)
-            return MiniBatch(problem, centroids, counts, threshold=threshold, merge=rows.merge)
-        rounding = None if rows.stable else rounding_shift(problem, rows.moments(problem.metric))
-        return Lloyd(problem, centroids, threshold=threshold, merge=rows.merge, rounding=rounding)
+            restarts = 1 if state is None else len(state["active"])
+            starts = self.kmeans.flat_centroids().repeat(restarts, 1, 1)
+        machine = machine_of(self, rows, starts)
+        self._run = TrainingRun(batches, rows, machine, metric=self.metric, resident=resident)
+        if state is not None:
+            self._run.load_state_dict(state)
 
     # Passes over the data.
 
@@ -263,8 +227,8 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         assert run is not None
         try:
             run.step(batch, batch_idx)
-            if self.algorithm == "minibatch":
-                self._take(run.lloyd)
+            if isinstance(run.lloyd, MiniBatch):
+                self._take(run, run.lloyd.counts)
             if self.trainer.is_last_batch:
                 self._end_pass(run)
         except NonFiniteInertiaError as error:
@@ -276,11 +240,18 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         """Close the iteration: M-step, log, and stop when it moved nothing."""
         run.batches.end_first_pass(self.process_group)
         iteration, sizes = run.end_pass()
-        if self.algorithm == "lloyd":
-            self._take(run.lloyd, iteration.counts)
-        self.last = as_numbers(iteration)._replace(number=self.iterations)
-        self._report(self.last, [float(size[0]) for size in sizes], run)
-        if run.lloyd.finished:
+        lloyd = run.lloyd
+        ahead = not isinstance(lloyd, MiniBatch)
+        ends = lloyd.finished or is_last_iteration(self.trainer, m_steps_ahead=int(ahead))
+        # The pass measured the centroids before the M-step: a further one chooses among the last.
+        best = run.choose(run.measure() if ends and run.restarts > 1 else iteration.inertia)
+        if not isinstance(lloyd, MiniBatch):
+            self._take(run, iteration.counts)
+        elif run.restarts > 1:
+            self._hold(run, lloyd.counts)
+        self.last = as_numbers(of_restart(iteration, best))._replace(number=self.iterations)
+        self._report(self.last, [float(size[best]) for size in sizes], run)
+        if lloyd.finished:
             self.converged = True
             self.trainer.should_stop = True
 
@@ -292,23 +263,28 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         if self.trainer.num_training_batches == 0 and self.trainer.limit_train_batches != 0:
             raise ValueError("the training data hold no batch")
 
-    def _take(self, lloyd: Lloyd, counts: Tensor | None = None) -> None:
+    def _take(self, run: TrainingRun, counts: Tensor) -> None:
         """Let the layer hold the centroids of the run; the optimizer counts the M-step."""
-        if isinstance(lloyd, MiniBatch):
-            counts = lloyd.counts
-        assert counts is not None
-        self.kmeans.take_step(lloyd.centroids, counts)
-        assert self._run is not None
-        if self._run.n_iter is not None:
-            self._run.n_iter += 1
+        run.count_m_step()
+        self._hold(run, counts)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()
+
+    def _hold(self, run: TrainingRun, counts: Tensor) -> None:
+        centroids, counts = run.lloyd.centroids[run.best], counts[run.best]
+        if run.restarts == 1:
+            self.kmeans.take_step(centroids, counts)
+            return
+        self.kmeans.set_centroids(centroids, counts)
+        self.kmeans.n_iter.fill_(int(run.m_steps[run.best]))
 
     def _report(self, iteration: Iteration, sizes: list[float], run: TrainingRun) -> None:
         """Log the iteration, and say why the fit ends if it does now."""
         shown = {"train/inertia": iteration.inertia, "train/shift": iteration.shift}
         values = {**logged_numbers(iteration, sizes, run.count_rows), **shown}
+        if run.restarts > 1:
+            values["train/restart"] = float(run.best)
         log_values(self, values, prog_bar=shown.keys())
         self.stop_reason = "ended before it converged"
         if run.lloyd.finished:
@@ -356,4 +332,5 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
             self.kmeans = make_layer(self, centroids.shape[-1], centroids.dtype)
             if self.stop_reason == "not fitted":
                 self.stop_reason = "loaded"
+        state_dict = {f"{prefix}anchor": self.anchor, **state_dict}  # which holds nothing
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

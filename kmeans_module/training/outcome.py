@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.training.run import TrainingRun
+
+
+class Restarts(NamedTuple):
+    """The restarts of a fit.
+
+    Attributes:
+        centroids: (n, k, d).
+        inertia: of the centroids before the latest M-step of each.
+        chosen_by: inertia of each by which the best was chosen: at the end that of the final
+            centroids.
+        m_steps: of each.
+        best: number of the one whose centroids the layer holds.
+    """
+
+    centroids: Tensor
+    inertia: list[float]
+    chosen_by: list[float]
+    m_steps: list[int]
+    best: int
 
 
 class Outcome(LightningModule):
@@ -41,13 +61,27 @@ class Outcome(LightningModule):
 
     @property
     def iterations(self) -> int:
-        """M-steps since the centroids were initialized; a device is waited for once in a fit."""
+        """M-steps since the centroids were initialized, of restarts those of the longest; a device
+        is waited for once in a fit."""
         run = self._run
         if run is None:
             return int(self.kmeans.n_iter)
+        if run.restarts > 1:
+            return int(run.m_steps.max())
         if run.n_iter is None:
             run.n_iter = int(self.kmeans.n_iter)
         return run.n_iter
+
+    @property
+    def restarts(self) -> Restarts:
+        """All restarts of the fit under way, or of the latest."""
+        run = self._run
+        if run is None or run.restarts == 1:
+            inertia = [math.nan if self.last is None else float(self.last.inertia)]
+            centroids = self.kmeans.centroids.detach()[None]
+            return Restarts(centroids, inertia, inertia, [self.iterations], 0)
+        m_steps: list[int] = run.m_steps.tolist()
+        return Restarts(run.lloyd.centroids, run.inertia, run.chosen_by, m_steps, run.best)
 
     def outcome(self) -> dict[str, Any]:
         """The part of the outcome that a checkpoint keeps."""

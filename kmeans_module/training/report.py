@@ -25,6 +25,17 @@ def sizes(counts: Tensor) -> list[Tensor]:
     return [empty, counts.amin(dim=-1), median, counts.amax(dim=-1)]
 
 
+def of_restart(iteration: Iteration, number: int) -> Iteration:
+    """The iteration of one of several problems."""
+    one = slice(number, number + 1)
+    return iteration._replace(
+        inertia=from_host(iteration.inertia)[one],
+        shift=from_host(iteration.shift)[one],
+        moved=from_host(iteration.moved)[one],
+        counts=iteration.counts[one],
+    )
+
+
 def as_numbers(iteration: Iteration) -> Iteration:
     """The iteration of one problem, whose numbers are on the host, with floats."""
     inertia, shift, moved = (
@@ -74,6 +85,18 @@ def log_values(lit: Any, values: Mapping[str, Any], *, prog_bar: Collection[str]
         logger.log_metrics({name: x.item() for name, x in tensors.items()}, step=iteration)
         logger.save()
     trainer.logged_metrics.update(tensors)
+
+
+def is_last_iteration(trainer: Any, *, m_steps_ahead: int) -> bool:
+    """Whether the Trainer's limits end the fit with this epoch.
+
+    Args:
+        trainer: of the fit.
+        m_steps_ahead: of this epoch, that the optimizer has not counted yet.
+    """
+    steps = trainer.global_step + m_steps_ahead
+    ended = trainer.current_epoch + 1 == trainer.max_epochs
+    return bool(ended or (trainer.max_steps != -1 and steps >= trainer.max_steps))
 
 
 def why_converged(iteration: Iteration, tol: float, variance: float) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kmeans_module.core.fit import measured
 from kmeans_module.core.guard import version_of
 from kmeans_module.core.lloyd import Iteration, Lloyd, alone
 from kmeans_module.core.metrics import METRICS
+from kmeans_module.core.minibatch import MiniBatch
+from kmeans_module.core.statistics import from_host
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.held import HeldSearch
@@ -31,6 +36,13 @@ class TrainingRun:
         lloyd: the machine.
         metric: of the layer.
         resident: whether batches in memory stand for those of the loader.
+
+    Attributes:
+        best: number of the restart whose centroids the layer holds.
+        inertia: of each restart, as the latest pass has measured it.
+        chosen_by: the inertia that the best was chosen by; at the end of a fit of several restarts
+            that of their final centroids.
+        m_steps: of each restart, (n,) int64.
     """
 
     def __init__(
@@ -53,6 +65,9 @@ class TrainingRun:
         self._probes: dict[Hashable, Probe] = {}
         self._n_rows = self._n_batches = 0
         self.n_iter: int | None = None  # what the layer counts, once it has been read
+        self.best = 0
+        self.inertia = self.chosen_by = [math.nan] * len(lloyd.centroids)
+        self.m_steps = np.zeros(len(lloyd.centroids), dtype=np.int64)
         # Of the batches of a device: whether they are the same as before; read at the end.
         self._unchanged: list[tuple[int, Tensor]] = []
 
@@ -73,12 +88,17 @@ class TrainingRun:
         self._n_batches = batch_idx + 1
         self.lloyd.add(stats, moved)
 
+    @property
+    def restarts(self) -> int:
+        """Problems that run in the same passes."""
+        return len(self.m_steps)
+
     def end_pass(self) -> tuple[Iteration, list[NDArray[Any]]]:
         """Close the iteration, and see at once whether it was the last.
 
         Returns:
-            The iteration, with numbers on the host, and what :func:`report.sizes` makes of its
-            counts.
+            The iteration of all restarts, with numbers on the host, and what
+            :func:`report.sizes` makes of its counts.
         """
         assert self.search is not None
         with errors_shared(self.group):
@@ -92,7 +112,31 @@ class TrainingRun:
             )
         if isinstance(self.rows, StreamRows) and self.rows.every_pass_is_the_same:
             self.rows.watch.end()
-        return self.lloyd.end_pass_and_look(sizes)
+        iteration, found = self.lloyd.end_pass_and_look(sizes)
+        self.inertia = from_host(iteration.inertia).tolist()
+        return iteration, found
+
+    def choose(self, inertia: Tensor | float) -> int:
+        """The first restart of lowest inertia (n,) becomes the best."""
+        found = from_host(inertia)
+        self.chosen_by, self.best = found.tolist(), int(found.argmin())
+        return self.best
+
+    def measure(self) -> Tensor:
+        """Inertia of the present centroids of all restarts, (n,): one more pass over the rows."""
+        assert self.rows is not None
+        assert self.search is not None
+        found = measured(self.rows, self.search, self.lloyd.problem, self.lloyd.centroids)
+        return from_host(found.inertia)
+
+    def count_m_step(self) -> None:
+        """Count an M-step of the restarts that had not converged before it."""
+        if isinstance(self.lloyd, MiniBatch):
+            self.m_steps += self.lloyd.active
+        else:
+            self.m_steps = self.lloyd.n_iter.copy()
+        if self.n_iter is not None:
+            self.n_iter += 1
 
     def count_rows(self) -> float:
         """Rows of the pass, over all ranks; a collective."""
@@ -106,10 +150,12 @@ class TrainingRun:
         self.lloyd.merge = alone
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the machine but for the centroids, which the layer holds."""
+        """The state of the machine but for the centroids, where the layer holds them."""
         state = self.lloyd.state_dict()
-        del state["centroids"]
-        return state
+        if self.restarts == 1:
+            del state["centroids"]
+            return state
+        return {**state, "best": self.best, "m_steps": torch.from_numpy(self.m_steps.copy())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a run where its checkpoint was written.
@@ -129,7 +175,9 @@ class TrainingRun:
                 "checkpoint of the end of an epoch"
             )
         try:
-            self.lloyd.load_state_dict({**state, "centroids": self.lloyd.centroids})
+            self.lloyd.load_state_dict({"centroids": self.lloyd.centroids, **state})
+            if self.restarts > 1:
+                self.best, self.m_steps = state["best"], state["m_steps"].cpu().numpy().copy()
         except KeyError as error:
             raise ValueError(f"the checkpoint tells no {error} of its run") from error
 

@@ -13,6 +13,7 @@ import torch
 
 from kmeans_module import FitResult, KMeansLayer
 from kmeans_module.core import fit as fitting_module
+from kmeans_module.core.generators import of_restarts
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import INITS
 from tests.conftest import blobs, data_set, layer_at, seeded, weights_for
@@ -138,10 +139,9 @@ def test_n_init_keeps_the_best(together: bool, monkeypatch: pytest.MonkeyPatch) 
 def test_restarts_are_the_runs_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting_module, "_RESTARTS_ELEMENTS", 1)
     x = blobs(300, 2, centers=12)
-    generator = seeded()
     singles = [
         KMeansLayer(12, 2).fit(x, init="random", generator=generator).inertia.item()
-        for _ in range(6)
+        for generator in of_restarts(seeded(), 6)
     ]
     found = KMeansLayer(12, 2).fit(x, init="random", n_init=6, generator=seeded())
     assert found.inertia.item() == min(singles)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +48,7 @@ class Job:
     n_clusters: int = 9
     max_iter: int = 30
     n_weighty: int = 101
+    most: int | None = None
 
     def data(self) -> torch.Tensor:
         x = torch.stack([blobs(101, 3, seed=s) for s in range(2)]).to(self.dtype)
@@ -66,6 +69,7 @@ class Job:
             max_iter=self.max_iter,
             n_init=self.n_init,
             sample_weight=None if weight is None else weight[part],
+            max_points_per_centroid=self.most,
             generator=seeded(3),
             process_group=group,
         )
@@ -98,7 +102,13 @@ JOBS = {
     "restarts of a batch": Job("random", n_init=2, batch_shape=(2,)),
     "float64": Job(dtype=torch.float64),
     "one iteration": Job(max_iter=1),
+    "no iterations": Job(max_iter=0),
     **{f"{init}, few weights": Job(init, weighted=True, n_weighty=6) for init in INITS},
+    "a sample": Job(most=4),
+    "a sample, weighted": Job(most=4, weighted=True),
+    "a sample, few weights": Job(most=4, weighted=True, n_weighty=20),
+    "a sample of a batch": Job(most=4, batch_shape=(2,), metric="cosine"),
+    "a sample of halves": Job(most=4, dtype=torch.bfloat16),
     "callable": Job(first_rows),
     "callable, restarts of a batch": Job(rows_by_chance, batch_shape=(2,), n_init=2),
     "callable, batched, float64": Job(first_rows, batch_shape=(2,), dtype=torch.float64),
@@ -147,7 +157,7 @@ def failing(rank: int, part: slice, group: dist.ProcessGroup) -> dict[str, Calla
             process_group=group,
         ),
         "bad option on the last rank": lambda: layer.fit(
-            x[part], max_iter=0 if last else 5, process_group=group
+            x[part], max_iter=-1 if last else 5, process_group=group
         ),
         "bad init on the last rank": lambda: layer.fit(
             x[part], init=x[:3] if last else x[:9], process_group=group
@@ -197,9 +207,17 @@ def work(rank: int, cuts: list[float], folder: str) -> None:
     found["some numbered"] = some_numbered(rank, part, group)
     found["stats"] = merged_stats(part, group)
     found["variance"] = variance(rank, part, group)
+    found["shown"] = shown(part, group)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier(group)
     dist.destroy_process_group()
+
+
+def shown(part: slice, group: dist.ProcessGroup | None) -> str:
+    """What a fit that every rank asks to be verbose writes on this one."""
+    with redirect_stderr(io.StringIO()) as written:
+        KMeansLayer(9, 3).fit(blobs(101, 3)[part], verbose=True, seed=0, process_group=group)
+    return written.getvalue()
 
 
 def merged_stats(part: slice, group: dist.ProcessGroup | None) -> ClusterStats:
@@ -274,7 +292,7 @@ def test_ranks_together_equal_one(name: str, ranks: Any) -> None:
         ("NaN on the last rank", "ValueError", "x should be finite; 1 row holds NaN .* row 90"),
         ("bad shape on the last rank", "ValueError", r"x should have shape \(n_samples, 3\); got"),
         ("bad weight on the last rank", "ValueError", "sample_weight should be >= 0"),
-        ("bad option on the last rank", "ValueError", "max_iter should be >= 1; got 0"),
+        ("bad option on the last rank", "ValueError", "max_iter should be >= 0; got -1"),
         ("bad init on the last rank", "ValueError", r"init should have shape \(9, 3\)"),
         ("the init fails on the first", "ValueError", "the init has failed"),
         ("the callback fails on the last rank", "ValueError", "the callback has failed"),
@@ -326,6 +344,13 @@ def test_several_batches_on_several_ranks_start_as_one(ranks: Any) -> None:
     alone = variance(0, slice(0, 101), None)
     for result in found:
         torch.testing.assert_close(result["variance"], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_only_the_first_rank_shows_the_fit(ranks: Any) -> None:
+    first, *others = (result["shown"] for result in ranks[0])
+    assert "seeding 9/9 centers" in first
+    assert "converged after" in first
+    assert not any(others)
 
 
 def test_without_a_group_nothing_is_communicated() -> None:

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from kmeans_module import KMeansLayer
-from kmeans_module.core.seeding import INITS
-from kmeans_module.rows import Batch
+from kmeans_module.core.generators import of_restarts
+from kmeans_module.core.problem import Problem
+from kmeans_module.core.seeding import INITS, initialize
+from kmeans_module.rows import Batch, rows_of
 from tests.conftest import brute_force, seeded
 from tests.rows.helpers import Passes
 
@@ -142,11 +144,26 @@ def test_many_rows_of_a_stream_start_alike_in_any_batches(
 @pytest.mark.parametrize("init", INITS)
 def test_restarts_do_not_depend_on_the_batches(init: str) -> None:
     x = torch.randn(120, 3, generator=seeded())
-    for forms in ((x, x.split(77)), (Passes(x.split(50), stable=True), Passes(x.split(120)))):
-        layers = [KMeansLayer(5, 3), KMeansLayer(5, 3)]
-        for layer, data in zip(layers, forms, strict=True):
-            layer.fit(data, init=init, n_init=3, generator=seeded(1))
-        torch.testing.assert_close(layers[0].centroids, layers[1].centroids)
+    forms = (x, x.split(77), Passes(x.split(50), stable=True), Passes(x.split(120)))
+    layers = [KMeansLayer(5, 3) for _ in forms]
+    for layer, data in zip(layers, forms, strict=True):
+        layer.fit(data, init=init, n_init=3, generator=seeded(1))
+        torch.testing.assert_close(layer.centroids, layers[0].centroids)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_the_first_restart_draws_what_a_single_run_does(init: str) -> None:
+    problem, rows = (
+        Problem(5, 3),
+        rows_of(torch.randn(120, 3), n_features=3, device=torch.device("cpu")),
+    )
+    alone = initialize(rows, problem, init, generator=seeded(1))
+    generators = of_restarts(seeded(1), 3)
+    together = initialize(rows, problem.repeated(3), init, generator=generators)
+    torch.testing.assert_close(together[:1], alone)
+    assert len(together.unique(dim=0)) == 3
+    for generator, one in zip(of_restarts(seeded(1), 3), together, strict=True):
+        torch.testing.assert_close(initialize(rows, problem, init, generator=generator)[0], one)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from typing import Any
 
@@ -171,6 +172,28 @@ def test_looking_more_often_changes_nothing(every: int | None) -> None:
     assert [float(i.shift) for i in often.told] == [float(i.shift) for i in late.told]
 
 
+def test_a_display_is_told_every_few_iterations_in_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, launched = data(60, 2), []
+    advance = TritonLoop.advance
+
+    def counting(self: TritonLoop, passes: int) -> None:
+        launched.append(passes)
+        advance(self, passes)
+
+    monkeypatch.setattr(TritonLoop, "advance", counting)
+    layer = KMeansLayer(5, 2)
+    result = layer.fit(x, seed=0, max_iter=40, tol=0, verbose=True)
+    assert max(launched) <= 8
+    written = capsys.readouterr().err
+    numbers = [int(number) for number in re.findall(r"iteration (\d+) of 40", written)]
+    assert numbers == list(range(1, min(10, int(result.n_iter)) + 1))
+    assert written.index("seeding 5/5 centers") < written.index("iteration 1 of 40")
+    quiet = layer.fit(x, seed=0, max_iter=40, tol=0)
+    assert torch.equal(quiet.history, result.history)
+
+
 @pytest.mark.parametrize("capacity", [1, 3])
 def test_a_small_memory_of_passes_changes_nothing(
     capacity: int, monkeypatch: pytest.MonkeyPatch
@@ -285,3 +308,18 @@ def test_a_workspace_serves_as_before_when_a_loop_has_ended() -> None:
     layer.set_centroids(moved)
     assert torch.equal(layer.e_step(rows).labels, layer(x))
     assert math.isfinite(step.stats.inertia.item())
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.parametrize("d", [2, 20])
+def test_no_iterations_measure_once(
+    d: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = data(60, d)
+    fitted = assert_same(
+        x, starts(x, 4), monkeypatch, n_clusters=4, n_features=d, batch_shape=shape,
+        fit={"max_iter": 0},
+    )  # fmt: skip
+    assert fitted.told == []
+    assert fitted.result.history.shape == (*shape, 1)
+    assert not fitted.result.converged.any()

@@ -79,6 +79,16 @@ def test_a_seed_starts_as_on_the_cpu(
     assert torch.equal(found, expected)
 
 
+def test_who_hears_of_seeding_waits_for_no_round() -> None:
+    x, told = spread(120, 2), []
+    with counted() as silent:
+        KMeansLayer(6, 2).initialize(x, seed=0)
+    with counted() as heard:
+        KMeansLayer(6, 2).initialize(x, seed=0, told=lambda *count: told.append(count))
+    assert len(heard) == len(silent)
+    assert told == [(done, 6) for done in range(7)]
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("d", [1, 8, 9, 40, 150])
 def test_distances_to_the_nearest_center_have_the_bits_of_the_cpu(

@@ -25,7 +25,7 @@ class NativeBackend:
 
     name = "native"
     device = "cpu"
-    operations: tuple[str, ...] = ("e_step", "unit", "beam", "sums", "moments")
+    operations: tuple[str, ...] = ("e_step", "unit", "beam", "search", "sums", "moments")
 
     def missing(self) -> str | None:
         # A tracing compiler cannot load the library: it has to know beforehand.
@@ -66,8 +66,13 @@ class NativeBackend:
             return NativeSparseWorkspace(x, sample_weight, metric=metric, dtype=dtype)
         return NativeWorkspace(x, sample_weight, metric=metric, dtype=dtype, once=once)
 
+    def sparse_distances(self, x: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+        space = NativeSparseWorkspace(x, metric=metric, dtype=centroids.dtype)
+        return space.distances(centroids)
+
     unit_rows = staticmethod(calls.unit_rows)
     beam_search = staticmethod(calls.beam_search)
+    search = staticmethod(calls.search)
     draw = staticmethod(calls.draw)
     block_sums = staticmethod(calls.block_sums)
     search_sums = staticmethod(calls.search_sums)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
+from kmeans_module.backends.moments import torch_moments
 from kmeans_module.backends.native.library import (
     ELEMENTS,
     RowsStruct,
@@ -15,14 +16,15 @@ from kmeans_module.backends.native.library import (
     address,
     loaded,
 )
-from kmeans_module.backends.reference import torch_moments
 from kmeans_module.backends.sparse import sparse_moments
-from kmeans_module.core.distances import declared_dtype
+from kmeans_module.core.distances import compute_dtype, declared_dtype
 from kmeans_module.core.guard import no_plain, transformed
+from kmeans_module.core.neighbors import Neighbors, of_unit_rows, ranked
 from kmeans_module.core.scale import Scale
 from kmeans_module.core.sparse import is_sparse, with_numbers
 
 MAX_BEAMS = 64  # choices that the kernel keeps
+_NUMBERS = 1 << 22  # of rows that are searched together
 
 
 def rows_struct(
@@ -138,6 +140,46 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     ):  # fmt: skip
         raise MemoryError(f"no memory for a beam search of {tuple(x.shape)} rows")
     return codes, left
+
+
+def search(x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+    """See :func:`kmeans_module.backends.search`."""
+    problems, k, d = centroids.shape
+    n, dtype = x.shape[-2], compute_dtype(x, centroids)
+    centroids = centroids.to(dtype).contiguous()
+    distances = torch.empty((problems, n, m), dtype=dtype, device="cpu")
+    labels = torch.empty((problems, n, m), dtype=torch.int64, device="cpu")
+    size = max(1, _NUMBERS // max(d, k if m > MAX_BEAMS else m))
+    for first in range(0, n, size):
+        part = slice(first, min(first + size, n))
+        rows = x[..., part, :].to(dtype)
+        rows = unit_rows(rows) if metric == "cosine" else rows.contiguous()
+        for p in range(problems):
+            of_problem = rows[p] if rows.ndim == 3 else rows
+            found = _search_rows(of_problem, centroids[p], m)
+            if metric == "cosine":
+                found = of_unit_rows(found, of_problem)
+            distances[p, part], labels[p, part] = found
+    return Neighbors(distances, labels)
+
+
+def _search_rows(rows: Tensor, centroids: Tensor, m: int) -> Neighbors:
+    """Of rows (n, d) and centroids (k, d), both contiguous: (n, m)."""
+    n, k = len(rows), len(centroids)
+    if m > MAX_BEAMS:  # more than the kernel keeps: it measures all, so many at a time
+        measured = rows.new_empty((n, k))
+        for first in range(0, k, MAX_BEAMS):
+            some = centroids[first : first + MAX_BEAMS]
+            found = _search_rows(rows, some, len(some))
+            measured.scatter_(1, first + found.labels, found.distances)
+        return ranked(measured, torch.arange(k, device="cpu").expand(n, k), m)
+    found = Neighbors(rows.new_empty((n, m)), torch.empty((n, m), dtype=torch.int64, device="cpu"))
+    if loaded().km_neighbors(
+        rows.data_ptr(), rows.dtype == torch.float64, *rows.shape, centroids.data_ptr(), k, m,
+        found.labels.data_ptr(), found.distances.data_ptr(), torch.get_num_threads(),
+    ):  # fmt: skip
+        raise MemoryError(f"no memory to search {tuple(rows.shape)} rows")
+    return found
 
 
 def unit_rows(x: Tensor) -> Tensor:

@@ -117,11 +117,15 @@ def library() -> ctypes.CDLL | None:
     opened.km_sparse_e_step.argtypes = (sparse, pointer, integer, result, threads)
     opened.km_sparse_lower.argtypes = (sparse, pointer, pointer, threads)
     opened.km_sparse_potentials.argtypes = (sparse, pointer, pointer, integer, pointer, threads)
+    opened.km_sparse_distances.argtypes = (sparse, pointer, integer, pointer, threads)
     opened.km_sparse_unit.argtypes = (sparse, pointer, threads)
     opened.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
     opened.km_beam_search.argtypes = (
         pointer, threads, integer, integer, pointer, integer, integer, integer, pointer, pointer,
         threads,
+    )  # fmt: skip
+    opened.km_neighbors.argtypes = (
+        pointer, threads, integer, integer, pointer, integer, integer, pointer, pointer, threads,
     )  # fmt: skip
     opened.km_search_sums.argtypes = (
         pointer, threads, integer, integer, threads, threads, pointer, pointer, integer, pointer,

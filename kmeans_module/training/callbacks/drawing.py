@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kmeans_module import figures, functional
+from kmeans_module.data import ArrayDataModule, ImageDataModule
 from kmeans_module.figures import Trajectory
 from kmeans_module.training.lit_kmeans import LitKMeans
 
@@ -28,7 +29,8 @@ def draw_clusters(trajectory: Trajectory, lit: LitKMeans, trainer: Trainer) -> F
         path=path,
         assign=assign,
         title=f"iteration {trajectory.iterations[-1]}",
-        feature_names=_feature_names(trainer, x.shape[1]),
+        feature_names=feature_names(trainer, x.shape[1]),
+        colors=own_colors(lit, trainer),
     )
 
 
@@ -54,12 +56,23 @@ def draw_animation(
         torch.cat([trajectory.inertia[:-1], final]),
         title=f"k-means, {lit.kmeans.n_clusters} clusters",
         iterations=trajectory.iterations,
-        feature_names=_feature_names(trainer, x.shape[1]),
+        feature_names=feature_names(trainer, x.shape[1]),
+        colors=own_colors(lit, trainer),
     )
 
 
-def _feature_names(trainer: Trainer, n_features: int) -> list[str] | None:
+def own_colors(lit: LitKMeans, trainer: Trainer) -> Tensor | None:
+    """Clusters of pixels have the colors of their centroids, (k, 3); None for others."""
+    pixels = isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
+    return lit.kmeans.centroids.detach().cpu() if pixels else None
+
+
+def feature_names(trainer: Trainer, n_features: int) -> list[str] | None:
     """The names that the data module gives the features, if it names them all."""
     names = getattr(getattr(trainer, "datamodule", None), "feature_names", None)
     names = None if names is None else list(names)
-    return names if names is not None and len(names) == n_features else None
+    if names is None or len(names) != n_features:
+        return None
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    standardized = isinstance(data, ArrayDataModule) and data.standardize
+    return [f"{name}, standardized" for name in names] if standardized else names

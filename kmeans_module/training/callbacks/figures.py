@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from kmeans_module import figures
 from kmeans_module.checks import check_flag, check_integer
-from kmeans_module.data import ImageDataModule
-from kmeans_module.training.callbacks.drawing import draw_clusters
+from kmeans_module.training.callbacks.drawing import draw_clusters, feature_names, own_colors
+from kmeans_module.training.callbacks.hyperparameters import hide_default_metric, log_outcome
+from kmeans_module.training.callbacks.projector import save_projection
 from kmeans_module.training.callbacks.reading import as_kmeans, n_iterations
-from kmeans_module.training.callbacks.recorder import Recorder
+from kmeans_module.training.callbacks.recorder import Recorder, evaluated
 from kmeans_module.training.lit_kmeans import LitKMeans
 
 
@@ -24,7 +25,9 @@ class ClusterFigures(Callback):
 
     After chosen iterations: samples by cluster with the centroids and their paths, the cluster
     sizes, and for pictures the palette. At the end the centroids and a sample go to the
-    embedding projector.
+    embedding projector, and the HParams tab gets what the fit found, by which runs compare:
+    inertia, n_iter, converged, cluster_usage (share of the clusters with a sample), and where
+    true labels are known how the clusters agree with them.
 
     Args:
         every_n_iterations: draw after each so many iterations, and at the end; None: after
@@ -44,8 +47,11 @@ class ClusterFigures(Callback):
         if stage == "fit":
             as_kmeans(pl_module)
             self._drawn = -1
-            if _tensorboards(trainer):
+            loggers = _tensorboards(trainer)
+            if loggers:
                 Recorder.attach(trainer)
+            for logger in loggers:
+                hide_default_metric(logger)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -58,7 +64,15 @@ class ClusterFigures(Callback):
         lit = as_kmeans(pl_module)
         if self._drawn != n_iterations(lit):
             self._draw(trainer, lit)
-        if self.projector and self._drawn >= 0:
+        loggers = _tensorboards(trainer)
+        if not loggers or lit.last is None:
+            return
+        evaluation = evaluated(lit)
+        if not trainer.is_global_zero:
+            return
+        for logger in loggers:
+            log_outcome(logger, lit, evaluation)
+        if self.projector:
             self._project(trainer, lit)
 
     def _draw(self, trainer: Trainer, lit: LitKMeans) -> None:
@@ -69,9 +83,9 @@ class ClusterFigures(Callback):
         sizes = lit.last.counts
         drawings = {
             "clusters": draw_clusters(Recorder.of(trainer).trajectory, lit, trainer),
-            "cluster sizes": figures.cluster_sizes_figure(sizes),
+            "cluster sizes": figures.cluster_sizes_figure(sizes, colors=own_colors(lit, trainer)),
         }
-        if isinstance(getattr(trainer, "datamodule", None), ImageDataModule):
+        if own_colors(lit, trainer) is not None:
             drawings["palette"] = figures.palette_figure(lit.kmeans.centroids, sizes)
         for tag, drawing in drawings.items():
             image = _pixels(drawing)
@@ -79,14 +93,19 @@ class ClusterFigures(Callback):
                 logger.experiment.add_image(tag, image, self._drawn, dataformats="HWC")
 
     def _project(self, trainer: Trainer, lit: LitKMeans) -> None:
-        x = Recorder.of(trainer).trajectory.x
-        labels = lit.kmeans(x.to(lit.device)).tolist()
-        names = [f"centroid {j}" for j in range(lit.kmeans.n_clusters)]
-        points = torch.cat([lit.kmeans.centroids.float().cpu(), x.float()])
-        metadata = names + [f"cluster {label}" for label in labels]
+        trajectory = Recorder.of(trainer).trajectory
+        x = trajectory.x
         for logger in _tensorboards(trainer):
-            logger.experiment.add_embedding(
-                points, metadata, global_step=self._drawn, tag="clusters"
+            if "://" in logger.log_dir:  # files are written to this machine only
+                continue
+            save_projection(
+                Path(logger.log_dir),
+                x,
+                lit.kmeans(x.to(lit.device)),
+                lit.kmeans.centroids.detach(),
+                target=trajectory.target,
+                feature_names=feature_names(trainer, x.shape[1]),
+                colors=own_colors(lit, trainer) is not None,
             )
 
 

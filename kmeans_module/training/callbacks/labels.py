@@ -12,9 +12,10 @@ from torch import Tensor
 from kmeans_module import files
 from kmeans_module.data import ArrayDataModule, RowsDataModule
 from kmeans_module.rows.batch import row_numbers
-from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum
+from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum, anywhere
 from kmeans_module.rows.source import stable_order
 from kmeans_module.training.lit_kmeans import LitKMeans
+from kmeans_module.training.scores import Scores
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +56,19 @@ class Evaluation(NamedTuple):
         inertia: over all ranks.
         sizes: weight of each cluster over all ranks, (k,).
         labels: of the rows of this rank; None where the rows come in no lasting order.
+        agreement: with the true labels, where the data know them; see
+            :class:`~kmeans_module.training.agreement.Agreement`.
     """
 
     inertia: float
     sizes: Tensor
     labels: RowLabels | None
+    agreement: dict[str, float]
 
 
 def evaluate_training_rows(lit: LitKMeans) -> Evaluation:
     """One E-step over the training rows; a collective over the ranks."""
+    scores = Scores().to(lit.device)
     inertia = torch.zeros((), dtype=lit.kmeans.counts.dtype, device=lit.device)
     sizes = torch.zeros_like(lit.kmeans.counts)
     labels, ordered = RowLabels(), True
@@ -72,10 +77,13 @@ def evaluate_training_rows(lit: LitKMeans) -> Evaluation:
         step = lit.kmeans.e_step(batch.x, batch.sample_weight)
         inertia += step.stats.inertia
         sizes += step.stats.counts
+        scores.add(step, batch)
         labels.add(row_numbers(batch), step.labels)
         ordered = ordered and (batch.index is not None or rows_stay)
     inertia, sizes = all_sum([inertia, sizes], lit.process_group)
-    return Evaluation(float(inertia), sizes, labels if ordered else None)
+    known = anywhere(scores.agreement.update_called, lit.process_group)
+    agreement = {name: float(x) for name, x in scores.agreement.compute().items()} if known else {}
+    return Evaluation(float(inertia), sizes, labels if ordered else None, agreement)
 
 
 def label_all_rows(lit: LitKMeans, data: RowsDataModule) -> Tensor:

@@ -1,21 +1,26 @@
-"""The progress of a fit on the screen."""
+"""What a fit does, on the screen, while it does it."""
 
 from __future__ import annotations
 
+from time import monotonic
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from kmeans_module.displays import Display, State, find_display
 from kmeans_module.training.callbacks.reading import as_kmeans
 
 
 class IterationBar(ProgressBar):
-    """One bar for the whole fit: iteration, inertia, shift."""
+    """One bar for the whole fit: reading, seeding, iterations, results. Where there is no terminal
+    it is lines on standard error."""
 
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._progress: Progress | None = None
+        self._display: Display | None = None
+        self._began = self._shown = 0.0
+        self._counts = self._number = 0
 
     def disable(self) -> None:
         self._enabled = False
@@ -26,41 +31,79 @@ class IterationBar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._enabled or not trainer.is_global_zero:
             return
-        self._progress = Progress(
-            TextColumn("iteration"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("inertia {task.fields[inertia]}  shift {task.fields[shift]}"),
-            TimeElapsedColumn(),
-        )
-        self._progress.start()
-        self._progress.add_task(
-            "iterations",
-            total=None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
-            completed=trainer.current_epoch,
-            inertia="–",
-            shift="–",
-        )
+        self._display = find_display()
+        self._began = self._shown = monotonic()
+        self._counts = self._number = 0
+        self.says("looking at all rows")
+
+    def on_seeding(
+        self, trainer: Trainer, pl_module: LightningModule, done: int, total: int
+    ) -> None:
+        """The initial centroids are being drawn."""
+        lit = as_kmeans(pl_module)
+        if done == 0:
+            self._counts += 1
+        passes = lit.init == "k-means||" and self._counts == 1
+        text = f"seeding by {lit.init}: {done:,}/{total:,} {'passes' if passes else 'centers'}"
+        self._show(State(text, done / total, "", self._seconds, last=done == total))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        last = as_kmeans(pl_module).last
-        if self._progress is not None and last is not None:
-            self._progress.update(
-                self._progress.task_ids[0],
-                completed=trainer.current_epoch + 1,
-                inertia=f"{last.inertia:,.6g}",
-                shift=f"{last.shift:.3g}",
-            )
+        lit, number, most = as_kmeans(pl_module), trainer.current_epoch + 1, trainer.max_epochs
+        if lit.last is None:
+            return
+        self._number = number
+        of, share = ("", None) if most in (None, -1) else (f" of {most:,}", number / (most or 1))
+        text = f"iteration {number:,}{of}, inertia {lit.last.inertia:,.6g}"
+        text += f", shift {lit.last.shift:.3g}"
+        restarts = lit.restarts
+        if len(restarts.m_steps) > 1:
+            text += f", restart {restarts.best + 1} of {len(restarts.m_steps)} is ahead"
+        last = trainer.should_stop or number == most
+        self._show(State(text, share, "", self._seconds, number, last=last))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+    def says(self, doing: str) -> None:
+        """Something begins that has no count."""
+        share = 1.0 if self._number else None  # the iterations are over
+        self._show(State(doing, share, "", self._seconds, self._number, last=True))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._stop()
+        self.close()
 
-    def _stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+    def close(self) -> None:
+        """Leave the screen."""
+        display, self._display = self._display, None
+        if display is not None:
+            display.close()
+
+    @property
+    def _seconds(self) -> float:
+        return monotonic() - self._began
+
+    def _show(self, state: State) -> None:
+        display = self._display
+        if display is None or (not state.last and monotonic() - self._shown < display.every):
+            return
+        self._shown = monotonic()
+        try:
+            display.show(state)
+        except (OSError, ValueError):  # a terminal that is gone, a closed file: the fit goes on
+            self._display = None
+
+
+def says(trainer: Trainer, doing: str) -> None:
+    """Let the bar of a trainer, if it has one, say what begins."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, IterationBar):
+        bar.says(doing)
+
+
+def leaves_screen(trainer: Trainer) -> None:
+    """Let the bar of a trainer, if it has one, end before something else is printed."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, IterationBar):
+        bar.close()

@@ -20,7 +20,7 @@ def as_kmeans(pl_module: LightningModule) -> LitKMeans:
 
 def n_iterations(lit: LitKMeans) -> int:
     """Number of M-steps so far: the x-axis of all that is logged."""
-    return int(lit.kmeans.n_iter)
+    return lit.iterations
 
 
 def has_rows(lit: LitKMeans) -> bool:

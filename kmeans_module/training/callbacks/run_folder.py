@@ -9,25 +9,26 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from kmeans_module import files
 from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.rows.batch import Batch, row_numbers
 from kmeans_module.rows.ranks import errors_shared
+from kmeans_module.saved_run import describe
 from kmeans_module.training.callbacks.drawing import draw_animation, draw_clusters
 from kmeans_module.training.callbacks.labels import (
     Evaluation,
     RowLabels,
-    evaluate_training_rows,
     label_all_rows,
     save_labels,
 )
 from kmeans_module.training.callbacks.pictures import save_figure, save_pictures
 from kmeans_module.training.callbacks.place import claim_folder, run_folder, why_nowhere
-from kmeans_module.training.callbacks.reading import as_kmeans, has_rows, n_iterations
-from kmeans_module.training.callbacks.recorder import Recorder
+from kmeans_module.training.callbacks.progress import leaves_screen, says
+from kmeans_module.training.callbacks.reading import as_kmeans, has_rows
+from kmeans_module.training.callbacks.recorder import Recorder, evaluated
+from kmeans_module.training.callbacks.summary import print_summary
 from kmeans_module.training.lit_kmeans import LitKMeans
 
 log = logging.getLogger(__name__)
@@ -94,14 +95,16 @@ class RunFolder(Callback):
         if folder is None and not self.summary:
             return
         data = getattr(trainer, "datamodule", None)
-        evaluation = evaluate_training_rows(lit)
+        evaluation = evaluated(lit)
         names: list[str] = []
         if folder is not None:
             labels = _all_labels(lit, data, evaluation)
             if trainer.is_global_zero:
+                says(trainer, f"drawing, and writing the results to {folder}")
                 names = _save_results(folder, lit, trainer, labels, evaluation)
+        leaves_screen(trainer)
         if self.summary and trainer.is_global_zero:
-            _print_summary(lit, evaluation, folder, names)
+            print_summary(lit, evaluation, folder, names)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the results of a fit that was at its end in its checkpoint: it did not train."""
@@ -178,7 +181,7 @@ def _save_results(
 
 
 def _save_centroids(folder: Path, lit: LitKMeans, data: Any) -> list[str]:
-    lit.kmeans.save(folder / "centroids.safetensors")
+    lit.kmeans.save(folder / "centroids.safetensors", metadata=describe(data))
     if not isinstance(data, ArrayDataModule) or not data.standardize:
         return ["centroids.safetensors"]
     moments = {"mean": data.mean, "scale": data.scale}
@@ -192,23 +195,3 @@ def _save_drawings(folder: Path, lit: LitKMeans, trainer: Trainer, *, inertia: f
     page = draw_animation(trajectory, lit, trainer, inertia=inertia).encode()
     files.write_atomically(folder / "animation.html", lambda file: file.write(page))
     return ["clusters.png", "animation.html"]
-
-
-def _print_summary(
-    lit: LitKMeans, evaluation: Evaluation, folder: Path | None, names: list[str]
-) -> None:
-    sizes = evaluation.sizes
-    empty = int((sizes == 0).sum())
-    smallest, median, largest = (float(size) for size in (sizes.min(), sizes.median(), sizes.max()))
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("inertia", f"{evaluation.inertia:,.6g}")
-    table.add_row("iterations", f"{n_iterations(lit):,}")
-    table.add_row("stopped", lit.stop_reason)
-    table.add_row(
-        "cluster sizes",
-        f"{smallest:,.6g} to {largest:,.6g}, median {median:,.6g}, {empty or 'none'} empty",
-    )
-    if folder is not None:
-        table.add_row("run folder", str(folder))
-        table.add_row("", ", ".join(names))
-    Console().print(table)

@@ -17,6 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: train test test-all test-gpu bench lint clean
 
 train: $(VENV)/.train
+	@echo "Clustering the blobs of configs/blobs.yaml; your own data: configs/table.yaml, configs/image.yaml"
 	$(BIN)/python train.py fit --config configs/blobs.yaml
 
 # Files of tests go to as many processes as there are cores; --dist loadfile keeps fixtures together.
@@ -50,10 +51,12 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks lloyd
 
 $(VENV)/.train: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): PyTorch, Lightning and the C++ kernel take some minutes, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable .
-	touch $@
+	$(BIN)/pip install --editable .
+	@touch $@
+	@echo "$(VENV) is ready"
 
 $(VENV)/.test: $(VENV)/.train
 	$(BIN)/pip install --quiet --group test

@@ -34,6 +34,7 @@ COMMANDS = {
     "quantize": "codebooks against vector-quantize-pytorch and faiss",
     "many_codes": "a codebook of 65,536 codes in training: codes in use, seconds, memory",
     "codebooks": "errors of autoencoders in training, with and without moving dead codes",
+    "sparse": "sparse rows like TF-IDF, against scikit-learn's fits and labels",
     "overhead": "what import and Lightning add",
 }
 SEEDS = {

@@ -107,6 +107,11 @@ KM_API int km_sparse_lower(const km_sparse* rows, void* nearest, const void* cen
 KM_API int km_sparse_potentials(const km_sparse* rows, const void* nearest, const void* candidates,
                                 int64_t m, double* potentials, int threads);
 
+// Squared distances (n, k) of sparse rows to centroids (k, d), of the type that is computed in, from
+// products in double; half of that for cosine, and 1 for a zero row.
+KM_API int km_sparse_distances(const km_sparse* rows, const void* centroids, int64_t k,
+                               void* distances, int threads);
+
 // Writes the values of sparse rows at unit length, which are those of the whole rows.
 KM_API int km_sparse_unit(const km_sparse* rows, void* values, int threads);
 

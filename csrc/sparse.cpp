@@ -206,6 +206,21 @@ void measure(const km_sparse& rows, const T* points, int64_t m, const SparsePart
 }
 
 template <typename T>
+void distances(const km_sparse& rows, const T* centroids, int64_t k, T* to, int threads) {
+  for (int64_t first = 0; first < k; first += kCandidatesOfSparse) {
+    const int64_t together = std::min<int64_t>(k - first, kCandidatesOfSparse);
+    measure(rows, centroids + first * rows.d, together,
+            SparseParts(rows, kCandidatesOfSparse, threads),
+            [&](int64_t, int64_t i, const double* found) {
+              const bool zero = rows.cosine && is_zero<T>(rows, i);
+              for (int64_t c = 0; c < together; ++c)
+                to[i * k + first + c] =
+                    zero ? T(1) : static_cast<T>(rows.cosine ? found[c] / 2 : found[c]);
+            });
+  }
+}
+
+template <typename T>
 void potentials(const km_sparse& rows, const T* nearest, const T* candidates, int64_t m,
                 double* potentials, int threads) {
   std::fill_n(potentials, m, 0.0);
@@ -265,6 +280,16 @@ extern "C" int km_sparse_lower(const km_sparse* rows, void* nearest, const void*
       lower(*rows, static_cast<double*>(nearest), static_cast<const double*>(center), threads);
     else
       lower(*rows, static_cast<float*>(nearest), static_cast<const float*>(center), threads);
+  });
+}
+
+extern "C" int km_sparse_distances(const km_sparse* rows, const void* centroids, int64_t k,
+                                   void* to, int threads) {
+  return guarded([&] {
+    if (rows->is_double)
+      distances(*rows, static_cast<const double*>(centroids), k, static_cast<double*>(to), threads);
+    else
+      distances(*rows, static_cast<const float*>(centroids), k, static_cast<float*>(to), threads);
   });
 }
 

@@ -251,15 +251,14 @@ def with_data_module(args: Sequence[str]) -> list[str]:
     --data.path table.csv``; the folder of the run has the name of the file, too."""
     found: list[str] = []
     named = any("logger" in arg for arg in args) or bool(_config_files(args))
-    for i, arg in enumerate(args):
-        key, equals, value = arg.partition("=")
-        path = value if key == "--data" and equals else arg
-        module = _module_of(path)
-        if module is None or (path is arg and args[i - 1 : i] != ["--data"]):
+    for before, arg in zip(["", *args], args, strict=False):
+        is_data = before == "--data" or arg.startswith("--data=")
+        path = arg.removeprefix("--data=")
+        module = _module_of(path) if is_data else None
+        if module is None:
             found.append(arg)
             continue
-        found += ["--data", module] if equals and path is value else [module]
-        found += ["--data.path", path]
+        found += [module if before == "--data" else f"--data={module}", f"--data.path={path}"]
         if not named and Path(path).stem:
             found.append(f"--trainer.logger.name={Path(path).stem}")
     return found
@@ -267,10 +266,9 @@ def with_data_module(args: Sequence[str]) -> list[str]:
 
 def _module_of(path: str) -> str | None:
     """The data module for a file or a folder of files; None for what is neither."""
-    name = Path(path)
-    suffixes = {name.suffix.lower()}
-    if name.is_dir():
-        suffixes = {file.suffix.lower() for file in name.rglob("*")}
+    suffixes = {Path(path).suffix.lower()}
+    if os.path.isdir(path):
+        suffixes = {file.suffix.lower() for file in Path(path).rglob("*")}
     if suffixes & set(files.ARRAY_SUFFIXES):
         return "ArrayDataModule"
     return "ImageDataModule" if suffixes & set(files.IMAGE_SUFFIXES) else None

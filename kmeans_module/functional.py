@@ -6,6 +6,8 @@ the mean of its samples. Neither step can raise the inertia.
 
 Shapes: ``batch_shape`` stands for independent problems and may be empty. Centroids are
 (*batch_shape, k, d), samples (*batch_shape, n, d), or (n, d) where all problems share them.
+Samples (n, d) may be sparse, of layout torch.sparse_csr: they are never made dense as a whole, and
+have no gradients.
 
 Source: S. P. Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28, 1982.
 """
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from kmeans_module import backends
 from kmeans_module import checks as check
-from kmeans_module.backends import Workspace, workspace
+from kmeans_module.backends import Workspace, sparse_distances, workspace
 from kmeans_module.core import distances
 from kmeans_module.core.empty_clusters import POLICIES, EmptyClusterError
 from kmeans_module.core.guard import differentiated, without_gradients
@@ -180,8 +182,12 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
         (..., m, k).
     """
     x, centroids = _broadcast(x, centroids, metric)
-    measure = partial(distances.pairwise_distances, metric=METRICS[metric].kernel)
-    return in_chunks(measure, x, centroids)[0] if is_sparse(x) else measure(x, centroids)
+    kernel = METRICS[metric].kernel
+    if is_sparse(x):
+        flat = centroids.reshape(-1, centroids.shape[-1])
+        to_all = sparse_distances(x, flat, metric=kernel)
+        return to_all.view(len(x), *centroids.shape[:-1]).movedim(0, -2)
+    return distances.pairwise_distances(x, centroids, metric=kernel)
 
 
 @without_gradients

@@ -43,6 +43,7 @@ class KMeansLayer(Pictures):
 
     Shape:
         - Input: (\*, d); with a batch_shape (\*batch_shape, n, d), or (n, d) for all problems.
+          Samples (n, d) may be sparse, of layout torch.sparse_csr; they are never dense as a whole.
         - Output: (\*) int64; with a batch_shape (\*batch_shape, n).
 
     Attributes:
@@ -83,7 +84,8 @@ class KMeansLayer(Pictures):
         Args:
             x: samples, (*batch_shape, n, d) or (n, d), batches or Rows, as in :meth:`fit`.
             init: "k-means++", "k-means||", "random", a tensor (*batch_shape, k, d) or (k, d),
-                or a function ``init(x, n_clusters, generator)`` that returns one.
+                or a function ``init(x, n_clusters, generator)`` that returns one; x is sparse where
+                the samples are.
             sample_weight: (*batch_shape, n) or (n,), of a tensor.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
@@ -144,7 +146,8 @@ class KMeansLayer(Pictures):
         :func:`kmeans_module.show_backends`. KMEANS_KERNEL=native|triton|reference asks for one.
 
         Args:
-            x: samples, (*batch_shape, n, d) or (n, d); what :meth:`prepare` made of them; or
+            x: samples, (*batch_shape, n, d) or (n, d), dense or of layout torch.sparse_csr, whose
+                results are those of the dense ones; what :meth:`prepare` made of them; or
                 batches that can be gone through again and again: a list, a DataLoader, any
                 class whose ``__iter__`` starts again. A batch is a tensor (n, d), (tensor,
                 labels), a :class:`~kmeans_module.rows.batch.Batch`, or a dictionary with "x" and

@@ -326,7 +326,8 @@ DOORS = (
         {
             "n_clusters": of(4), "n_features": of(None, 3), "init": of(*INITS),
             "algorithm": of("lloyd", "minibatch"), "metric": metric, "empty_cluster": policy,
-            "tol": of(1e-4), "seed": of(None, 3), "resident": of(False), "batch_of": of(None),
+            "tol": of(1e-4), "n_init": of(1, 3), "seed": of(None, 3), "resident": of(False),
+            "batch_of": of(None),
         },
     ),
     Door(

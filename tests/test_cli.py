@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+import kmeans_module
 from kmeans_module import KMeansLayer, LitKMeans
 from kmeans_module.cli import main
 from tests.conftest import blobs
@@ -299,25 +301,200 @@ def test_nothing_is_seeded():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("args", [(), ("fit",)], ids=["kmeans", "fit"])
-def test_help_is_readable(args, capsys):
+@pytest.mark.parametrize("option", ["-h", "--help", "help"])
+def test_the_help_is_a_screen(option, capsys):
+    main([option])
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 24
+    for word in ("fit", "predict RUN DATA", "validate", "test", "fit --help", "--print_config"):
+        assert word in shown, word
+    examples = [line for line in shown.splitlines() if line.startswith("  ") and "--data" in line]
+    assert len(examples) >= 2
+
+
+def test_the_help_of_a_command_has_all_options(capsys):
     with pytest.raises(SystemExit) as stopped:
-        main([*args, "--help"])
+        main(["fit", "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    words = ["fit", "validate", "test", "predict", "--print_config"]
-    if args:
-        words = [
-            "--model.n_clusters",
-            "number of centroids, k",
-            "--data",
-            "--trainer.max_epochs",
-            "--figures.every_n_iterations",
-            "--ckpt_path",
-            "BlobDataModule",
-        ]
-    for word in words:
+    for word in (
+        "--model.n_clusters",
+        "--model.n_init",
+        "number of centroids, k",
+        "--data",
+        "--trainer.max_epochs",
+        "--figures.every_n_iterations",
+        "--ckpt_path",
+        "BlobDataModule",
+    ):
         assert word in shown, word
+
+
+def test_the_version_is_the_package(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"kmeans_module {kmeans_module.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/usr/bin/kmeans", "usage: kmeans COMMAND"),
+        ("/x/kmeans_module/__main__.py", "usage: python -m kmeans_module COMMAND"),
+        ("train.py", "usage: python train.py COMMAND"),
+    ],
+)
+def test_the_help_names_the_program_as_it_was_called(path, named, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [path, "--help"])
+    main()
+    assert named in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_lightning():
+    code = (
+        "import sys; sys.argv[1:] = ['--help']; import kmeans_module.__main__ as m; m.main(); "
+        "sys.exit('lightning' in sys.modules)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment(), check=False
+    )
+    assert finished.returncode == 0
+
+
+def _write_data(name):
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    if path.suffix == ".jpg":
+        Image.fromarray(pixels).save(path)
+    elif path.suffix == ".npy":
+        np.save(path, blobs(40, 3).numpy())
+    else:
+        np.savetxt(path, blobs(40, 2).numpy(), delimiter=",", header="a,b", comments="")
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "name", "module"),
+    [
+        ("my table.csv", "--data=my table.csv", "my table", "ArrayDataModule"),
+        ("features.npy", "--data features.npy", "features", "ArrayDataModule"),
+        ("utterances/a.npy", "--data utterances", "utterances", "ArrayDataModule"),
+        ("photos/a.jpg", "--data=photos", "photos", "ImageDataModule"),
+        ("photo.jpg", "--data photo.jpg", "photo", "ImageDataModule"),
+    ],
+)
+def test_a_file_is_data(file, given, name, module, capsys):
+    _write_data(file)
+    data = [given] if "=" in given else given.split()
+    used = yaml.safe_load(printed_config(capsys, "fit", *data))
+    assert used["data"]["class_path"].endswith(module)
+    assert used["trainer"]["logger"]["init_args"]["name"] == name
+    assert used["data"]["init_args"]["path"] == given.removeprefix("--data")[1:]
+    named = yaml.safe_load(printed_config(capsys, "fit", *data, "--trainer.logger.name=mine"))
+    assert named["trainer"]["logger"]["init_args"]["name"] == "mine"
+
+
+def test_a_missing_file_of_data_is_named(capsys):
+    assert refused(capsys, "fit", *QUIET, "--data=none.csv") == (
+        1,
+        "kmeans: none.csv: no such file",
+    )
+
+
+def said(capsys, *args):
+    main(["fit", "--trainer.max_epochs=1", *QUIET[2:], "--trainer.logger=false", *args])
+    return [line.split(" (0.")[0] for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_fit_says_what_it_does(capsys):
+    rows = blobs(40, 3)
+    rows[:, 0] = torch.arange(40)
+    rows[:, 1] *= 1000
+    np.savetxt("t.csv", rows.numpy(), delimiter=",", header="id,income,age", comments="")
+    lines = said(capsys, "--data=t.csv", "--model.n_clusters=3")
+    assert lines[0] == "k-means: 40 rows of 3 features (id, income, age) in t.csv"
+    assert lines[1].startswith("k-means: the column id counts the rows, and takes part")
+    assert "--data.standardize true" in lines[2]
+    doing = [
+        "looking at all rows",
+        "seeding by k-means++: 3/3 centers",
+        "iteration 1 of 1, inertia",
+    ]
+    for line, words in zip(lines[3:], doing, strict=False):
+        assert words in line
+    lines = said(capsys, "--data=t.csv", "--data.columns=[age,income]", "--data.standardize=true")
+    assert "looking at all rows" in lines[1], "no advice that was followed"
+
+
+def test_a_fit_is_quiet_where_it_is_told_to_be(capsys):
+    np.savetxt("t.csv", blobs(40, 2).numpy() * [1, 1e4], delimiter=",", header="a,b", comments="")
+    main(["fit", *QUIET, "--trainer.max_epochs=1", "--data=t.csv"])
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_text_beside_numbers_is_refused_with_the_columns_of_numbers(capsys):
+    Path("t.csv").write_text("id,name,age\n1,Ann,40\n2,Bob,50\n")
+    _, line = refused(capsys, "fit", *QUIET, "--data=t.csv")
+    assert line == (
+        "kmeans: t.csv: line 2: could not convert string 'Ann' to a number; the columns of "
+        "numbers are id, age: choose features by columns"
+    )
+
+
+def test_a_run_says_where_to_look(capsys):
+    main(["fit", *QUIET[2:], "--trainer.enable_progress_bar=false", *SMALL, "--model.n_init=3"])
+    shown = capsys.readouterr().out
+    assert "look at runs/blobs/version_0/animation.html\n" in shown
+    assert "--logdir runs\n" in shown
+    assert "of 3 is the best" in " ".join(shown.split())
+
+
+def test_restarts_of_the_command_line_keep_the_best():
+    main(
+        ["fit", *QUIET, "--model.n_init=4", "--model.init=random", "--data.samples_per_cluster=30"]
+    )
+    found = KMeansLayer.from_file(run_folder() / "centroids.safetensors")
+    x = kmeans_module.BlobDataModule(samples_per_cluster=30).x
+    layer = KMeansLayer(6, 2, dtype=x.dtype)
+    layer.fit(x, init="random", n_init=4, seed=0)
+    torch.testing.assert_close(found.centroids, layer.centroids)
+
+
+LEFT = {
+    "fit": {".kmeans_run", "animation.html", "centroids.safetensors", "checkpoints",
+            "checkpoints/best.ckpt", "checkpoints/last.ckpt", "clusters.png", "config.yaml",
+            "events", "labels.npy", "projector", "projector/metadata.tsv",
+            "projector/tensors.tsv", "projector_config.pbtxt"},
+    "predict": {".kmeans_run", "config.yaml", "labels.npy"},
+    "validate": None,
+    "test": None,
+    "test, logged": {".kmeans_run", "config.yaml", "events"},
+    "fit, fast": None,
+}  # fmt: skip
+
+
+def test_runs_leave_what_the_page_says_and_nothing_else():
+    main(["fit", *SMALL, QUIET[0]])
+    rows = ("--data.samples_per_cluster=30", QUIET[0])
+    checkpoint = f"--ckpt_path={run_folder() / 'checkpoints' / 'last.ckpt'}"
+    page = (ROOT / "docs" / "runs.md").read_text()
+    number = 0
+    for run, expected in LEFT.items():
+        command, _, how = run.partition(", ")
+        extra = {"logged": ["--trainer.logger.name=blobs"], "fast": ["--trainer.fast_dev_run=true"]}
+        if run != "fit":
+            where = [checkpoint] if command != "fit" else []
+            main([command, *rows, *where, *extra.get(how, [])])
+        if expected is None:
+            assert not run_folder(number).exists(), run
+            continue
+        left = {str(path.relative_to(run_folder(number))) for path in run_folder(number).rglob("*")}
+        left = {"events" if "tfevents" in name else name for name in left}
+        assert left == expected, run
+        for name in left:
+            assert f"`{name.split('/')[0]}" in page, name
+        number += 1
+    assert [str(path) for path in Path().iterdir()] == ["runs"]
 
 
 def test_the_console_script_and_train_py_are_main(tmp_path):
@@ -326,7 +503,7 @@ def test_the_console_script_and_train_py_are_main(tmp_path):
         [console, "--help"], capture_output=True, text=True, env=environment(), check=False
     )
     assert finished.returncode == 0, finished.stderr
-    assert "{fit,validate,test,predict}" in finished.stdout
+    assert "usage: kmeans COMMAND" in finished.stdout
     finished = run_script("fit", "--model.n_cluster=3", cwd=tmp_path)
     assert finished.returncode == 2
     assert finished.stderr.splitlines()[-1] == "kmeans: unrecognized arguments: --model.n_cluster=3"

@@ -209,18 +209,42 @@ def sizes() -> None:
 
 @row(VQ, "codebook_dim")
 def projections() -> None:
-    theirs = their_quantizer(4, 8, codebook_dim=3)
-    quantizer = brought_over(theirs)
-    x = normal(3, 40, 4)
-    quantized, codes, loss = quantizer(theirs.project_in(x))
-    expected, expected_codes, expected_loss = theirs(x)
-    assert torch.equal(codes, expected_codes)
-    close(theirs.project_out(quantized), expected)
-    close(loss, expected_loss)
-    assert isinstance(theirs.project_in, nn.Linear)
-    assert isinstance(theirs.project_out, nn.Linear)
+    for options, width in (({"codebook_dim": 3}, 3), ({"codebook_dim": 3, "heads": 2}, 6)):
+        theirs = their_quantizer(4, 8, **options)
+        ours = VectorQuantizer(
+            8, 4, projection=width, heads=theirs.heads, decay=0.8, commitment=1.0, revive_below=0
+        )
+        copy_state(theirs, ours)
+        for name in ("project_in", "project_out"):
+            getattr(ours.projection, name).load_state_dict(getattr(theirs, name).state_dict())
+        assert_steps_agree(ours, theirs)
     assert their_quantizer(4, 8, heads=2).project_in.out_features == 8
     assert not their_quantizer(4, 8, heads=2, codebook_dim=2).has_projections
+
+
+@row(VQ, "return_loss_breakdown")
+def breakdown() -> None:
+    theirs = their_quantizer(ema_update=False, learnable_codebook=True)
+    ours = brought_over(theirs, update="gradient")
+    x = normal(3, 40, 4)
+    found = ours(x)
+    commitment = theirs(x, return_loss_breakdown=True)[3].commitment
+    close(ours.commitment * found.distances.mean() / 4, commitment)
+    close(found.loss, 2 * commitment)
+    close(found.sample_loss.mean(), found.loss)
+    assert 1 <= found.perplexity <= 8
+    assert 1 / 8 <= found.usage <= 1
+
+
+@row(VQ, "indices in int64")
+def code_dtype() -> None:
+    theirs = their_quantizer()
+    ours = brought_over(theirs, code_dtype=torch.int16)
+    x = normal(3, 40, 4)
+    expected = theirs(x)[1]
+    assert expected.dtype == brought_over(theirs)(x).codes.dtype == torch.int64
+    assert torch.equal(ours.encode(x, dtype=torch.int32), expected.int())
+    assert torch.equal(ours(x).codes, expected.short())
 
 
 @row(VQ, "heads")
@@ -551,10 +575,10 @@ def residual_pair(
 ) -> tuple[ResidualQuantizer, Any]:
     """Both at the same codebooks."""
     library = pytest.importorskip("vector_quantize_pytorch")
-    sizes = {"dim": 4, "num_quantizers": levels, "codebook_size": 8}
-    other = library.ResidualVQ(**sizes, rotation_trick=False, **(theirs or {}))
+    sizes = {"dim": 4, "num_quantizers": levels, "codebook_size": 8, **(theirs or {})}
+    other = library.ResidualVQ(rotation_trick=False, **sizes)
     options: dict[str, Any] = {"decay": 0.8, "commitment": 1.0, "revive_below": 0, **(ours or {})}
-    own = ResidualQuantizer(8, other.codebook_dim, levels, **options)
+    own = ResidualQuantizer(sizes["codebook_size"], other.codebook_dim, levels, **options)
     for number, level in enumerate(other.layers):
         spread_out(level, seed=number)
     for level, source in zip(own.levels, other.layers, strict=False):
@@ -581,7 +605,18 @@ def levels() -> None:
     own.apply_update()
     assert own.codebooks.shape == other.codebooks.shape
     close(own.codebooks, other.codebooks)
-    assert other(normal(2, 40, 4))[2].shape == (3,)
+    x = normal(2, 40, 4)
+    found, losses = own(x), other(x)[2]
+    close(found.distances.mean(dim=(0, 1)) / 4, losses)
+    own, other = residual_pair(theirs={"codebook_size": (8, 4, 2)})
+    for seed in range(3):
+        assert_levels_agree(own, other, normal(2, 40, 4, seed=seed))
+
+
+@row(RVQ, "use_cosine_sim")
+def residual_cosine() -> None:
+    own, other = residual_pair(theirs={"use_cosine_sim": True}, ours={"metric": "cosine"})
+    assert_levels_agree(own, other, normal(2, 40, 4))
 
 
 @row(RVQ, "codebook_dim")

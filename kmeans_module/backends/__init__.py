@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kmeans_module.backends import native, operators, reference, triton
 from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.guard import for_onnx, no_memory, no_plain
+from kmeans_module.core.guard import differentiated, for_onnx, no_memory, no_plain
 from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.rows import Rounds
 from kmeans_module.core.scale import Scale
@@ -30,6 +30,7 @@ __all__ = [
     "beam_search",
     "search",
     "show_backends",
+    "sparse_distances",
     "unit_rows",
     "workspace",
 ]
@@ -142,6 +143,9 @@ class Backend(Protocol):
     def unit_rows(self, x: Tensor) -> Tensor:
         """See :func:`unit_rows`."""
 
+    def sparse_distances(self, x: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+        """See :func:`sparse_distances`."""
+
     def draw(self, mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
         """Columns (P, m) of mass (P, n), none negative, drawn in proportion to it; and whether no
         problem lacks mass, for which True stands where the answer would keep the host waiting.
@@ -244,6 +248,17 @@ def unit_rows(x: Tensor) -> Tensor:
     They are what distances under the cosine metric take: that of a row to itself is 0.
     """
     return backend_for(x, operation="unit").unit_rows(x)
+
+
+def sparse_distances(x: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+    """Squared distances, or 1 - cos, of sparse rows (n, d) to all centroids (k, d): (n, k).
+
+    Gradients, which only the reference knows, flow to the centroids.
+    """
+    backend: Backend = reference.BACKEND
+    if not differentiated(centroids):
+        backend = backend_for(x, centroids.dtype, also=(centroids,))
+    return backend.sparse_distances(x, centroids, metric=metric)
 
 
 def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
+from kmeans_module.backends.moments import torch_moments
 from kmeans_module.backends.neighbors import torch_search
 from kmeans_module.backends.sparse import (
     sparse_farthest,
-    sparse_moments,
     sparse_stats_of_labels,
     sparse_unit_rows,
     sparse_weights,
@@ -25,6 +26,7 @@ from kmeans_module.core.distances import (
     chunk_rows,
     compute_dtype,
     few_distances,
+    pairwise_distances,
     squared_norms,
     unit_rows,
 )
@@ -32,6 +34,7 @@ from kmeans_module.core.guard import captured, for_other_inputs, under_mode
 from kmeans_module.core.nearest import Screen
 from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.scale import Scale
+from kmeans_module.core.soft import in_chunks
 from kmeans_module.core.sparse import is_sparse, rows_at
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -46,7 +49,6 @@ from kmeans_module.core.statistics import (
     stats_of_labels,
 )
 
-_MOMENT_ELEMENTS = 1 << 21
 _BLOCKS = 4096  # of numbers that are added up together
 
 
@@ -286,6 +288,9 @@ class ReferenceBackend:
     def unit_rows(self, x: Tensor) -> Tensor:
         return sparse_unit_rows(x) if is_sparse(x) else unit_rows(x)
 
+    def sparse_distances(self, x: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+        return in_chunks(partial(pairwise_distances, metric=metric), x, centroids)[0]
+
     def draw(self, mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
         largest = mass.amax(dim=-1)
         scale = Scale.of(largest.to(accumulator_dtype(mass.device)), mass.shape[-1])
@@ -328,38 +333,6 @@ class ReferenceBackend:
         self, x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         return torch_moments(x, sample_weight, center, metric=metric)
-
-
-def torch_moments(
-    x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See :meth:`kmeans_module.backends.Backend.moments`."""
-    if is_sparse(x):
-        unit = None
-        if metric == "cosine":
-            unit = sparse_unit_rows(x.to(torch.promote_types(x.dtype, torch.float32)))
-        return sparse_moments(x, sample_weight, center, unit)
-    accumulator = accumulator_dtype(x.device)
-    n, d = x.shape[-2:]
-    low = torch.full((d,), torch.inf, dtype=accumulator, device=x.device)
-    high = -low
-    sums = torch.zeros((1, d), dtype=accumulator, device=x.device)
-    size = max(1, _MOMENT_ELEMENTS // max(1, x.numel() // max(1, n)))
-    for start in range(0, n, size):
-        rows = x[..., start : start + size, :]
-        rows = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
-        if center is None:
-            bounds = rows.flatten(0, -2).aminmax(dim=0)
-            low = torch.minimum(low, bounds.min.to(accumulator))
-            high = torch.maximum(high, bounds.max.to(accumulator))
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        rows = (unit_rows(rows) if metric == "cosine" else rows).to(accumulator)
-        rows = rows if center is None else (rows - center.unsqueeze(-2)).square_()
-        if sample_weight is not None:
-            weighs = sample_weight[..., start : start + rows.shape[-2]] > 0
-            rows = rows * weighs.to(accumulator).unsqueeze(-1)
-        sums = sums + rows.sum(dim=-2)
-    return low, high, sums
 
 
 def shares(numbers: Tensor, total: Tensor) -> Tensor:

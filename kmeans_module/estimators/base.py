@@ -17,6 +17,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -26,14 +27,7 @@ from kmeans_module.core.empty_clusters import POLICIES
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import INITS
 from kmeans_module.core.statistics import accumulator_dtype
-from kmeans_module.estimators.validation import (
-    Samples,
-    labels_like,
-    like,
-    rows_of,
-    validated,
-    weights,
-)
+from kmeans_module.estimators.validation import Matrix, Samples, labels_like, like
 from kmeans_module.layer import KMeansLayer
 
 Estimator = TypeVar("Estimator", bound="Centers")
@@ -120,35 +114,33 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
     def _n_features_out(self) -> int:
         return len(self.cluster_centers_)
 
-    def fit_predict(
-        self, X: Samples, y: object = None, sample_weight: Any = None
-    ) -> Array | Tensor:
+    def fit_predict(self, X: Matrix, y: object = None, sample_weight: Any = None) -> Array | Tensor:
         """Labels (n,) of the samples of the fit."""
         self.fit(X, sample_weight=sample_weight)
         return self.labels_
 
     def fit_transform(
-        self, X: Samples, y: object = None, sample_weight: Any = None
+        self, X: Matrix, y: object = None, sample_weight: Any = None
     ) -> Array | Tensor:
         """:meth:`transform` of the samples of the fit."""
         return self.fit(X, sample_weight=sample_weight)._distances(X)
 
-    def predict(self, X: Samples) -> Array | Tensor:
+    def predict(self, X: Matrix) -> Array | Tensor:
         """Labels (n,) of samples (n, d): int32, or int64 for a tensor."""
-        X, rows, layer = self._fitted(X)
-        return labels_like(X, layer(rows))
+        X, rows, _ = self._samples(X)
+        return labels_like(X, self._layer(device=rows.device)(rows))
 
-    def transform(self, X: Samples) -> Array | Tensor:
+    def transform(self, X: Matrix) -> Array | Tensor:
         """Distances to the centers, (n, k): Euclidean, not squared, as in scikit-learn; 1 - cos
         for the metric "cosine"."""
         return self._distances(X)
 
-    def score(self, X: Samples, y: object = None, sample_weight: Any = None) -> float:
+    def score(self, X: Matrix, y: object = None, sample_weight: Any = None) -> float:
         """Minus the inertia of samples (n, d)."""
-        X, rows, layer = self._fitted(X)
-        return -float(layer.e_step(rows, weights(sample_weight, X, rows)).stats.inertia)
+        _, rows, weight = self._samples(X, sample_weight)
+        return -float(self._layer(device=rows.device).e_step(rows, weight).stats.inertia)
 
-    def fit(self: Estimator, X: Samples, y: object = None, sample_weight: Any = None) -> Estimator:
+    def fit(self: Estimator, X: Matrix, y: object = None, sample_weight: Any = None) -> Estimator:
         raise NotImplementedError
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -170,32 +162,37 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
         return {**super().__getstate__(), "_kmeans_module_version": __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state of a pickle; one of 0.1.0 had a layer and fewer parameters."""
+        """Take the state of a pickle; one of 0.1.0 had a layer, fewer parameters and no version."""
+        from kmeans_module import __version__
+
         state = dict(state)
-        state.pop("_kmeans_module_version", None)
+        written = state.pop("_kmeans_module_version", __version__)
+        if parse_version(written) > parse_version(__version__):
+            name = type(self).__name__
+            warnings.warn(
+                f"this {name} was pickled by kmeans_module {written}; {__version__}, which reads "
+                "it, is older and may not know all of it", stacklevel=2,
+            )  # fmt: skip
         layer = state.pop("layer_", None)
         tensors = state.pop("_tensors", False)
-        signature = inspect.signature(type(self)).parameters
-        super().__setstate__(
-            {name: parameter.default for name, parameter in signature.items()} | state
-        )
+        parameters = inspect.signature(type(self)).parameters.items()
+        super().__setstate__({name: value.default for name, value in parameters} | state)
         if isinstance(layer, KMeansLayer):
-            self._take(np.zeros(0) if not tensors else layer.centroids, layer)
-            if not tensors:
+            self._take(layer.centroids if tensors else np.zeros(0), layer)
+            self.n_features_in_ = layer.n_features
+            if not tensors and "labels_" in state:  # centers may have been assigned
                 self.labels_ = np.asarray(self.labels_, dtype=np.int32)
 
-    def _distances(self, X: Samples) -> Array | Tensor:
-        X, rows, layer = self._fitted(X)
+    def _distances(self, X: Matrix) -> Array | Tensor:
+        X, rows, _ = self._samples(X)
+        layer = self._layer(device=rows.device)
         with torch.no_grad():
             distances = layer.transform(rows)
         return like(X, distances if layer.metric == "cosine" else distances.sqrt())
 
-    def _fitted(self, X: Samples) -> tuple[Samples, Tensor, KMeansLayer]:
-        """X validated, as a tensor, and a layer where it is."""
+    def _samples(self, X: Matrix, sample_weight: Any = None) -> Samples:
         check_is_fitted(self)
-        X = validated(self, X, reset=False)
-        rows = rows_of(X)
-        return X, rows, self._layer(device=rows.device)
+        return Samples.of(self, X, sample_weight)
 
     def _layer(
         self, *, empty_cluster: str = "keep", device: torch.device | None = None
@@ -217,7 +214,7 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
             device=rows.device, dtype=torch.float32 if single else accumulator_dtype(rows.device),
         )  # fmt: skip
 
-    def _take(self, X: Samples, layer: KMeansLayer) -> None:
+    def _take(self, X: Matrix, layer: KMeansLayer) -> None:
         """Hold what a layer has learned from X."""
         self._fitted_metric = layer.metric
         self._hold(X, layer.centroids, layer.counts)
@@ -226,15 +223,15 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
         self._centers = like(like_this, centroids)
         self._counts = like(like_this, counts)
 
-    def _check_sizes(self, X: Samples, *, restarts: int) -> None:
+    def _check_sizes(self, n_samples: int, *, restarts: int) -> None:
         """n_samples against n_clusters; how many starts there are.
 
         Args:
-            X: validated.
+            n_samples: of the data.
             restarts: of n_init="auto", where starts are by chance.
         """
-        if X.shape[0] < self.n_clusters:
-            raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={self.n_clusters}.")
+        if n_samples < self.n_clusters:
+            raise ValueError(f"n_samples={n_samples} should be >= n_clusters={self.n_clusters}.")
         named = isinstance(self.init, str)
         by_chance = self.init == "random" if named else callable(self.init)
         auto = restarts if by_chance else 1

@@ -12,17 +12,8 @@ from sklearn.utils._param_validation import StrOptions
 
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.estimators.base import Centers
-from kmeans_module.estimators.validation import (
-    Samples,
-    checked,
-    drawing_from,
-    generator_from,
-    labels_like,
-    rows_of,
-    start_of,
-    validated,
-    weights,
-)
+from kmeans_module.estimators.starts import drawing_from, generator_from, start_of
+from kmeans_module.estimators.validation import Matrix, Samples, checked, labels_like
 
 
 class KMeans(Centers):
@@ -102,7 +93,7 @@ class KMeans(Centers):
         self.empty_cluster = empty_cluster
 
     @checked
-    def fit(self, X: Samples, y: object = None, sample_weight: Any = None) -> KMeans:
+    def fit(self, X: Matrix, y: object = None, sample_weight: Any = None) -> KMeans:
         """Find the centers of samples (n, d).
 
         Args:
@@ -114,15 +105,13 @@ class KMeans(Centers):
             ValueError, TypeError: what scikit-learn raises; negative weights; see
                 :meth:`kmeans_module.KMeansLayer.fit`.
         """
-        X = validated(self, X, reset=True)
-        rows = rows_of(X)
-        self._check_sizes(X, restarts=10)
+        X, rows, weight = Samples.of(self, X, sample_weight, reset=True)
+        self._check_sizes(rows.shape[0], restarts=10)
         if self.algorithm == "elkan" and self.n_clusters == 1:
             warnings.warn(
                 "algorithm='elkan' doesn't make sense for a single cluster. Using 'lloyd' instead.",
                 RuntimeWarning, stacklevel=3,
             )  # fmt: skip
-        weight = weights(sample_weight, X, rows)
         random = drawing_from(self.random_state, X)
         layer = self._new_layer(rows)
         report = Report(self) if self.verbose else None

@@ -12,21 +12,10 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from kmeans_module.arrays import Array
 from kmeans_module.core.minibatch import EarlyStop, light_clusters, reassigned
 from kmeans_module.estimators.base import Centers
-from kmeans_module.estimators.validation import (
-    Samples,
-    checked,
-    drawing_from,
-    generator_from,
-    labels_like,
-    rows_of,
-    start_of,
-    taken,
-    validated,
-    weights,
-)
+from kmeans_module.estimators.starts import drawing_from, generator_from, start_of
+from kmeans_module.estimators.validation import Matrix, Samples, checked, labels_like
 from kmeans_module.layer import KMeansLayer
 
 
@@ -127,7 +116,7 @@ class MiniBatchKMeans(Centers):
         self.empty_cluster = empty_cluster
 
     @checked
-    def fit(self, X: Samples, y: object = None, sample_weight: Any = None) -> MiniBatchKMeans:
+    def fit(self, X: Matrix, y: object = None, sample_weight: Any = None) -> MiniBatchKMeans:
         """Find the centers of samples (n, d), from the start.
 
         Args:
@@ -138,17 +127,15 @@ class MiniBatchKMeans(Centers):
         Raises:
             ValueError, TypeError: what scikit-learn raises; negative weights.
         """
-        X = validated(self, X, reset=True)
-        rows = rows_of(X)
-        n_samples = X.shape[0]
-        self._check_sizes(X, restarts=3)
+        samples = Samples.of(self, X, sample_weight, reset=True)
+        n_samples, weight = samples.n_samples, samples.weight
+        self._check_sizes(n_samples, restarts=3)
         self._check_batches(n_samples)
-        weight = weights(sample_weight, X, rows)
-        random = drawing_from(self.random_state, X)
-        layer = self._started(X, rows, weight, random)
+        random = drawing_from(self.random_state, samples.X)
+        layer = self._started(samples, random)
         stop = EarlyStop(
             n_samples=n_samples, batch_size=self._batch_size,
-            tol=self._tolerance(layer, rows), patience=self.max_no_improvement,
+            tol=self._tolerance(layer, samples.rows), patience=self.max_no_improvement,
         )  # fmt: skip
         self._since_reassigned = 0
         mass = np.ones(n_samples) if weight is None else weight.cpu().numpy()
@@ -159,9 +146,10 @@ class MiniBatchKMeans(Centers):
         for step in range(1, n_steps + 1):
             # as RandomState.choice(n_samples, batch_size, p=...) draws, without its sums
             indices = cumulative.searchsorted(random.random_sample(self._batch_size), "right")
-            before = layer.centroids.clone()
-            inertia = self._step(layer, *taken(X, rows, indices), None, random)
-            shift = float((layer.centroids.double() - before).square().sum())
+            before = layer.centroids.clone() if self.tol else layer.centroids
+            batch = samples.at(indices)._replace(weight=None)  # the draw has weighed them
+            inertia = self._step(layer, batch, random)
+            shift = float((layer.centroids.double() - before).square().sum()) if self.tol else 0.0
             why = stop.add(inertia, shift, first=step == 1)
             line = f"Minibatch step {step}/{n_steps}: mean batch inertia: "
             line += f"{inertia / self._batch_size}"
@@ -169,11 +157,11 @@ class MiniBatchKMeans(Centers):
             if why is not None:
                 self._say(f"Converged ({why}) at step {step}/{n_steps}")
                 break
-        self._take(X, layer)
+        self._take(samples.X, layer)
         self.n_steps_ = step
         self.n_iter_ = math.ceil(step * self._batch_size / n_samples)
         if self.compute_labels or not step:
-            self._label(X, rows, weight, layer)
+            self._label(samples, layer)
         else:
             self.__dict__.pop("labels_", None)
             mean = inertia / self._batch_size if stop.smoothed is None else stop.smoothed
@@ -182,7 +170,7 @@ class MiniBatchKMeans(Centers):
 
     @checked
     def partial_fit(
-        self, X: Samples, y: object = None, sample_weight: Any = None
+        self, X: Matrix, y: object = None, sample_weight: Any = None
     ) -> MiniBatchKMeans:
         """One step on a batch (n, d); the first one also chooses the start.
 
@@ -190,25 +178,23 @@ class MiniBatchKMeans(Centers):
             X, y, sample_weight: see :meth:`fit`.
         """
         fitted = self.__sklearn_is_fitted__()
-        X = validated(self, X, reset=not fitted)
-        rows = rows_of(X)
-        weight = weights(sample_weight, X, rows)
+        samples = Samples.of(self, X, sample_weight, reset=not fitted)
         if not hasattr(self, "_random"):
-            self._random = drawing_from(self.random_state, X)
+            self._random = drawing_from(self.random_state, samples.X)
         if fitted:
-            layer = self._layer(empty_cluster=self.empty_cluster, device=rows.device)
+            layer = self._layer(empty_cluster=self.empty_cluster, device=samples.rows.device)
         else:
-            self._check_sizes(X, restarts=1)
-            self._check_batches(X.shape[0])
-            layer = self._started(X, rows, weight, self._random, once=True)
+            self._check_sizes(samples.n_samples, restarts=1)
+            self._check_batches(samples.n_samples)
+            layer = self._started(samples, self._random, once=True)
         if not hasattr(self, "_since_reassigned"):
             self._since_reassigned = 0
-            self._batch_size = min(self.batch_size, X.shape[0])
-        self._step(layer, X, rows, weight, self._random)
-        self._take(self._centers if fitted else X, layer)
+            self._batch_size = min(self.batch_size, samples.n_samples)
+        self._step(layer, samples, self._random)
+        self._take(self._centers if fitted else samples.X, layer)
         self.n_steps_ = getattr(self, "n_steps_", 0) + 1
         if self.compute_labels:
-            self._label(X, rows, weight, layer)
+            self._label(samples, layer)
         return self
 
     def _check_batches(self, n_samples: int) -> None:
@@ -228,41 +214,30 @@ class MiniBatchKMeans(Centers):
         self._init_size = min(size, n_samples)
 
     def _started(
-        self,
-        X: Samples,
-        rows: Tensor,
-        weight: Tensor | None,
-        random: np.random.RandomState,
-        *,
-        once: bool = False,
+        self, samples: Samples, random: np.random.RandomState, *, once: bool = False
     ) -> KMeansLayer:
-        """A layer at the best of the starts, each from some rows, by the inertia of others.
+        """A layer at the best of the starts, each from some samples, by the inertia of others.
 
         Args:
-            X, rows, weight: all samples.
+            samples: all of them.
             random: what draws come from, in the order of scikit-learn.
             once: whether to take the first start as it is.
         """
-        n_samples, layer = X.shape[0], self._new_layer(rows)
-        valid, valid_weight = rows, weight
-        if not once:
-            indices = random.randint(0, n_samples, self._init_size)
-            _, valid = taken(X, rows, indices)
-            valid_weight = _of(weight, indices)
+        size, n_samples, layer = self._init_size, samples.n_samples, self._new_layer(samples.rows)
+        valid = samples if once else samples.at(random.randint(0, n_samples, size))
         best: tuple[float, Tensor] | None = None
         for number in range(1, 2 if once else self._n_init + 1):
             if not once:
                 self._say(f"Init {number}/{self._n_init} with method {self.init}")
-            part, chosen, own = X, rows, weight
-            if self._init_size < n_samples:
-                indices = random.randint(0, n_samples, self._init_size)
-                (part, chosen), own = taken(X, rows, indices), _of(weight, indices)
-            start = start_of(self.init, part, self.n_clusters, random)
+            part = samples
+            if size < n_samples:
+                part = samples.at(random.randint(0, n_samples, size))
+            start = start_of(self.init, part.X, self.n_clusters, random)
             generator = generator_from(random) if isinstance(start, str) else None
-            layer.initialize(chosen, start, sample_weight=own, generator=generator)
+            layer.initialize(part.rows, start, sample_weight=part.weight, generator=generator)
             if once:
                 return layer
-            inertia = float(layer.e_step(valid, valid_weight).stats.inertia)
+            inertia = float(layer.e_step(valid.rows, valid.weight).stats.inertia)
             self._say(f"Inertia for init {number}/{self._n_init}: {inertia}")
             if best is None or inertia < best[0]:
                 best = inertia, layer.centroids.clone()
@@ -270,29 +245,23 @@ class MiniBatchKMeans(Centers):
         layer.set_centroids(best[1])
         return layer
 
-    def _step(
-        self,
-        layer: KMeansLayer,
-        X: Samples,
-        rows: Tensor,
-        weight: Tensor | None,
-        random: np.random.RandomState,
-    ) -> float:
+    def _step(self, layer: KMeansLayer, samples: Samples, random: np.random.RandomState) -> float:
         """E-step, M-step, and now and then light clusters move; the inertia before."""
         self._since_reassigned += self._batch_size
         due = self._since_reassigned >= 10 * self.n_clusters or bool((layer.counts == 0).any())
         if due:
             self._since_reassigned = 0
-        stats = layer.e_step(rows, weight).stats
+        stats = layer.e_step(samples.rows, samples.weight).stats
         layer.m_step(stats, decay=1)
         if due and self.reassignment_ratio > 0:
             light = light_clusters(
-                layer.counts, ratio=self.reassignment_ratio, most=X.shape[0] // 2
+                layer.counts, ratio=self.reassignment_ratio, most=samples.n_samples // 2
             )
             n_light = int(light.sum())
             if n_light:
                 self._say(f"[MiniBatchKMeans] Reassigning {n_light} cluster centers.")
-                _, places = taken(X, rows, random.choice(X.shape[0], n_light, replace=False))
+                chosen = random.choice(samples.n_samples, n_light, replace=False)
+                places = samples.at(chosen).rows
                 centroids, counts = reassigned(
                     layer.centroids, layer.counts, light, places.to_dense(), metric=layer.metric
                 )
@@ -306,14 +275,8 @@ class MiniBatchKMeans(Centers):
         variance = layer.prepare(rows).moments(layer.problem().metric).variance
         return self.tol * float(variance)
 
-    def _label(self, X: Samples, rows: Tensor, weight: Tensor | None, layer: KMeansLayer) -> None:
-        step = layer.e_step(rows, weight)
+    def _label(self, samples: Samples, layer: KMeansLayer) -> None:
+        step = layer.e_step(samples.rows, samples.weight)
         assert step.labels is not None
-        self.labels_ = labels_like(X, step.labels)
+        self.labels_ = labels_like(samples.X, step.labels)
         self.inertia_ = float(step.stats.inertia)
-
-
-def _of(weight: Tensor | None, indices: Array) -> Tensor | None:
-    if weight is None:
-        return None
-    return weight[torch.from_numpy(indices).to(weight.device)]

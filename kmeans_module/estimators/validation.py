@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context
-from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
 from kmeans_module.arrays import Array, as_tensor, check_unmasked
 from kmeans_module.checks import check_rows, check_sample_weight
-from kmeans_module.core.seeding import Init
 from kmeans_module.core.sparse import csr_rows, is_sparse, numbers_of
 
 try:
@@ -31,26 +29,63 @@ except ImportError:  # before scikit-learn 1.6 it was a method
 
 # What scikit-learn takes for samples: an array, a frame, nested lists, scipy's CSR; or a tensor,
 # dense or of layout torch.sparse_csr.
-Samples = Any
+Matrix = Any
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 # Parameters are checked before the method, unless scikit-learn's configuration says otherwise.
 checked: Callable[[Method], Method] = _fit_context(prefer_skip_nested_validation=True)
 
 
-def validated(estimator: Any, X: Samples, *, reset: bool) -> Samples:
-    """X as scikit-learn would see it: an array or CSR of float32 or float64; or the tensor X.
+class Samples(NamedTuple):
+    """What an estimator was given, validated.
 
-    Nothing is copied that has one of these types.
-
-    Args:
-        estimator: whose features X has to have.
-        X: samples (n, d).
-        reset: whether the estimator takes number and names of the features from X.
-
-    Raises:
-        ValueError, TypeError: what scikit-learn raises; values that are masked.
+    Attributes:
+        X: an array, CSR of float32 or float64, or a tensor.
+        rows: of X, as a tensor on its device, dense or of layout torch.sparse_csr.
+        weight: (n,) or None.
     """
+
+    X: Matrix
+    rows: Tensor
+    weight: Tensor | None
+
+    @classmethod
+    def of(
+        cls, estimator: Any, X: Matrix, sample_weight: Any = None, *, reset: bool = False
+    ) -> Samples:
+        """X and its weights as scikit-learn would see them.
+
+        Args:
+            estimator: whose features X has to have.
+            X: samples (n, d).
+            sample_weight: (n,), or a number for all, or None.
+            reset: whether the estimator takes number and names of the features from X.
+
+        Raises:
+            ValueError, TypeError: what scikit-learn raises; masked values; negative weights.
+        """
+        X = _validated(estimator, X, reset=reset)
+        rows = as_tensor(X, "X", sparse=True)
+        return cls(X, rows, _weights(sample_weight, X, rows))
+
+    @property
+    def n_samples(self) -> int:
+        return self.rows.shape[0]
+
+    def at(self, indices: Array) -> Samples:
+        """Some of the samples."""
+        index = torch.from_numpy(indices).to(self.rows.device)
+        weight = None if self.weight is None else self.weight[index]
+        if isinstance(self.X, Tensor):
+            sparse = is_sparse(self.rows)
+            part = _sparse_rows_at(self.rows, index) if sparse else self.rows[index]
+            return Samples(part, part, weight)
+        part = self.X[indices]
+        return Samples(part, as_tensor(part, "X", sparse=True), weight)
+
+
+def _validated(estimator: Any, X: Matrix, *, reset: bool) -> Matrix:
+    """Nothing is copied that is an array of floats, or CSR, or a tensor."""
     if not isinstance(X, Tensor):
         check_unmasked(X, "X")
         return validate_data(
@@ -74,19 +109,7 @@ def validated(estimator: Any, X: Samples, *, reset: bool) -> Samples:
     return X.detach()
 
 
-def rows_of(X: Samples) -> Tensor:
-    """X, validated, as a tensor: dense, or of layout torch.sparse_csr."""
-    return as_tensor(X, "X", sparse=True)
-
-
-def weights(sample_weight: Any, X: Samples, rows: Tensor) -> Tensor | None:
-    """Weights (n,) on the device of the rows.
-
-    Args:
-        sample_weight: an array, a number for all or None; or a tensor.
-        X: validated.
-        rows: of X, as a tensor.
-    """
+def _weights(sample_weight: Any, X: Matrix, rows: Tensor) -> Tensor | None:
     if sample_weight is None:
         return None
     check_unmasked(sample_weight, "sample_weight")
@@ -95,81 +118,20 @@ def weights(sample_weight: Any, X: Samples, rows: Tensor) -> Tensor | None:
             sample_weight = sample_weight.detach().cpu().numpy()
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
     weight = as_tensor(sample_weight, "sample_weight").detach().to(rows.device)
-    return check_sample_weight(weight, rows)
+    checked_weight = check_sample_weight(weight, rows)
+    if not bool(weight.any()):
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return checked_weight
 
 
-def drawing_from(state: Any, X: Samples) -> np.random.RandomState:
-    """The RandomState of a random_state; what is given as a generator moves on.
-
-    None is NumPy's global one as in scikit-learn, and for a tensor torch's default generator.
-    """
-    if isinstance(state, np.random.Generator):
-        return np.random.RandomState(int(state.integers(2**32)))
-    if isinstance(state, torch.Generator) or (state is None and isinstance(X, Tensor)):
-        device = None if state is None else state.device
-        seed = torch.randint(2**32, (), generator=state, device=device)
-        return np.random.RandomState(int(seed))
-    drawn: np.random.RandomState = check_random_state(state)
-    return drawn
+def like(X: Matrix, result: Tensor) -> Array | Tensor:
+    """A result in the form of X: an array, or a tensor where X is."""
+    return result.to(X.device) if isinstance(X, Tensor) else result.cpu().numpy()
 
 
-def generator_from(random: np.random.RandomState) -> torch.Generator:
-    return torch.Generator().manual_seed(int(random.randint(2**31 - 1)))
-
-
-def start_of(init: Any, X: Samples, n_clusters: int, random: np.random.RandomState) -> Init:
-    """An init of the estimators as one of the layer.
-
-    Args:
-        init: a name, an array (k, d), or a function ``init(X, n_clusters, random_state=...)``.
-        X: what such a function is given, in whatever form it has.
-        n_clusters: k.
-        random: what such a function draws from.
-    """
-    if isinstance(init, str):
-        return str(init)  # NumPy's texts are no plain ones
-    if not callable(init):
-        return _centers(init, X, n_clusters)
-
-    def start(*_: object) -> Tensor:
-        given = init(X, n_clusters, random_state=random)
-        for dense in ("toarray", "to_dense"):  # of rows of sparse X
-            given = getattr(given, dense)() if hasattr(given, dense) else given
-        return _centers(given, X, n_clusters)
-
-    return start
-
-
-def _centers(given: Any, X: Samples, n_clusters: int) -> Tensor:
-    """Initial centers (k, d), a copy."""
-    if isinstance(X, Tensor):
-        centers: Any = as_tensor(given, "init").detach().to(X.device, copy=True)
-        if centers.ndim != 2:
-            raise ValueError(f"Expected 2D tensor of initial centers, got {centers.ndim}D")
-    else:
-        if isinstance(given, Tensor):
-            given = given.detach().cpu().numpy()
-        centers = check_array(given, dtype=X.dtype, copy=True, order="C", input_name="init")
-    shape = tuple(centers.shape)
-    for size, wanted, what in (
-        (shape[0], n_clusters, "number of clusters"),
-        (shape[1], X.shape[1], "number of features of the data"),
-    ):
-        if size != wanted:
-            raise ValueError(
-                f"The shape of the initial centers {shape} does not match the {what} {wanted}."
-            )
-    return as_tensor(centers)
-
-
-def taken(X: Samples, rows: Tensor, indices: Array) -> tuple[Samples, Tensor]:
-    """Some rows of X, in its form and as a tensor."""
-    if isinstance(X, Tensor):
-        index = torch.from_numpy(indices).to(rows.device)
-        part = _sparse_rows_at(rows, index) if is_sparse(rows) else rows[index]
-        return part, part
-    part = X[indices]
-    return part, rows_of(part)
+def labels_like(X: Matrix, labels: Tensor) -> Array | Tensor:
+    """Labels in the form of X: int32 as in scikit-learn, or an int64 tensor."""
+    return labels if isinstance(X, Tensor) else labels.to(torch.int32).numpy()
 
 
 def _sparse_rows_at(x: Tensor, index: Tensor) -> Tensor:
@@ -181,13 +143,3 @@ def _sparse_rows_at(x: Tensor, index: Tensor) -> Tensor:
     places = places + (first - ends + counts).repeat_interleave(counts)
     bounds = torch.cat([ends.new_zeros(1), ends]).to(columns.dtype)
     return csr_rows(bounds, columns[places], x.values()[places], (len(index), x.shape[1]))
-
-
-def like(X: Samples, result: Tensor) -> Array | Tensor:
-    """A result in the form of X: an array, or for a tensor a tensor."""
-    return result if isinstance(X, Tensor) else result.numpy()
-
-
-def labels_like(X: Samples, labels: Tensor) -> Array | Tensor:
-    """Labels in the form of X: int32 as in scikit-learn, or an int64 tensor."""
-    return labels if isinstance(X, Tensor) else labels.to(torch.int32).numpy()

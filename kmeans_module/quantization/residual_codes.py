@@ -21,7 +21,7 @@ from kmeans_module.quantization.layout import (
 )
 from kmeans_module.quantization.packing import pack, unpack
 from kmeans_module.quantization.quantizer import Quantizer
-from kmeans_module.quantization.tables import distances_to_sums, inner_products
+from kmeans_module.quantization.tables import distances_to_sums, inner_products, padded
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.survey import refuse_nonfinite
 
@@ -58,16 +58,7 @@ class ResidualCodes(Quantizer):
     def codebooks(self) -> Tensor:
         """What the codes of all levels add, (L, k, d): the centroids, behind a projection if
         there is one. Where sizes differ, k is the largest, and the other levels end in NaN."""
-        books, k = self.codebook_list(), max(self.sizes)
-        with full_precision(books[0].device):
-            return torch.stack(
-                [
-                    book
-                    if len(book) == k
-                    else nn.functional.pad(book, (0, 0, 0, k - len(book)), value=torch.nan)
-                    for book in books
-                ]
-            )
+        return padded(self.codebook_list())
 
     def codebook_list(self) -> list[Tensor]:
         """The same for each level by itself, (k, d) with a k of its own."""
@@ -173,22 +164,24 @@ class ResidualCodes(Quantizer):
             decoded = torch.stack(parts).sum(dim=0).to(self.level(0).precision.dtype)
         return self.layout.features_back(decoded)
 
-    def tables(self, queries: Tensor) -> Tensor:
+    def tables(self, queries: Tensor, *, n_levels: int | None = None) -> Tensor:
         """Inner products of queries with all centroids.
 
         Args:
             queries: (q, d).
+            n_levels: of the first m levels only; None for all.
 
         Returns:
-            (q, L, k): ‖query - x̂‖² = ‖query‖² - 2 Σ_l table[l, code_l] + ‖x̂‖², which cancels
-            where queries have a large common part; in the wider dtype of queries and centroids,
-            at least float32. Where sizes differ, k is the largest, and the tables of the other
-            levels end in NaN.
+            (q, L, k), or (q, m, k): ‖query - x̂‖² = ‖query‖² - 2 Σ_l table[l, code_l] + ‖x̂‖²,
+            which cancels where queries have a large common part; in the wider dtype of queries
+            and centroids, at least float32. Where sizes differ, k is the largest, and the tables
+            of the other levels end in NaN.
         """
-        self.check_initialized()
+        n_levels = check_levels(n_levels, self.n_levels)
+        self.check_initialized(n_levels)
         queries = check.check_samples(queries, self.n_features, name="queries")
         check.check_device("queries", queries, self.level(0).codebook.centroids.device)
-        return inner_products(queries, self.codebooks)
+        return inner_products(queries, padded(self.codebook_list()[:n_levels]))
 
     def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
         """Squared distances of queries to what codes stand for, by look-up tables.
@@ -206,10 +199,10 @@ class ResidualCodes(Quantizer):
         Raises:
             ValueError: a code that is neither -1 nor one of 0 .. k-1.
         """
-        self.check_initialized()
+        codes = check_codes(codes, n_codes=self.n_levels, fewer=True, rows=True)
+        self.check_initialized(codes.shape[-1])
         queries = check.check_samples(queries, self.n_features, name="queries")
         check.check_device("queries", queries, self.level(0).codebook.centroids.device)
-        codes = check_codes(codes, n_codes=self.n_levels, fewer=True, rows=True)
         books = self.codebook_list()[: codes.shape[-1]]
         for level, book in zip(codes.unbind(dim=-1), books, strict=True):
             check_range(level, len(book), lowest=NO_CODE)
@@ -226,9 +219,12 @@ class ResidualCodes(Quantizer):
         n_levels = check_levels(n_levels, self.n_levels)
         return unpack(packed, self.n_clusters, n_levels)
 
-    def to_faiss(self) -> Any:
+    def to_faiss(self, *, n_levels: int | None = None) -> Any:
         """A trained, empty ``faiss.IndexResidualQuantizer`` with the same codebooks, which finds
         the codes of ``encode(x, beam_size=self.beam_size)``.
+
+        Args:
+            n_levels: of the first m levels only; None for all.
 
         Raises:
             ImportError: faiss is not installed.
@@ -237,14 +233,15 @@ class ResidualCodes(Quantizer):
         """
         from kmeans_module.quantization.export import residual_index
 
-        self.check_initialized()
+        n_levels = check_levels(n_levels, self.n_levels)
+        self.check_initialized(n_levels)
         first = self.level(0)
         if first.projection is not None or first.codebook.metric == "cosine":
             raise ValueError(
                 "to_faiss should be of levels without a projection and with the metric euclidean: "
                 "faiss would find other codes"
             )
-        return residual_index(self.codebook_list(), self.beam_size)
+        return residual_index(self.codebook_list()[:n_levels], self.beam_size)
 
     @classmethod
     def from_faiss(cls: type[Residual], index: Any, **options: Any) -> Residual:

@@ -10,6 +10,21 @@ from torch import Tensor
 from kmeans_module.core.distances import compute_dtype, full_precision
 
 
+def padded(codebooks: Sequence[Tensor]) -> Tensor:
+    """Codebooks (k, d) of levels as one tensor (L, k, d): k is the largest, and the others end in
+    NaN."""
+    k = max(len(book) for book in codebooks)
+    with full_precision(codebooks[0].device):
+        return torch.stack(
+            [
+                book
+                if len(book) == k
+                else torch.nn.functional.pad(book, (0, 0, 0, k - len(book)), value=torch.nan)
+                for book in codebooks
+            ]
+        )
+
+
 def inner_products(queries: Tensor, codebooks: Tensor) -> Tensor:
     """Tables (q, L, k) of the inner products of queries (q, d) and codebooks (L, k, d), in the
     wider dtype of both, at least float32."""

@@ -109,6 +109,8 @@ int check_sparse(int64_t n, int64_t d, int64_t k, bool weighted, bool cosine, in
   int64_t changed = 0;
   failed += km_sparse_potentials(&rows, nearest.get(), centroids.get(), k, potentials.get(), threads);
   failed += km_sparse_lower(&rows, nearest.get(), centroids.get(), threads);
+  auto pairs = std::make_unique<T[]>(n * k);
+  failed += km_sparse_distances(&rows, centroids.get(), k, pairs.get(), threads);
   for (int call = 0; call < 4; ++call) {
     const bool sums_up = call != 3;
     const km_result result = {labels.get(), call % 2 ? nullptr : distances.get(),

@@ -19,14 +19,14 @@ import torch
 from sklearn import config_context
 from sklearn.base import clone, is_clusterer
 from sklearn.cluster import KMeans as SklearnKMeans
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 import kmeans_module.estimator
-from kmeans_module import KMeans, KMeansLayer
+from kmeans_module import KMeans, KMeansLayer, MiniBatchKMeans
 
 X = np.random.default_rng(0).normal(size=(600, 4)) + np.repeat(np.eye(4) * 5, 150, axis=0)
 
@@ -308,6 +308,8 @@ def test_a_pickle_says_by_which_version_it_was_written() -> None:
     assert state["_kmeans_module_version"] == kmeans_module.__version__
     again = pickle.loads(pickle.dumps(model))
     assert vars(again).keys() == vars(model).keys()
+    with pytest.warns(UserWarning, match=r"pickled by kmeans_module 99\.0; .* is older"):
+        KMeans().__setstate__(state | {"_kmeans_module_version": "99.0"})
     assert kmeans_module.estimator.KMeans is KMeans, "the name in older pickles"
 
 
@@ -337,6 +339,15 @@ def test_x_is_neither_copied_nor_changed() -> None:
     for copy_x in (True, False):
         KMeans(3, copy_x=copy_x, random_state=0).fit(x)
         np.testing.assert_array_equal(x, X)
+
+
+def test_warnings_point_at_the_call() -> None:
+    with pytest.warns(ConvergenceWarning, match=r"distinct clusters \(2\) found smaller") as warned:
+        KMeans(3, random_state=0).fit(X[[0, 0, 1, 1]])
+    assert warned[0].filename == __file__
+    with pytest.warns(RuntimeWarning, match="init_size=3 should be larger than") as warned:
+        MiniBatchKMeans(5, init_size=3, random_state=0).fit(X)
+    assert warned[0].filename == __file__
 
 
 def test_algorithms_give_the_same() -> None:

@@ -129,7 +129,7 @@ def test_masked_values_are_refused_where_numpy_would_read_what_lies_beneath(
 def test_weights_are_refused_as_in_scikit_learn(pair: Any, tensor: bool) -> None:
     x = torch.from_numpy(X) if tensor else X
     model = pair[0](2, init=X[:2], n_init=1, random_state=0)
-    for weight in (np.ones(3), np.ones((40, 2)), np.full(40, np.nan), ["a"] * 40):
+    for weight in (np.ones(3), np.ones((40, 2)), np.full(40, np.nan), ["a"] * 40, np.zeros(40)):
         with pytest.raises((TypeError, ValueError)) as raised:
             model.fit(x, sample_weight=weight)
         if not tensor:

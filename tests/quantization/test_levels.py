@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kmeans_module import ResidualQuantizer, VectorQuantizer
+from kmeans_module import NotInitializedError, ResidualQuantizer, VectorQuantizer
 from kmeans_module.quantization.offline import fit_levels
 from tests.conftest import blobs, seeded
 from tests.quantization.helpers import normal, state_of
@@ -62,6 +62,28 @@ def test_every_door_agrees_on_the_codes_and_on_what_they_stand_for(
     products = sum(tables[:, level, codes[:, level]] for level in range(3))
     torch.testing.assert_close(products, queries @ decoded.T, rtol=1e-4, atol=1e-4)
     assert tables.shape == (6, 3, max(quantizer.sizes))
+    few, k = quantizer.tables(queries, n_levels=2), max(quantizer.sizes[:2])
+    torch.testing.assert_close(few, tables[:, :2, :k], equal_nan=True)
+
+
+def test_levels_that_were_never_used_are_not_asked_for() -> None:
+    torch.manual_seed(0)
+    quantizer = ResidualQuantizer(8, D, 3)
+    for step in range(2):
+        quantizer(normal(60, D, seed=step), n_levels=2)
+    quantizer.eval()
+    x = normal(20, D)
+    codes = quantizer.encode(x, n_levels=2)
+    assert quantizer.distances(x, codes).shape == (20, 20)
+    assert quantizer.tables(x, n_levels=2).shape == (20, 2, 8)
+    for door in (quantizer.tables, quantizer.encode, lambda _: quantizer.to_faiss()):
+        with pytest.raises(NotInitializedError):
+            door(x)
+    pytest.importorskip("faiss")
+    index = quantizer.to_faiss(n_levels=2)
+    theirs = torch.from_numpy(index.rq.compute_codes(x.numpy()))
+    expected = quantizer.encode(x, n_levels=2, beam_size=5)
+    assert torch.equal(quantizer.unpack(theirs, n_levels=2), expected)
 
 
 def test_levels_have_the_sizes_that_they_are_given() -> None:

@@ -128,12 +128,26 @@ def test_codes_start_and_are_revived_where_samples_weigh() -> None:
         quantizer(x, sample_weight=weight)
     quantizer.apply_update()
     assert (quantizer.codebook.centroids < 50).all()
-    numbers = torch.arange(20_000).unsqueeze(0)
-    keys = samples.by_weight(samples.hashed(numbers), 1.0 + (numbers % 2).double() * 3)
-    drawn = keys.topk(2_000, largest=False).indices
-    assert 0.75 < (drawn % 2).double().mean() < 0.85  # 4 of 5, less those that are used up
-    equal = samples.by_weight(samples.hashed(numbers), torch.full((1, 20_000), 0.3).double())
-    assert torch.equal(equal.argsort(), samples.hashed(numbers).argsort())
+
+
+def test_samples_are_drawn_in_proportion_to_their_weights() -> None:
+    numbers = torch.arange(20_000)
+    weight = 1.0 + (numbers % 2).double() * 3
+    drawn = samples.draw(
+        numbers.view(1, -1, 1).float(),
+        weight.unsqueeze(0),
+        numbers.unsqueeze(0),
+        most=1_000,
+        step=torch.zeros(1, dtype=torch.int64),
+        numbering=samples.Numbering(0, 1),
+        metric="euclidean",
+        dtype=torch.float32,
+    )
+    assert drawn.known.all()
+    assert 0.75 < (drawn.codes % 2).double().mean() < 0.85  # 4 of 5
+    keys = samples.hashed(numbers).unsqueeze(0)
+    equal = samples.by_weight(keys, torch.full((1, 20_000), 0.3).double())
+    assert torch.equal(equal.argsort(), keys.argsort())
 
 
 @pytest.mark.parametrize("name", ["ema", "separate", "gradient", "residual", "shared"])

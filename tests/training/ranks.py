@@ -111,6 +111,8 @@ FITS: dict[str, tuple[Callable[[int, int], Any], dict[str, Any], dict[str, Any]]
     "one row": (plain(X[:1]), {"n_clusters": 1}, {}),
     "fewer rows than ranks in a batch": (narrow, {}, {}),
     "scores": (plain(), {}, {"validated": True}),
+    "restarts": (plain(), {"n_init": 3, "init": "random"}, {}),
+    "restarts, resident": (plain(), {"n_init": 3, "resident": True}, {}),
 }  # fmt: skip
 
 
@@ -134,6 +136,7 @@ REFUSED: dict[str, tuple[Callable[[int, int], Any], Callable[[int], LitKMeans], 
     "init": (plain(), lambda rank: LitKMeans(5, init=["random", "k-means||"][rank]), {}),
     "algorithm": (plain(), lambda rank: LitKMeans(5, algorithm=["lloyd", "minibatch"][rank]), {}),
     "seed": (plain(), lambda rank: LitKMeans(5, seed=rank), {}),
+    "n_init": (plain(), lambda rank: LitKMeans(5, n_init=1 + rank), {}),
     "kmeans": (plain(), other_layer, {}),
     "iterable": (plain(Rows(X)), lambda rank: LitKMeans(5), {}),
     "no sampler": (plain(), lambda rank: LitKMeans(5), {"use_distributed_sampler": False}),

@@ -56,6 +56,7 @@ REASONS = {
     "tol": "tol should be the same on all ranks; it is 0.0 on rank 0 and 0.1 on rank 1",
     "init": "init should be the same on all ranks",
     "algorithm": "algorithm should be the same on all ranks",
+    "n_init": "n_init should be the same on all ranks; it is 1 on rank 0 and 2 on rank 1",
     "seed": "seed should be the same on all ranks",
     "kmeans": "kmeans should be the same on all ranks; it is None on rank 0 and KMeansLayer",
     "iterable": "the loaders of 2 ranks hand out the same 103 rows",

@@ -66,6 +66,10 @@ class NativeBackend:
             return NativeSparseWorkspace(x, sample_weight, metric=metric, dtype=dtype)
         return NativeWorkspace(x, sample_weight, metric=metric, dtype=dtype, once=once)
 
+    def sparse_distances(self, x: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+        space = NativeSparseWorkspace(x, metric=metric, dtype=centroids.dtype)
+        return space.distances(centroids)
+
     unit_rows = staticmethod(calls.unit_rows)
     beam_search = staticmethod(calls.beam_search)
     search = staticmethod(calls.search)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
+from kmeans_module.backends.moments import torch_moments
 from kmeans_module.backends.native.library import (
     ELEMENTS,
     RowsStruct,
@@ -15,7 +16,6 @@ from kmeans_module.backends.native.library import (
     address,
     loaded,
 )
-from kmeans_module.backends.reference import torch_moments
 from kmeans_module.backends.sparse import sparse_moments
 from kmeans_module.core.distances import compute_dtype, declared_dtype
 from kmeans_module.core.guard import no_plain, transformed

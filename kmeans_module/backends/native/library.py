@@ -117,6 +117,7 @@ def library() -> ctypes.CDLL | None:
     opened.km_sparse_e_step.argtypes = (sparse, pointer, integer, result, threads)
     opened.km_sparse_lower.argtypes = (sparse, pointer, pointer, threads)
     opened.km_sparse_potentials.argtypes = (sparse, pointer, pointer, integer, pointer, threads)
+    opened.km_sparse_distances.argtypes = (sparse, pointer, integer, pointer, threads)
     opened.km_sparse_unit.argtypes = (sparse, pointer, threads)
     opened.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
     opened.km_beam_search.argtypes = (

@@ -7,12 +7,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native.calls import kernel_centroids, refuse_modes, sparse_struct
+from kmeans_module.backends.native.calls import (
+    kernel_centroids,
+    refuse_modes,
+    sparse_struct,
+    unit_rows,
+)
 from kmeans_module.backends.native.library import ResultStruct, SparseStruct, address, loaded
 from kmeans_module.backends.sparse import sparse_farthest, sparse_stats_of_labels, sparse_weights
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import version_of
-from kmeans_module.core.sparse import csr_rows
+from kmeans_module.core.sparse import with_numbers
 from kmeans_module.core.statistics import ClusterStats, EStep
 
 
@@ -57,8 +62,9 @@ class NativeSparseWorkspace:
             unit = torch.empty_like(self._values)
             self._call("km_sparse_unit", self._struct(None), unit.data_ptr())
             self._values = unit
-        weights = [sample_weight] if sample_weight is None or sample_weight.ndim == 1 else None
-        self._structs = [self._struct(w) for w in weights or sample_weight]  # type: ignore[union-attr]
+        several = sample_weight is not None and sample_weight.ndim == 2
+        weights = list(sample_weight) if several else [sample_weight]  # type: ignore[arg-type]
+        self._structs = [self._struct(weight) for weight in weights]
         self._known: tuple[int, int, int] | None = None  # problems, k and version of the labels
 
     def _struct(self, weight: Tensor | None) -> SparseStruct:
@@ -67,7 +73,7 @@ class NativeSparseWorkspace:
     @cached_property
     def _rows(self) -> Tensor:
         """The rows in the space of the metric."""
-        return csr_rows(self._starts, self._columns, self._values, (self.n, self.d))
+        return with_numbers(self.x, self._values)
 
     def _weights(self, problems: int) -> Tensor:
         return sparse_weights(self._rows, self.sample_weight, metric=self.metric, problems=problems)
@@ -134,6 +140,19 @@ class NativeSparseWorkspace:
                 "km_sparse_e_step", self._of(p), address(centroids, p), centroids.shape[1], result
             )
         return changed, inertia
+
+    def distances(self, centroids: Tensor) -> Tensor:
+        """Squared distances (n, k) to centroids (k, d), or 1 - cos: by products in float64."""
+        refuse_modes()
+        centroids = kernel_centroids(centroids, self.d, self.dtype)
+        if self.metric == "cosine":
+            centroids = unit_rows(centroids)
+        distances = torch.empty((self.n, len(centroids)), dtype=self.dtype, device="cpu")
+        self._call(
+            "km_sparse_distances", self._of(0), centroids.data_ptr(), len(centroids),
+            distances.data_ptr(),
+        )  # fmt: skip
+        return distances
 
     def rounds(self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None) -> None:
         return None

@@ -96,6 +96,7 @@ class TritonBackend:
 
         return search(x, centroids, m, metric=metric)
 
+    sparse_distances = staticmethod(reference.BACKEND.sparse_distances)
     beam_search = staticmethod(reference.BACKEND.beam_search)
     draw = staticmethod(reference.BACKEND.draw)
     block_sums = staticmethod(reference.BACKEND.block_sums)

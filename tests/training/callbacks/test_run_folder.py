@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -16,6 +17,8 @@ from kmeans_module import (
 )
 from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import Checkpoints, RunFolder
+from kmeans_module.training.callbacks.drawing import draw_clusters
+from kmeans_module.training.callbacks.recorder import Recorder
 from tests.conftest import blobs, layer_at
 from tests.end_to_end.helpers import quiet_trainer, train
 from tests.figures.test_animation import payload
@@ -101,6 +104,20 @@ def test_predict_leaves_labels(tmp_path):
         (tmp_path / "labels.npy").unlink()
         trainer.predict(lit, loader)
         assert torch.equal(labels(tmp_path), lit(X))
+
+
+def test_clusters_of_pixels_have_their_own_colors(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    data = ImageDataModule(path=str(tmp_path / "x.png"))
+    lit, trainer = run(tmp_path, data, k=5, d=3)
+    own = [to_hex(color) for color in lit.kmeans.centroids.clamp(0, 1).tolist()]
+    page = (tmp_path / "animation.html").read_text()
+    assert payload(page)["colors"] == own
+    figure = draw_clusters(Recorder.of(trainer).trajectory, lit, trainer)
+    (points,) = [artist for artist in figure.axes[0].collections if len(artist.get_offsets()) > 5]
+    drawn = {to_hex(color[:3]) for color in points.get_facecolors()}
+    assert drawn == set(own)
 
 
 def test_the_figure_is_a_picture(tmp_path):

@@ -18,8 +18,8 @@ from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.layer import KMeansLayer
+from kmeans_module.layer.result import FitResult
 from kmeans_module.moved import MOVED, MovedFinder, where
-from kmeans_module.result import FitResult
 from kmeans_module.rows import Batch, BatchLoader
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kmeans_module import files
+from kmeans_module.clustering.predicting import names_a_run, predict_by_run
 from kmeans_module.core.words import shown
 from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.faults import in_words, is_fault, late_interrupts, quiet_threads
-from kmeans_module.predicting import names_a_run, predict_by_run
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
 from kmeans_module.training.callbacks.place import check_unclaimed, claim_folder, run_folder
 from kmeans_module.training.checkpoint_files import is_remote, read_checkpoint

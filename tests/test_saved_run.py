@@ -15,8 +15,8 @@ import yaml
 from lightning.pytorch import Trainer
 
 from kmeans_module import BlobDataModule, KMeansLayer, LitKMeans, kmeans, predict
+from kmeans_module.clustering.saved_run import SavedRun
 from kmeans_module.files import load_tensors, read_image, save_tensors
-from kmeans_module.saved_run import SavedRun
 from kmeans_module.training.callbacks import RunFolder
 from tests.runs import FRAME, RUNS, X
 

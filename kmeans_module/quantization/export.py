@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kmeans_module.indexes import as_float32, faiss_for, on_host
+from kmeans_module.layer.indexes import as_float32, faiss_for, on_host
 from kmeans_module.quantization.packing import bits_of
 
 # Of a rotation: how far the products of its rows are from those of unit vectors.

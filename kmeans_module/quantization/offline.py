@@ -12,7 +12,7 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.fit import fit
 from kmeans_module.core.problem import Problem
-from kmeans_module.progress import Watch
+from kmeans_module.progress.watch import Watch
 from kmeans_module.quantization.beams import search_beams
 from kmeans_module.rows import Batch, HeldRows
 from kmeans_module.rows.survey import refuse, refuse_nonfinite, refuse_too_few

@@ -11,7 +11,7 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import full_precision
 from kmeans_module.core.guard import require_values
 from kmeans_module.core.lloyd import Iteration
-from kmeans_module.progress import Watch, watching
+from kmeans_module.progress.watch import Watch, watching
 from kmeans_module.quantization.layout import Layout
 from kmeans_module.quantization.offline import (
     principal_rotation,

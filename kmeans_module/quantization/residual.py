@@ -12,7 +12,7 @@ from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.core.guard import require_values
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.words import shown
-from kmeans_module.progress import watching
+from kmeans_module.progress.watch import watching
 from kmeans_module.quantization.gradients import mean_loss, rotate, straight_through
 from kmeans_module.quantization.layout import NO_CODE, Layout, check_code_dtype, check_levels
 from kmeans_module.quantization.offline import fit_levels, training_samples

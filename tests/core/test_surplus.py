@@ -12,7 +12,7 @@ from kmeans_module import EmptyClusterError, KMeans, KMeansLayer
 from kmeans_module.core.empty_clusters import problem_name
 from kmeans_module.core.seeding import INITS
 from kmeans_module.core.surplus import warn_of_surplus
-from kmeans_module.result import FitResult
+from kmeans_module.layer.result import FitResult
 from tests.conftest import seeded
 from tests.rows.helpers import Passes
 

@@ -17,7 +17,7 @@ from kmeans_module import EmptyClusterError, KMeansLayer
 from kmeans_module.backends.triton.loop import TritonLoop
 from kmeans_module.core.late import FIRST_LOOK
 from kmeans_module.core.lloyd import Iteration
-from kmeans_module.result import FitResult
+from kmeans_module.layer.result import FitResult
 from tests.conftest import seeded
 from tests.waits import counted
 

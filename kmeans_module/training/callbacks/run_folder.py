@@ -12,10 +12,10 @@ from rich.console import Console
 from torch import Tensor
 
 from kmeans_module import files
+from kmeans_module.clustering.saved_run import describe
 from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.rows.batch import Batch, row_numbers
 from kmeans_module.rows.ranks import errors_shared
-from kmeans_module.saved_run import describe
 from kmeans_module.training.callbacks.drawing import draw_animation, draw_clusters
 from kmeans_module.training.callbacks.labels import (
     Evaluation,

@@ -153,7 +153,7 @@ class PortableCentroids(CentroidState):
             NotInitializedError: the layer has no centroids.
             ValueError: the layer has a batch_shape; faiss has one index for each problem.
         """
-        from kmeans_module.indexes import centroid_index
+        from kmeans_module.layer.indexes import centroid_index
 
         check.check_choice("kind", kind, ("flat", "ivf"))
         self.check_initialized()
@@ -188,7 +188,7 @@ class PortableCentroids(CentroidState):
             ValueError: it holds no centroids, ranks by another distance, or by the inner product
                 with centroids that are not of unit length.
         """
-        from kmeans_module.indexes import centroids_of
+        from kmeans_module.layer.indexes import centroids_of
 
         centroids, by_product = centroids_of(index)
         return cls.from_centroids(

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module import functional as F
-from kmeans_module.assignment import Assignment
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import changed_in_place, readable, require_values, without_gradients
 from kmeans_module.core.label_stats import LabelStats
 from kmeans_module.core.seeding import Init
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.given_labels import label_stats
+from kmeans_module.layer.assignment import Assignment
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, check_fits, enter
 from kmeans_module.rows.last import LastSearch
 from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared

@@ -9,7 +9,7 @@ from kmeans_module import functional as F
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import readable, without_gradients
 from kmeans_module.core.neighbors import Neighbors
-from kmeans_module.portable import PortableCentroids
+from kmeans_module.layer.portable import PortableCentroids
 from kmeans_module.rows.survey import refuse_nonfinite
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
+from kmeans_module.clustering.given import Given, are_batches, given, moved, usable_device
+from kmeans_module.clustering.labeling import by_parts, in_order, labels_by
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import Init
 from kmeans_module.core.words import shown
 from kmeans_module.data.file_rows import FileRows
-from kmeans_module.given import Given, are_batches, given, moved, usable_device
-from kmeans_module.labeling import by_parts, in_order, labels_by
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.entry import AnyRows, rows_of
@@ -268,7 +268,7 @@ def predict(source: Any, x: Any, *, device: torch.device | str | None = None) ->
         >>> predict(found, np.array([[2.0], [8.0]])) == found.labels[[0, 2]]
         array([ True,  True])
     """
-    from kmeans_module.saved_run import SavedRun
+    from kmeans_module.clustering.saved_run import SavedRun
 
     place = usable_device(device)
     if isinstance(source, str | os.PathLike):

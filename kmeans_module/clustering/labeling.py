@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module.checks import check_rows
-from kmeans_module.given import Given, moved
+from kmeans_module.clustering.given import Given, moved
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.survey import Nonfinite
 

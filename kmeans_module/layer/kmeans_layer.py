@@ -14,9 +14,9 @@ from kmeans_module.core.fit import Fit, fit, remeasured
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.seeding import Init, Told, check_name, flat_init, initialize
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
-from kmeans_module.pictures import Pictures
-from kmeans_module.progress import watching
-from kmeans_module.result import FitResult
+from kmeans_module.layer.pictures import Pictures
+from kmeans_module.layer.result import FitResult
+from kmeans_module.progress.watch import watching
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
 from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
 from kmeans_module.rows.subsample import subsample

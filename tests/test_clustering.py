@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy import sparse
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
@@ -193,6 +194,20 @@ def test_every_source_labels_every_kind_of_data(
     labels = predict(learned, KINDS[kind](tmp_path))
     assert isinstance(labels, np.ndarray if kind in ARRAYS else Tensor)
     assert np.array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo"])
+def test_sparse_matrices_are_clustered_and_labelled(form: str) -> None:
+    dense = np.maximum(A, 0)
+    matrix = sparse.csr_array(dense).asformat(form)
+    found, expected = kmeans(matrix, 5, seed=3, verbose=False), kmeans(dense, 5, seed=3)
+    assert isinstance(found.labels, np.ndarray)
+    assert np.array_equal(found.labels, expected.labels)
+    assert found.inertia == pytest.approx(expected.inertia)
+    for source in (found, found.layer, KMeans(5, random_state=3).fit(matrix)):
+        assert np.array_equal(predict(source, matrix), predict(source, dense))
+    with pytest.raises(TypeError, match="x should be"):
+        predict(quantizers()["VectorQuantizer"], matrix)
 
 
 def test_labels_come_part_by_part(

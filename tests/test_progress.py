@@ -278,6 +278,7 @@ def test_a_terminal_that_is_gone_does_not_end_the_fit(
         raise BrokenPipeError
 
     monkeypatch.setattr(Bar, "show", show)
+    monkeypatch.setattr(Bar, "close", lambda bar: show(bar, State("", None, "", 0.0)))
     assert KMeansLayer(5, 4).fit(X, seed=0, verbose=True).converged
 
 

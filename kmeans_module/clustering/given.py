@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kmeans_module.arrays import as_tensor
+from kmeans_module.arrays import as_tensor, is_sparse_matrix
 from kmeans_module.core.words import first_line, shown
 from kmeans_module.data.file_rows import FileRows
 from kmeans_module.rows.batch import Batch, as_batch
@@ -87,7 +87,7 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
     if are_batches(x):
         return _given_batches(x)
     home = x.device if isinstance(x, Tensor) else None
-    tensor = x if isinstance(x, Tensor) else as_tensor(x)
+    tensor = x if isinstance(x, Tensor) else as_tensor(x, sparse=True)
     if tensor.ndim < least_dimensions:
         way_out = "; use x.reshape(-1, 1) for one feature" if tensor.ndim == 1 else ""
         raise ValueError(
@@ -98,7 +98,7 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
 
 def are_batches(x: Any) -> bool:
     """Whether x is batches of rows, and not rows."""
-    if isinstance(x, Tensor | str | os.PathLike):
+    if isinstance(x, Tensor | str | os.PathLike) or is_sparse_matrix(x):
         return False
     if isinstance(x, list | tuple):
         return bool(x) and _is_batch(x[0])

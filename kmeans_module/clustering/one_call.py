@@ -141,7 +141,7 @@ def kmeans(
     with errors_shared(process_group):
         k = check.check_integer("k", k, minimum=1)
         check.check_choice("metric", metric, tuple(METRICS))
-        check.check_flag("verbose", verbose)
+        check.check_verbose(verbose)
         place = usable_device(device)
         data = given(x)
         place = place or data.home or torch.device("cpu")

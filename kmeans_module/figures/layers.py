@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kmeans_module import checks as check
-from kmeans_module.arrays import as_tensor, column_names
+from kmeans_module.arrays import as_tensor, column_names, is_sparse_matrix
 from kmeans_module.core.distances import unit_rows
 from kmeans_module.core.metrics import METRICS, in_space
+from kmeans_module.core.sparse import is_sparse, rows_at
 from kmeans_module.figures.arrays import evenly
 from kmeans_module.figures.clusterings import Panel, clustering_figure, small_multiples_figure
 from kmeans_module.figures.pictures import MAX_IMAGES, quantized_figure
@@ -77,7 +78,7 @@ def plot_layer(
     if problem is not None:
         at = place(layer, problem)
         return clustering_figure(
-            drawn(rows_at(samples.x, at), layer.metric), found[at], layer.centroids[at],
+            drawn(rows_of_problem(samples.x, at), layer.metric), found[at], layer.centroids[at],
             path=path, title=f"{title}, problem {_shown(at)}", feature_names=feature_names,
             colors=colors,
         )  # fmt: skip
@@ -89,7 +90,7 @@ def plot_layer(
     panels = [
         Panel(
             f"problem {_shown(at)}",
-            drawn(rows_at(samples.x, at), layer.metric),
+            drawn(rows_of_problem(samples.x, at), layer.metric),
             found[at],
             layer.centroids[at],
         )
@@ -109,11 +110,13 @@ def select(layer: Steps, x: Any, labels: Tensor | None, limit: int) -> Samples:
     if not isinstance(x, Tensor):
         if is_array(x):
             names = column_names(x)
-            x = as_tensor(x)
+            x = as_tensor(x, sparse=True)
         else:
             return _from_batches(layer, x, labels, limit)
-    x = check.check_real("x", check.check_rows(x))
     batch_shape = layer.batch_shape
+    if is_sparse(x):
+        return _of_sparse(layer, x, labels, limit)
+    x = check.check_real("x", check.check_rows(x))
     if not batch_shape and x.ndim != 2:
         x = check.check_features(x, layer.n_features).reshape(-1, layer.n_features)
         labels = None if labels is None else check.check_tensor("labels", labels).reshape(-1)
@@ -122,14 +125,30 @@ def select(layer: Steps, x: Any, labels: Tensor | None, limit: int) -> Samples:
     if n == 0:
         raise ValueError("x should hold samples; got none")
     kept = torch.from_numpy(evenly(n, limit))
-    if labels is not None:
-        labels = check.check_labels(
-            check.check_sized("labels", labels, (*batch_shape, n)), layer.n_clusters, batch_shape
-        )
-        labels = labels[..., kept.to(labels.device)]
     rows = x[..., kept.to(x.device), :].detach().to(layer.centroids.device)
-    note = "" if len(kept) == n else f"{len(kept):,} of {n:,} samples"
-    return Samples(rows, labels, note, names)
+    return Samples(rows, _labels_at(kept, layer, labels, n), _note(len(kept), n), names)
+
+
+def _of_sparse(layer: Steps, x: Tensor, labels: Tensor | None, limit: int) -> Samples:
+    """Of a sparse matrix the selection alone is made dense."""
+    n, d = x.shape
+    if d != layer.n_features or n == 0:
+        raise ValueError(f"x should have shape (n, {layer.n_features}); got {(n, d)}")
+    kept = torch.from_numpy(evenly(n, limit))
+    rows = rows_at(x.detach(), kept.to(x.device)).to(layer.centroids.device)
+    return Samples(rows, _labels_at(kept, layer, labels, n), _note(len(kept), n), None)
+
+
+def _labels_at(kept: Tensor, layer: Steps, labels: Tensor | None, n: int) -> Tensor | None:
+    if labels is None:
+        return None
+    labels = check.check_sized("labels", labels, (*layer.batch_shape, n))
+    labels = check.check_labels(labels, layer.n_clusters, layer.batch_shape)
+    return labels[..., kept.to(labels.device)]
+
+
+def _note(m: int, n: int) -> str:
+    return "" if m == n else f"{m:,} of {n:,} samples"
 
 
 def _from_batches(layer: Steps, x: Any, labels: Tensor | None, limit: int) -> Samples:
@@ -140,15 +159,15 @@ def _from_batches(layer: Steps, x: Any, labels: Tensor | None, limit: int) -> Sa
     drawn_rows = rows.sample(min(n, limit), torch.Generator().manual_seed(0))
     m = drawn_rows.shape[-2]
     shape = () if rows.n_problems == 1 else layer.batch_shape
-    note = "" if m == n else f"{m:,} of {n:,} samples"
-    return Samples(drawn_rows.reshape(*shape, m, layer.n_features), None, note, None)
+    rows_drawn = drawn_rows.reshape(*shape, m, layer.n_features)
+    return Samples(rows_drawn, None, _note(m, n), None)
 
 
 def is_array(x: Any) -> bool:
     """Whether x is an array or a frame, or nested lists of numbers; not batches."""
     if isinstance(x, list | tuple):
         return bool(x) and not any(isinstance(row, Tensor | dict | tuple) for row in x)
-    return hasattr(x, "__array__") or hasattr(x, "__dataframe__")
+    return is_sparse_matrix(x) or hasattr(x, "__array__") or hasattr(x, "__dataframe__")
 
 
 def drawn(x: Tensor, metric: str) -> Tensor:
@@ -171,7 +190,7 @@ def place(layer: Steps, problem: object) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def rows_at(x: Tensor, at: tuple[int, ...]) -> Tensor:
+def rows_of_problem(x: Tensor, at: tuple[int, ...]) -> Tensor:
     """The samples (n, d) of a problem; all have the same where x has no leading dimensions."""
     return x if x.ndim == 2 else x[at]
 

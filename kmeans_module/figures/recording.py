@@ -11,6 +11,7 @@ from torch import Tensor
 from kmeans_module import checks as check
 from kmeans_module.arrays import as_tensor
 from kmeans_module.core.seeding import Init
+from kmeans_module.core.sparse import is_sparse
 from kmeans_module.figures.animation import animation_html
 from kmeans_module.figures.layers import (
     drawn,
@@ -18,7 +19,7 @@ from kmeans_module.figures.layers import (
     is_array,
     palette_of,
     place,
-    rows_at,
+    rows_of_problem,
     select,
 )
 from kmeans_module.figures.page import Animation
@@ -73,7 +74,7 @@ def animate_layer(
     if weight is not None and weight.ndim > 1:
         weight = weight[at] if at else weight.flatten()
     learner.initialize(rows, init, sample_weight=weight, generator=generator, seed=seed)
-    shown = rows_at(samples.x, at) if layer.batch_shape else samples.x
+    shown = rows_of_problem(samples.x, at) if layer.batch_shape else samples.x
     trajectory, labels = record(
         learner, rows, weight, shown, max_iter=max_iter, tol=tol, max_frames=max_frames
     )
@@ -162,6 +163,8 @@ def _rows(layer: Steps, x: Any, at: tuple[int, ...]) -> Any:
     if not isinstance(x, Tensor):
         if not is_array(x):
             return x
-        x = as_tensor(x)
+        x = as_tensor(x, sparse=True)
     x = x.detach().to(layer.centroids.device)
-    return rows_at(x, at) if at else x.reshape(-1, layer.n_features)
+    if is_sparse(x):
+        return x
+    return rows_of_problem(x, at) if at else x.reshape(-1, layer.n_features)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 
 import numpy as np
@@ -168,7 +168,8 @@ def watching(
         yield watch
     finally:
         if display is not None:
-            display.close()
+            with suppress(OSError, ValueError):
+                display.close()
 
 
 def _numbers(iteration: Iteration) -> str:

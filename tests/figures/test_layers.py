@@ -17,8 +17,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from scipy.sparse import random_array
 
 from kmeans_module import BatchLoader, KMeansLayer, NotInitializedError
+from kmeans_module.arrays import as_tensor
 from kmeans_module.figures import animation_html, cluster_colors, cluster_sizes_figure
 from tests.conftest import blobs
 from tests.figures.helpers import bars, crosses, only, payload
@@ -102,6 +104,24 @@ def test_arrays_and_frames_are_drawn_with_the_names_of_their_columns():
     for data in (x.numpy(), x.tolist()):
         assert_allclose(points(layer.plot(data).axes[0]).get_offsets(), x, rtol=1e-5)
     assert '"width"' in layer.animate(frame, seed=0).html
+
+
+def test_of_sparse_rows_the_selection_is_drawn():
+    matrix = random_array(
+        (6_000, 5), density=0.3, format="csr", rng=np.random.default_rng(0), dtype=np.float32
+    )
+    dense = torch.from_numpy(matrix.toarray())
+    layer, result = fitted(dense)
+    tensor = as_tensor(matrix, sparse=True)
+    expected = layer.plot(dense, result.labels).axes[0]
+    for figure in (layer.plot(matrix), layer.plot(tensor), layer.plot(tensor, result.labels)):
+        assert figure.axes[0].get_title() == "4 clusters, 5,000 of 6,000 samples"
+        assert_allclose(points(figure.axes[0]).get_offsets(), points(expected).get_offsets())
+    frames = [payload(layer.animate(x, seed=0).html) for x in (dense, matrix, tensor)]
+    for frame in frames[1:]:
+        assert_array_equal(frame["labels"], frames[0]["labels"])
+    with pytest.raises(ValueError, match=r"x should have shape \(n, 5\); got \(6000, 4\)"):
+        layer.plot(matrix[:, :4])
 
 
 def test_leading_dimensions_are_samples():

@@ -32,7 +32,9 @@ COMMANDS = {
     "seeding": "k-means++ against scikit-learn's, paired over seeds",
     "inits": "k-means|| against k-means++ after convergence",
     "quantize": "codebooks against vector-quantize-pytorch and faiss",
+    "many_codes": "a codebook of 65,536 codes in training: codes in use, seconds, memory",
     "codebooks": "errors of autoencoders in training, with and without moving dead codes",
+    "sparse": "sparse rows like TF-IDF, against scikit-learn's fits and labels",
     "overhead": "what import and Lightning add",
 }
 SEEDS = {
@@ -78,11 +80,11 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         if name not in ("growth", "overhead", "stream"):
             command.add_argument("workloads", nargs="*", help="names of workloads; default all")
-        share = "steps" if name == "codebooks" else "rows"
+        share = {"codebooks": "steps", "many_codes": "codes"}.get(name, "rows")
         command.add_argument(
             "--scale", type=float, default=1.0, help=f"share of the {share} to take"
         )
-        if name not in ("inits", "stream", "codebooks"):
+        if name not in ("inits", "stream", "codebooks", "many_codes"):
             command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
         command.add_argument("--threads", type=int, help="of torch and of the peers")
         command.add_argument(
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--seeds", type=int, default=SEEDS[name], help=f"default {SEEDS[name]}"
             )
-        elif name != "stream":
+        elif name not in ("stream", "many_codes"):
             repeats = 5 if name == "overhead" else 3
             command.add_argument("--repeats", type=int, default=repeats, help=f"default {repeats}")
             command.add_argument("--iterations", type=int, default=20, help="at most; default 20")
@@ -112,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     inits.add_argument("--ks", type=int, nargs="+", default=[10, 100, 500, 2000], metavar="K")
     inits.add_argument("--iterations", type=int, default=100, help="at most; default 100")
     inits.add_argument("--no-sklearn", action="store_true", help="leave the peer out")
+    choices["many_codes"].add_argument("--steps", type=int, default=2_000, help="default 2000")
     stream = choices["stream"]
     stream.add_argument("--batches", type=int, nargs="+", default=[4, 16, 48], metavar="N")
     stream.add_argument("--features", type=int, nargs="+", default=[2, 64], metavar="D")
@@ -171,7 +174,7 @@ def _are_defaults(options: argparse.Namespace) -> bool:
     usual = parser().parse_args([options.what])
     return all(
         getattr(options, name, None) == getattr(usual, name, None)
-        for name in ("ks", "rows", "batches", "features", "batch_mb")
+        for name in ("ks", "rows", "batches", "features", "batch_mb", "steps")
     )
 
 

@@ -97,12 +97,7 @@ struct BeamBlock {
   }
 
   void choose(int64_t level) {
-    const int wanted = static_cast<int>(least_of<int64_t>(b.beam_size, beams * b.k));
-    for (int i = 0; i < count; ++i) best[i].start(wanted);
-    if (few)
-      measure_all(level);
-    else
-      screen(level);
+    const int wanted = find(level);
     for (int i = 0; i < count; ++i)
       for (int w = 0; w < wanted; ++w) take(level, i, w);
     T* const vectors_before = left;
@@ -112,6 +107,17 @@ struct BeamBlock {
     codes = next_codes;
     next_codes = codes_before;
     beams = wanted;
+  }
+
+  // The choices of the only level, and their distances.
+  void search() {
+    const int wanted = find(0);
+    T* const distances = static_cast<T*>(b.distances);
+    for (int i = 0; i < count; ++i)
+      for (int w = 0; w < wanted; ++w) {
+        b.codes[(first + i) * wanted + w] = best[i].choice[w];
+        distances[(first + i) * wanted + w] = best[i].distance[w];
+      }
   }
 
   // The first beam of each row is the best.
@@ -125,6 +131,17 @@ struct BeamBlock {
   }
 
  private:
+  // The best choices of each row, and how many they are.
+  int find(int64_t level) {
+    const int wanted = static_cast<int>(least_of<int64_t>(b.beam_size, beams * b.k));
+    for (int i = 0; i < count; ++i) best[i].start(wanted);
+    if (few)
+      measure_all(level);
+    else
+      screen(level);
+    return wanted;
+  }
+
   const T* centroid(int64_t level, int64_t code) const {
     return static_cast<const T*>(b.codebooks) + (level * b.k + code) * b.stride;
   }
@@ -276,6 +293,10 @@ template <typename T>
 void beam_rows(const km_beam& b, int64_t begin, int64_t end, const km_beam_scratch& scratch) {
   for (int64_t first = begin; first < end; first += kBeamRows) {
     BeamBlock<T> block(b, first, least_of(first + kBeamRows, end), scratch);
+    if (b.distances) {
+      block.search();
+      continue;
+    }
     for (int64_t level = 0; level < b.levels; ++level) block.choose(level);
     block.finish();
   }

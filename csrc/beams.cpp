@@ -1,4 +1,5 @@
-// Makes codebooks ready for beam searches, and splits the rows over threads.
+// Makes codebooks ready for beam searches, and splits the rows over threads. A search for
+// neighbors is one of a single level.
 
 #include <cmath>
 #include <cstring>
@@ -171,5 +172,19 @@ extern "C" int km_beam_search(const void* x, int is_double, int64_t n, int64_t d
       beam_search(b, static_cast<const double*>(codebooks), n, threads);
     else
       beam_search(b, static_cast<const float*>(codebooks), n, threads);
+  });
+}
+
+extern "C" int km_neighbors(const void* x, int is_double, int64_t n, int64_t d,
+                            const void* centroids, int64_t k, int64_t m, int64_t* labels,
+                            void* distances, int threads) {
+  return guarded([&] {
+    km_beam b{};
+    b.x = x, b.d = d, b.levels = 1, b.k = k, b.beam_size = m;
+    b.codes = labels, b.distances = distances;
+    if (is_double)
+      beam_search(b, static_cast<const double*>(centroids), n, threads);
+    else
+      beam_search(b, static_cast<const float*>(centroids), n, threads);
   });
 }

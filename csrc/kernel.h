@@ -182,8 +182,9 @@ struct km_beam {
   // Rounding of the least and the most of a squared distance, relative to the squared norms of
   // both; and for a number that has been raised by it, 4 margin / (1 - margin).
   float margin, margin_of_half;
-  int64_t* codes;          // (n, levels)
-  void* left;              // (n, d)
+  int64_t* codes;          // (n, levels); of a search for neighbors (n, beam_size)
+  void* left;              // (n, d), or null
+  void* distances;         // (n, beam_size) of the only level, or null: no search for neighbors
 };
 
 // Memory of one thread for kBeamRows rows of beam_size beams.
@@ -191,6 +192,23 @@ struct km_beam_scratch {
   void *left, *next;  // (rows, beams, stride)
   float* centered;    // (rows, beams, stride)
   int32_t *codes, *next_codes;  // (rows, beams, levels)
+};
+
+// Centroids made ready for km_kernel::search_sparse.
+struct km_sparse_search {
+  int64_t k, d, stride;   // stride: d, above kFewFeatures filled up to a multiple of 16, by zeros
+  int64_t places;         // k filled up to a multiple of 16
+  const void* columns;    // (d, places): feature by feature
+  const void* halves;     // (places): ½‖c‖²; infinity where there is no centroid
+  const void* norms;      // (places): ‖c‖
+  const double* squares;  // (k): ‖c‖²
+  const void* centroids;  // (k, stride)
+};
+
+// Memory of one thread.
+struct km_sparse_scratch {
+  void* row;    // (stride), zeros
+  void* lower;  // (places)
 };
 
 // What a search has seen.
@@ -271,6 +289,19 @@ struct km_kernel {
                    int64_t* integers);
   // Copies rows begin to end to (·, stride), filled up by zeros; for cosine at unit length.
   void (*load)(const km_rows& rows, int64_t begin, int64_t end, int64_t stride, void* to);
+  // Labels of sparse rows begin to end, and their distances unless null; the result's changed and
+  // inertia are added to, its sums are not.
+  void (*search_sparse)(const km_sparse& rows, const km_sparse_search& search, int64_t begin,
+                        int64_t end, const km_result& result, const km_sparse_scratch& scratch);
+  // Squared distances of sparse rows begin to end, (·, 16) to points given as columns (d, 16) or, where
+  // these are null, (·) to one point (d), whose ‖·‖² are squares.
+  void (*measure_sparse)(const km_sparse& rows, const double* columns, const void* point,
+                         const double* squares, int64_t begin, int64_t end, double* distances);
+  // ‖·‖² (count) of points (count, d).
+  void (*squares_of)(const void* points, bool is_double, int64_t count, int64_t d,
+                     double* squares);
+  // See km_sparse_unit, for rows begin to end.
+  void (*unit_sparse)(const km_sparse& rows, int64_t begin, int64_t end, void* values);
   int64_t centroids_together;
   int64_t block_bytes;
 };

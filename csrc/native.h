@@ -8,7 +8,7 @@
 extern "C" {
 
 // The version of this interface: a library that was built for another one does not serve.
-#define KM_ABI_VERSION 3
+#define KM_ABI_VERSION 4
 KM_API int km_abi_version(void);
 
 // Types of the numbers of rows.
@@ -41,6 +41,18 @@ struct km_rows {
   int32_t element;                    // km_element: the type of x
   int32_t* beyond;                    // or null: becomes 1 where x has integers beyond 2^24, which
                                       // are not to be computed in float: results are void then
+};
+
+// Rows of one problem of which only some numbers are given, the others being 0 (CSR): those of row i
+// are values[starts[i]] to values[starts[i + 1] - 1], of the features columns[..], which ascend.
+struct km_sparse {
+  const int64_t* starts;   // (n + 1)
+  const int32_t* columns;
+  const void* values;      // of the type that is computed in; for cosine as km_sparse_unit says
+  int64_t n, d;
+  const double* weights;   // (n) or null for weight 1
+  int32_t is_double;       // computed in double, else in float
+  int32_t cosine;          // rows have unit length; zero rows weigh nothing
 };
 
 // Where the results go. Distances may be null, sums and counts together; without sums of inertia
@@ -86,6 +98,23 @@ KM_API int km_potentials(const km_rows* rows, const void* nearest, const void* c
                          int64_t m, int unchanged, double* potentials, km_workspace* workspace,
                          int threads);
 
+// The three above for sparse rows, which are never written out with their zeros but one by one, where
+// products do not tell the nearest centroid. Labels and distances are those of km_e_step of the whole
+// rows, bit for bit; distances of seeding are those but for rounding.
+KM_API int km_sparse_e_step(const km_sparse* rows, const void* centroids, int64_t k,
+                            const km_result* result, int threads);
+KM_API int km_sparse_lower(const km_sparse* rows, void* nearest, const void* center, int threads);
+KM_API int km_sparse_potentials(const km_sparse* rows, const void* nearest, const void* candidates,
+                                int64_t m, double* potentials, int threads);
+
+// Squared distances (n, k) of sparse rows to centroids (k, d), of the type that is computed in, from
+// products in double; half of that for cosine, and 1 for a zero row.
+KM_API int km_sparse_distances(const km_sparse* rows, const void* centroids, int64_t k,
+                               void* distances, int threads);
+
+// Writes the values of sparse rows at unit length, which are those of the whole rows.
+KM_API int km_sparse_unit(const km_sparse* rows, void* values, int threads);
+
 // Sums of consecutive blocks of n values, each of so many, the last one short. A value v counts as
 // v * 2^exponent, rounded to the nearest integer (ties to even): at least 1 where v is positive, and
 // 2^bits, bits from 0 to 51, at most. Exponents are from -2000 to 2000.
@@ -119,6 +148,12 @@ KM_API int km_spread(const km_rows* rows, const double* center, double* low, dou
 KM_API int km_beam_search(const void* x, int is_double, int64_t n, int64_t d,
                           const void* codebooks, int64_t levels, int64_t k, int64_t beam_size,
                           int64_t* codes, void* left, int threads);
+
+// For each row of x (n, d) the m nearest of the centroids (k, d), m from 1 to the smaller of k and
+// 64: labels (n, m), and squared distances (n, m) of the type of x, nearest first; ties by the
+// lowest index. All are contiguous, of double or else of float.
+KM_API int km_neighbors(const void* x, int is_double, int64_t n, int64_t d, const void* centroids,
+                        int64_t k, int64_t m, int64_t* labels, void* distances, int threads);
 
 // Share of the pairs of a row and a centroid that the last E-step looked at, 0 to 1.
 KM_API double km_share_visited(const km_workspace* workspace);

@@ -1,26 +1,31 @@
 """k-means for people who work in PyTorch.
 
-Everything is at hand here; what needs torchmetrics, matplotlib or Lightning is imported when it
-is first asked for, so that ``import kmeans_module`` costs no more than ``import torch``.
+Everything is at hand here; what needs torchmetrics, matplotlib, Lightning or scikit-learn is
+imported when it is first asked for, so that ``import kmeans_module`` costs no more than
+``import torch``.
 """
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kmeans_module.backends import show_backends
 from kmeans_module.checks import NotInitializedError
 from kmeans_module.core.empty_clusters import EmptyClusterError
+from kmeans_module.core.label_stats import LabelStats
 from kmeans_module.core.lloyd import Iteration
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.layer import KMeansLayer
+from kmeans_module.layer.result import FitResult
 from kmeans_module.moved import MOVED, MovedFinder, where
-from kmeans_module.result import FitResult
 from kmeans_module.rows import Batch, BatchLoader
 
 if TYPE_CHECKING:
+    from kmeans_module.clustering import Clustering, kmeans, predict
     from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule
-    from kmeans_module.estimator import KMeans
+    from kmeans_module.estimators import KMeans, MiniBatchKMeans
     from kmeans_module.metrics import ClusterUsage, Inertia
     from kmeans_module.quantization import ProductQuantizer, ResidualQuantizer, VectorQuantizer
     from kmeans_module.training.lit_kmeans import LitKMeans
@@ -34,6 +39,7 @@ __all__ = [
     "BlobDataModule",
     "ClusterStats",
     "ClusterUsage",
+    "Clustering",
     "EStep",
     "EmptyClusterError",
     "FitResult",
@@ -42,26 +48,38 @@ __all__ = [
     "Iteration",
     "KMeans",
     "KMeansLayer",
+    "LabelStats",
     "LitKMeans",
+    "MiniBatchKMeans",
+    "Neighbors",
     "NotInitializedError",
     "ProductQuantizer",
     "ResidualQuantizer",
     "VectorQuantizer",
+    "kmeans",
+    "predict",
     "show_backends",
 ]
 
 _LAZY = {
     "ArrayDataModule": "data",
     "BlobDataModule": "data",
+    "Clustering": "clustering",
     "ImageDataModule": "data",
-    "KMeans": "estimator",
+    "KMeans": "estimators",
     "LitKMeans": "training.lit_kmeans",
+    "MiniBatchKMeans": "estimators",
     "ClusterUsage": "metrics",
     "Inertia": "metrics",
     "ProductQuantizer": "quantization",
     "ResidualQuantizer": "quantization",
     "VectorQuantizer": "quantization",
+    "kmeans": "clustering",
+    "predict": "clustering",
 }
+
+if find_spec("sklearn") is None:  # the estimators say what they need; a star does without them
+    __all__ = [name for name in __all__ if _LAZY.get(name) != "estimators"]
 
 # Last: it says where a module that no longer exists has moved.
 if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):

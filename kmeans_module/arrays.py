@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kmeans_module.core.sparse import csr_rows
 from kmeans_module.core.words import shown
 
 Array = NDArray[Any]
@@ -19,7 +20,7 @@ Array = NDArray[Any]
 _SIGNED: dict[int, Any] = {2: np.int32, 4: np.int64, 8: np.int64}
 
 
-def as_tensor(x: Any, name: str = "x") -> Tensor:
+def as_tensor(x: Any, name: str = "x", *, sparse: bool = False) -> Tensor:
     """The numbers of an array, a frame, nested lists or anything else that NumPy reads.
 
     Memory is shared where torch can: a plain array, contiguous or not, read-only or mapped, is not
@@ -28,6 +29,8 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
     Args:
         x: a tensor, which comes back as it is, or what ``np.asarray`` takes.
         name: of the argument, for messages.
+        sparse: whether a matrix of scipy.sparse may become a tensor of layout torch.sparse_csr: of
+            CSR whose columns ascend the memory is shared; entries given twice are added up.
 
     Raises:
         TypeError: x holds anything but real numbers: text, dates, missing values, objects; or is
@@ -36,6 +39,8 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
     """
     if isinstance(x, Tensor):
         return x
+    if sparse and is_sparse_matrix(x):
+        return _csr(x, name)
     array = _array(x, name)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} should hold numbers; got an array of {array.dtype}")
@@ -54,6 +59,22 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
     if not array.flags.aligned or any(step < 0 or step % size for step in array.strides):
         array = array.copy()
     return torch.from_numpy(array if array.flags.writeable else np.asarray(_Lent(array)))
+
+
+def is_sparse_matrix(x: Any) -> bool:
+    """Whether x is a matrix of scipy.sparse, asked without an import of it."""
+    return type(x).__module__.startswith("scipy.sparse") and getattr(x, "ndim", 0) == 2
+
+
+def _csr(x: Any, name: str) -> Tensor:
+    matrix = x.tocsr()
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    starts, columns = as_tensor(matrix.indptr, name), as_tensor(matrix.indices, name)
+    if starts.dtype != columns.dtype:
+        starts, columns = starts.long(), columns.long()
+    return csr_rows(starts, columns, as_tensor(matrix.data, name), matrix.shape)
 
 
 def column_names(x: Any) -> list[str] | None:
@@ -80,6 +101,18 @@ def column_names(x: Any) -> list[str] | None:
     return None
 
 
+def check_unmasked(x: Any, name: str) -> None:
+    """Refuse an array with masked values, or a list of such: NumPy would read what lies beneath."""
+    if isinstance(x, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in x):
+        x = np.ma.array(x)
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        rows = np.argwhere(np.ma.getmaskarray(x))
+        raise ValueError(
+            f"{name} should have no masked value; {len(rows)} of {x.size} are, the first in row "
+            f"{rows[0, 0] if rows.shape[1] else 0}: fill them or leave out their rows"
+        )
+
+
 class _Lent:
     """Read-only memory as torch takes it: without a warning, since nothing writes into it."""
 
@@ -94,17 +127,9 @@ def _array(x: Any, name: str) -> Array:
     expected = f"{name} should be an array of numbers or a tensor"
     if not isinstance(x, np.ndarray) and (hasattr(x, "toarray") or hasattr(x, "todense")):
         raise TypeError(f"{expected}; it is {type(x).__name__}, sparse; use {name}.toarray()")
-    if isinstance(x, list | tuple):
-        if any(isinstance(row, Tensor) for row in x):
-            raise TypeError(f"{expected}; it is a list of tensors; use torch.stack({name})")
-        if any(isinstance(row, np.ma.MaskedArray) for row in x):
-            x = np.ma.array(x)  # np.asarray would lose the masks of the rows
-    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        rows = np.argwhere(np.ma.getmaskarray(x))
-        raise ValueError(
-            f"{name} should have no masked value; {len(rows)} of {x.size} are, the first in row "
-            f"{rows[0, 0] if rows.shape[1] else 0}: fill them or leave out their rows"
-        )
+    if isinstance(x, list | tuple) and any(isinstance(row, Tensor) for row in x):
+        raise TypeError(f"{expected}; it is a list of tensors; use torch.stack({name})")
+    check_unmasked(x, name)
     try:
         array = np.asarray(x)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:

@@ -12,12 +12,19 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from kmeans_module.core.guard import is_distributed, is_masked, readable, under_mode
+from kmeans_module.core.guard import (
+    is_distributed,
+    is_masked,
+    no_plain,
+    readable,
+    under_mode,
+)
 from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
 from kmeans_module.core.words import first_line, shown
 
 _LARGEST_WEIGHT = 1e100
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_SPARSE = (torch.sparse_coo, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -72,9 +79,10 @@ def check_callable(name: str, value: object) -> None:
         raise TypeError(f"{name} should be a function or None; got {type(value).__name__}")
 
 
-def check_tensor(name: str, value: object) -> Tensor:
+def check_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
+    """A tensor of real numbers in memory: dense or, where that is said, of layout sparse_csr."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} should be a torch.Tensor; got {type(value).__name__}")
+        raise TypeError(f"{name} should be a torch.Tensor; got {of_another_kind(value)}")
     if type(value) is not Tensor and is_distributed(value):
         raise TypeError(
             f"{name} should be a tensor of this rank; got a DTensor: hand in {name}.to_local() "
@@ -86,14 +94,48 @@ def check_tensor(name: str, value: object) -> Tensor:
         )
     if value.is_complex():
         raise TypeError(f"{name} should hold real numbers; got {value.dtype}")
+    if sparse and value.layout == torch.sparse_csr:
+        return _check_sparse(name, value)
     if value.is_nested or value.layout != torch.strided or value.is_quantized:
         kind = "a nested tensor" if value.is_nested else f"{value.layout}, {value.dtype}"
+        if sparse and value.layout in _SPARSE:
+            kind += f"; sparse rows are taken as {name}.to_sparse_csr()"
         raise TypeError(f"{name} should be a dense tensor; got {kind}")
     return value
 
 
-def check_rows(x: object, name: str = "x") -> Tensor:
-    x = check_tensor(name, x)
+def of_another_kind(value: object) -> str:
+    """The kind of a value that is no tensor; of arrays and frames with the way out."""
+    kind = type(value).__name__
+    if hasattr(value, "__array__") and not isinstance(value, type):
+        kind += ": torch.from_numpy makes one, and kmeans_module.kmeans and predict take arrays"
+    return kind
+
+
+def _check_sparse(name: str, value: Tensor) -> Tensor:
+    """Sparse rows (n, d) whose indices a kernel may follow."""
+    reason = under_mode() or no_plain(value)
+    if reason is not None:
+        raise RuntimeError(f"sparse {name} is taken as a plain tensor in eager code; {reason}")
+    if value.ndim != 2 or value.dense_dim():
+        raise ValueError(
+            f"{name} should have shape (n, d) where it is sparse; got {tuple(value.shape)}"
+        )
+    try:
+        torch.sparse_csr_tensor(
+            value.crow_indices(), value.col_indices(), value.values(), value.shape,
+            check_invariants=True,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} should hold columns in ascending order and once each, in every row; "
+            f"{first_line(error)}"
+        ) from None
+    return value
+
+
+def check_rows(x: object, name: str = "x", *, sparse: bool = False) -> Tensor:
+    x = check_tensor(name, x, sparse=sparse)
     if x.dtype not in _FLOATS + _INTEGERS:
         raise TypeError(f"{name} should hold floats, signed integers, uint8 or bool; got {x.dtype}")
     return x
@@ -182,19 +224,24 @@ def check_device(name: str, value: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} is on {value.device}, the centroids are on {device}")
 
 
-def check_features(x: object, n_features: int) -> Tensor:
+def check_features(x: object, n_features: int, *, sparse: bool = False) -> Tensor:
     """x (..., d)."""
-    x = check_rows(x)
+    x = check_rows(x, sparse=sparse)
     if x.ndim < 1 or x.shape[-1] != n_features:
         raise ValueError(f"x should have shape (..., {n_features}); got {tuple(x.shape)}")
     return x
 
 
 def check_samples(
-    x: object, n_features: int, batch_shape: tuple[int, ...] = (), *, name: str = "x"
+    x: object,
+    n_features: int,
+    batch_shape: tuple[int, ...] = (),
+    *,
+    name: str = "x",
+    sparse: bool = False,
 ) -> Tensor:
-    """x (*batch_shape, n, d), or (n, d) shared by all problems."""
-    x = check_rows(x, name)
+    """x (*batch_shape, n, d), or (n, d) shared by all problems; sparse where that is said."""
+    x = check_rows(x, name, sparse=sparse)
     shape = x.shape
     fits = len(shape) == 2 or (len(shape) > 2 and shape[:-2] == batch_shape)
     if not fits or shape[-1] != n_features:

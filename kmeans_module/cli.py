@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kmeans_module import files
+from kmeans_module.clustering.predicting import names_a_run, predict_by_run
 from kmeans_module.core.words import shown
 from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.faults import in_words, is_fault, late_interrupts, quiet_threads
@@ -190,6 +191,8 @@ class KMeansCLI(LightningCLI):
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command line, by default that of the process; without arguments, ``fit`` on blobs.
 
+    ``predict RUN DATA`` labels other data by the folder of a run, without a configuration.
+
     Exit status 2 for a bad command line or configuration, 1 for bad data or files, 130 and 143
     after SIGINT and SIGTERM; one line on standard error says what was wrong. With
     KMEANS_TRACEBACK=1 in the environment it is a traceback.
@@ -208,6 +211,9 @@ def main(args: Sequence[str] | None = None) -> None:
         # Lightning warns that checkpoints go elsewhere: a resumed run has another run folder.
         warnings.filterwarnings("ignore", message="The dirpath has changed")
         try:
+            if names_a_run(args):
+                predict_by_run(args[1:])
+                return
             KMeansCLI(
                 LitKMeans,
                 LightningDataModule,

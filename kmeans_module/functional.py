@@ -6,30 +6,40 @@ the mean of its samples. Neither step can raise the inertia.
 
 Shapes: ``batch_shape`` stands for independent problems and may be empty. Centroids are
 (*batch_shape, k, d), samples (*batch_shape, n, d), or (n, d) where all problems share them.
+Samples (n, d) may be sparse, of layout torch.sparse_csr: they are never made dense as a whole, and
+have no gradients.
 
 Source: S. P. Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28, 1982.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
+from kmeans_module import backends
 from kmeans_module import checks as check
-from kmeans_module.backends import Workspace, workspace
+from kmeans_module.backends import Workspace, sparse_distances, workspace
 from kmeans_module.core import distances
 from kmeans_module.core.empty_clusters import POLICIES, EmptyClusterError
-from kmeans_module.core.guard import without_gradients
+from kmeans_module.core.guard import differentiated, without_gradients
 from kmeans_module.core.m_step import m_step
 from kmeans_module.core.metrics import METRICS, in_space
-from kmeans_module.core.soft import soft_shares
+from kmeans_module.core.neighbors import Neighbors
+from kmeans_module.core.soft import in_chunks, soft_shares
+from kmeans_module.core.sparse import is_sparse
 from kmeans_module.core.statistics import ClusterStats, EStep
+from kmeans_module.given_labels import label_stats
 
 __all__ = [
     "assign",
     "decode",
     "e_step",
     "inertia",
+    "label_stats",
     "pairwise_distances",
+    "search",
     "soft_assign",
     "update_centroids",
 ]
@@ -172,7 +182,43 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
         (..., m, k).
     """
     x, centroids = _broadcast(x, centroids, metric)
-    return distances.pairwise_distances(x, centroids, metric=METRICS[metric].kernel)
+    kernel = METRICS[metric].kernel
+    if is_sparse(x):
+        flat = centroids.reshape(-1, centroids.shape[-1])
+        to_all = sparse_distances(x, flat, metric=kernel)
+        return to_all.view(len(x), *centroids.shape[:-1]).movedim(0, -2)
+    return distances.pairwise_distances(x, centroids, metric=kernel)
+
+
+@without_gradients
+def search(x: Tensor, centroids: Tensor, m: int, *, metric: str = "euclidean") -> Neighbors:
+    """The m nearest centroids of every sample, the nearest first; ties go to the lowest index.
+
+    Args:
+        x: samples, (*batch_shape, n, d) or (n, d).
+        centroids: (*batch_shape, k, d).
+        m: how many, from 1 to k.
+        metric: "euclidean", or "cosine" with centroids of unit length.
+
+    Returns:
+        distances and labels, (*batch_shape, n, m), in chunks of rows: no memory of n × k. The
+        first are those of :func:`e_step`. Neither has a gradient; see :func:`pairwise_distances`.
+
+    Example:
+        >>> import torch
+        >>> x, centroids = torch.tensor([[0.0], [9.0]]), torch.tensor([[0.0], [10.0], [2.0]])
+        >>> search(x, centroids, 2)
+        Neighbors(distances=tensor([[ 0.,  4.],
+                [ 1., 49.]]), labels=tensor([[0, 2],
+                [1, 2]]))
+    """
+    x, _, flat = _flat(x, centroids, None, metric)
+    m = check.check_integer("m", m, minimum=1)
+    if m > flat.shape[1]:
+        raise ValueError(f"m should be <= n_clusters={flat.shape[1]}; got {m}")
+    find = partial(backends.search, m=m, metric=METRICS[metric].kernel)
+    found = Neighbors(*in_chunks(find, x, flat)) if is_sparse(x) else find(x, flat)
+    return found.reshape(*centroids.shape[:-2], x.shape[-2])
 
 
 def soft_assign(
@@ -238,10 +284,22 @@ def _prepared(
     x: Tensor, centroids: Tensor, sample_weight: Tensor | None, metric: str
 ) -> tuple[Workspace, Tensor]:
     """A workspace whose problems are the batch dimensions, flattened, and the centroids so."""
+    x, sample_weight, centroids = _flat(x, centroids, sample_weight, metric)
+    space = workspace(
+        x, sample_weight, metric=METRICS[metric].kernel, once=True, centroids=centroids
+    )
+    return space, centroids
+
+
+def _flat(
+    x: Tensor, centroids: Tensor, sample_weight: Tensor | None, metric: str
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Rows in the space of the metric, weights and centroids, with an axis of problems in place of
+    the batch dimensions."""
     check.check_choice("metric", metric, tuple(METRICS))
     centroids = check.check_centroids(centroids)
     batch_shape = tuple(centroids.shape[:-2])
-    x = check.check_samples(x, centroids.shape[-1], batch_shape)
+    x = check.check_samples(x, centroids.shape[-1], batch_shape, sparse=True)
     check.check_device("x", x, centroids.device)
     sample_weight = check.check_sample_weight(sample_weight, x, batch_shape)
     x = in_space(x, metric)
@@ -252,17 +310,16 @@ def _prepared(
         centroids = centroids.flatten(0, -3)
     elif centroids.ndim == 2:
         centroids = centroids.unsqueeze(0)
-    space = workspace(
-        x, sample_weight, metric=METRICS[metric].kernel, once=True, centroids=centroids
-    )
-    return space, centroids
+    return x, sample_weight, centroids
 
 
 def _broadcast(x: Tensor, centroids: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Rows in the space of the metric, and centroids, whose leading dimensions broadcast."""
     check.check_choice("metric", metric, tuple(METRICS))
     centroids = check.check_centroids(centroids)
-    x = check.check_rows(x)
+    x = check.check_rows(x, sparse=True)
+    if is_sparse(x) and differentiated(x):
+        raise TypeError("x has no gradient where it is sparse; use x.detach() or x.to_dense()")
     check.check_device("x", x, centroids.device)
     shape, d = x.shape, centroids.shape[-1]
     fits = len(shape) >= 2 and shape[-1] == d

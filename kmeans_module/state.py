@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
+from kmeans_module.core.distances import at_unit_length
 from kmeans_module.core.empty_clusters import POLICIES
-from kmeans_module.core.guard import under_mode
+from kmeans_module.core.guard import no_values, under_mode
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
-
-State = TypeVar("State", bound="CentroidState")
 
 
 class NotScripted(nn.Module):
@@ -91,6 +88,21 @@ def size_mismatches(
         and isinstance(state_dict.get(prefix + name), Tensor)
         and state_dict[prefix + name].shape != tensor.shape
     ]
+
+
+def holds_centroids_alone(state_dict: Mapping[str, Any], prefix: str) -> bool:
+    """Whether a state_dict holds centroids under a prefix, and nothing of what goes with them."""
+    others = (prefix + name for name in ("counts", "n_iter", "initialized"))
+    return isinstance(state_dict.get(prefix + "centroids"), Tensor) and not any(
+        name in state_dict for name in others
+    )
+
+
+def loaded_to(like: Tensor, centroids: Tensor, local_metadata: Mapping[str, Any]) -> torch.device:
+    """Where a buffer is to be after a state_dict was loaded that holds the centroids beside it: on
+    their device if its tensors become the module's, else where it is."""
+    assigns = local_metadata.get("assign_to_params_buffers", False)
+    return centroids.device if assigns else like.device
 
 
 class CentroidState(ExactBuffers):
@@ -211,18 +223,40 @@ class CentroidState(ExactBuffers):
             *_, errors = args
             errors.extend(mismatched)
             return
+        if holds_centroids_alone(state_dict, prefix):
+            state_dict = self._with_counts(state_dict, prefix, args[0])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         unreadable = self.initialized.is_meta or under_mode()
         self._known_initialized = None if unreadable else bool(self.initialized)
 
-    def check_initialized(self) -> None:
-        """Raise NotInitializedError where there are no centroids yet."""
-        if self._known_initialized:
-            return
-        if not (under_mode() or self.initialized.is_meta):
+    def _with_counts(
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """A state_dict that holds centroids alone, with counts and n_iter of 0 beside them."""
+        centroids = state_dict[prefix + "centroids"]
+        device = loaded_to(self.counts, centroids, local_metadata)
+        if self.metric == "cosine" and no_values(centroids) is None:
+            unit = at_unit_length(centroids.detach())
+            # The same object where nothing changes: assigned, it is to be the one handed in.
+            centroids = centroids if torch.equal(unit, centroids) else unit
+        return {
+            **state_dict,
+            prefix + "centroids": centroids,
+            prefix + "counts": torch.zeros_like(self.counts, device=device),
+            prefix + "n_iter": torch.zeros_like(self.n_iter, device=device),
+            prefix + "initialized": torch.ones_like(self.initialized, device=device),
+        }
+
+    def has_centroids(self) -> bool:
+        """Whether centroids were chosen, as far as that is known."""
+        if not (self._known_initialized or under_mode() or self.initialized.is_meta):
             self._known_initialized = bool(self.initialized)
         # Code that is recorded cannot read the buffer: it goes by what was known before.
-        if self._known_initialized is False:
+        return self._known_initialized is not False
+
+    def check_initialized(self) -> None:
+        """Raise NotInitializedError where there are no centroids yet."""
+        if not self.has_centroids():
             raise check.NotInitializedError(
                 "KMeansLayer has no centroids yet: call fit or initialize, or load a state_dict"
             )
@@ -238,48 +272,6 @@ class CentroidState(ExactBuffers):
             dtype=self.centroids.dtype,
             device=self.centroids.device,
         )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state and the configuration to a .safetensors file, atomically."""
-        from kmeans_module.files import save_tensors
-
-        self.check_initialized()
-        config = json.dumps({"metric": self.metric, "empty_cluster": self.empty_cluster})
-        save_tensors(path, dict(self.state_dict()), {"kmeans_module": config})
-
-    @classmethod
-    def from_file(
-        cls: type[State],
-        path: str | os.PathLike[str],
-        *,
-        device: torch.device | str | None = None,
-    ) -> State:
-        """A layer from the file that :meth:`save` wrote.
-
-        Raises:
-            ValueError: the file is not one, or is damaged; it is named.
-        """
-        from kmeans_module.files import load_tensors
-
-        tensors, metadata = load_tensors(path)
-        centroids = tensors.get("centroids")
-        if centroids is None or centroids.ndim < 2 or not centroids.is_floating_point():
-            raise ValueError(f"{path}: holds no centroids (n_clusters, n_features)")
-        try:
-            layer = cls(
-                *centroids.shape[-2:],
-                batch_shape=tuple(centroids.shape[:-2]),
-                dtype=centroids.dtype,
-                **json.loads(metadata.get("kmeans_module", "{}")),
-            )
-            state = {**layer.state_dict(), "initialized": torch.ones((), dtype=torch.bool)}
-            layer.load_state_dict({**state, **tensors})
-            if not layer.centroids.isfinite().all():
-                raise ValueError("its centroids are NaN or infinite")
-        except (RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path}: not the file of a KMeansLayer ({reason})") from error
-        return layer.to(device) if device is not None else layer
 
     def flat_centroids(self) -> Tensor:
         """The centroids of all problems, (P, k, d), without gradients."""

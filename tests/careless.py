@@ -131,6 +131,13 @@ def estimator() -> km.KMeans:
     return km.KMeans(4, random_state=0).fit(X.numpy())
 
 
+def fit_of(estimator: Any) -> Callable[..., Any]:
+    def fit(X: Any, sample_weight: Any, **options: Any) -> Any:
+        return estimator(**options).fit(X, sample_weight=sample_weight)
+
+    return fit
+
+
 x, weight, seed = of(X, X.double(), X.half()), of(None, WEIGHTS), of(None)
 metric, policy = of("euclidean", "cosine"), of("relocate", "split", "keep", "error")
 CREATE = {
@@ -149,23 +156,21 @@ FIT = {
     "x": x, "init": of(*INITS, C, "current"), "max_iter": of(5), "tol": of(0, 1e-4),
     "n_init": of(2), "sample_weight": weight, "generator": of(None), "process_group": of(None),
     "callback": of(None), "resident": of(False, True), "batch_of": of(None),
-    "verbose": of(False),
+    "verbose": of(False), "max_points_per_centroid": of(None, 3),
 }  # fmt: skip
 OFFLINE = {
-    "x": x,
-    "max_iter": of(5),
-    "tol": of(1e-4),
-    "n_init": of(1),
-    "generator": of(None),
-    "verbose": of(False),
-    "callback": of(None),
-}
+    "x": x, "max_iter": of(5), "tol": of(1e-4), "n_init": of(1), "generator": of(None),
+    "verbose": of(False), "callback": of(None),
+}  # fmt: skip
 DRAWN = {
-    "problem": of(None),
-    "title": of(None, "t"),
-    "feature_names": of(None, ["a", "b", "c"]),
+    "problem": of(None), "title": of(None, "t"), "feature_names": of(None, ["a", "b", "c"]),
     "colors": of(None, C.abs()),
-}
+}  # fmt: skip
+ESTIMATOR = {
+    "X": of(X.numpy(), X), "sample_weight": of(None, WEIGHTS.numpy()), "n_clusters": of(4),
+    "init": of(*INITS, C.numpy()), "n_init": of(1, "auto"), "max_iter": of(5), "tol": of(1e-4),
+    "random_state": of(None, 3), "metric": metric, "empty_cluster": policy,
+}  # fmt: skip
 COMMON = (
     "no room for centroids of shape",
     "clusters have no samples",
@@ -210,6 +215,24 @@ DOORS = (
     ),
     Door("plot_history", free(plot_history),
          {"history": of(torch.ones(3), [3.0, 2.0]), "title": of(None, "t")}),
+    Door(
+        "kmeans", free(km.kmeans),
+        {
+            "x": of(X.numpy(), X, [X, X], X.tolist()), "k": of(4), "seed": of(None, 3),
+            "generator": of(None), "init": of(*INITS, C.numpy()), "max_iter": of(5),
+            "tol": of(0, 1e-4), "n_init": of(2), "sample_weight": of(None), "metric": metric,
+            "empty_cluster": policy, "max_points_per_centroid": of(None, 3),
+            "device": of(None, "cpu"), "dtype": of(None, torch.float64), "verbose": of(False),
+            "callback": of(None), "process_group": of(None),
+        },
+    ),
+    Door(
+        "predict", free(km.predict),
+        {
+            "source": lambda: of(layer(), vector(), estimator(), km.kmeans(X, 4, seed=0))(),
+            "x": of(X.numpy(), X, [X, X]), "device": of(None),
+        },
+    ),
     Door(
         "layer.set_centroids", method("set_centroids", layer),
         {"centroids": of(C), "counts": of(None, torch.ones(4))},
@@ -283,20 +306,21 @@ DOORS = (
          {"codes": of(LABELS.unsqueeze(1).expand(-1, 3))}),
     Door("ProductQuantizer.unpack", method("unpack", product),
          {"packed": of(torch.zeros(5, 1, dtype=torch.uint8))}),
+    Door("KMeans.fit", lambda: (fit_of(km.KMeans), None),
+         {**ESTIMATOR, "algorithm": of("lloyd", "elkan"), "copy_x": of(True, False)}),
+    Door("KMeans.predict", method("predict", estimator), {"X": of(X.numpy(), X)}),
+    Door("KMeans.transform", method("transform", estimator), {"X": of(X.numpy(), X)}),
+    Door("KMeans.score", method("score", estimator), {"X": of(X.numpy(), X)}),
     Door(
-        "KMeans.fit",
-        lambda: (lambda x, sample_weight, **options: km.KMeans(**options).fit(
-            x, sample_weight=sample_weight), None),
+        "MiniBatchKMeans.fit", lambda: (fit_of(km.MiniBatchKMeans), None),
         {
-            "x": of(X.numpy(), X), "sample_weight": of(None, WEIGHTS.numpy()),
-            "n_clusters": of(4), "init": of(*INITS, C.numpy()), "n_init": of(1, "auto"),
-            "max_iter": of(5), "tol": of(1e-4), "random_state": of(None, 3),
-            "metric": metric, "empty_cluster": policy,
+            **ESTIMATOR, "batch_size": of(10), "compute_labels": of(True, False),
+            "max_no_improvement": of(10, None), "init_size": of(None, 20),
+            "reassignment_ratio": of(0.01),
         },
     ),
-    Door("KMeans.predict", method("predict", estimator), {"x": of(X.numpy(), X)}),
-    Door("KMeans.transform", method("transform", estimator), {"x": of(X.numpy(), X)}),
-    Door("KMeans.score", method("score", estimator), {"x": of(X.numpy(), X)}),
+    Door("MiniBatchKMeans.partial_fit", method("partial_fit", lambda: km.MiniBatchKMeans(4)),
+         {"X": of(X.numpy(), X), "sample_weight": of(None, WEIGHTS.numpy())}),
     Door(
         "LitKMeans", free(km.LitKMeans),
         {
@@ -357,6 +381,8 @@ def complaint(door: Door, error: Exception) -> str | None:
     message = str(error)
     if not isinstance(error, ValueError | TypeError | FileNotFoundError):
         return f"{type(error).__name__} is no refusal of an argument"
+    if door.name.startswith(("KMeans.", "MiniBatchKMeans.")):
+        return None  # the words are scikit-learn's
     if not message or "\n" in message:
         return "not one line"
     if len(message) > 400:

@@ -55,6 +55,16 @@ def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Col
     return folder
 
 
+@pytest.fixture(scope="session")
+def run_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and the runs of tests/runs.py. Tests change copies."""
+    from tests.runs import fit_all
+
+    folder = tmp_path_factory.mktemp("runs")
+    fit_all(folder)
+    return folder
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

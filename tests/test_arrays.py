@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_matrix
+from scipy.sparse import coo_array, csr_array, csr_matrix
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from kmeans_module import BlobDataModule, KMeans, LitKMeans
@@ -168,75 +168,28 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "dictionary among numbers": (np.array([[{}, 1]], object), TypeError, "holds {} (dict)"),
     "lists in objects": (np.array([[1], [2, 3], 0], object)[:2], TypeError, "row 0 holds [1]"),
     "beyond float64": (np.array([[10**400], [1]], object), ValueError, "that float64 does not"),
-    "scalar": (3.0, ValueError, "x should have shape (n_samples, n_features); got ()"),
-    "one dimension": (X[0], ValueError, "got (3,); use x.reshape(1, -1) for one sample"),
-    "three dimensions": (X[None], ValueError, "(n_samples, n_features); got (1, 40, 3)"),
-    "no rows": (X[:0], ValueError, "n_samples=0"),
-    "no columns": (X[:, :0], ValueError, "n_features"),
-    "nothing": ([], ValueError, "x should have shape (n_samples, n_features); got (0,)"),
-    "names of two kinds": (Frame(["a", 1, 2], X), TypeError, "Feature names are only supported if"),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_matrix_of_numbers_is_refused_in_one_line(kind: str) -> None:
+def test_what_is_no_array_of_numbers_is_refused_in_one_line(kind: str) -> None:
     given, error, message = REFUSED[kind]
-    fitted = KMeans(2).fit(X)
     with pytest.raises(error) as raised:
-        KMeans(2).fit(given)
+        as_tensor(given)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert "torch.from_numpy" not in str(raised.value)
-    if kind in ("no rows", "no columns"):  # those of predict have a label each, or other features
-        return
-    with pytest.raises(error) as again:
-        fitted.predict(given)
-    assert str(again.value) == str(raised.value)
 
 
 def test_the_argument_is_named() -> None:
-    ragged = [[1], [2, 3]]
-    for options in ({"init": ragged}, {"init": np.array([["a"]])}):
+    for value in ([[1], [2, 3]], np.array([["a"]]), np.ma.array([1.0], mask=[True])):
         with pytest.raises((TypeError, ValueError), match=r"^init should"):
-            KMeans(2, **options).fit(X)
-    with pytest.raises(TypeError, match=r"^sample_weight should hold numbers"):
-        KMeans(2).fit(X, sample_weight=["a"] * len(X))
-    weight = np.ma.array(np.ones(len(X)), mask=X[:, 0] == X[2, 0])
-    with pytest.raises(ValueError, match=r"^sample_weight should have no masked value"):
-        KMeans(2).fit(X).score(X, sample_weight=weight)
+            as_tensor(value, "init")
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
-    options = {"random_state": np.int32(3), "tol": np.float32(0), "n_init": np.uint8(2)}
-    ours = KMeans(np.int64(4), max_iter=np.int16(9), **options).fit(X)  # type: ignore[arg-type]
-    plain = KMeans(4, max_iter=9, random_state=3, tol=0, n_init=2).fit(X)
-    np.testing.assert_array_equal(ours.cluster_centers_, plain.cluster_centers_)
-    for name, value in (("n_clusters", np.float64(3)), ("max_iter", np.True_), ("tol", "1")):
-        with pytest.raises(TypeError, match=f"{name} should be a"):
-            KMeans(**{name: value}).fit(X)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [np.random.RandomState, np.random.default_rng, lambda s: torch.Generator().manual_seed(s)],
-    ids=["RandomState", "default_rng", "torch"],
-)
-def test_a_generator_repeats_and_moves_on(make: Callable[[int], Any]) -> None:
-    def inertia(state: Any) -> float:
-        return KMeans(5, init="random", max_iter=1, random_state=state).fit(X).inertia_
-
-    state, again = make(7), make(7)
-    first = inertia(state)
-    assert inertia(again) == first
-    assert any(inertia(state) != first for _ in range(3))
-
-
-@pytest.mark.parametrize("state", ["1", 0.5, True, [1], np.random.SeedSequence(1)])
-def test_other_random_states_are_refused(state: Any) -> None:
-    with pytest.raises(TypeError, match="random_state should be"):
-        KMeans(2, random_state=state).fit(X)
-    with pytest.raises(ValueError, match="random_state should be >= 0; got -1"):
-        KMeans(2, random_state=-1).fit(X)
+def test_frames_of_names_of_two_kinds_are_refused() -> None:
+    with pytest.raises(TypeError, match="Feature names are only supported if"):
+        column_names(Frame(["a", 1, 2], X))
 
 
 def test_the_names_of_columns_are_those_of_a_frame() -> None:
@@ -281,3 +234,40 @@ def test_numbers_of_numpy_do_not_hinder_a_checkpoint(tmp_path: Path) -> None:
     again = LitKMeans(3, seed=4, tol=0)
     run(2).fit(again, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert int(again.kmeans.n_iter) == 2
+
+
+def test_scipy_matrices_become_sparse_rows_where_asked() -> None:
+    dense = np.array([[0, 1.5, 0], [2, 0, 3]], np.float32)
+    for kind in ("csr", "csc", "coo", "lil", "dok", "bsr"):
+        for matrix in (csr_matrix(dense).asformat(kind), csr_array(dense).asformat(kind)):
+            x = as_tensor(matrix, sparse=True)
+            assert x.layout == torch.sparse_csr
+            assert torch.equal(x.to_dense(), torch.from_numpy(dense))
+    with pytest.raises(TypeError, match=r"sparse; use x.toarray\(\)"):
+        as_tensor(csr_matrix(dense))
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_sparse_rows_share_the_memory_of_csr(index: type) -> None:
+    matrix = csr_array(np.eye(3, dtype=np.float32))
+    matrix.indptr, matrix.indices = matrix.indptr.astype(index), matrix.indices.astype(index)
+    x = as_tensor(matrix, sparse=True)
+    assert x.values().data_ptr() == matrix.data.ctypes.data
+    assert x.col_indices().data_ptr() == matrix.indices.ctypes.data
+
+
+def test_sparse_rows_are_sorted_and_summed_and_the_matrix_stays() -> None:
+    matrix = csr_matrix((np.array([1.0, 2, 3]), np.array([3, 1, 3]), np.array([0, 3])), (1, 4))
+    assert as_tensor(matrix, sparse=True).to_dense().tolist() == [[0, 2, 0, 4]]
+    assert matrix.data.tolist() == [1, 2, 3]
+
+
+def test_numbers_of_sparse_rows_go_through_the_door_of_arrays() -> None:
+    eye = csr_matrix(np.eye(3))
+    assert as_tensor(eye.astype(np.uint16), sparse=True).dtype == torch.int32
+    assert as_tensor(eye.astype(np.longdouble), sparse=True).dtype == torch.float64
+    frozen = csr_matrix(np.eye(3))
+    frozen.data.flags.writeable = False
+    assert as_tensor(frozen, sparse=True).dtype == torch.float64
+    with pytest.raises(TypeError, match="x should hold numbers; got an array of complex128"):
+        as_tensor(eye.astype(complex), sparse=True)

@@ -212,7 +212,7 @@ def test_bad_inits_are_refused(call: str, init: Any, error: type[Exception], mes
 
 
 OPTIONS = [
-    ({"max_iter": 0}, ValueError, "max_iter should be >= 1; got 0"),
+    ({"max_iter": -1}, ValueError, "max_iter should be >= 0; got -1"),
     ({"max_iter": 3.0}, TypeError, "max_iter should be an integer; got 3.0"),
     ({"n_init": 0}, ValueError, "n_init should be >= 1; got 0"),
     ({"n_init": "auto"}, TypeError, "n_init should be an integer; got 'auto'"),

@@ -147,6 +147,14 @@ def test_growth_covers_n_and_k(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_sparse_rows_are_timed_beside_scikit_learn(tmp_path: Path) -> None:
+    (row,) = figures(
+        tmp_path, "sparse", "20 clusters", "--repeats", "1", "--iterations", "3"
+    )["rows"]  # fmt: skip
+    assert row["equal_labels"] > 0.99
+    assert all(seconds > 0 for what in ("iterations", "labels") for seconds in row[what])
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     (row,) = figures(tmp_path, "memory", "blobs-2d-6")["rows"]

@@ -6,6 +6,9 @@ import inspect
 import re
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
 from itertools import pairwise
 from typing import Any
 
@@ -15,16 +18,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.cluster import KMeans as SklearnKMeans
-from sklearn.cluster import MiniBatchKMeans
+from sklearn.cluster import MiniBatchKMeans as SklearnMiniBatchKMeans
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from kmeans_module import (
     KMeans,
     KMeansLayer,
-    LitKMeans,
+    MiniBatchKMeans,
     NotInitializedError,
     ProductQuantizer,
     ResidualQuantizer,
@@ -32,7 +35,6 @@ from kmeans_module import (
 )
 from kmeans_module.quantization.revival import least_counts
 from tests.conftest import blobs, layer_at, seeded, weights_for
-from tests.end_to_end.helpers import train
 from tests.quantization.helpers import normal
 from tests.test_readme import ROOT, blocks_of
 
@@ -91,7 +93,7 @@ def test_each_argument_of_theirs_has_a_row() -> None:
         VQ: [library.VectorQuantize, library.VectorQuantize.forward],
         RVQ: [library.ResidualVQ, library.ResidualVQ.forward],
         KMEANS: [faiss.Kmeans.train],
-        MINI: [MiniBatchKMeans],
+        MINI: [SklearnMiniBatchKMeans],
         FULL: [SklearnKMeans],
     }
     for section, functions in arguments.items():
@@ -105,7 +107,9 @@ def test_each_argument_of_theirs_has_a_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", [code for _, code in blocks_of(DOCUMENT)], ids=["vector-quantize", "faiss", "sklearn"]
+    "code",
+    [code for _, code in blocks_of(DOCUMENT)[:4]],  # test_programs.py runs the others
+    ids=["vector-quantize", "faiss", "sklearn", "sklearn by steps"],
 )
 def test_every_code_block_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     for library in ("vector_quantize_pytorch", "faiss"):
@@ -205,18 +209,42 @@ def sizes() -> None:
 
 @row(VQ, "codebook_dim")
 def projections() -> None:
-    theirs = their_quantizer(4, 8, codebook_dim=3)
-    quantizer = brought_over(theirs)
-    x = normal(3, 40, 4)
-    quantized, codes, loss = quantizer(theirs.project_in(x))
-    expected, expected_codes, expected_loss = theirs(x)
-    assert torch.equal(codes, expected_codes)
-    close(theirs.project_out(quantized), expected)
-    close(loss, expected_loss)
-    assert isinstance(theirs.project_in, nn.Linear)
-    assert isinstance(theirs.project_out, nn.Linear)
+    for options, width in (({"codebook_dim": 3}, 3), ({"codebook_dim": 3, "heads": 2}, 6)):
+        theirs = their_quantizer(4, 8, **options)
+        ours = VectorQuantizer(
+            8, 4, projection=width, heads=theirs.heads, decay=0.8, commitment=1.0, revive_below=0
+        )
+        copy_state(theirs, ours)
+        for name in ("project_in", "project_out"):
+            getattr(ours.projection, name).load_state_dict(getattr(theirs, name).state_dict())
+        assert_steps_agree(ours, theirs)
     assert their_quantizer(4, 8, heads=2).project_in.out_features == 8
     assert not their_quantizer(4, 8, heads=2, codebook_dim=2).has_projections
+
+
+@row(VQ, "return_loss_breakdown")
+def breakdown() -> None:
+    theirs = their_quantizer(ema_update=False, learnable_codebook=True)
+    ours = brought_over(theirs, update="gradient")
+    x = normal(3, 40, 4)
+    found = ours(x)
+    commitment = theirs(x, return_loss_breakdown=True)[3].commitment
+    close(ours.commitment * found.distances.mean() / 4, commitment)
+    close(found.loss, 2 * commitment)
+    close(found.sample_loss.mean(), found.loss)
+    assert 1 <= found.perplexity <= 8
+    assert 1 / 8 <= found.usage <= 1
+
+
+@row(VQ, "indices in int64")
+def code_dtype() -> None:
+    theirs = their_quantizer()
+    ours = brought_over(theirs, code_dtype=torch.int16)
+    x = normal(3, 40, 4)
+    expected = theirs(x)[1]
+    assert expected.dtype == brought_over(theirs)(x).codes.dtype == torch.int64
+    assert torch.equal(ours.encode(x, dtype=torch.int32), expected.int())
+    assert torch.equal(ours(x).codes, expected.short())
 
 
 @row(VQ, "heads")
@@ -547,10 +575,10 @@ def residual_pair(
 ) -> tuple[ResidualQuantizer, Any]:
     """Both at the same codebooks."""
     library = pytest.importorskip("vector_quantize_pytorch")
-    sizes = {"dim": 4, "num_quantizers": levels, "codebook_size": 8}
-    other = library.ResidualVQ(**sizes, rotation_trick=False, **(theirs or {}))
+    sizes = {"dim": 4, "num_quantizers": levels, "codebook_size": 8, **(theirs or {})}
+    other = library.ResidualVQ(rotation_trick=False, **sizes)
     options: dict[str, Any] = {"decay": 0.8, "commitment": 1.0, "revive_below": 0, **(ours or {})}
-    own = ResidualQuantizer(8, other.codebook_dim, levels, **options)
+    own = ResidualQuantizer(sizes["codebook_size"], other.codebook_dim, levels, **options)
     for number, level in enumerate(other.layers):
         spread_out(level, seed=number)
     for level, source in zip(own.levels, other.layers, strict=False):
@@ -577,7 +605,18 @@ def levels() -> None:
     own.apply_update()
     assert own.codebooks.shape == other.codebooks.shape
     close(own.codebooks, other.codebooks)
-    assert other(normal(2, 40, 4))[2].shape == (3,)
+    x = normal(2, 40, 4)
+    found, losses = own(x), other(x)[2]
+    close(found.distances.mean(dim=(0, 1)) / 4, losses)
+    own, other = residual_pair(theirs={"codebook_size": (8, 4, 2)})
+    for seed in range(3):
+        assert_levels_agree(own, other, normal(2, 40, 4, seed=seed))
+
+
+@row(RVQ, "use_cosine_sim")
+def residual_cosine() -> None:
+    own, other = residual_pair(theirs={"use_cosine_sim": True}, ours={"metric": "cosine"})
+    assert_levels_agree(own, other, normal(2, 40, 4))
 
 
 @row(RVQ, "codebook_dim")
@@ -1019,198 +1058,174 @@ def residual_codes() -> None:
 # scikit-learn
 
 
-def mini_pair(
-    x: Tensor, weight: Tensor | None = None, start: Tensor | None = None
-) -> tuple[KMeansLayer, MiniBatchKMeans]:
-    """Both after five batches from the start, by default the first rows."""
-    start = x[:8] if start is None else start
-    theirs = MiniBatchKMeans(8, init=start.numpy(), n_init=1, reassignment_ratio=0)
-    layer = KMeansLayer(8, x.shape[1], empty_cluster="keep", dtype=x.dtype)
-    layer.initialize(x, start)
-    for part in torch.arange(len(x)).chunk(5):
-        own = None if weight is None else weight[part]
-        theirs.partial_fit(x[part].numpy(), sample_weight=None if own is None else own.numpy())
-        layer.m_step(layer.e_step(x[part], own).stats, decay=1)
-    close(layer.centroids, torch.from_numpy(theirs.cluster_centers_))
-    close(layer.counts, torch.from_numpy(theirs._counts))
-    return layer, theirs
-
-
 def doubles() -> Tensor:
     return blobs(600, 3).double()
 
 
-@row(MINI, "n_clusters")
-@row(MINI, "partial_fit")
-@row(MINI, "reassignment_ratio")
-@row(MINI, "cluster_centers_")
-@row(MINI, "n_steps_")
-@row(MINI, "n_features_in_")
-def mini_batches() -> None:
-    layer, theirs = mini_pair(doubles())
-    assert layer.centroids.shape == theirs.cluster_centers_.shape
-    assert int(layer.n_iter) == theirs.n_steps_ == 5
-    assert layer.n_features == theirs.n_features_in_
-    assert layer.n_clusters == theirs.n_clusters
-    far = torch.cat([doubles()[:6], doubles()[6:8] + 1e6])
-    layer, _ = mini_pair(doubles(), start=far)
-    assert torch.equal(layer.centroids[6:], far[6:]), "empty clusters stay where they are"
+def pair_of(section: str, **options: Any) -> tuple[Any, Any]:
+    """Both, to start from the first rows; ours before theirs."""
+    options = {"n_clusters": 8, "init": doubles()[:8].numpy(), "n_init": 1, **options}
+    pairs = {MINI: (MiniBatchKMeans, SklearnMiniBatchKMeans), FULL: (KMeans, SklearnKMeans)}
+    own, other = pairs[section]
+    return own(**options), other(**options)
 
 
-@row(MINI, "sample_weight")
-def mini_batch_weights() -> None:
-    x = doubles()
-    mini_pair(x, weights_for(x).double())
-
-
-@row(MINI, "init")
-def mini_batch_start() -> None:
-    x = apart().double()
-
-    def first(x: Any, n_clusters: int, generator: Any = None, random_state: Any = None) -> Any:
-        return x[::60][:n_clusters]
-
-    theirs = MiniBatchKMeans(8, init=first, n_init=1, reassignment_ratio=0)
-    theirs.partial_fit(x.numpy())
-    layer = KMeansLayer(8, 2, dtype=torch.float64)
-    layer.initialize(x, first)
-    layer.m_step(layer.e_step(x).stats, decay=1)
-    close(layer.centroids, torch.from_numpy(theirs.cluster_centers_))
-    for init in ("k-means++", "random"):
-        layer.initialize(x, init, generator=seeded())
-        assert len(layer.centroids.unique(dim=0)) == 8
-        assert all((x == centroid).all(dim=1).any() for centroid in layer.centroids)
-    layer.initialize(x, "k-means++", generator=seeded())
-    theirs = MiniBatchKMeans(8, n_init=1, random_state=0).partial_fit(x.numpy())
-    layer.m_step(layer.e_step(x).stats, decay=1)
-    assert same_set(layer.centroids, torch.from_numpy(theirs.cluster_centers_))
-
-
-@row(MINI, "tol")
-def mini_batch_tolerance() -> None:
-    x = doubles()
-    layer, theirs = mini_pair(x)
-    before = theirs.cluster_centers_.copy()
-    shift = layer.m_step(layer.e_step(x[:100]).stats, decay=1)
-    theirs.partial_fit(x[:100].numpy())
-    assert float(shift) == pytest.approx(((theirs.cluster_centers_ - before) ** 2).sum())
-    theirs = MiniBatchKMeans(8, tol=0.01, n_init=1).fit(x.numpy())
-    assert theirs._tol == pytest.approx(0.01 * float(x.var(dim=0, correction=0).mean()))
-
-
-@row(MINI, "random_state")
-def mini_batch_seed() -> None:
-    x, found = doubles(), []
-    for _ in range(2):
-        layer = KMeansLayer(8, 3)
-        layer.initialize(x, generator=torch.Generator().manual_seed(3))
-        theirs = MiniBatchKMeans(8, random_state=3, n_init=1).fit(x.numpy())
-        found.append((layer.centroids, torch.from_numpy(theirs.cluster_centers_)))
-    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
-
-
-@row(MINI, "fit")
-def mini_batch_fit() -> None:
-    x = apart()
-    theirs = MiniBatchKMeans(8, n_init=3, random_state=0).fit(x.numpy())
-    lit = LitKMeans(8, 2, algorithm="minibatch")
-    data: Any = DataLoader(x[torch.randperm(len(x), generator=seeded())], batch_size=96)
-    train(lit, data, max_epochs=10)
-    assert same_set(lit.kmeans.centroids, torch.from_numpy(theirs.cluster_centers_))
-
-
-@row(MINI, "predict")
-@row(MINI, "transform")
-@row(MINI, "score")
-@row(MINI, "labels_")
-@row(MINI, "inertia_")
-def mini_batch_results() -> None:
-    x = doubles()
-    layer, theirs = mini_pair(x)
-    assert np.array_equal(layer(x), theirs.predict(x.numpy()))
-    close(layer.transform(x).sqrt(), torch.from_numpy(theirs.transform(x.numpy())))
-    assert -float(layer.e_step(x).stats.inertia) == pytest.approx(theirs.score(x.numpy()))
-    batch = x[480:]
-    assert np.array_equal(layer(batch), theirs.labels_)
-    assert float(layer.e_step(batch).stats.inertia) == pytest.approx(theirs.inertia_)
-
-
-def full_pair(x: Tensor, weight: Tensor | None = None, **options: Any) -> tuple[KMeans, Any]:
-    """Both fitted from the first rows."""
+def fitted_pair(
+    section: str, x: Tensor | None = None, weight: Tensor | None = None, **options: Any
+) -> tuple[Any, Any]:
+    rows = (doubles() if x is None else x).numpy()
     sample_weight = None if weight is None else weight.numpy()
-    options = {"n_clusters": 8, "init": x[:8].numpy(), "n_init": 1, **options}
-    return (
-        KMeans(**options).fit(x.numpy(), sample_weight=sample_weight),
-        SklearnKMeans(**options).fit(x.numpy(), sample_weight=sample_weight),
+    options = {"random_state": 3, **options}
+    own, other = (
+        model.fit(rows, sample_weight=sample_weight) for model in pair_of(section, **options)
     )
+    return own, other
 
 
-def assert_estimators_agree(own: KMeans, other: Any) -> None:
+def assert_estimators_agree(own: Any, other: Any) -> None:
     np.testing.assert_allclose(own.cluster_centers_, other.cluster_centers_)
     assert np.array_equal(own.labels_, other.labels_)
+    assert own.labels_.dtype == other.labels_.dtype
     assert own.inertia_ == pytest.approx(other.inertia_)
     assert own.n_iter_ == other.n_iter_
     assert own.n_features_in_ == other.n_features_in_
+    assert getattr(own, "n_steps_", None) == getattr(other, "n_steps_", None)
 
 
-@row(FULL, "n_clusters")
-@row(FULL, "fit, sample_weight")
-@row(FULL, "cluster_centers_, labels_, inertia_, n_iter_, n_features_in_, feature_names_in_")
-def fits() -> None:
-    x = doubles()
-    assert_estimators_agree(*full_pair(x))
-    assert_estimators_agree(*full_pair(x, weights_for(x).double()))
-    assert KMeans().n_clusters == SklearnKMeans().n_clusters
+def of_both(*names: str) -> Callable[[Callable[[str], None]], Callable[[str], None]]:
+    """The check of rows that both estimators have."""
+
+    def register(check: Callable[[str], None]) -> Callable[[str], None]:
+        for section, name in ((MINI, names[0]), (FULL, names[-1])):
+            row(section, name)(partial(check, section))
+        return check
+
+    return register
 
 
-@row(FULL, "max_iter")
-@row(FULL, "tol")
-def stops() -> None:
-    for options in ({"tol": 0.05}, {"max_iter": 2}, {"max_iter": 3, "tol": 0}):
-        assert_estimators_agree(*full_pair(normal(600, 3).double(), **options))
-    for name in ("max_iter", "tol"):
-        assert getattr(KMeans(), name) == getattr(SklearnKMeans(), name)
+@of_both(
+    "n_clusters, max_iter, batch_size, compute_labels, tol, max_no_improvement, init_size, n_init",
+    "n_clusters, n_init, max_iter, tol, copy_x",
+)
+def the_same_parameters(section: str) -> None:
+    own, other = (model.get_params() for model in pair_of(section))
+    assert {name: own[name] for name in other if name != "init"} == {
+        name: value for name, value in other.items() if name != "init"
+    }
+    tight = {"tol": 0.05, "max_iter": 3}
+    assert_estimators_agree(*fitted_pair(section, normal(600, 3).double(), **tight))
+    if section == MINI:
+        options = {"batch_size": 50, "max_no_improvement": 3, "init_size": 100}
+        assert_estimators_agree(*fitted_pair(section, **options))
 
 
-@row(FULL, "init")
-@row(FULL, "n_init")
-def restarts() -> None:
+@of_both("init")
+def starts(section: str) -> None:
     x = apart().double()
-    for init in ("random", "k-means++"):
-        own, other = full_pair(x, init=init, n_init=40, random_state=0)
-        assert own.inertia_ == pytest.approx(other.inertia_)
-        assert same_set(torch.tensor(own.cluster_centers_), torch.tensor(other.cluster_centers_))
-    assert KMeans(init="random").n_init == 1
-    tensor = KMeans(8, init=x[:8]).fit(x)
-    close(tensor.cluster_centers_, torch.from_numpy(full_pair(x)[1].cluster_centers_))
+    for init in ("k-means++", "k-means||", "random"):
+        named = {"init": "k-means++" if init == "k-means||" else init, "n_init": 40}
+        if section == FULL or init != "random":  # batches seldom leave such a start
+            own, other = fitted_pair(section, x, **named)
+            own.set_params(init=init).fit(x.numpy())
+            found, expected = own.cluster_centers_, other.cluster_centers_
+            assert same_set(torch.from_numpy(found), torch.from_numpy(expected))
+    tensor, _ = pair_of(section, init=x[:8], random_state=3)
+    array, other = fitted_pair(section, x, init=x[:8].numpy())
+    close(tensor.fit(x).cluster_centers_, torch.from_numpy(array.cluster_centers_))
+    assert_estimators_agree(array, other)
 
 
-@row(FULL, "random_state")
-def seeds() -> None:
-    x = doubles()
-    first, second = (full_pair(x, init="k-means++", random_state=4) for _ in range(2))
+@of_both("random_state")
+def seeds(section: str) -> None:
+    first, second = (fitted_pair(section, init="k-means++", random_state=4) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert np.array_equal(one.cluster_centers_, other.cluster_centers_)
+    if section == MINI:
+        assert_estimators_agree(*fitted_pair(section, batch_size=30, random_state=7))
 
 
-@row(FULL, "predict, fit_predict")
-@row(FULL, "transform, fit_transform")
-@row(FULL, "score")
-def estimator_methods() -> None:
-    x, rows = doubles(), blobs(100, 3, seed=4).double().numpy()
-    own, other = full_pair(x)
+@row(MINI, "reassignment_ratio")
+def moves_of_light_clusters() -> None:
+    far = torch.cat([doubles()[:6], doubles()[6:8] + 1e6]).numpy()
+    for ratio in (0, 0.3):
+        options = {"init": far, "reassignment_ratio": ratio, "batch_size": 50}
+        own, other = fitted_pair(MINI, **options)
+        assert_estimators_agree(own, other)
+        assert (own.cluster_centers_ > 1e5).any() == (ratio == 0)
+
+
+@row(FULL, "algorithm")
+def algorithms() -> None:
+    lloyd, elkan = (fitted_pair(FULL, algorithm=name)[0] for name in ("lloyd", "elkan"))
+    assert_estimators_agree(lloyd, elkan)
+
+
+@of_both("verbose")
+def lines(section: str) -> None:
+    said = []
+    for model in pair_of(section, random_state=3, verbose=1):
+        with redirect_stdout(StringIO()) as out:
+            model.fit(doubles().numpy())
+        said.append([line[:12] for line in out.getvalue().splitlines()])
+    assert said[0] == said[1]
+
+
+@of_both("fit, partial_fit, sample_weight", "fit, sample_weight")
+def fits(section: str) -> None:
+    x, weight = doubles(), weights_for(doubles()).double()
+    assert_estimators_agree(*fitted_pair(section))
+    assert_estimators_agree(*fitted_pair(section, weight=weight))
+    if section == MINI:
+        own, other = pair_of(MINI)
+        for part in torch.arange(600).chunk(5):
+            for model in (own, other):
+                model.partial_fit(x[part].numpy(), sample_weight=weight[part].numpy())
+        np.testing.assert_allclose(own.cluster_centers_, other.cluster_centers_)
+        np.testing.assert_allclose(own._counts, other._counts)
+
+
+@of_both("predict, fit_predict, transform, fit_transform, score")
+def estimator_methods(section: str) -> None:
+    x, rows = doubles().numpy(), blobs(100, 3, seed=4).double().numpy()
+    own, other = fitted_pair(section)
     assert np.array_equal(own.predict(rows), other.predict(rows))
-    assert own.predict(rows).dtype == np.int64
+    assert own.predict(rows).dtype == other.predict(rows).dtype
     np.testing.assert_allclose(own.transform(rows), other.transform(rows))
     assert own.score(rows) == pytest.approx(other.score(rows))
-    assert np.array_equal(own.fit_predict(x.numpy()), other.fit_predict(x.numpy()))
-    np.testing.assert_allclose(own.fit_transform(x.numpy()), other.fit_transform(x.numpy()))
+    assert np.array_equal(own.fit_predict(x), other.fit_predict(x))
+    np.testing.assert_allclose(own.fit_transform(x), other.fit_transform(x))
 
 
-@row(FULL, "get_params, set_params")
-def parameters() -> None:
-    own, other = KMeans(5), SklearnKMeans(5)
+@of_both(
+    "cluster_centers_, labels_, inertia_, n_iter_, n_steps_, n_features_in_, feature_names_in_",
+    "cluster_centers_, labels_, inertia_, n_iter_, n_features_in_, feature_names_in_",
+)
+def attributes(section: str) -> None:
+    own, other = fitted_pair(section)
+    assert_estimators_agree(own, other)
+    close(own.layer_.centroids, torch.from_numpy(own.cluster_centers_))
+    fresh, _ = pair_of(section)
+    fresh.cluster_centers_ = own.cluster_centers_
+    rows = normal(50, 3).double().numpy()
+    assert np.array_equal(fresh.predict(rows), other.predict(rows))
+
+
+@of_both("set_output, get_feature_names_out, get_params, set_params")
+def parameters(section: str) -> None:
+    own, other = fitted_pair(section)
+    assert list(own.get_feature_names_out()) == list(other.get_feature_names_out())
     for estimator in (own, other):
         assert clone(estimator.set_params(n_init=3)).get_params()["n_init"] == 3
-    shared = set(other.get_params()) - {"algorithm", "verbose", "copy_x"}
-    assert shared <= set(own.get_params())
+    frames = [
+        model.set_output(transform="pandas").transform(doubles()[:4].numpy())
+        for model in (own, other)
+    ]
+    assert list(frames[0].columns) == list(frames[1].columns)
+
+
+@row(FULL, "sparse x")
+def sparse_rows() -> None:
+    x = doubles().numpy()
+    own, other = (model.fit(csr_array(x)) for model in pair_of(FULL))
+    assert_estimators_agree(own, other)
+    assert np.array_equal(own.labels_, own.fit(x).labels_)

@@ -15,7 +15,7 @@ from tests.careless import DOORS, GARBAGE, Door, complaint, state_of
 # What a user's own function raises is the user's to see.
 CALLED = ("init", "callback", "batch_of", "assign")
 # Arguments whose size is time or memory.
-SIZES = ("max_iter", "n_init", "n_levels", "n_clusters", "n_subspaces", "heads", "beam_size")
+SIZES = ("max_iter", "n_init", "n_levels", "n_clusters", "k", "n_subspaces", "heads", "beam_size")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,13 +1,25 @@
 """Every fit takes a seed in place of a generator."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from kmeans_module import KMeansLayer, ProductQuantizer, ResidualQuantizer
+import kmeans_module
+from kmeans_module import (
+    KMeansLayer,
+    ProductQuantizer,
+    ResidualQuantizer,
+    functional,
+    kmeans,
+    metrics,
+    quantization,
+    rows,
+)
 
 X = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
 
@@ -36,7 +48,28 @@ def fit_residual(**drawn: object) -> Tensor:
     return quantizer.codebooks
 
 
-DOORS = [fit_layer, initialize_layer, fit_product, fit_residual]
+def fit_sample(**drawn: object) -> Tensor:
+    layer = KMeansLayer(5, 8)
+    layer.fit(X, max_iter=2, max_points_per_centroid=20, **drawn)
+    return layer.centroids
+
+
+def sample_rows(**drawn: object) -> Tensor:
+    return KMeansLayer(5, 8).prepare(X).sample(20, **drawn)
+
+
+def sample_stream(**drawn: object) -> Tensor:
+    return KMeansLayer(5, 8).prepare(DataLoader(X, batch_size=64)).sample(20, **drawn)
+
+
+def one_call(**drawn: object) -> Tensor:
+    return kmeans(X, 5, max_iter=2, **drawn).centroids
+
+
+DOORS = [
+    fit_layer, initialize_layer, fit_product, fit_residual, fit_sample, sample_rows, sample_stream,
+    one_call,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -64,3 +97,25 @@ def test_what_is_no_seed_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         door(**drawn)
+
+
+def test_every_public_function_with_a_generator_takes_a_seed() -> None:
+    drawing = {name: taken for name, taken in public() if "generator" in taken}
+    assert {"KMeansLayer.fit", "ProductQuantizer.fit", "kmeans", "HeldRows.sample"} <= set(drawing)
+    assert not [name for name, taken in drawing.items() if "seed" not in taken]
+
+
+def public() -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Functions and methods that users call, and what they take."""
+    inner = ("draws", "excerpt")  # what Rows give to seeding
+    for module in (kmeans_module, functional, metrics, quantization, rows):
+        for name in getattr(module, "__all__", vars(module)):
+            value = getattr(module, name)
+            members = {name: value}
+            if inspect.isclass(value):
+                members = {f"{name}.{key}": member for key, member in inspect.getmembers(value)}
+            for full, member in members.items():
+                ours = str(getattr(member, "__module__", "")).startswith("kmeans_module")
+                last = full.rpartition(".")[2]
+                if ours and inspect.isfunction(member) and last not in inner and last[0] != "_":
+                    yield full, inspect.signature(member).parameters

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kmeans_module.backends import native, operators, reference, triton
 from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.guard import for_onnx, no_memory, no_plain
+from kmeans_module.core.guard import differentiated, for_onnx, no_memory, no_plain
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.rows import Rounds
 from kmeans_module.core.scale import Scale
 from kmeans_module.core.statistics import ClusterStats, EStep
@@ -27,7 +28,9 @@ __all__ = [
     "Workspace",
     "backend_for",
     "beam_search",
+    "search",
     "show_backends",
+    "sparse_distances",
     "unit_rows",
     "workspace",
 ]
@@ -117,7 +120,7 @@ class Backend(Protocol):
             x: rows (n, d) or (P, n, d); numbers (P, n) for "sums".
             dtype: of the centroids; None for that of the rows.
             operation: "e_step" (and seeding), "codebook" (steps of quantizers), "unit", "beam",
-                "sums" or "moments".
+                "search", "sums" or "moments".
         """
 
     def workspace(
@@ -134,8 +137,14 @@ class Backend(Protocol):
     def beam_search(self, x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
         """See :func:`beam_search`."""
 
+    def search(self, x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+        """See :func:`search`."""
+
     def unit_rows(self, x: Tensor) -> Tensor:
         """See :func:`unit_rows`."""
+
+    def sparse_distances(self, x: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+        """See :func:`sparse_distances`."""
 
     def draw(self, mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
         """Columns (P, m) of mass (P, n), none negative, drawn in proportion to it; and whether no
@@ -241,6 +250,17 @@ def unit_rows(x: Tensor) -> Tensor:
     return backend_for(x, operation="unit").unit_rows(x)
 
 
+def sparse_distances(x: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+    """Squared distances, or 1 - cos, of sparse rows (n, d) to all centroids (k, d): (n, k).
+
+    Gradients, which only the reference knows, flow to the centroids.
+    """
+    backend: Backend = reference.BACKEND
+    if not differentiated(centroids):
+        backend = backend_for(x, centroids.dtype, also=(centroids,))
+    return backend.sparse_distances(x, centroids, metric=metric)
+
+
 def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
     """The codes whose centroids add up nearest to each sample, as a beam search finds them.
 
@@ -265,6 +285,22 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     x, codebooks = x.to(dtype), codebooks.to(dtype)
     backend = backend_for(x, codebooks.dtype, "beam", (codebooks,))
     return backend.beam_search(x, codebooks, beam_size=beam_size)
+
+
+def search(x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+    """The m nearest centroids of each row, by the sum that decides in E-steps.
+
+    Args:
+        x: rows, (n, d) shared by all problems or (P, n, d).
+        centroids: (P, k, d).
+        m: from 1 to k.
+        metric: "euclidean" or "cosine".
+
+    Returns:
+        distances, in the wider dtype of both, at least float32, and labels, (P, n, m).
+    """
+    backend = backend_for(x, centroids.dtype, "search", (centroids,))
+    return backend.search(x, centroids, m, metric=metric)
 
 
 def show_backends() -> str:
@@ -293,7 +329,7 @@ def _eager_or_operators(
             return backend
     elif for_onnx():
         return operators.ONNX_BACKEND
-    if backend is reference.BACKEND or operation not in ("e_step", "beam"):
+    if backend is reference.BACKEND or operation not in ("e_step", "beam", "search"):
         return reference.BACKEND
     return operators.BACKEND
 

@@ -8,6 +8,7 @@ ties go to the lowest number.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,19 +22,26 @@ _TINY = {torch.float32: 1e-30, torch.float64: 1e-290}  # of which underflow leav
 
 def torch_beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
     """See :func:`kmeans_module.backends.beam_search`."""
+    return search_levels(x, list(codebooks), beam_size=beam_size)
+
+
+def search_levels(
+    x: Tensor, codebooks: Sequence[Tensor], *, beam_size: int
+) -> tuple[Tensor, Tensor]:
+    """The same for codebooks (k, d) of levels that may differ in size."""
     if for_other_inputs():
         return _search(x, codebooks, beam_size)
-    size = max(1, _CHUNK // (beam_size * codebooks.shape[1]))
+    size = max(1, _CHUNK // (beam_size * max(len(book) for book in codebooks)))
     chunks = [_search(rows, codebooks, beam_size) for rows in torch.split(x, size)]
     codes = torch.cat([codes for codes, _ in chunks])
     return codes, torch.cat([left for _, left in chunks])
 
 
-def _search(rows: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
-    k = codebooks.shape[1]
+def _search(rows: Tensor, codebooks: Sequence[Tensor], beam_size: int) -> tuple[Tensor, Tensor]:
     left = rows.unsqueeze(1)  # (n, beams, d)
     codes: Tensor | None = None  # (n, beams, levels so far)
     for codebook in codebooks:
+        k = len(codebook)
         wanted = min(beam_size, left.shape[1] * k)
         best = _choose_among_all if under_mode() or left.is_meta else _choose
         choice = best(left, codebook, wanted)

@@ -18,6 +18,7 @@ from torch import Tensor
 from kmeans_module.backends.native import BACKEND as NATIVE
 from kmeans_module.backends.native import NativeBackend
 from kmeans_module.backends.native.library import library
+from kmeans_module.backends.native.sparse import NativeSparseWorkspace
 from kmeans_module.backends.native.workspace import NativeWorkspace
 from kmeans_module.backends.reference import BACKEND as REFERENCE
 from kmeans_module.backends.reference import ReferenceBackend, ReferenceWorkspace
@@ -25,6 +26,7 @@ from kmeans_module.backends.triton import BACKEND as TRITON
 from kmeans_module.backends.triton import TritonBackend
 from kmeans_module.core.distances import declared_dtype
 from kmeans_module.core.nearest import Screen
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -51,7 +53,7 @@ def _backend(
 
 def _workspace(
     x: Tensor, sample_weight: Tensor | None, centroids: Tensor, metric: str
-) -> NativeWorkspace | TritonWorkspace | ReferenceWorkspace:
+) -> NativeWorkspace | NativeSparseWorkspace | TritonWorkspace | ReferenceWorkspace:
     backend = _backend(x, centroids.dtype)
     return backend.workspace(x, sample_weight, metric=metric, dtype=centroids.dtype, once=True)
 
@@ -135,6 +137,24 @@ def _(x: Tensor, codebooks: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
     return codes, torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+@torch.library.custom_op(
+    "kmeans_module::search",
+    mutates_args=(),
+    schema="(Tensor x, Tensor centroids, SymInt m, str metric) -> (Tensor, Tensor)",
+)
+def search(x: Tensor, centroids: Tensor, m: int, metric: str) -> tuple[Tensor, Tensor]:
+    """Distances and labels of the m nearest centroids, (P, n, m)."""
+    found = _backend(x, centroids.dtype, "search").search(x, centroids, m, metric=metric)
+    # Integers beyond 2^24 are searched in float64, but a recorded dtype depends on no values.
+    return found.distances.to(declared_dtype(x, centroids)), found.labels
+
+
+@search.register_fake
+def _(x: Tensor, centroids: Tensor, m: int, metric: str) -> tuple[Tensor, Tensor]:
+    labels = x.new_empty((centroids.shape[0], x.shape[-2], m), dtype=torch.int64)
+    return torch.empty_like(labels, dtype=declared_dtype(x, centroids)), labels
+
+
 def _without_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
 
@@ -143,7 +163,7 @@ def _no_backward(ctx: Any, *gradients: Any) -> tuple[None, ...]:
     return (None,) * len(ctx.needs_input_grad)
 
 
-for _operator in (assign, e_step, beam_search):
+for _operator in (assign, e_step, beam_search, search):
     _operator.register_autograd(_no_backward, setup_context=_without_gradient)
 
 
@@ -206,6 +226,17 @@ def _(
     return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0)
 
 
+@search.register_vmap
+def _(
+    info: Any, dims: Any, x: Tensor, centroids: Tensor, m: int, metric: str
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    centroids = _calls(centroids, dims[1], info.batch_size)
+    size, problems = centroids.shape[:2]
+    x = _problems(x, dims[0], size, problems, own=3)
+    found = search(x, centroids.flatten(0, 1), m, metric)
+    return tuple(tensor.unflatten(0, (size, problems)) for tensor in found), (0, 0)
+
+
 class OperatorWorkspace(ReferenceWorkspace):
     """A workspace whose steps are operators, each of which starts afresh."""
 
@@ -231,6 +262,9 @@ class OperatorBackend(ReferenceBackend):
     def beam_search(self, x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
         codes, left = beam_search(x, codebooks, beam_size)
         return codes, left
+
+    def search(self, x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+        return Neighbors(*search(x, centroids, m, metric))
 
 
 class OnnxWorkspace(ReferenceWorkspace):

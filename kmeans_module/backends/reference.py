@@ -8,25 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
+from kmeans_module.backends.moments import torch_moments
+from kmeans_module.backends.neighbors import torch_search
+from kmeans_module.backends.sparse import (
+    sparse_farthest,
+    sparse_stats_of_labels,
+    sparse_unit_rows,
+    sparse_weights,
+)
 from kmeans_module.core.distances import (
     chunk_rows,
     compute_dtype,
     few_distances,
+    pairwise_distances,
     squared_norms,
     unit_rows,
 )
 from kmeans_module.core.guard import captured, for_other_inputs, under_mode
 from kmeans_module.core.nearest import Screen
+from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.scale import Scale
+from kmeans_module.core.soft import in_chunks
+from kmeans_module.core.sparse import is_sparse, rows_at
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
     EStep,
+    Farthest,
     accumulator_dtype,
     find_farthest,
     gather_rows,
@@ -35,7 +49,6 @@ from kmeans_module.core.statistics import (
     stats_of_labels,
 )
 
-_MOMENT_ELEMENTS = 1 << 21
 _BLOCKS = 4096  # of numbers that are added up together
 
 
@@ -107,13 +120,29 @@ class ReferenceWorkspace:
         stats = ClusterStats(sums.view(problems, k, d), counts.view(problems, k), inertia)
         # On accelerators a look at the counts would make the host wait.
         if wants_farthest and (device.type != "cpu" or bool((counts == 0).any())):
-            farthest = find_farthest(
-                lambda part: self._rows_and_weights(part, dtype, problems), labels, to_nearest,
-                n_features=d, m=min(k, MAX_FARTHEST), start=start,
-            )  # fmt: skip
-            stats = replace(stats, farthest=farthest)
+            stats = replace(stats, farthest=self._farthest(labels, to_nearest, k, start))
         self._count_changed(labels)
         return EStep(labels, to_nearest, stats)
+
+    def _farthest(self, labels: Tensor, distances: Tensor, k: int, start: int) -> Farthest:
+        problems, dtype = len(labels), distances.dtype
+        if is_sparse(self.x):
+            return sparse_farthest(
+                self.x, self._sparse_weights(problems), labels, distances, k, metric=self.metric,
+                start=start,
+            )  # fmt: skip
+        return find_farthest(
+            lambda part: self._rows_and_weights(part, dtype, problems), labels, distances,
+            n_features=self.x.shape[-1], m=min(k, MAX_FARTHEST), start=start,
+        )  # fmt: skip
+
+    def _in_space(self, dtype: torch.dtype) -> Tensor:
+        """Sparse rows in the space where the metric is Euclidean."""
+        x = self.x.to(dtype)
+        return sparse_unit_rows(x) if self.metric == "cosine" else x
+
+    def _sparse_weights(self, problems: int) -> Tensor:
+        return sparse_weights(self.x, self.sample_weight, metric=self.metric, problems=problems)
 
     def _count_changed(self, labels: Tensor) -> None:
         """Compare labels (P, n) with those of the previous E-step."""
@@ -128,6 +157,9 @@ class ReferenceWorkspace:
         return None
 
     def sums_of(self, labels: Tensor, k: int) -> ClusterStats:
+        if is_sparse(self.x):
+            unit = self._in_space(torch.promote_types(self.x.dtype, torch.float32))
+            return sparse_stats_of_labels(unit, self._sparse_weights(len(labels)), labels, k)
         return stats_of_labels(self.x, self.sample_weight, labels, k, metric=self.metric)
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
@@ -202,10 +234,7 @@ class ReferenceWorkspace:
         k, d = screen.centroids.shape[1:]
         size = chunk_rows(index.shape[-1], k, d, len(labels), row.device)
         for part in torch.split(index, size, dim=-1):
-            if self.x.ndim == 3:
-                rows = gather_rows(self.x, part)
-            else:
-                rows = self.x.index_select(0, part.flatten()).view(*part.shape, -1)
+            rows = gather_rows(self.x, part) if self.x.ndim == 3 else rows_at(self.x, part)
             rows = space_rows(rows, slice(None), metric=self.metric, dtype=dtype)
             labels.scatter_(-1, part, self._without_zero_rows(screen.decide(rows), rows))
 
@@ -227,7 +256,7 @@ class ReferenceBackend:
     name = "reference"
     workspace_type: type[ReferenceWorkspace] = ReferenceWorkspace
     device = "any device"
-    operations: tuple[str, ...] = ("e_step", "unit", "beam", "sums", "moments")
+    operations: tuple[str, ...] = ("e_step", "unit", "beam", "search", "sums", "moments")
 
     def missing(self) -> str | None:
         return None
@@ -253,7 +282,14 @@ class ReferenceBackend:
 
     beam_search = staticmethod(torch_beam_search)
 
-    unit_rows = staticmethod(unit_rows)
+    def search(self, x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+        return torch_search(x, centroids, m, metric=metric)
+
+    def unit_rows(self, x: Tensor) -> Tensor:
+        return sparse_unit_rows(x) if is_sparse(x) else unit_rows(x)
+
+    def sparse_distances(self, x: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+        return in_chunks(partial(pairwise_distances, metric=metric), x, centroids)[0]
 
     def draw(self, mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
         largest = mass.amax(dim=-1)
@@ -297,33 +333,6 @@ class ReferenceBackend:
         self, x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         return torch_moments(x, sample_weight, center, metric=metric)
-
-
-def torch_moments(
-    x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See :meth:`kmeans_module.backends.Backend.moments`."""
-    accumulator = accumulator_dtype(x.device)
-    n, d = x.shape[-2:]
-    low = torch.full((d,), torch.inf, dtype=accumulator, device=x.device)
-    high = -low
-    sums = torch.zeros((1, d), dtype=accumulator, device=x.device)
-    size = max(1, _MOMENT_ELEMENTS // max(1, x.numel() // max(1, n)))
-    for start in range(0, n, size):
-        rows = x[..., start : start + size, :]
-        rows = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
-        if center is None:
-            bounds = rows.flatten(0, -2).aminmax(dim=0)
-            low = torch.minimum(low, bounds.min.to(accumulator))
-            high = torch.maximum(high, bounds.max.to(accumulator))
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        rows = (unit_rows(rows) if metric == "cosine" else rows).to(accumulator)
-        rows = rows if center is None else (rows - center.unsqueeze(-2)).square_()
-        if sample_weight is not None:
-            weighs = sample_weight[..., start : start + rows.shape[-2]] > 0
-            rows = rows * weighs.to(accumulator).unsqueeze(-1)
-        sums = sums + rows.sum(dim=-2)
-    return low, high, sums
 
 
 def shares(numbers: Tensor, total: Tensor) -> Tensor:

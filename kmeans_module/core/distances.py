@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.guard import differentiated, for_onnx, no_memory, recorded
+from kmeans_module.core.sparse import numbers_of
 
 # Elements of one chunk's temporaries: a few L2 caches on the CPU, 64 MB on accelerators.
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "accelerator": 1 << 24}
@@ -67,6 +68,7 @@ def declared_dtype(x: Tensor, centroids: Tensor | torch.dtype) -> torch.dtype:
 def beyond_float32(x: Tensor) -> bool:
     """Whether integers are beyond 2^24, so that float32 does not tell all of them apart. An
     accelerator is waited for."""
+    x = numbers_of(x)
     if x.dtype not in _SIGNED or not x.numel():
         return False
     signed = x.view(_SIGNED[x.dtype])  # large unsigned numbers are negative
@@ -88,6 +90,15 @@ def unit_rows(rows: Tensor) -> Tensor:
     rows = rows / largest.where(largest > 0, 1.0)
     norms: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return rows / norms.where(norms > 0, 1.0)
+
+
+def at_unit_length(centroids: Tensor) -> Tensor:
+    """Centroids (..., d) scaled to length 1 in float64; those that have it, but for the rounding of
+    their dtype, as they are."""
+    wide = centroids.float() if centroids.device.type == "mps" else centroids.double()
+    squares = wide.square().sum(dim=-1, keepdim=True)
+    stay = (squares - 1).abs() <= 8 * torch.finfo(centroids.dtype).eps
+    return centroids.where(stay, unit_rows(wide).to(centroids.dtype))
 
 
 def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean") -> Tensor:

@@ -224,10 +224,17 @@ def _restarts_together(
 def _measured_alone(rows: Rows, search: Search, best: Fit) -> Fit:
     """Labels and inertia of the best centroids alone: ties within rounding fall as they do in a
     call on these problems alone."""
-    iteration = measured(rows, search, search.problem, best.centroids)
-    inertia = from_host(iteration.inertia)
-    best.history[:, -1] = inertia
-    return best._replace(labels=search.labels(), counts=iteration.counts, inertia=inertia)
+    best = remeasured(rows, search, best)
+    best.history[:, -1] = best.inertia
+    return best
+
+
+def remeasured(rows: Rows, search: Search, outcome: Fit) -> Fit:
+    """An outcome with the labels, counts and inertia of one E-step over all the data."""
+    iteration = measured(rows, search, search.problem, outcome.centroids)
+    return outcome._replace(
+        labels=search.labels(), counts=iteration.counts, inertia=from_host(iteration.inertia)
+    )
 
 
 def measured(rows: Rows, search: Search, problem: Problem, centroids: Tensor) -> Iteration:

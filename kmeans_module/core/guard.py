@@ -58,6 +58,9 @@ def no_plain(x: Tensor) -> str | None:
     """Why x itself has no numbers in a row of this process's memory; None where it has."""
     if type(x) not in _PLAIN and type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f"x is a {type(x).__name__}"
+    if x.layout == torch.sparse_csr:
+        parts = (x.crow_indices(), x.col_indices(), x.values())
+        return next((obstacle for part in parts if (obstacle := no_plain(part))), None)
     if x.layout != torch.strided or x.is_meta or x.is_neg() or x.is_conj():
         return f"x is no plain dense tensor in memory ({x.layout}, {x.device})"
     return None

@@ -202,5 +202,13 @@ class Rows(Protocol):
     def map(self, function: Callable[[Tensor], Tensor]) -> Rows:
         """The rows after a function of (..., n, d) that treats each row alone."""
 
-    def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
-        """m distinct rows drawn uniformly from those of positive weight, (P, m, d)."""
+    def sample(
+        self, m: int, generator: torch.Generator | None = None, *, seed: int | None = None
+    ) -> Tensor:
+        """m distinct rows drawn uniformly from those of positive weight, (P, m, d).
+
+        Args:
+            m: rows to draw; fewer come where there are fewer.
+            generator: None draws from torch's default generator.
+            seed: an integer in place of a generator.
+        """

@@ -14,7 +14,7 @@ computed again there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Real
 
 import torch
@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kmeans_module.core.distances import chunk_rows, squared_distances
 from kmeans_module.core.guard import for_other_inputs, readable, under_functorch
+from kmeans_module.core.sparse import is_sparse, part_of, rows_in
 from kmeans_module.core.words import shown
 
 KERNELS = ("softmax", "student-t")
@@ -93,15 +94,25 @@ def in_chunks(
     # torch.func has no hooks for what a checkpoint saves: it keeps all of it.
     wanted = torch.is_grad_enabled() and (x.requires_grad or centroids.requires_grad)
     wanted = wanted and not under_functorch()
+
+    def of_rows(rows: Tensor, centroids: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return function(rows_in(rows, slice(None)), centroids)  # sparse ones are dense in here only
+
     chunks = []
-    for rows in torch.split(x, max(size, 1), dim=-2):
+    for rows in _split(x, max(size, 1)):
         part = (
-            checkpoint(function, rows, centroids, use_reentrant=False)
+            checkpoint(of_rows, rows, centroids, use_reentrant=False)
             if wanted
-            else function(rows, centroids)
+            else of_rows(rows, centroids)
         )
         chunks.append(part if isinstance(part, tuple) else (part,))
     return tuple(
         parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
         for parts in zip(*chunks, strict=True)
     )
+
+
+def _split(x: Tensor, size: int) -> Sequence[Tensor]:
+    if not is_sparse(x):
+        return torch.split(x, size, dim=-2)
+    return [part_of(x, slice(first, first + size)) for first in range(0, max(len(x), 1), size)]

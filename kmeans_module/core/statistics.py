@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kmeans_module.core.distances import unit_rows
+from kmeans_module.core.sparse import rows_in
 
 MAX_FARTHEST = 64
 
@@ -46,7 +47,7 @@ def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
 
 def space_rows(x: Tensor, part: slice, *, metric: str, dtype: torch.dtype) -> Tensor:
     """A slice of the rows in the space where the metric is Euclidean, (m, d) or (P, m, d)."""
-    rows = x[..., part, :].to(dtype)
+    rows = rows_in(x, part).to(dtype)
     return unit_rows(rows) if metric == "cosine" else rows
 
 

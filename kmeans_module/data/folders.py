@@ -60,8 +60,8 @@ def read_folder(
     dtype, n_rows = first.x.dtype, [len(first.x)]
     for file in paths[1:]:
         table = files.read_table(file, columns=columns, key=key, header=header)
-        _check_same_columns(file, table, paths[0].relative_to(path), first)
-        dtype = _common_dtype(dtype, table.x.dtype)
+        check_same_columns(file, table, paths[0].relative_to(path), first)
+        dtype = common_dtype(dtype, table.x.dtype)
         n_rows.append(len(table.x))
     sizes = {file.relative_to(path): n for file, n in zip(paths, n_rows, strict=True)}
     if len(paths) == 1:
@@ -77,7 +77,7 @@ def read_folder(
     return files.Table(x, first.names), sizes
 
 
-def _check_same_columns(
+def check_same_columns(
     file: Path, table: files.Table, first_file: Path, first: files.Table
 ) -> None:
     if table.x.shape[1] != first.x.shape[1]:
@@ -93,7 +93,7 @@ def _check_same_columns(
         raise ValueError(f"{file}: other columns than in {first_file}: {here}; there {there}")
 
 
-def _common_dtype(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+def common_dtype(a: torch.dtype, b: torch.dtype) -> torch.dtype:
     """The smallest dtype that holds the numbers of both; torch's own loses integers to floats."""
     common = torch.promote_types(a, b)
     if not common.is_floating_point:

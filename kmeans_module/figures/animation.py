@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module.figures.arrays import FloatArray, evenly, to_numpy
-from kmeans_module.figures.colors import colors_or_own
+from kmeans_module.figures.colors import colors_of
 from kmeans_module.figures.drawing import literal
 from kmeans_module.figures.plane import find_plane, view_limits
 
@@ -32,9 +32,9 @@ def animation_html(
     title: str = "k-means",
     iterations: Iterable[int] | None = None,
     feature_names: Iterable[str] | None = None,
+    colors: Tensor | None = None,
     max_points: int = 2_000,
     max_frames: int = 100,
-    colors: Tensor | None = None,
 ) -> str:
     """A page that shows one frame per iteration: samples by cluster, centroids and their trails.
 
@@ -51,10 +51,10 @@ def animation_html(
         title: heading of the page.
         iterations: number of each frame; 0, 1, 2, ... by default.
         feature_names: ``d`` names, for the axes of one or two features.
+        colors: of the clusters, RGB ``(k, 3)`` in [0, 1]: for pixels their centroids; None for
+            colors that are told apart.
         max_points: most samples drawn.
         max_frames: most frames; fewer if needed for 250,000 positions of centroids in all.
-        colors: of the clusters, red, green and blue in [0, 1], of shape ``(k, 3)``: those of the
-            centroids where the samples are pixels. None for colors that are told apart.
     """
     centroids = check.check_sized("centroids", centroids, ("t", "k", "d"))
     n_frames, k, d = centroids.shape
@@ -87,7 +87,7 @@ def animation_html(
     payload = {
         "names": [literal(name) for name in plane.names],
         "limits": limits.tolist(),
-        "colors": [to_hex(tuple(color)) for color in colors_or_own(colors, k)],
+        "colors": [to_hex(tuple(color)) for color in colors_of(colors, k)],
         "iterations": [int(numbers[frame]) for frame in frames],
         "inertia": [value if np.isfinite(value) else None for value in energies.tolist()],
         # Positions are in widths of the view, from its lower left corner.

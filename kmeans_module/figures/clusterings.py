@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module.figures.arrays import to_numpy
-from kmeans_module.figures.colors import colors_or_own
+from kmeans_module.figures.colors import colors_of
 from kmeans_module.figures.drawing import (
     LITERALLY,
     NUMBERED_CLUSTERS,
@@ -61,7 +61,7 @@ def clustering_figure(
     check.check_callable("assign", assign)
     check.check_text("title", title)
     view = view_of(
-        x, labels, centroids, colors_or_own(colors, k), path=path, feature_names=feature_names
+        x, labels, centroids, colors_of(colors, k), path=path, feature_names=feature_names
     )
     if view.is_flat:
         return _one_feature_figure(view, title)
@@ -102,7 +102,7 @@ def small_multiples_figure(
     rows = -(-len(panels) // columns)
     figure = new_figure(10.0, 10.0 * rows / columns + 0.4)
     for number, panel in enumerate(panels):
-        palette = colors_or_own(colors, len(panel.centroids))
+        palette = colors_of(colors, len(panel.centroids))
         view = view_of(panel.x, panel.labels, panel.centroids, palette, feature_names=names)
         ax = figure.add_subplot(rows, columns, number + 1)
         (draw_histogram if view.is_flat else draw_plane)(ax, view)
@@ -122,7 +122,7 @@ def cluster_sizes_figure(counts: Tensor, *, colors: Tensor | None = None) -> Fig
     figure = new_figure(8.0, 4.0)
     ax = figure.add_subplot()
     ranks = np.arange(k, dtype=np.float64)
-    draw_bars(ax, ranks - 0.42, 0, 0.84, sizes[order], colors_or_own(colors, k)[order])
+    draw_bars(ax, ranks - 0.42, 0, 0.84, sizes[order], colors_of(colors, k)[order])
     ax.axhline(mean, color="0.25", linewidth=1, linestyle="--")
     across = ax.get_yaxis_transform()
     ax.text(1, mean, f"mean {mean:,.6g}", transform=across, ha="right", va="bottom", color="0.25")

@@ -48,8 +48,9 @@ def cluster_colors(n_clusters: int) -> FloatArray:
     return np.asarray(hsv_to_rgb(spread * (1.0, 0.55, 0.45) + (0.0, 0.4, 0.5)))
 
 
-def colors_or_own(colors: Tensor | None, n_clusters: int) -> FloatArray:
-    """Colors (k, 3) that were asked for, clipped to [0, 1], or those of :func:`cluster_colors`."""
+def colors_of(colors: Tensor | None, n_clusters: int) -> FloatArray:
+    """The colors that clusters are given, RGB (k, 3) in [0, 1], or those of
+    :func:`cluster_colors`."""
     if colors is None:
         return cluster_colors(n_clusters)
     return to_numpy(check_sized("colors", colors, (n_clusters, 3))).clip(0, 1)

@@ -20,7 +20,7 @@ from kmeans_module.figures.pictures import MAX_IMAGES, quantized_figure
 from kmeans_module.figures.view import MAX_POINTS
 
 if TYPE_CHECKING:
-    from kmeans_module.steps import Steps
+    from kmeans_module.layer.steps import Steps
 
 MAX_PANELS = 9
 _HISTOGRAM_POINTS = 1_000_000

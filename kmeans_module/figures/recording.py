@@ -26,7 +26,7 @@ from kmeans_module.figures.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from kmeans_module.layer import KMeansLayer
-    from kmeans_module.steps import Steps
+    from kmeans_module.layer.steps import Steps
 
 MAX_POINTS = 2_000
 

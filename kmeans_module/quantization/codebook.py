@@ -15,10 +15,10 @@ from kmeans_module.quantization import decisions, fused, learning, operators, st
 from kmeans_module.quantization.centroids import Codebook
 from kmeans_module.quantization.codebook_state import CodebookState, fill_unsaved, update_first
 from kmeans_module.quantization.joining import JoinableCodebook
-from kmeans_module.quantization.quantized import Quantizer
+from kmeans_module.quantization.quantizer import Quantizer
 from kmeans_module.quantization.rule import Rule
 from kmeans_module.rows.ranks import ProcessGroup
-from kmeans_module.state import ExactBuffers
+from kmeans_module.state import ExactBuffers, holds_centroids_alone, loaded_to
 
 UPDATES = ("ema", "gradient", "frozen")
 NONFINITE = ("error", "skip")
@@ -202,7 +202,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
 
         Args:
             rows: (P, n, d), without a gradient.
-            valid: which rows count, (P, n) bool; None for all.
+            valid: which rows count, (P, n) bool, or how much, floats; None for all alike.
 
         Returns:
             What :meth:`record` changes.
@@ -243,7 +243,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
 
         Args:
             rows: (P, n, d), without a gradient.
-            valid: which rows count, (P, n) bool; None for all.
+            valid: which rows count, (P, n) bool, or how much, floats; None for all alike.
             codes: (P, n); None for the codes of the nearest centroids.
             state: what :meth:`begin` returned.
 
@@ -262,7 +262,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         """See :class:`kmeans_module.quantization.operators.Learner`."""
         if in_backward():  # recomputed by activation checkpointing
             return learning.nearest(rows, state.centroids) if codes is None else codes
-        record = fused.record if fused.serves(state, rows) else steps.record
+        record = fused.record if fused.serves(state, rows, valid) else steps.record
         return record(state, self.rule, rows, valid, codes, self.group)
 
     def _apply_recorded(self, state: CodebookState) -> None:
@@ -284,7 +284,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         group = self.group
         weight = learning.weights_of(rows, valid)
         bad = (~rows.isfinite().all()).to(weight)
-        bad, available = learning.total_of_ranks([bad, weight[0].sum()], group)
+        bad, available = learning.total_of_ranks([bad, (weight[0] > 0).sum().to(weight)], group)
         if bad and self.nonfinite == "error":
             decisions.raise_refused(rows)
         if bad or not available:
@@ -307,7 +307,7 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         state.counts.copy_(counts)
         state.n_iter.zero_()
         state.initialized.fill_(True)
-        (total,) = learning.total_of_ranks([weight[0].sum()], group)
+        (total,) = learning.total_of_ranks([(weight[0] > 0).sum().to(weight)], group)
         enough = len(kept) >= self.init_batches and bool(total >= self.n_clusters)
         self._first_rows = [] if enough else kept
 
@@ -324,4 +324,8 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         if isinstance(centroids, Tensor) and centroids.shape != self.codebook.centroids.shape:
             return  # the codebook refuses it
         self.forget_recorded()
+        if holds_centroids_alone(state_dict, f"{prefix}codebook."):
+            device = loaded_to(self.skipped, state_dict[f"{prefix}codebook.centroids"], args[0])
+            skipped = torch.zeros_like(self.skipped, device=device)
+            state_dict = {f"{prefix}skipped": skipped, **state_dict}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -12,8 +12,11 @@ from kmeans_module.quantization.rule import Rule
 from kmeans_module.rows.ranks import ProcessGroup
 
 
-def serves(state: CodebookState, rows: Tensor | None = None) -> bool:
-    """Whether a step of a codebook, on these rows (P, n, d), is one for the kernels."""
+def serves(state: CodebookState, rows: Tensor | None = None, valid: Tensor | None = None) -> bool:
+    """Whether a step of a codebook, on these rows (P, n, d), is one for the kernels: they take a
+    mask (P, n), no weights."""
+    if learning.is_weighted(valid):
+        return False
     centroids = state.centroids
     rows = centroids if rows is None else rows
     return (
@@ -45,7 +48,9 @@ def record(
         bad = found[0] > 0
     else:
         found, _ = codebook.look(rows, valid, state.n_iter, None, factors)
-        stats, bad, numbering = learning.of_all_ranks(stats, found[0] > 0, rows.shape[1], group)
+        stats, bad, _, numbering = learning.of_all_ranks(
+            stats, found[0] > 0, rows.shape[1], valid, group
+        )
         if revives:
             shared = torch.stack([torch.as_tensor(number) for number in numbering])
             _, keys = codebook.look(rows, valid, state.n_iter, shared, factors)
@@ -64,6 +69,7 @@ def record(
          state.refused),
         rows.shape[1], averages=rule.update == "ema", decay=rule.decay, smoothing=rule.smoothing,
         threshold=rule.revive_below, skips=rule.nonfinite == "skip", unit=unit,
+        rivals=samples.RIVALS,
     )  # fmt: skip
     return codes
 

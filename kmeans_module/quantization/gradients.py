@@ -98,33 +98,42 @@ def gumbel(
     return quantized, codes.squeeze(-1)
 
 
-def quantization_loss(
-    x: Tensor,
-    quantized: Tensor,
-    valid: Tensor | None,
-    *,
-    commitment: float,
-    learns_by_gradient: bool,
-) -> Tensor:
-    """β mean ‖x - sg[q]‖², and mean ‖sg[x] - q‖² where the codebook learns by gradient.
+def quantization_losses(
+    x: Tensor, quantized: Tensor, *, commitment: float, learns_by_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """β ‖x - sg[q]‖², and ‖sg[x] - q‖² where the codebook learns by gradient, of each row.
 
     Source: van den Oord, Vinyals & Kavukcuoglu, NeurIPS 2017, equation 3.
 
     Args:
         x: (..., n, d).
         quantized: the centroids of the codes, (..., n, d).
-        valid: which rows count, (..., n) bool; None for all.
         commitment: β.
         learns_by_gradient: whether the second term, for the codebook, is added.
 
     Returns:
-        (): the mean over rows that count and over features; 0 where no row counts.
+        The first squared difference, and the loss: means over features, (..., n) both.
     """
     if quantized.dtype != x.dtype:
         quantized = quantized.to(x.dtype)
-    losses = commitment * (x - quantized.detach()).square().mean(dim=-1)
+    errors = (x - quantized.detach()).square().mean(dim=-1)
+    losses = commitment * errors
     if learns_by_gradient:
         losses = losses + (x.detach() - quantized).square().mean(dim=-1)
-    if valid is None:
+    return errors, losses
+
+
+def mean_loss(losses: Tensor, counted: Tensor | None) -> Tensor:
+    """The mean () over rows that count; 0 where no row counts.
+
+    Args:
+        losses: (..., n).
+        counted: which rows count, (..., n) bool, or how much, floats; None for all alike.
+    """
+    if counted is None:
         return losses.sum() / max(losses.numel(), 1)
-    return losses.where(valid, 0.0).sum() / valid.sum().clamp(min=1)
+    if counted.dtype == torch.bool:
+        return losses.where(counted, 0.0).sum() / counted.sum().clamp(min=1)
+    total = counted.sum()
+    weighted = (losses.where(counted > 0, 0.0) * counted).sum() / total.where(total > 0, 1.0)
+    return weighted.to(losses.dtype)

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import unit_rows
-from kmeans_module.core.guard import no_plain, under_mode
+from kmeans_module.core.guard import no_plain, readable, under_mode
+from kmeans_module.core.statistics import accumulator_dtype
+from kmeans_module.core.words import shown
 
 NO_CODE = -1
+CODE_DTYPES = (torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,30 @@ class Layout:
             )
         return x, mask.to(torch.bool)
 
+    def check_weight(self, sample_weight: object, x: Tensor) -> Tensor | None:
+        """Weights (*) of x (*, d), float64 (float32 on MPS).
+
+        Raises:
+            TypeError: no tensor of real numbers.
+            ValueError: another shape or device than that of x; on the CPU also weights that are
+                negative, not finite or too large. An accelerator is not waited for, nor does
+                compiled code look: a batch with such weights is refused as one of NaN is.
+        """
+        if sample_weight is None:
+            return None
+        weight = check.check_tensor("sample_weight", sample_weight)
+        if weight.shape != x.shape[:-1]:
+            raise ValueError(
+                f"sample_weight should have shape {tuple(x.shape[:-1])}, one weight per sample; "
+                f"got {tuple(weight.shape)}"
+            )
+        if readable(weight):
+            flat = check.check_sample_weight(weight.reshape(-1), x.reshape(-1, x.shape[-1]))
+            assert flat is not None
+            return flat.view(weight.shape)
+        check.check_device("sample_weight", weight, x.device)
+        return weight.to(accumulator_dtype(x.device))
+
     def to_rows(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """x (*, d) as rows (P, n, d / heads) of a dtype."""
         if x.dtype != dtype:
@@ -90,7 +117,7 @@ class Layout:
         return x.movedim(-1, 1) if self.channel_first else x
 
     def mask_to_rows(self, mask: Tensor) -> Tensor:
-        """A mask (*), which hides all heads of a sample, as (P, n)."""
+        """A mask or weights (*), of all heads of a sample, as (P, n)."""
         flat = mask.reshape(1, -1)
         if self.heads == 1:
             return flat
@@ -140,6 +167,43 @@ def hide_rows(
     if finite is not None:
         seen = seen.where(finite.unsqueeze(-1), torch.nan)
     return rows, seen, valids
+
+
+def weigh_rows(
+    seen: Tensor, valid: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Rows to learn from, and how much each counts.
+
+    Args:
+        seen: (P, n, d).
+        valid: which rows count, (P, n) bool; None for all.
+        weight: of the rows, (P, n), as :meth:`Layout.check_weight` returned it; None for 1.
+
+    Returns:
+        seen, where a row whose weight is negative or not finite is NaN, so that the batch is
+        refused; and valid, or weights (P, n) in place of it, 0 where valid is not set.
+    """
+    if weight is None:
+        return seen, valid
+    if not readable(weight):
+        bad = ~((weight >= 0) & weight.isfinite())
+        seen, weight = seen.masked_fill(bad.unsqueeze(-1), torch.nan), weight.masked_fill(bad, 0)
+    return seen, weight if valid is None else weight.where(valid, 0.0)
+
+
+def check_code_dtype(name: str, dtype: object, n_clusters: int) -> torch.dtype:
+    """A signed integer type that holds the codes -1 .. k-1.
+
+    Raises:
+        TypeError: another type than int16, int32 or int64.
+        ValueError: k - 1 overflows it.
+    """
+    if not isinstance(dtype, torch.dtype) or dtype not in CODE_DTYPES:
+        choices = ", ".join(map(str, CODE_DTYPES))
+        raise TypeError(f"{name} should be one of {choices}; got {shown(dtype)}")
+    if n_clusters - 1 > torch.iinfo(dtype).max:
+        raise ValueError(f"{name}={dtype} overflows with n_clusters={n_clusters}")
+    return dtype
 
 
 def check_codes(

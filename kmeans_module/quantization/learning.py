@@ -27,10 +27,13 @@ LLOYD_STEPS = 10
 SLOWEST_DECAY = 0.99
 REMEMBERED = 0.05  # of the samples that a codebook has seen
 LEAST_REMEMBERED = 4  # samples, for each code
+# k-means++ among fewer samples for each code has little to choose from; where samples times codes
+# are more than COSTLY it takes seconds, as long as hundreds of training steps.
+LITTLE_CHOICE, COSTLY = 2, 2**26
 
 
 def weights_of(rows: Tensor, valid: Tensor | None) -> Tensor:
-    """Sample weights (P, n): 1, or 0 for a row that does not count."""
+    """Sample weights (P, n): those that are given, or 1, and 0 for a row that does not count."""
     dtype = accumulator_dtype(rows.device)
     if valid is None:
         return torch.ones(rows.shape[:-1], device=rows.device, dtype=dtype)
@@ -49,7 +52,7 @@ def statistics(
 
     Args:
         rows: (P, n, d).
-        valid: which rows count, (P, n) bool; None for all.
+        valid: which rows count, (P, n) bool, or how much, floats; None for all alike.
         codes: (P, n), or None.
         centroids: (P, k, d).
     """
@@ -71,7 +74,7 @@ def not_finite(rows: Tensor, valid: Tensor | None, stats: ClusterStats) -> Tenso
 
     Args:
         rows: (P, n, d).
-        valid: which rows count, (P, n) bool.
+        valid: which rows count, (P, n) bool, or how much, floats.
         stats: of these rows, whose inertia is not finite where a row is not, or where it was not
             measured.
     """
@@ -84,20 +87,48 @@ def not_finite(rows: Tensor, valid: Tensor | None, stats: ClusterStats) -> Tenso
     return ~rows.isfinite().all()
 
 
+def is_weighted(valid: Tensor | None) -> bool:
+    """Whether rows count by weights, not by a mask."""
+    return valid is not None and valid.dtype != torch.bool
+
+
+def rows_that_weigh(valid: Tensor | None, stats: ClusterStats) -> Tensor:
+    """Rows of positive weight, (P,): the sum of the counts of rows that are not weighted."""
+    if valid is None or not is_weighted(valid):
+        return stats.counts.sum(dim=-1)
+    return (valid > 0).sum(dim=-1).to(stats.counts)
+
+
+def mean_weight(stats: ClusterStats, weighing: Tensor) -> Tensor:
+    """Of the rows of positive weight, of which there are so many, (P,): (P, 1); exactly 1 for
+    rows that are not weighted."""
+    return (stats.counts.sum(dim=-1) / weighing.clamp(min=1)).unsqueeze(-1)
+
+
 def of_all_ranks(
-    stats: ClusterStats, flag: Tensor, n: int, group: ProcessGroup | None
-) -> tuple[ClusterStats, Tensor, Numbering]:
-    """Statistics of all ranks together, whether a flag () is set on any rank, and a numbering of
-    the rows, n on this rank; in one collective."""
+    stats: ClusterStats, flag: Tensor, n: int, valid: Tensor | None, group: ProcessGroup | None
+) -> tuple[ClusterStats, Tensor, float | Tensor, Numbering]:
+    """What a batch is over all ranks, in one collective.
+
+    Args:
+        stats: of the rows of this rank, n for each problem.
+        flag: () bool.
+        valid: which rows count, (P, n) bool, or how much, floats.
+
+    Returns:
+        Statistics of all rows; whether the flag is set on any rank; the mean weight of a row,
+        (P, 1) or 1: thresholds in samples of a batch are multiples of it, so that no scale of the
+        weights changes how a codebook learns; and a numbering of the rows.
+    """
     if group is None:
-        return stats, flag, Numbering(0, own_seed())
+        unit = mean_weight(stats, rows_that_weigh(valid, stats)) if is_weighted(valid) else 1.0
+        return stats, flag, unit, Numbering(0, own_seed())
     # Codes without samples are revived, not relocated: the farthest samples need not travel.
     stats = ClusterStats(stats.sums, stats.counts, stats.inertia)
     flag = flag.to(stats.sums.dtype).view(1)
-    stats, (total, shared) = all_sum_stats(
-        stats, group, also=[flag, to_share(n, stats.counts, group)]
-    )
-    return stats, total.view(()) > 0, numbering(shared, group)
+    also = [flag, rows_that_weigh(valid, stats), to_share(n, stats.counts, group)]
+    stats, (total, weighing, shared) = all_sum_stats(stats, group, also=also)
+    return stats, total.view(()) > 0, mean_weight(stats, weighing), numbering(shared, group)
 
 
 def total_of_ranks(numbers: list[Tensor], group: ProcessGroup | None) -> list[Tensor]:
@@ -136,11 +167,12 @@ def start(
     """A codebook of k-means++ and a few of Lloyd's steps.
 
     Where there are fewer samples than codes, each sample is a code, and the surplus codes
-    repeat them with a count of 0.
+    repeat them with a count of 0. Many codes start from a uniform draw where there are fewer
+    than two samples for each of them.
 
     Args:
         rows: (P, n, d).
-        weight: 1, or 0 for a row that does not count, (P, n).
+        weight: of the rows, 0 for a row that does not count, (P, n).
         n_clusters: k.
         metric: "euclidean" or "cosine".
         generator: what is drawn from.
@@ -151,17 +183,25 @@ def start(
     """
     data = HeldRows([Batch(rows, weight)], n_problems=len(rows), group=group)
     draws = data.draws(problem_of(rows, n_clusters, metric), generator)
-    seeds = min(n_clusters, least_available(draws, group))
+    available = least_available(draws, group)
+    seeds = min(n_clusters, available)
     if not seeds:
         raise ValueError("no sample counts: there is nothing that a codebook can start from")
     problem = problem_of(rows, seeds, metric)
     search = data.search(problem)
-    init = "k-means++" if seeds == n_clusters else "random"
+    init = "k-means++" if worth_choosing(available, n_clusters) else "random"
     centroids = initialize(data, problem, init, generator=generator, search=search)
     outcome = run(data, search, problem, centroids, max_iter=LLOYD_STEPS)
     repeated = torch.arange(n_clusters, device=rows.device) % seeds
     counts = torch.nn.functional.pad(outcome.counts, (0, n_clusters - seeds))
     return outcome.centroids[:, repeated], counts
+
+
+def worth_choosing(available: int, n_clusters: int) -> bool:
+    """Whether k-means++ is to choose which of the available samples become codes."""
+    if available < LITTLE_CHOICE * n_clusters and available * n_clusters > COSTLY:
+        return False
+    return available >= n_clusters
 
 
 def smoothed(counts: Tensor, smoothing: float | Tensor) -> Tensor:
@@ -174,7 +214,7 @@ def smoothed(counts: Tensor, smoothing: float | Tensor) -> Tensor:
     return (counts + smoothing) / (total + counts.shape[-1] * smoothing) * total
 
 
-def growing_decay(counts: Tensor, batch: Tensor) -> Tensor:
+def growing_decay(counts: Tensor, batch: Tensor, weight: float | Tensor = 1.0) -> Tensor:
     """The decay γ of a memory that grows: short while a network is young, and its codes become
     useless within a few batches, long when it has settled, and noise has to be averaged away.
 
@@ -185,13 +225,14 @@ def growing_decay(counts: Tensor, batch: Tensor) -> Tensor:
     Args:
         counts: N before the batch, (P, k) float64.
         batch: samples of each code in the batch, (P, k) float64, some.
+        weight: of a sample, on average, (P, 1) or a number.
 
     Returns:
         (P, 1) float64, from 0 to less than 1.
     """
     n = batch.sum(dim=-1, keepdim=True)
     growing = 1 - (1 - REMEMBERED) * n / counts.sum(dim=-1, keepdim=True)  # -inf where all are 0
-    least = 1 - n / (LEAST_REMEMBERED * counts.shape[-1])
+    least = 1 - n / weight / (LEAST_REMEMBERED * counts.shape[-1])
     return growing.clamp(max=SLOWEST_DECAY).maximum(least).clamp(min=0)
 
 
@@ -202,7 +243,7 @@ def moving_average(
     total: Tensor,
     *,
     decay: float | Tensor,
-    smoothing: float,
+    smoothing: float | Tensor,
     metric: str = "euclidean",
 ) -> Tensor:
     """The M-step of a codebook: centroids that are the decayed mean of all batches so far.
@@ -216,7 +257,7 @@ def moving_average(
         sums: Σx of the batch, (P, k, d) float64.
         total: N after the batch, γN + n, (P, k) float64.
         decay: γ, from 0 to less than 1, a number or (P, 1).
-        smoothing: ε, in samples of a batch.
+        smoothing: ε, in weight of samples of a batch, a number or (P, 1).
         metric: "cosine" scales the centroids to unit length.
 
     Returns:

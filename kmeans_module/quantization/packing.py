@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
 import torch
 from torch import Tensor
 
@@ -14,15 +18,15 @@ def bits_of(n_clusters: int) -> int:
     return max(1, (n_clusters - 1).bit_length())
 
 
-def pack(codes: Tensor, n_clusters: int) -> Tensor:
+def pack(codes: Tensor, n_clusters: int | Sequence[int]) -> Tensor:
     """Codes one after the other, the lowest bits first, as faiss packs them.
 
     Args:
         codes: from 0 to k-1, (..., m) integers.
-        n_clusters: k.
+        n_clusters: k; or a k for each of the m codes, or of more.
 
     Returns:
-        (..., ceil(m · bits / 8)) uint8.
+        (..., ceil(m · bits / 8)) uint8; each code has the bits that its k needs.
 
     Raises:
         TypeError: codes that are not integers.
@@ -33,29 +37,26 @@ def pack(codes: Tensor, n_clusters: int) -> Tensor:
         >>> pack(torch.tensor([[1, 2, 3]]), n_clusters=16)
         tensor([[33,  3]], dtype=torch.uint8)
     """
-    n_clusters = check.check_integer("n_clusters", n_clusters, minimum=1)
     codes = check_codes(codes)
     if codes.ndim < 1:
         raise ValueError("codes should have shape (..., m); got ()")
-    check_range(codes, n_clusters)
-    bits = bits_of(n_clusters)
-    if bits == 8:
-        return codes.to(torch.uint8)
-    places = torch.arange(bits, device=codes.device)
-    stream = (codes.unsqueeze(-1) >> places & 1).flatten(-2)
-    stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % 8))
-    values = 1 << torch.arange(8, device=codes.device)
-    stream = stream.reshape(*codes.shape[:-1], stream.shape[-1] // 8, 8)
-    packed: Tensor = (stream * values).sum(dim=-1).to(torch.uint8)
-    return packed
+    sizes = _sizes(n_clusters, codes.shape[-1], "codes")
+    if len(set(sizes)) > 1:
+        columns = zip(torch.split(codes, 1, dim=-1), sizes, strict=True)
+        return _bytes(torch.cat([_bits(column, k) for column, k in columns], dim=-1))
+    k = sizes[0] if sizes else 1
+    if bits_of(k) != 8:
+        return _bytes(_bits(codes, k))
+    check_range(codes, k)
+    return codes.to(torch.uint8)
 
 
-def unpack(packed: Tensor, n_clusters: int, n_codes: int) -> Tensor:
+def unpack(packed: Tensor, n_clusters: int | Sequence[int], n_codes: int) -> Tensor:
     """The codes that :func:`pack` packed.
 
     Args:
         packed: (..., ceil(m · bits / 8)) uint8.
-        n_clusters: k.
+        n_clusters: k; or a k for each of the m codes, or of more.
         n_codes: m.
 
     Returns:
@@ -65,21 +66,67 @@ def unpack(packed: Tensor, n_clusters: int, n_codes: int) -> Tensor:
         ValueError: another number of bytes, or another dtype; bytes that hold a code of k or more.
     """
     packed = check.check_tensor("packed", packed)
-    n_clusters = check.check_integer("n_clusters", n_clusters, minimum=1)
     n_codes = check.check_integer("n_codes", n_codes, minimum=0)
-    bits = bits_of(n_clusters)
-    n_bytes = (n_codes * bits + 7) // 8
+    sizes = _sizes(n_clusters, n_codes, "n_codes")
+    bits = [bits_of(k) for k in sizes]
+    n_bytes = (sum(bits) + 7) // 8
     if packed.dtype != torch.uint8 or packed.ndim < 1 or packed.shape[-1] != n_bytes:
+        of = "/".join(map(str, dict.fromkeys(bits)))
         raise ValueError(
-            f"packed should be uint8 of {n_bytes} bytes for {n_codes} codes of {bits} bits; "
+            f"packed should be uint8 of {n_bytes} bytes for {n_codes} codes of {of} bits; "
             f"got {packed.dtype} of shape {tuple(packed.shape)}"
         )
-    codes = packed.long()
-    if bits != 8:
+    if set(bits) <= {8}:
+        codes = packed.long()
+    else:
         places = torch.arange(8, device=packed.device)
-        stream = (codes.unsqueeze(-1) >> places & 1).flatten(-2)
-        stream = stream[..., : n_codes * bits].reshape(*packed.shape[:-1], n_codes, bits)
-        codes = (stream << torch.arange(bits, device=packed.device)).sum(dim=-1)
-    if n_clusters < 2**bits:
-        check_range(codes, n_clusters)
+        stream = (packed.long().unsqueeze(-1) >> places & 1).flatten(-2)[..., : sum(bits)]
+        codes = torch.cat([_numbers(part, n) for part, n in _runs(stream, bits)], dim=-1)
+    for k, n in Counter(sizes).items():
+        if k < 2 ** bits_of(k):
+            same = [i for i, size in enumerate(sizes) if size == k]
+            check_range(codes if n == n_codes else codes[..., same], k)
     return codes
+
+
+def _sizes(n_clusters: object, n_codes: int, name: str) -> list[int]:
+    """k of each of so many codes."""
+    if not isinstance(n_clusters, Sequence):
+        return [check.check_integer("n_clusters", n_clusters, minimum=1)] * n_codes
+    sizes = [check.check_integer("n_clusters", k, minimum=1) for k in n_clusters]
+    if len(sizes) < n_codes:
+        raise ValueError(
+            f"{name} should be at most {len(sizes)}, the sizes of n_clusters; got {n_codes}"
+        )
+    return sizes[:n_codes]
+
+
+def _bits(codes: Tensor, k: int) -> Tensor:
+    """Bits of codes (..., m), lowest first, (..., m · bits)."""
+    check_range(codes, k)
+    places = torch.arange(bits_of(k), device=codes.device)
+    return (codes.unsqueeze(-1) >> places & 1).flatten(-2)
+
+
+def _bytes(stream: Tensor) -> Tensor:
+    """Bytes of bits (..., n), (..., ceil(n / 8)) uint8."""
+    stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % 8))
+    values = 1 << torch.arange(8, device=stream.device)
+    stream = stream.reshape(*stream.shape[:-1], stream.shape[-1] // 8, 8)
+    packed: Tensor = (stream * values).sum(dim=-1).to(torch.uint8)
+    return packed
+
+
+def _runs(stream: Tensor, bits: list[int]) -> Iterator[tuple[Tensor, int]]:
+    """Stretches of a stream of bits (..., n) whose codes have equally many bits."""
+    start = 0
+    for n, run in groupby(bits):
+        length = n * sum(1 for _ in run)
+        yield stream[..., start : start + length], n
+        start += length
+
+
+def _numbers(stream: Tensor, n: int) -> Tensor:
+    """Codes (..., m) int64 of n bits each, lowest first, (..., m · n)."""
+    parts = stream.reshape(*stream.shape[:-1], stream.shape[-1] // n, n)
+    return (parts << torch.arange(n, device=stream.device)).sum(dim=-1)

@@ -11,12 +11,13 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import full_precision
 from kmeans_module.core.guard import require_values
 from kmeans_module.core.lloyd import Iteration
-from kmeans_module.progress import Watch, watching
+from kmeans_module.progress.watch import Watch, watching
 from kmeans_module.quantization.layout import Layout
 from kmeans_module.quantization.offline import (
     principal_rotation,
     training_samples,
     unchanged_by_failures,
+    weighted_mean,
 )
 from kmeans_module.quantization.product_codes import ProductCodes
 from kmeans_module.quantization.quantized import Quantized
@@ -65,6 +66,8 @@ class ProductQuantizer(ProductCodes):
         process_group: the ranks whose samples codebooks learn from: "default" for all ranks
             where torch.distributed is in use; a ProcessGroup; or None for this process only,
             whatever the other ranks do.
+        code_dtype: of the codes that forward and :meth:`encode` return: torch.int64, int32 or
+            int16, if it holds k - 1.
         device, dtype: of the codebooks.
 
     Shape:
@@ -107,6 +110,7 @@ class ProductQuantizer(ProductCodes):
         channel_first: bool = False,
         nonfinite: str = "error",
         process_group: ProcessGroup | str | None = "default",
+        code_dtype: torch.dtype = torch.int64,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -134,6 +138,7 @@ class ProductQuantizer(ProductCodes):
             revive_below=revive_below,
             nonfinite=nonfinite,
             process_group=process_group,
+            code_dtype=code_dtype,
             device=device,
             dtype=dtype,
         )
@@ -155,23 +160,32 @@ class ProductQuantizer(ProductCodes):
     def extra_repr(self) -> str:
         return f"n_subspaces={self.n_subspaces}"
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> Quantized:
         """Quantize; in training also record the batch.
 
-        Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
+        Arguments, outputs, errors and the mask are those of :meth:`VectorQuantizer.forward`.
         """
         if not self.quantizer.learns:
             self.check_answers()
         x, mask = self.layout.check(x, mask, self._device)
-        quantized, codes, loss = self.quantizer(self._rotated(x), mask)
-        quantized = self._rotated_back(quantized).to(x.dtype)
-        return Quantized(self.layout.features_back(quantized), self._with_subspaces(codes), loss)
+        found: Quantized = self.quantizer(self._rotated(x), mask, sample_weight)
+        quantized = self._rotated_back(found.quantized).to(x.dtype)
+        measures = found.measures
+        if measures is not None:
+            measures = measures._replace(axis="heads")  # also of one sub-space
+        return Quantized(
+            self.layout.features_back(quantized), self._with_subspaces(found.codes), found.loss,
+            measures=measures,
+        )  # fmt: skip
 
     @torch.no_grad()
     def fit(
         self,
         x: Tensor,
         *,
+        sample_weight: Tensor | None = None,
         max_iter: int = 20,
         rotations: int = 20,
         generator: torch.Generator | None = None,
@@ -183,7 +197,8 @@ class ProductQuantizer(ProductCodes):
 
         Args:
             x: (n, d).
-            max_iter: Lloyd's iterations at most.
+            sample_weight: (n,), numbers >= 0; rows of weight 0 do not count.
+            max_iter: Lloyd's iterations at most; 0 keeps the centroids that were drawn.
             rotations: times that the rotation is fitted to the codes in turn with two of
                 Lloyd's iterations, before that.
             generator: None draws from torch's default generator.
@@ -194,66 +209,86 @@ class ProductQuantizer(ProductCodes):
                 rotation it belongs to.
 
         Raises:
-            ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
+            ValueError: n_samples < n_clusters, NaN or infinity, bad shapes, bad weights.
         """
         x = check.check_tensor("x", x)
         require_values("ProductQuantizer.fit", self.quantizer.codebook.centroids, x)
-        max_iter = check.check_integer("max_iter", max_iter, minimum=1)
+        max_iter = check.check_integer("max_iter", max_iter, minimum=0)
         rotations = check.check_integer("rotations", rotations, minimum=0)
         generator = check.generator_of(generator, seed)
         check.check_callable("callback", callback)
         codebook = self.quantizer.codebook
-        x = training_samples(x, self.n_features, self.n_clusters, codebook.centroids)
+        x, weight = training_samples(
+            x, self.n_features, self.n_clusters, codebook.centroids, sample_weight
+        )
         with (
             unchanged_by_failures(self),
             watching(verbose, callback, batch_shape=(self.n_subspaces,)) as watch,
             full_precision(x.device),
         ):
             if self.rotation is None:
-                self._seed(x, generator, watch)
+                self._seed(x, weight, generator, watch)
             else:
-                x = self._fit_rotation(x, rotations, generator, watch)
+                x = self._fit_rotation(x, weight, rotations, generator, watch)
             watch.enters("")
             watch.max_iter = max_iter
-            tell = watch.iteration if watch.listens else None
-            codebook.fit(self._cut(x), init="current", max_iter=max_iter, callback=tell)
+            codebook.fit(
+                self._cut(x), init="current", max_iter=max_iter, sample_weight=weight,
+                callback=watch.iteration if watch.listens else None,
+            )  # fmt: skip
             watch.done(f"{self.n_subspaces} codebooks of {self.n_clusters:,} codes are fitted")
         self.quantizer.forget_recorded()
 
     def _fit_rotation(
-        self, x: Tensor, rotations: int, generator: torch.Generator | None, watch: Watch
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        rotations: int,
+        generator: torch.Generator | None,
+        watch: Watch,
     ) -> Tensor:
         """Fit the rotation, and centroids to start from; returns the rotated samples."""
         assert self.rotation is not None
         codebook = self.quantizer.codebook
         # Products of a large common part would hide the rest.
-        center = x.mean(dim=0)
+        center = weighted_mean(x, weight)
         around = x - center
-        rotation = principal_rotation(around, self.n_subspaces)
-        self._seed(around @ rotation.T, generator, watch)
+        rotation = principal_rotation(around, self.n_subspaces, weight)
+        self._seed(around @ rotation.T, weight, generator, watch)
+        weighted = around if weight is None else around * weight.to(x.dtype).unsqueeze(-1)
         watch.max_iter = 2
         tell = watch.iteration if watch.listens else None
         for number in range(rotations):
             watch.enters(f"rotation {number + 1} of {rotations}")
             turned = self._cut(around @ rotation.T)
-            fitted = codebook.fit(turned, init="current", max_iter=2, tol=0, callback=tell)
-            labels = fitted.labels
+            labels = codebook.fit(
+                turned, init="current", max_iter=2, tol=0, sample_weight=weight, callback=tell
+            ).labels
             assert labels is not None
             decoded = self._joined(codebook.decode(labels), x.shape).to(x.dtype)
-            u, _, v = torch.linalg.svd(decoded.T @ around)
+            u, _, v = torch.linalg.svd(decoded.T @ weighted)
             rotation = u @ v
         self.rotation.weight = rotation.to(self.rotation.weight.dtype)
         center = self._cut(self._rotated(center.unsqueeze(0)))
         codebook.set_centroids(codebook.centroids + center.to(codebook.centroids.dtype))
         return self._rotated(x)
 
-    def _seed(self, x: Tensor, generator: torch.Generator | None, watch: Watch) -> None:
+    def _seed(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        generator: torch.Generator | None,
+        watch: Watch,
+    ) -> None:
         """k-means++ on a sample: with more rows it takes longer than all that follows."""
         device = "cpu" if generator is None else generator.device
         chosen = torch.randperm(len(x), generator=generator, device=device)
         chosen = chosen[: SEEDING_ROWS * self.n_clusters].to(x.device)
         self.quantizer.codebook.initialize(
-            self._cut(x[chosen]), generator=generator, told=watch.seeding
+            self._cut(x[chosen]),
+            sample_weight=None if weight is None else weight[chosen],
+            generator=generator,
+            told=watch.seeding,
         )
 
     def apply_update(self) -> None:

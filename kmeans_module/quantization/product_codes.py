@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,15 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.core.guard import readable
 from kmeans_module.layer import KMeansLayer
-from kmeans_module.quantization.layout import check_codes, check_range
+from kmeans_module.quantization.layout import check_code_dtype, check_codes, check_range
 from kmeans_module.quantization.packing import bits_of, pack, unpack
-from kmeans_module.quantization.quantized import Quantizer
+from kmeans_module.quantization.quantizer import Quantizer
 from kmeans_module.quantization.rotation import weight_of
 from kmeans_module.quantization.tables import looked_up
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.survey import refuse_nonfinite
+
+Product = TypeVar("Product", bound="ProductCodes")
 
 
 class ProductCodes(Quantizer):
@@ -39,6 +41,11 @@ class ProductCodes(Quantizer):
         return self.quantizer.n_clusters
 
     @property
+    def code_dtype(self) -> torch.dtype:
+        """Of the codes that forward and :meth:`encode` return."""
+        return self.quantizer.code_dtype
+
+    @property
     def codebooks(self) -> Tensor:
         """Centroids of the parts, (m, k, d / m), after the rotation."""
         shape = (self.n_subspaces, self.n_clusters, -1)
@@ -47,20 +54,23 @@ class ProductCodes(Quantizer):
     def codebook_layers(self) -> list[KMeansLayer]:
         return [self.quantizer.codebook]
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Codes of the nearest centroids, (*, m) int64; learns nothing.
+    def encode(self, x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Codes of the nearest centroids, (*, m); learns nothing.
 
         Args:
             x: (*, d), or (N, d, *) with channel_first; floats, or integers.
+            dtype: of the codes, torch.int16, int32 or int64; None for code_dtype.
 
         Raises:
             NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
         """
+        dtype = self.code_dtype if dtype is None else dtype
+        dtype = check_code_dtype("dtype", dtype, self.n_clusters)
         self.check_initialized()
         x, _ = self.layout.check(x, None, self._device, integers=True)
         x = x.to(compute_dtype(x, self.quantizer.codebook.centroids))
         with torch.no_grad():
-            return self._with_subspaces(self.quantizer.encode(self._rotated(x)))
+            return self._with_subspaces(self.quantizer.encode(self._rotated(x), dtype=dtype))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The vectors that codes (*, m) stand for, (*, d), or (N, d, *) with channel_first.
@@ -132,6 +142,32 @@ class ProductCodes(Quantizer):
         with full_precision(self._device):
             rotation = None if self.rotation is None else self.rotation.weight
         return product_index(self.codebooks, bits_of(self.n_clusters), rotation)
+
+    @classmethod
+    def from_faiss(cls: type[Product], index: Any, **options: Any) -> Product:
+        """A quantizer with the codebooks of an index of faiss, whose codes it finds.
+
+        Args:
+            index: a trained ``faiss.ProductQuantizer``; an index of its codes, such as
+                ``faiss.IndexPQ``; of an IVF index the codes of what its lists leave; perhaps behind
+                a rotation, such as OPQ, that keeps the number of features.
+            options: of the quantizer, such as ``update``, ``device`` and ``dtype``.
+
+        Raises:
+            ImportError: faiss is not installed.
+            TypeError: index has no product codes.
+            ValueError: it is not trained; it has other transforms than rotations before its codes.
+        """
+        from kmeans_module.quantization.export import product_codebooks
+
+        codebooks, rotation = product_codebooks(index)
+        m, k, part = codebooks.shape
+        quantizer = cls(k, m * part, m, rotation=rotation is not None, **options)
+        quantizer.quantizer.codebook.set_centroids(codebooks.to(quantizer._device))
+        if quantizer.rotation is not None and rotation is not None:
+            like = quantizer.rotation.weight
+            quantizer.rotation.weight = rotation.to(like.device, like.dtype)
+        return quantizer
 
     @property
     def _device(self) -> torch.device:

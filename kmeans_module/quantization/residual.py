@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,18 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.core.guard import require_values
 from kmeans_module.core.lloyd import Iteration
-from kmeans_module.progress import watching
-from kmeans_module.quantization.gradients import quantization_loss, rotate, straight_through
-from kmeans_module.quantization.layout import NO_CODE, Layout, check_levels, hide_rows
+from kmeans_module.core.words import shown
+from kmeans_module.progress.watch import watching
+from kmeans_module.quantization.gradients import mean_loss, rotate, straight_through
+from kmeans_module.quantization.layout import NO_CODE, Layout, check_code_dtype, check_levels
 from kmeans_module.quantization.offline import fit_levels, training_samples
 from kmeans_module.quantization.quantized import Quantized
-from kmeans_module.quantization.residual_codes import ResidualCodes
+from kmeans_module.quantization.residual_levels import DROPOUTS, ResidualLevels
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
 
 
-class ResidualQuantizer(ResidualCodes):
+class ResidualQuantizer(ResidualLevels):
     r"""Sums of one centroid of each level: level l quantizes :math:`x - q_1 - \dots - q_{l-1}`.
 
     In a network, levels learn as :class:`VectorQuantizer` does and the gradient passes their
@@ -32,12 +33,19 @@ class ResidualQuantizer(ResidualCodes):
     dropout).
 
     Args:
-        n_clusters: codes of a level, k.
+        n_clusters: codes of a level, k; or a list of the sizes of all levels.
         n_features: features of a vector, d.
-        n_levels: L.
+        n_levels: L; None for as many as there are sizes.
+        metric: "euclidean", or "cosine": levels take vectors and codes of unit length, and what
+            they leave is that of x. Mostly with a projection, as in DAC; else of vectors that
+            have unit length themselves.
+        projection: features that each level quantizes, between two linear maps of its own, which
+            learn by gradient (factorized codes, DAC). None for no maps.
         shared_codebook: whether all levels use one codebook.
-        dropout: whether in training each batch uses a random number of levels, from 1 to L;
-            codes of the levels after them are -1.
+        dropout: whether in training a random number of levels is used, from 1 to L; codes of the
+            levels after them are -1. "batch" or True draws a number for a batch, as EnCodec does;
+            "sample" one for each entry of dimension 0 of x, as DAC does: the loss is then the
+            mean over all samples of the sum over the levels that a sample uses.
         beam_size: choices kept from level to level by :meth:`fit`. Forward takes the nearest
             centroid of each level, and so does :meth:`encode`, unless they are told otherwise.
         update: how a codebook learns: "ema", a moving average of the samples of each code;
@@ -61,6 +69,8 @@ class ResidualQuantizer(ResidualCodes):
         process_group: the ranks whose samples codebooks learn from: "default" for all ranks
             where torch.distributed is in use; a ProcessGroup; or None for this process only,
             whatever the other ranks do.
+        code_dtype: of the codes that forward and :meth:`encode` return: torch.int64, int32 or
+            int16, if it holds k - 1.
         device, dtype: of the codebooks.
 
     Shape:
@@ -86,12 +96,14 @@ class ResidualQuantizer(ResidualCodes):
 
     def __init__(
         self,
-        n_clusters: int,
+        n_clusters: int | Sequence[int],
         n_features: int,
-        n_levels: int,
+        n_levels: int | None = None,
         *,
+        metric: str = "euclidean",
+        projection: int | None = None,
         shared_codebook: bool = False,
-        dropout: bool = False,
+        dropout: bool | str = False,
         beam_size: int = 5,
         update: str = "ema",
         decay: float | None = None,
@@ -104,20 +116,32 @@ class ResidualQuantizer(ResidualCodes):
         channel_first: bool = False,
         nonfinite: str = "error",
         process_group: ProcessGroup | str | None = "default",
+        code_dtype: torch.dtype = torch.int64,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.n_levels = check.check_integer("n_levels", n_levels, minimum=1)
+        sizes = _sizes(n_clusters, n_levels)
+        self.n_levels = len(sizes)
         self.beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         check.check_flag("shared_codebook", shared_codebook)
-        check.check_flag("dropout", dropout)
+        if shared_codebook and (projection is not None or len(set(sizes)) > 1):
+            raise ValueError(
+                "levels that share a codebook have one size and no projection; "
+                f"got n_clusters={shown(n_clusters)}, projection={shown(projection)}"
+            )
+        if not isinstance(dropout, bool) and dropout not in DROPOUTS:
+            raise ValueError(
+                f"dropout should be True, False, batch or sample; got {shown(dropout)}"
+            )
         self.shared_codebook = shared_codebook
-        self.dropout = dropout
+        self.dropout = ("batch" if dropout else None) if isinstance(dropout, bool) else dropout
         self.levels = nn.ModuleList(
             VectorQuantizer(
-                n_clusters,
+                size,
                 n_features,
+                metric=metric,
+                projection=projection,
                 update=update,
                 decay=decay,
                 smoothing=smoothing,
@@ -131,9 +155,10 @@ class ResidualQuantizer(ResidualCodes):
                 device=device,
                 dtype=dtype,
             )
-            for _ in range(1 if shared_codebook else n_levels)
+            for size in sizes[: 1 if shared_codebook else None]
         )
         self.layout = Layout(self.level(0).n_features, channel_first=channel_first)
+        self.code_dtype = check_code_dtype("code_dtype", code_dtype, max(sizes))
 
     def extra_repr(self) -> str:
         return f"n_levels={self.n_levels}, shared_codebook={self.shared_codebook}"
@@ -142,17 +167,19 @@ class ResidualQuantizer(ResidualCodes):
         self,
         x: Tensor,
         mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
         *,
         beam_size: int = 1,
         n_levels: int | None = None,
     ) -> Quantized:
         """Quantize level by level; in training also record the batch.
 
-        Arguments, errors and the mask are those of :meth:`VectorQuantizer.forward`.
+        Outputs, errors, the mask and the weights are those of :meth:`VectorQuantizer.forward`.
 
         Args:
             x: (*, d), or (N, d, *) with channel_first.
             mask: True for samples that count.
+            sample_weight: how much samples count in the loss and in learning.
             beam_size: choices kept from level to level, as in :meth:`encode`; in evaluation only.
             n_levels: use the first m levels only, as a codec of a lower bit rate does: the
                 others neither learn nor are part of the loss. Dropout then draws from 1 to m.
@@ -163,86 +190,41 @@ class ResidualQuantizer(ResidualCodes):
         first = self.level(0)
         if beam_size > 1 and self.training:
             raise ValueError(f"beam_size should be 1 in training; got {beam_size}")
+        self.check_beams(beam_size)
         if not first.learns:
             self.check_answers(n_levels)
         centroids = first.codebook.centroids
         x, mask = self.layout.check(x, mask, centroids.device)
+        weight = self.layout.check_weight(sample_weight, x)
         dtype, x = x.dtype, x.to(compute_dtype(x, centroids))
         if beam_size > 1:
-            levels = self._quantize_by_beams(x, mask, beam_size, n_levels)
+            levels = self.quantize_by_beams(x, mask, weight, beam_size, n_levels)
         else:
-            levels = self._quantize(x, self._masks(x, mask, n_levels))[:n_levels]
+            masks = self.level_masks(x, mask, n_levels)
+            levels = self.quantize_greedily(x, masks, weight)[:n_levels]
         quantized = torch.stack([level.quantized for level in levels]).sum(dim=0)
-        if not (first.estimator == "gumbel" and self.training):
+        if first.projection is None and not (first.estimator == "gumbel" and self.training):
             # The gradient passes the sum of all levels as one step.
             estimate = rotate if first.estimator == "rotation" else straight_through
             quantized = estimate(x, quantized.detach())
             known = levels[0].codes != NO_CODE
             quantized = quantized.where(known.unsqueeze(-1), 0.0)
-        codes = torch.stack([level.codes for level in levels], dim=-1)
+        codes = torch.stack([level.codes for level in levels], dim=-1).to(self.code_dtype)
         loss = torch.stack([level.loss for level in levels]).sum()
-        quantized = quantized.to(dtype)
-        return Quantized(self.layout.features_back(quantized), codes, loss)
-
-    def _masks(self, x: Tensor, mask: Tensor | None, n_levels: int) -> list[Tensor | None]:
-        """Which samples count at each level, (*) bool, and None for all: with dropout, no sample
-        does at the levels after a random one."""
-        masks = [mask] * n_levels
-        present = x.new_ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask
-        if self.dropout and self.training:
-            # A level that is not used takes part in the collectives: ranks draw their own numbers.
-            used = torch.randint(1, n_levels + 1, (), device=x.device)
-            masks = [present & (level < used) for level in range(n_levels)]
-        if n_levels < self.n_levels and self.level(0).learns and self.level(0).group is not None:
-            # So it does where ranks ask for numbers of their own.
-            masks += [torch.zeros_like(present)] * (self.n_levels - n_levels)
-        return masks
-
-    def _quantize(self, x: Tensor, masks: list[Tensor | None]) -> list[Quantized]:
-        """Each level on what the levels before it left of x (*, d)."""
-        if self.shared_codebook:
-            return self.level(0).quantize_in_turn(x, masks)
-        levels = []
-        for number, mask in enumerate(masks):
-            level: Quantized = self.level(number)(x, mask)
-            levels.append(level)
-            x = x - level.quantized.detach()
-        return levels
-
-    def _quantize_by_beams(
-        self, x: Tensor, mask: Tensor | None, beam_size: int, n_levels: int
-    ) -> list[Quantized]:
-        """The same in evaluation, with the codes of a beam search."""
-        valid = None if mask is None else self.layout.mask_to_rows(mask)
-        rows, _, (valid,) = hide_rows(
-            self.layout.to_rows(x, x.dtype),
-            [valid],
-            metric="euclidean",
-            skip_nonfinite=self.level(0).nonfinite == "skip",
-        )
-        searched = self.search(rows[0].detach(), beam_size=beam_size, n_levels=n_levels)
-        levels = []
-        for number, codes in enumerate(searched.unbind(dim=-1)):
-            level = self.level(number)
-            if valid is not None:
-                codes = codes.where(valid[0], NO_CODE)
-            quantized = level.looked_up(codes)
-            loss = quantization_loss(
-                rows,
-                quantized.unsqueeze(0),
-                valid,
-                commitment=level.commitment,
-                learns_by_gradient=level.update_rule == "gradient",
-            )
-            rows = rows - quantized.detach()
-            levels.append(Quantized(quantized.view(x.shape), codes.view(x.shape[:-1]), loss))
-        return levels
+        quantized = self.layout.features_back(quantized.to(dtype))
+        output = Quantized(quantized, codes, loss, measures=self.measures_of(levels))
+        if self.dropout == "sample" and self.training:
+            known = levels[0].codes != NO_CODE
+            counted = known if weight is None else weight.where(known, 0.0)
+            output = output._replace(loss=mean_loss(output.sample_loss, counted))
+        return output
 
     @torch.no_grad()
     def fit(
         self,
         x: Tensor,
         *,
+        sample_weight: Tensor | None = None,
         max_iter: int = 20,
         refinements: int = 3,
         beam_size: int | None = None,
@@ -256,7 +238,8 @@ class ResidualQuantizer(ResidualCodes):
 
         Args:
             x: (n, d).
-            max_iter: Lloyd's iterations of a level at most.
+            sample_weight: (n,), numbers >= 0; rows of weight 0 do not count.
+            max_iter: Lloyd's iterations of a level at most; 0 keeps the samples that were drawn.
             refinements: times that all levels are fitted together, and all samples encoded.
             beam_size: choices kept when samples are encoded; None for that of the quantizer.
             generator: None draws from torch's default generator.
@@ -266,37 +249,42 @@ class ResidualQuantizer(ResidualCodes):
                 iterations, in their order; ``iteration.stage`` says the level and its directions.
 
         Raises:
-            ValueError: n_samples < n_clusters, NaN or infinity, bad shapes.
-            NotImplementedError: levels share their codebook.
+            ValueError: n_samples < n_clusters, NaN or infinity, bad shapes, bad weights.
+            NotImplementedError: levels share their codebook, have a projection, or the metric
+                is "cosine".
         """
         if self.shared_codebook:
             raise NotImplementedError("levels that share a codebook learn in training only")
+        if self.level(0).projection is not None:
+            raise NotImplementedError("levels with a projection learn in training only")
+        if self.level(0).codebook.metric == "cosine":
+            raise NotImplementedError("levels learn in training only where the metric is cosine")
         x = check.check_tensor("x", x)
         require_values("ResidualQuantizer.fit", self.level(0).codebook.centroids, x)
         beam_size = self.beam_size if beam_size is None else beam_size
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
-        max_iter = check.check_integer("max_iter", max_iter, minimum=1)
+        max_iter = check.check_integer("max_iter", max_iter, minimum=0)
         refinements = check.check_integer("refinements", refinements, minimum=0)
         generator = check.generator_of(generator, seed)
         check.check_callable("callback", callback)
         centroids = self.level(0).codebook.centroids
-        x = training_samples(x, self.n_features, self.n_clusters, centroids)
+        x, weight = training_samples(x, self.n_features, max(self.sizes), centroids, sample_weight)
         with watching(verbose, callback) as watch, full_precision(x.device):
             codebooks, codes = fit_levels(
                 x,
-                self.n_clusters,
-                self.n_levels,
+                self.sizes,
                 beam_size=beam_size,
                 max_iter=max_iter,
                 refinements=refinements,
                 generator=generator,
+                sample_weight=weight,
                 watch=watch,
             )
-            watch.done(f"{self.n_levels} levels of {self.n_clusters:,} codes are fitted")
+            watch.done(f"{self.n_levels} levels are fitted")
         for number, centroids in enumerate(codebooks):
             level = self.level(number)
             level.forget_recorded()
-            counts = torch.bincount(codes[:, number], minlength=self.n_clusters)
+            counts = torch.bincount(codes[:, number], weight, minlength=level.n_clusters)
             level.codebook.set_centroids(centroids, counts)
 
     def apply_update(self) -> None:
@@ -304,3 +292,18 @@ class ResidualQuantizer(ResidualCodes):
         for level in self.levels:
             assert isinstance(level, VectorQuantizer)
             level.apply_update()
+
+
+def _sizes(n_clusters: object, n_levels: object) -> list[int]:
+    """Codes of each level."""
+    if n_levels is not None:
+        n_levels = check.check_integer("n_levels", n_levels, minimum=1)
+    if not isinstance(n_clusters, Sequence) or isinstance(n_clusters, str):
+        if n_levels is None:
+            raise TypeError("n_levels should be an integer where n_clusters is one; got None")
+        return [check.check_integer("n_clusters", n_clusters, minimum=1)] * n_levels
+    sizes = [check.check_integer("n_clusters", size, minimum=1) for size in n_clusters]
+    if not sizes or (n_levels is not None and len(sizes) != n_levels):
+        wanted = "1 or more sizes" if n_levels is None else f"{n_levels} sizes, one for each level"
+        raise ValueError(f"n_clusters should be {wanted}; got {len(sizes)}")
+    return sizes

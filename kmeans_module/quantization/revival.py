@@ -17,13 +17,16 @@ REACH = 0.5  # of a revived code, in the spread of the codebook
 LEAST_WAY = 1 / 32  # of a revived code to its sample
 
 
-def least_counts(counts: Tensor, *, decay: float | Tensor, threshold: float | None) -> Tensor:
+def least_counts(
+    counts: Tensor, *, decay: float | Tensor, threshold: float | Tensor | None
+) -> Tensor:
     """Counts below which a code is dead, (P, 1).
 
     Args:
         counts: decayed, (P, k).
         decay: γ, a number or (P, 1).
-        threshold: samples of a batch, on average; None for a tenth of an even share.
+        threshold: weight of samples of a batch, on average, a number or (P, 1); None for a tenth
+            of an even share.
     """
     if threshold is None:
         return counts.mean(dim=-1, keepdim=True) / 10
@@ -38,7 +41,7 @@ def revive(
     *,
     decay: float | Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Dead codes get random samples of the batch, which they :func:`follow`.
+    """Dead codes get the first samples that are known, which they :func:`follow`.
 
     A revived code gets a count on which it outlives a few batches without samples, an even
     share of the other codes at most: light enough to move, not so light that it dies at once.

@@ -2,7 +2,8 @@
 
 Row i of the rows of all ranks gets a key, a hash of i, the seed of the process and the number of
 the step; the rows of least key are the samples. Keys are integers: the draws of a state are the
-same on every device, whatever ranks hold the rows.
+same on every device, whatever ranks hold the rows. Of each few samples the one that is farthest
+from its code comes first: where errors are large, codes are wanted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kmeans_module.rows.keyed import hashed
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, rank, world_size
 
 MOST = 1024  # samples of a step
+RIVALS = 8  # samples, the farthest of which from its code comes first
 _NEVER = torch.iinfo(torch.int64).max
 # Odd numbers that set the keys of seeds, steps and problems apart.
 OF_SEED, OF_STEP, OF_PROBLEM = 0x9E3779B97F4A7C15, 0x5851F42D4C957F2D, 0x2545F4914F6CDD1D
@@ -95,7 +97,8 @@ def draw(
 
     Args:
         rows: (P, n, d).
-        valid: which rows count, (P, n) bool; None for all.
+        valid: which rows count, (P, n) bool, or weights by which they are drawn; None for all
+            alike.
         codes: of the rows, (P, n).
         most: samples to draw, if there are as many.
         step: number of the step of each problem, (P,) int64.
@@ -111,7 +114,8 @@ def draw(
     numbers = torch.arange(n, device=rows.device) + numbering.before
     keys = hashed(numbers + stream.unsqueeze(-1))
     if valid is not None:
-        keys = keys.masked_fill(~valid, _NEVER)
+        weighted = valid.dtype != torch.bool
+        keys = by_weight(keys, valid) if weighted else keys.masked_fill(~valid, _NEVER)
     keys, drawn, codes = least(keys, rows, codes, most, dtype, group)
     known = _first_of_equals(drawn)
     if valid is not None or group is not None:
@@ -119,6 +123,47 @@ def draw(
     if metric == "cosine":
         known = known & (drawn != 0).any(dim=-1)
     return Samples(drawn, codes, known)
+
+
+def by_weight(keys: Tensor, weight: Tensor) -> Tensor:
+    """Keys (P, n) int64 whose least ones are a draw in proportion to weights (P, n), as
+    :mod:`kmeans_module.rows.keyed` draws. Equal weights keep the order of the keys."""
+    uniform = ((keys >> 12).to(weight.dtype) + ((1 << 51) + 0.5)) / (1 << 52)
+    times = torch.log1p(-uniform).neg() / weight
+    times = times.clamp(max=torch.finfo(times.dtype).max)  # of weights that are nearly 0
+    # Floats that are not negative are in the order of their bits.
+    bits = times.view(torch.int64 if times.element_size() == 8 else torch.int32).long()
+    return bits.masked_fill(weight <= 0, _NEVER)
+
+
+def far_first(samples: Samples, centroids: Tensor) -> Samples:
+    """The same samples in another order: of each :data:`RIVALS` in turn the one that is farthest
+    from its code; then of each of them the second, and so on.
+
+    Uniform draws would put codes where samples are dense. There they lie closer together than an
+    encoder moves them within a few steps, and lose their samples to one another; and the error is
+    small already. A choice among a few, by the order of their distances alone, does not let far
+    outliers take all codes, as a draw in proportion to squared distances would.
+
+    Args:
+        samples: m for each problem.
+        centroids: that the codes of the samples are of, (P, k, d).
+
+    Returns:
+        m samples, and fewer than RIVALS more that are not known.
+    """
+    rows, codes, known = samples
+    missing = -rows.shape[1] % RIVALS
+    rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
+    codes = torch.nn.functional.pad(codes, (0, missing))
+    known = torch.nn.functional.pad(known, (0, missing))
+    exact = accumulator_dtype(rows.device)
+    apart = rows.to(exact) - gather_rows(centroids, codes).to(exact)
+    away = apart.square().sum(dim=-1).masked_fill(~known, -1).view(len(rows), -1, RIVALS)
+    order = away.sort(dim=-1, descending=True, stable=True).indices
+    first = torch.arange(0, rows.shape[1], RIVALS, device=rows.device)
+    order = (order + first.unsqueeze(-1)).mT.flatten(1)
+    return Samples(gather_rows(rows, order), codes.gather(-1, order), known.gather(-1, order))
 
 
 def least(

@@ -12,7 +12,7 @@ from kmeans_module.quantization import learning, revival
 from kmeans_module.quantization.codebook_state import CodebookState
 from kmeans_module.quantization.decisions import may_be, put, refuse
 from kmeans_module.quantization.rule import Rule
-from kmeans_module.quantization.samples import draw
+from kmeans_module.quantization.samples import draw, far_first
 from kmeans_module.rows.ranks import ProcessGroup
 
 
@@ -30,7 +30,7 @@ def record(
         state: of P codebooks.
         rule: of their learning.
         rows: of this rank, (P, n, d).
-        valid: which rows count, (P, n) bool; None for all.
+        valid: which rows count, (P, n) bool, or how much, floats; None for all alike.
         codes: of the rows, (P, n); None for the nearest.
         group: the ranks that hold the rest of the rows.
 
@@ -42,7 +42,7 @@ def record(
     """
     stats, codes = learning.statistics(rows, valid, codes, state.centroids)
     bad = learning.not_finite(rows, valid, stats)
-    stats, bad, numbering = learning.of_all_ranks(stats, bad, rows.shape[1], group)
+    stats, bad, unit, numbering = learning.of_all_ranks(stats, bad, rows.shape[1], valid, group)
     if may_be(bad):
         if rule.nonfinite == "skip":
             state.skipped.add_(bad)
@@ -51,17 +51,19 @@ def record(
     counts = ~bad & (stats.counts.sum() > 0)
     if not may_be(counts):
         return codes
-    decay = rule.decay
-    gamma = learning.growing_decay(state.counts, stats.counts) if decay is None else decay
+    gamma: float | Tensor | None = rule.decay
+    if gamma is None:
+        gamma = learning.growing_decay(state.counts, stats.counts, unit)
     total = gamma * state.counts + stats.counts
     centroids = state.centroids
     if rule.update == "ema":
         centroids = learning.moving_average(
             centroids, state.counts, stats.sums, total,
-            decay=gamma, smoothing=rule.smoothing, metric=rule.metric,
+            decay=gamma, smoothing=rule.smoothing * unit, metric=rule.metric,
         )  # fmt: skip
     if rule.revive_below != 0:
-        least = revival.least_counts(total, decay=gamma, threshold=rule.revive_below)
+        threshold = None if rule.revive_below is None else rule.revive_below * unit
+        least = revival.least_counts(total, decay=gamma, threshold=threshold)
         if may_be((total < least).any()):
             samples = draw(
                 rows, valid, codes, most=total.shape[-1], step=state.n_iter, numbering=numbering,
@@ -70,7 +72,7 @@ def record(
             if rule.draws_codes:
                 samples = samples._replace(codes=learning.nearest(samples.rows, state.centroids))
             centroids, total, leaders = revival.revive(
-                samples, centroids, total, least, decay=gamma
+                far_first(samples, state.centroids), centroids, total, least, decay=gamma
             )
             put(state.leaders, leaders, counts)
     if centroids is not state.centroids:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from kmeans_module.core.distances import compute_dtype, full_precision
+
+
+def padded(codebooks: Sequence[Tensor]) -> Tensor:
+    """Codebooks (k, d) of levels as one tensor (L, k, d): k is the largest, and the others end in
+    NaN."""
+    k = max(len(book) for book in codebooks)
+    with full_precision(codebooks[0].device):
+        return torch.stack(
+            [
+                book
+                if len(book) == k
+                else torch.nn.functional.pad(book, (0, 0, 0, k - len(book)), value=torch.nan)
+                for book in codebooks
+            ]
+        )
 
 
 def inner_products(queries: Tensor, codebooks: Tensor) -> Tensor:
@@ -24,22 +41,25 @@ def looked_up(tables: Tensor, codes: Tensor) -> Tensor:
     return total
 
 
-def distances_to_sums(queries: Tensor, codebooks: Tensor, codes: Tensor) -> Tensor:
+def distances_to_sums(queries: Tensor, codebooks: Sequence[Tensor], codes: Tensor) -> Tensor:
     """Squared distances of queries to sums of centroids, from tables.
 
     Args:
         queries: (q, d).
-        codebooks: (L, k, d).
+        codebooks: (k, d) for each of L levels.
         codes: (n, L) int64; -1 adds nothing.
 
     Returns:
         (q, n), in the wider dtype of queries and codebooks, at least float32.
     """
-    dtype = compute_dtype(queries, codebooks)
+    dtype = compute_dtype(queries, codebooks[0])
     # Queries and the first level lose a common offset, which would cancel.
     offset = codebooks[0].to(dtype).mean(dim=0)
     # A centroid of 0 comes last, where code -1 finds it.
-    books = list(torch.nn.functional.pad(codebooks.to(dtype), (0, 0, 0, 1)))
+    k = max(len(book) for book in codebooks)
+    books = [
+        torch.nn.functional.pad(book.to(dtype), (0, 0, 0, k + 1 - len(book))) for book in codebooks
+    ]
     books[0] = books[0] - offset
     queries = queries.to(dtype) - offset
     products = looked_up(inner_products(queries, torch.stack(books)), codes)

@@ -12,6 +12,7 @@ from kmeans_module import checks as check
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.seeding import Init, check_init
+from kmeans_module.core.sparse import no_rows
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.held import HeldRows
 from kmeans_module.rows.ranks import ProcessGroup, agree, common_example, errors_shared
@@ -149,7 +150,7 @@ def rows_of(
         )
     if group is not None:
         n_samples = sum(batch.x.shape[-2] for batch in batches)
-        example = batches[0].x[..., :0, :].reshape(0, n_features)
+        example = no_rows(batches[0].x)
         dtype = common_example(example, n_samples, group).dtype
         if not n_samples:
             batches = [batch._replace(x=batch.x.to(dtype)) for batch in batches]
@@ -171,7 +172,7 @@ def _tensor_batch(
     device: torch.device,
     batch_shape: tuple[int, ...],
 ) -> Batch:
-    x = check.check_samples(x, n_features, batch_shape)
+    x = check.check_samples(x, n_features, batch_shape, sparse=True)
     check.check_device("x", x, device)
     weight = check.check_sample_weight(sample_weight, x, batch_shape)
     if x.ndim > 2:

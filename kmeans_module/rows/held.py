@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import Workspace, workspace
+from kmeans_module.checks import generator_of
 from kmeans_module.core.generators import Generators
 from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
+from kmeans_module.core.sparse import is_sparse, no_rows
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.rows.batch import Batch, OneDtype
 from kmeans_module.rows.draws import HeldDraws
@@ -55,7 +57,7 @@ class HeldRows:
         self.group = group
         self.n_features = batches[0].x.shape[-1]
         self.device = batches[0].x.device
-        self.example = batches[0].x[:0].reshape(0, self.n_features)  # of the rows' dtype
+        self.example = no_rows(batches[0].x)  # of the rows' dtype
         one_dtype = OneDtype()
         with errors_shared(group):
             for batch in batches:
@@ -136,6 +138,10 @@ class HeldRows:
     def excerpt(self, n: int, generator: torch.Generator | None) -> Tensor:
         if self.group is None and len(self.batches) == 1:
             return self.batches[0].x
+        if is_sparse(self.batches[0].x):
+            raise ValueError(
+                "init as a function needs sparse rows of one process; got a process_group"
+            )
         n_samples = int(all_sum([torch.tensor([len(self)], device=self.device)], self.group)[0])
         if self.group is None or n_samples <= n:
             example = self.batches[0].x[..., :0, :]
@@ -160,7 +166,10 @@ class HeldRows:
         batches = [batch._replace(x=function(batch.x)) for batch in self.batches]
         return HeldRows(batches, n_problems=self.n_problems, group=self.group)
 
-    def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, m: int, generator: torch.Generator | None = None, *, seed: int | None = None
+    ) -> Tensor:
+        generator = generator_of(generator, seed)
         seeds = draw_seeds(self.n_problems, generator, self.device, self.group)
         return uniform_sample(self.batches, m, seeds, self.group, example=self.example)[0]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.generators import Generators, drawn, n_restarts, place_of
+from kmeans_module.core.sparse import is_sparse, part_of, rows_at, rows_of_numbers
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
 from kmeans_module.rows.batch import Batch, row_numbers, weighs
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, broadcast
@@ -54,7 +55,7 @@ class KeyedDraw:
             part = slice(first, first + _ROWS)
             keys = self._keys(masses[:, part], numbers[part])
             for p in range(len(keys)):
-                own_rows = rows[p, part] if rows.ndim == 3 else rows[part]
+                own_rows = rows[p, part] if rows.ndim == 3 else part_of(rows, part)
                 own_weights = weights[p] if weights is not None and weights.ndim == 2 else weights
                 self._take(p, keys[p], own_rows, None if own_weights is None else own_weights[part])
 
@@ -70,7 +71,7 @@ class KeyedDraw:
         self.keys[p], least = torch.cat([self.keys[p], keys]).topk(self.m, largest=False)
         stays, old, new = least < self.m, least.clamp(max=self.m - 1), least - self.m
         new = new.clamp(min=0)
-        taken = rows[new].to(self.rows.dtype)
+        taken = rows_at(rows, new).to(self.rows.dtype)
         self.rows[p] = self.rows[p, old].where(stays.unsqueeze(-1), taken)
         own = 1.0 if weights is None else weights[new].to(self.weights.dtype)
         self.weights[p] = self.weights[p, old].where(stays, own)
@@ -81,13 +82,13 @@ class KeyedDraw:
         if not len(below):
             return
         all_keys = torch.cat([self.keys[p], keys[below]])
-        least = all_keys.topk(self.m, largest=False).indices
+        least = all_keys.topk(self.m, largest=False, sorted=False).indices
         stays = torch.zeros(self.m, dtype=torch.bool, device=keys.device)
         stays[least[least < self.m]] = True
         slots = (~stays).nonzero().squeeze(-1)
         new = below[least[least >= self.m] - self.m]
         self.keys[p, slots] = keys[new]
-        self.rows[p, slots] = rows[new].to(self.rows.dtype)
+        self.rows[p, slots] = rows_at(rows, new).to(self.rows.dtype)
         self.weights[p, slots] = 1.0 if weights is None else weights[new].to(self.weights.dtype)
 
     def finish(self, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,13 +127,24 @@ def row_hashes(rows: Tensor) -> Tensor:
     of other rows 1 in 2^64 has."""
     d = rows.shape[-1]
     places = hashed(torch.arange(d, device=rows.device))
+    if is_sparse(rows):
+        return _sparse_hashes(rows, places)
     size = max(1, _ROWS // max(1, d * rows.shape[:-2].numel()))
-    hashes = []
-    for part in torch.split(rows, size, dim=-2):
-        numbers = part + 0.0  # -0 is 0
-        bits = torch.int64 if numbers.element_size() == 8 else torch.int32
-        hashes.append(hashed(numbers.view(bits).long() + places).sum(dim=-1))
-    return torch.cat(hashes, dim=-1)
+    parts = torch.split(rows, size, dim=-2)
+    return torch.cat([hashed(_bits(part) + places).sum(dim=-1) for part in parts], dim=-1)
+
+
+def _bits(numbers: Tensor) -> Tensor:
+    numbers = numbers + 0.0  # -0 is 0
+    return numbers.view(torch.int64 if numbers.element_size() == 8 else torch.int32).long()
+
+
+def _sparse_hashes(rows: Tensor, places: Tensor) -> Tensor:
+    """Those of the dense rows: what zeros add depends on their places alone, modulo 2^64."""
+    own = places[rows.col_indices().long()]
+    differences = hashed(_bits(rows.values()) + own) - hashed(own)
+    hashes = hashed(places).sum().expand(rows.shape[0]).clone()
+    return hashes.index_add_(0, rows_of_numbers(rows), differences)
 
 
 def where_first(values: Tensor) -> Tensor:
@@ -242,15 +254,15 @@ def repeat_first(rows: Tensor, valid: Tensor, m: int, *, otherwise: Tensor | Non
     return torch.cat([rows, rows[:, :1].expand(-1, missing, -1)], dim=1) if missing else rows
 
 
-def uniform_sample(
+def keyed_sample(
     batches: Iterable[Batch],
     m: int,
     seeds: Tensor,
     group: ProcessGroup | None,
     *,
     example: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """At most m rows drawn uniformly from those of positive weight, and their weights.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """At most m rows drawn uniformly from those of positive weight.
 
     Args:
         batches: one pass over the rows of this rank, with their starts.
@@ -260,12 +272,25 @@ def uniform_sample(
         example: no rows, (0, d), of the dtype that the rows of all ranks have.
 
     Returns:
-        (P, m, d) and (P, m).
+        (P, m, d), their weights (P, m), and which of them are rows, (P, m): a problem with fewer
+        rows of positive weight leaves slots.
     """
     draw = KeyedDraw(m, seeds, n_features=example.shape[-1], dtype=example.dtype)
     for batch in batches:
         weight = batch.sample_weight
         draw.add(batch.x, weight, weighs(batch, len(seeds)), row_numbers(batch))
-    rows, weights, valid = draw.finish(group)
+    return draw.finish(group)
+
+
+def uniform_sample(
+    batches: Iterable[Batch],
+    m: int,
+    seeds: Tensor,
+    group: ProcessGroup | None,
+    *,
+    example: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:func:`keyed_sample` of as many rows as every problem has, (P, m, d), and their weights."""
+    rows, weights, valid = keyed_sample(batches, m, seeds, group, example=example)
     m = int(valid.sum(dim=-1).min())
     return rows[:, :m], weights[:, :m]

@@ -17,6 +17,7 @@ from kmeans_module.core.distances import declared_dtype
 from kmeans_module.core.generators import Generators, drawn, n_restarts, place_of
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.scale import Scale
+from kmeans_module.core.sparse import no_rows, nonzero_rows, rows_at
 from kmeans_module.core.statistics import accumulator_dtype, gather_rows
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, all_sum, broadcast, rank
@@ -55,7 +56,9 @@ class Positions:
         self.n_features = problem.n_features
         self.batches = [batch for batch in batches if batch.x.shape[-2]]
         sample = (
-            batches[0].x if batches else torch.empty(0, dtype=problem.dtype, device=problem.device)
+            no_rows(batches[0].x)
+            if batches
+            else torch.empty(0, dtype=problem.dtype, device=problem.device)
         )
         self.dtype = declared_dtype(sample, problem.dtype)
         self._backend = backend_for(sample.new_empty(0, 0, dtype=self.dtype), operation="sums")
@@ -94,7 +97,7 @@ class Positions:
         else:
             weight = sample_weight.to(self.accumulator)
         if self.metric == "cosine":
-            weight = weight * (x != 0).any(dim=-1)
+            weight = weight * nonzero_rows(x)
         return weight.expand(self.n_problems, -1)
 
     def uniform(self, *shape: int) -> Tensor:
@@ -197,9 +200,6 @@ class Positions:
 
     def _at(self, batch: Batch, positions: Tensor) -> Tensor:
         """Rows of a batch, where the metric is Euclidean: (P, m, d)."""
-        if batch.x.ndim == 3:
-            rows = gather_rows(batch.x, positions)
-        else:
-            rows = batch.x.index_select(0, positions.flatten()).view(*positions.shape, -1)
+        rows = gather_rows(batch.x, positions) if batch.x.ndim == 3 else rows_at(batch.x, positions)
         rows = rows.to(self.dtype)
         return unit_rows(rows) if self.metric == "cosine" else rows

@@ -43,7 +43,8 @@ class CheckedLoader:
         if not isinstance(loader, Iterable) or hasattr(loader, "__array__") or _is_numbers(loader):
             raise TypeError(
                 f"x should be a torch.Tensor; got {type(loader).__name__}, which is no list or "
-                "loader of batches either"
+                "loader of batches either: torch.as_tensor makes one of numbers, and "
+                "kmeans_module.kmeans takes arrays, frames and lists"
             )
         check_reiterable("x", loader)
         self.loader = loader

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import workspace
+from kmeans_module.checks import generator_of
 from kmeans_module.core.generators import Generators
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
@@ -166,7 +167,10 @@ class StreamRows:
         rows.first = self.first
         return rows
 
-    def sample(self, m: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, m: int, generator: torch.Generator | None = None, *, seed: int | None = None
+    ) -> Tensor:
+        generator = generator_of(generator, seed)
         seeds = draw_seeds(1, generator, self.device, self.group)
         return uniform_sample(self, m, seeds, self.group, example=self.example)[0]
 

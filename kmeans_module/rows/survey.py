@@ -13,6 +13,7 @@ from kmeans_module.backends import backend_for
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
+from kmeans_module.core.sparse import is_sparse, rows_of_numbers
 from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.ranks import ErrorElsewhere, ProcessGroup, all_gather, all_sum
@@ -152,6 +153,13 @@ class Nonfinite:
 
     def look(self, x: Tensor, start: int = 0) -> Nonfinite:
         """Search rows (..., n, d), the first of which has the number ``start``."""
+        if is_sparse(x):
+            x = (
+                x.values()
+                .new_zeros(x.shape[0])
+                .index_put_((rows_of_numbers(x),), x.values() * 0, accumulate=True)
+                .unsqueeze(-1)
+            )  # NaN where a row holds NaN or infinity
         for offset, rows in _chunks(x):
             bad = ~rows.isfinite().all(dim=-1)
             bad = bad.flatten(0, -2).any(dim=0) if bad.ndim > 1 else bad
@@ -218,6 +226,19 @@ def refuse(moments: Moments, example: Tensor, problem: Problem) -> None:
             f"x reaches {largest:.3g}: centroids overflow {problem.dtype}; "
             "scale x down or use a layer of a wider dtype"
         )
+
+
+def dtype_for(example: Tensor, moments: Moments) -> torch.dtype:
+    """The dtype of centroids for rows: float64 for rows of it, and for integers beyond 2^24.
+
+    Args:
+        example: a tensor of the rows' dtype.
+        moments: of the rows.
+    """
+    wide = example.dtype == torch.float64
+    if not example.is_floating_point() and moments.low.numel():
+        wide = float(torch.maximum(moments.low.abs(), moments.high.abs()).max()) > 2**24
+    return accumulator_dtype(example.device) if wide else torch.float32
 
 
 def refuse_too_few(moments: Moments, n_clusters: int) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from kmeans_module import files
 from kmeans_module.checks import NotInitializedError
-from kmeans_module.core.rows import Moments
 from kmeans_module.core.seeding import INITS
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.state import CentroidState
@@ -63,16 +62,6 @@ def check_same_kind(layer: nn.Module, wanted: Any) -> None:
             raise ValueError(
                 f"kmeans should be a layer with {name}={value!r}; got {getattr(layer, name)!r}"
             )
-
-
-def dtype_for(example: Tensor, moments: Moments) -> torch.dtype:
-    """The dtype of centroids for rows: float64 for rows of it, and for integers beyond 2^24."""
-    if example.dtype == torch.float64:
-        return torch.float64
-    if not example.is_floating_point() and moments.low.numel():
-        largest = float(torch.maximum(moments.low.abs(), moments.high.abs()).max())
-        return torch.float64 if largest > 2**24 else torch.float32
-    return torch.float32
 
 
 def read_centroids(path: str) -> Tensor:

@@ -20,8 +20,9 @@ from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows import HeldRows, StreamRows
 from kmeans_module.rows.entry import survey
 from kmeans_module.rows.ranks import errors_shared
+from kmeans_module.rows.survey import dtype_for
 from kmeans_module.training.loaders import TrainingBatches
-from kmeans_module.training.pending import dtype_for, make_layer, read_centroids
+from kmeans_module.training.pending import make_layer, read_centroids
 
 
 def start(lit: Any, rows: HeldRows | StreamRows, batches: TrainingBatches) -> Tensor:

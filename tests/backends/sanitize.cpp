@@ -1,4 +1,5 @@
 // Runs every native function on a grid of shapes; built with sanitizers by test_sanitizers.py.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -80,6 +81,47 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
                             spread.data() + 2 * d, threads);
 }
 
+// Rows of which about a fourth of the numbers are given; none, of some rows.
+template <typename T>
+int check_sparse(int64_t n, int64_t d, int64_t k, bool weighted, bool cosine, int threads) {
+  std::vector<int64_t> starts(1);
+  std::vector<int32_t> columns;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < d; ++j)
+      if (i % 5 && uniform() < 0.25) columns.push_back(static_cast<int32_t>(j));
+    starts.push_back(static_cast<int64_t>(columns.size()));
+  }
+  auto given = std::make_unique<int32_t[]>(columns.size());
+  std::copy(columns.begin(), columns.end(), given.get());
+  auto values = random<T>(columns.size()), unit = random<T>(columns.size());
+  if (columns.size() > 2) values[0] = T(1e38);  // products overflow
+  auto centroids = random<T>(k * d), nearest = random<T>(n);
+  auto weights = random<double>(n);
+  km_sparse rows = {starts.data(), given.get(), values.get(), n, d,
+                    weighted ? weights.get() : nullptr, sizeof(T) == 8, cosine};
+  int failed = km_sparse_unit(&rows, unit.get(), threads);
+  if (cosine) rows.values = unit.get();
+  auto labels = std::make_unique<int64_t[]>(n);
+  auto distances = std::make_unique<T[]>(n);
+  auto sums = std::make_unique<double[]>(k * d), counts = std::make_unique<double[]>(k);
+  auto potentials = std::make_unique<double[]>(k);
+  double inertia = 0;
+  int64_t changed = 0;
+  failed += km_sparse_potentials(&rows, nearest.get(), centroids.get(), k, potentials.get(), threads);
+  failed += km_sparse_lower(&rows, nearest.get(), centroids.get(), threads);
+  auto pairs = std::make_unique<T[]>(n * k);
+  failed += km_sparse_distances(&rows, centroids.get(), k, pairs.get(), threads);
+  for (int call = 0; call < 4; ++call) {
+    const bool sums_up = call != 3;
+    const km_result result = {labels.get(), call % 2 ? nullptr : distances.get(),
+                              sums_up ? sums.get() : nullptr, sums_up ? counts.get() : nullptr,
+                              &inertia, &changed, call > 0};
+    failed += km_sparse_e_step(&rows, centroids.get(), k, &result, threads);
+    for (int64_t i = 0; i < n; ++i) failed += labels[i] < 0 || labels[i] >= k;
+  }
+  return failed;
+}
+
 template <typename T>
 int check_beams(int64_t n, int64_t d, int64_t k, int64_t beam_size, int threads) {
   const int64_t levels = 3;
@@ -108,6 +150,11 @@ int main() {
               failed += check_beams<float>(n, d, k, beam_size, 3);
               failed += check_beams<double>(n, d, k, beam_size, 3);
             }
+          for (int options = 0; options < 8; ++options) {
+            const int threads = options & 4 ? 3 : 1;
+            failed += check_sparse<float>(n, d, k, options & 1, options & 2, threads);
+            failed += check_sparse<double>(n, d, k, options & 1, options & 2, threads);
+          }
           for (int options = 0; options < 8; ++options)
             for (int threads : {1, 3}) {
               const bool a = options & 1, b = options & 2, c = options & 4;

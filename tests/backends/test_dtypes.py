@@ -18,7 +18,7 @@ from kmeans_module import KMeansLayer
 from kmeans_module import functional as F
 from kmeans_module.backends.native import NativeWorkspace, calls, library
 from kmeans_module.core.distances import compute_dtype, declared_dtype
-from kmeans_module.result import FitResult
+from kmeans_module.layer.result import FitResult
 from tests.backends.conftest import brute_force, needs_native
 from tests.conftest import blobs, seeded
 
@@ -349,6 +349,6 @@ def test_a_library_of_another_interface_does_not_serve(
     library.cache_clear()
     try:
         assert library() is None
-        assert "has interface 1, not 3: build it again" in caplog.text
+        assert "has interface 1, not 4: build it again" in caplog.text
     finally:
         library.cache_clear()

@@ -50,7 +50,7 @@ def options_of(name: str) -> dict[str, Any]:
 CASES = (
     "even", "uneven", "empty", "masked", "uneven, revival", "empty, revival", "uneven, cosine",
     "uneven, heads, revival", "uneven, gradient, revival", "uneven, frozen", "uneven, batches",
-    "empty, few samples",
+    "empty, few samples", "uneven, weighted", "empty, weighted, revival",
 )  # fmt: skip
 STARTED_BY_BATCHES = ("uneven, batches", "empty, few samples")
 
@@ -91,10 +91,14 @@ def train(name: str, world: int, rank: int | None) -> Outcome:
         mask = torch.ones(len(x), dtype=torch.bool)
         if name == "masked":
             mask[sum(sizes[:1]) : sum(sizes[:2])] = False
+        weight = (torch.arange(len(x)) * 7 % 10) / 1e3
         if rank is not None:
-            x, mask = x.split(sizes)[rank], mask.split(sizes)[rank]
+            x, mask, weight = (part.split(sizes)[rank] for part in (x, mask, weight))
         if name == "masked":
             found = quantizer(network.encoder(x), mask)
+            codes.append(found.codes)
+        elif "weighted" in name:
+            found = quantizer(network.encoder(x), sample_weight=weight)
             codes.append(found.codes)
         else:
             outputs = parallel(x)

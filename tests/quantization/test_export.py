@@ -142,3 +142,127 @@ def test_errors_of_residual_quantizers_are_those_of_faiss() -> None:
     quantizer.fit(x, generator=seeded())
     most = error(x, theirs.decode(theirs.compute_codes(x.numpy())))
     assert error(x, quantizer.decode(encoded(quantizer, x))) <= 1.005 * most
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "shared residual"])
+def test_a_quantizer_comes_back_from_its_index(name: str) -> None:
+    pytest.importorskip("faiss")
+    x = normal(300, 8)
+    quantizer = fitted(name, x)
+    again = type(quantizer).from_faiss(quantizer.to_faiss())
+    assert torch.equal(again.codebooks, quantizer.codebooks)
+    assert torch.equal(encoded(again, x), encoded(quantizer, x))
+    codes = encoded(quantizer, x)
+    torch.testing.assert_close(again.decode(codes), quantizer.decode(codes))
+    again.train()
+    again(x)
+
+
+# By the names of faiss.index_factory.
+FACTORIES = {
+    "PQ4x4": ProductQuantizer,
+    "PQ2x5": ProductQuantizer,
+    "OPQ4,PQ4x4": ProductQuantizer,
+    "OPQ4,RR8,PQ4x4": ProductQuantizer,
+    "RQ3x4": ResidualQuantizer,
+    "RQ2x5": ResidualQuantizer,
+}
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_quantizer_of_theirs_finds_their_codes(name: str, bare: bool) -> None:
+    faiss = pytest.importorskip("faiss")
+    x = normal(400, 8)
+    index = faiss.index_factory(8, name)
+    index.train(x.numpy())
+    source = index
+    if bare:
+        if "," in name:
+            pytest.skip("a rotation is before the codes")
+        source = index.pq if hasattr(index, "pq") else index.rq
+    quantizer = FACTORIES[name].from_faiss(source)
+    packed = quantizer.pack(encoded(quantizer, x))
+    theirs = torch.from_numpy(index.sa_encode(x.numpy()))
+    assert (packed == theirs).all(dim=1).double().mean() > 0.98
+    decoded = torch.from_numpy(index.sa_decode(theirs.numpy()))
+    ours = quantizer.decode(quantizer.unpack(theirs)).detach()
+    torch.testing.assert_close(decoded, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_of_an_ivf_index_the_codes_of_what_its_lists_leave_are_taken() -> None:
+    faiss = pytest.importorskip("faiss")
+    x = normal(700, 8)
+    for name, kind in (("IVF4,PQ4x4", ProductQuantizer), ("IVF4,RQ2x4", ResidualQuantizer)):
+        index = faiss.index_factory(8, name)
+        index.train(x.numpy())
+        left = (
+            x
+            - torch.from_numpy(index.quantizer.reconstruct_n(0, 4))[
+                index.quantizer.search(x.numpy(), 1)[1][:, 0]
+            ]
+        )
+        quantizer = kind.from_faiss(index)
+        theirs = index.pq if kind is ProductQuantizer else index.rq
+        expected = torch.from_numpy(theirs.compute_codes(left.numpy()))
+        packed = quantizer.pack(encoded(quantizer, left))
+        assert (packed == expected).all(dim=1).double().mean() > 0.98
+
+
+def test_levels_of_several_sizes_come_and_go() -> None:
+    faiss = pytest.importorskip("faiss")
+    x = normal(400, 8)
+    bits = faiss.UInt64Vector()
+    faiss.copy_array_to_vector(np.array([4, 3], dtype=np.uint64), bits)
+    theirs = faiss.ResidualQuantizer(8, bits)
+    theirs.train(x.numpy())
+    ours = ResidualQuantizer.from_faiss(theirs)
+    assert ours.sizes == (16, 8)
+    codes = ours.encode(x, beam_size=ours.beam_size)
+    assert (ours.pack(codes).numpy() == theirs.compute_codes(x.numpy())).all(axis=1).mean() > 0.98
+    again = ResidualQuantizer.from_faiss(ours.to_faiss())
+    assert all(map(torch.equal, again.codebook_list(), ours.codebook_list()))
+
+
+def test_options_of_the_quantizer_arrive() -> None:
+    faiss = pytest.importorskip("faiss")
+    product, residual = faiss.IndexPQ(8, 2, 4), faiss.IndexResidualQuantizer(8, 2, 4)
+    for index in (product, residual):
+        index.train(normal(300, 8).numpy())
+    ours = ProductQuantizer.from_faiss(product, update="frozen", dtype=torch.float64)
+    assert ours.quantizer.update_rule == "frozen"
+    assert ours.codebooks.dtype == torch.float64
+    assert ResidualQuantizer.from_faiss(residual).beam_size == 5
+    assert ResidualQuantizer.from_faiss(residual, beam_size=2).beam_size == 2
+
+
+def test_what_holds_no_codebooks_of_ours_is_refused() -> None:
+    faiss = pytest.importorskip("faiss")
+    x = normal(400, 8).numpy()
+    smaller, centered = faiss.index_factory(8, "OPQ2_4,PQ2x4"), faiss.index_factory(8, "PCA8,PQ2x4")
+    for index in (smaller, centered):
+        index.train(x + 3)
+    cases = [
+        (ProductQuantizer, faiss.IndexPQ(8, 2, 4), ValueError, "should be trained; the IndexPQ is"),
+        (ProductQuantizer, faiss.ProductQuantizer(8, 2, 4), ValueError, "should be trained"),
+        (ProductQuantizer, faiss.IndexFlatL2(8), TypeError, "product codes .*; got IndexFlatL2"),
+        (ProductQuantizer, None, TypeError, "product codes .*; got NoneType"),
+        (ProductQuantizer, faiss.index_factory(8, "OPQ2,PQ2x4"), ValueError, "trained rotations"),
+        (ProductQuantizer, smaller, ValueError, "got OPQMatrix from 8 to 4 features"),
+        (ProductQuantizer, centered, ValueError, "got PCAMatrix from 8 to 8 features"),
+        (ResidualQuantizer, faiss.IndexResidualQuantizer(8, 2, 4), ValueError, "be trained"),
+        (ResidualQuantizer, faiss.IndexPQ(8, 2, 4), TypeError, "residual codes .*; got IndexPQ"),
+    ]
+    for kind, index, error, message in cases:
+        with pytest.raises(error, match=message) as caught:
+            kind.from_faiss(index)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [ProductQuantizer, ResidualQuantizer])
+def test_without_faiss_from_faiss_says_what_to_install(
+    kind: type[Quantizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match="from_faiss needs faiss: pip install faiss-cpu"):
+        kind.from_faiss(None)

@@ -627,7 +627,7 @@ def test_levels_fitted_together_leave_the_least_squares(dtype: torch.dtype) -> N
     x, codes = normal(200, 4, dtype=dtype), torch.randint(6, (200, 3), generator=seeded())
     codes[codes[:, 1] == 2, 1] = 3
     codebooks = normal(3, 6, 4, seed=1, dtype=dtype)
-    found = least_squares(x, codes, codebooks)
+    found = torch.stack(least_squares(x, codes, codebooks))
     assert found.dtype == dtype
     design = F.one_hot(codes, 6).flatten(1).double()
     best = torch.linalg.lstsq(design, x.double(), driver="gelsd").solution
@@ -698,9 +698,8 @@ def test_a_dtype_that_is_none_is_refused_by_name(kind: Any, dtype: object) -> No
 
 
 def test_options_that_residuals_have_not_are_refused() -> None:
-    for options in ({"metric": "cosine"}, {"heads": 2}):
-        with pytest.raises(TypeError, match=f"ResidualQuantizer.*'{next(iter(options))}'"):
-            ResidualQuantizer(8, 4, 3, **options)
+    with pytest.raises(TypeError, match=r"ResidualQuantizer.*'heads'"):
+        ResidualQuantizer(8, 4, 3, heads=2)
     for name in ("n_levels", "beam_size"):
         with pytest.raises(ValueError, match=name):
             ResidualQuantizer(8, 4, **{"n_levels": 3, name: 0})

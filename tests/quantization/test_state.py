@@ -21,7 +21,7 @@ from kmeans_module import (
     ResidualQuantizer,
     VectorQuantizer,
 )
-from kmeans_module.quantization.quantized import Quantizer
+from kmeans_module.quantization.quantizer import Quantizer
 from tests.end_to_end.helpers import quiet_trainer
 from tests.quantization.helpers import assert_same, normal, state_of
 

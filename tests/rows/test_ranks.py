@@ -48,6 +48,7 @@ class Job:
     n_clusters: int = 9
     max_iter: int = 30
     n_weighty: int = 101
+    most: int | None = None
 
     def data(self) -> torch.Tensor:
         x = torch.stack([blobs(101, 3, seed=s) for s in range(2)]).to(self.dtype)
@@ -68,6 +69,7 @@ class Job:
             max_iter=self.max_iter,
             n_init=self.n_init,
             sample_weight=None if weight is None else weight[part],
+            max_points_per_centroid=self.most,
             generator=seeded(3),
             process_group=group,
         )
@@ -100,7 +102,13 @@ JOBS = {
     "restarts of a batch": Job("random", n_init=2, batch_shape=(2,)),
     "float64": Job(dtype=torch.float64),
     "one iteration": Job(max_iter=1),
+    "no iterations": Job(max_iter=0),
     **{f"{init}, few weights": Job(init, weighted=True, n_weighty=6) for init in INITS},
+    "a sample": Job(most=4),
+    "a sample, weighted": Job(most=4, weighted=True),
+    "a sample, few weights": Job(most=4, weighted=True, n_weighty=20),
+    "a sample of a batch": Job(most=4, batch_shape=(2,), metric="cosine"),
+    "a sample of halves": Job(most=4, dtype=torch.bfloat16),
     "callable": Job(first_rows),
     "callable, restarts of a batch": Job(rows_by_chance, batch_shape=(2,), n_init=2),
     "callable, batched, float64": Job(first_rows, batch_shape=(2,), dtype=torch.float64),
@@ -149,7 +157,7 @@ def failing(rank: int, part: slice, group: dist.ProcessGroup) -> dict[str, Calla
             process_group=group,
         ),
         "bad option on the last rank": lambda: layer.fit(
-            x[part], max_iter=0 if last else 5, process_group=group
+            x[part], max_iter=-1 if last else 5, process_group=group
         ),
         "bad init on the last rank": lambda: layer.fit(
             x[part], init=x[:3] if last else x[:9], process_group=group
@@ -284,7 +292,7 @@ def test_ranks_together_equal_one(name: str, ranks: Any) -> None:
         ("NaN on the last rank", "ValueError", "x should be finite; 1 row holds NaN .* row 90"),
         ("bad shape on the last rank", "ValueError", r"x should have shape \(n_samples, 3\); got"),
         ("bad weight on the last rank", "ValueError", "sample_weight should be >= 0"),
-        ("bad option on the last rank", "ValueError", "max_iter should be >= 1; got 0"),
+        ("bad option on the last rank", "ValueError", "max_iter should be >= 0; got -1"),
         ("bad init on the last rank", "ValueError", r"init should have shape \(9, 3\)"),
         ("the init fails on the first", "ValueError", "the init has failed"),
         ("the callback fails on the last rank", "ValueError", "the callback has failed"),

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kmeans_module import KMeansLayer
+from kmeans_module import KMeansLayer, kmeans
 from kmeans_module.core.seeding import INITS
 from tests.conftest import blobs, seeded
 from tests.processes import run_ranks
@@ -36,6 +36,7 @@ JOBS: dict[str, dict[str, Any]] = {
     **{init: {"init": init} for init in INITS},
     "a tensor": {"init": X[::20].clone()},
     "restarts": {"init": "random", "n_init": 3},
+    "a sample": {"max_points_per_centroid": 5},
     "a callable": {"init": first_rows},
 }
 
@@ -50,6 +51,11 @@ def fitted(
     labels = torch.cat(list(rows.labels(layer.centroids[None])), dim=-1)
     assert found.labels is None
     return {**found._asdict(), "labels": labels, "centroids": layer.centroids}
+
+
+def one_call(share: slice, group: dist.ProcessGroup | None) -> dict[str, Tensor]:
+    found = kmeans(Passes(X[share].split(25), stable=True), 6, seed=3, tol=0, process_group=group)
+    return {name: value for name, value in found._asdict().items() if name != "layer"}
 
 
 def narrow_last(parts: Sequence[Tensor], _: int) -> Sequence[Tensor]:
@@ -109,6 +115,7 @@ def work(rank: int, folder: str) -> None:
     calls["another tensor"] = partial(
         fitted, SHARES[rank], group, 25, init=X[::20].clone() + 10 * rank
     )
+    calls["one call"] = partial(one_call, SHARES[rank], group)
     calls["no rows"] = partial(fitted, [slice(None), slice(0, 0)][rank], group, 25)
     calls |= failing(rank, group)
     for name in sorted(calls, key=lambda name: name in last):
@@ -148,6 +155,10 @@ def test_centroids_to_start_from_are_those_of_the_first_rank(
     ranks: list[dict[str, Any]],
 ) -> None:
     assert_equals_one([result["another tensor"] for result in ranks], **JOBS["a tensor"])
+
+
+def test_one_call_over_ranks_is_a_fit_over_ranks(ranks: list[dict[str, Any]]) -> None:
+    assert_equals_one([result["one call"] for result in ranks])
 
 
 def test_a_rank_may_hold_no_rows(ranks: list[dict[str, Any]]) -> None:

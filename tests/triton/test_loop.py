@@ -17,7 +17,7 @@ from kmeans_module import EmptyClusterError, KMeansLayer
 from kmeans_module.backends.triton.loop import TritonLoop
 from kmeans_module.core.late import FIRST_LOOK
 from kmeans_module.core.lloyd import Iteration
-from kmeans_module.result import FitResult
+from kmeans_module.layer.result import FitResult
 from tests.conftest import seeded
 from tests.waits import counted
 
@@ -308,3 +308,18 @@ def test_a_workspace_serves_as_before_when_a_loop_has_ended() -> None:
     layer.set_centroids(moved)
     assert torch.equal(layer.e_step(rows).labels, layer(x))
     assert math.isfinite(step.stats.inertia.item())
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.parametrize("d", [2, 20])
+def test_no_iterations_measure_once(
+    d: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = data(60, d)
+    fitted = assert_same(
+        x, starts(x, 4), monkeypatch, n_clusters=4, n_features=d, batch_shape=shape,
+        fit={"max_iter": 0},
+    )  # fmt: skip
+    assert fitted.told == []
+    assert fitted.result.history.shape == (*shape, 1)
+    assert not fitted.result.converged.any()

@@ -13,7 +13,11 @@ from torch import Tensor
 
 from kmeans_module.backends.native import calls
 from kmeans_module.backends.native.library import ELEMENTS, INSTALLED, library
+from kmeans_module.backends.native.sparse import NativeSparseWorkspace
 from kmeans_module.backends.native.workspace import NativeWorkspace
+from kmeans_module.core.sparse import is_sparse
+
+_MOST_SPARSE_FEATURES = 2**31 - 1
 
 
 class NativeBackend:
@@ -21,7 +25,7 @@ class NativeBackend:
 
     name = "native"
     device = "cpu"
-    operations: tuple[str, ...] = ("e_step", "unit", "beam", "sums", "moments")
+    operations: tuple[str, ...] = ("e_step", "unit", "beam", "search", "sums", "moments")
 
     def missing(self) -> str | None:
         # A tracing compiler cannot load the library: it has to know beforehand.
@@ -38,6 +42,11 @@ class NativeBackend:
             return f"x is on {x.device.type}"
         if x.dtype not in ELEMENTS:
             return f"x is {x.dtype}"
+        if is_sparse(x):
+            if operation not in ("e_step", "unit", "moments"):
+                return f"x is sparse; {operation} takes dense numbers"
+            if x.shape[-1] > _MOST_SPARSE_FEATURES:
+                return f"x has {x.shape[-1]} features"
         if operation == "beam" and x.dtype not in (torch.float32, torch.float64):
             return f"beam search takes float32 or float64; x is {x.dtype}"
         if operation == "sums" and x.dtype not in (torch.float32, torch.float64):
@@ -52,11 +61,18 @@ class NativeBackend:
         metric: str,
         dtype: torch.dtype | None = None,
         once: bool,
-    ) -> NativeWorkspace:
+    ) -> NativeWorkspace | NativeSparseWorkspace:
+        if is_sparse(x):
+            return NativeSparseWorkspace(x, sample_weight, metric=metric, dtype=dtype)
         return NativeWorkspace(x, sample_weight, metric=metric, dtype=dtype, once=once)
+
+    def sparse_distances(self, x: Tensor, centroids: Tensor, *, metric: str) -> Tensor:
+        space = NativeSparseWorkspace(x, metric=metric, dtype=centroids.dtype)
+        return space.distances(centroids)
 
     unit_rows = staticmethod(calls.unit_rows)
     beam_search = staticmethod(calls.beam_search)
+    search = staticmethod(calls.search)
     draw = staticmethod(calls.draw)
     block_sums = staticmethod(calls.block_sums)
     search_sums = staticmethod(calls.search_sums)

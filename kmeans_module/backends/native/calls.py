@@ -8,12 +8,23 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
-from kmeans_module.backends.native.library import ELEMENTS, RowsStruct, address, loaded
-from kmeans_module.backends.reference import torch_moments
-from kmeans_module.core.distances import declared_dtype
+from kmeans_module.backends.moments import torch_moments
+from kmeans_module.backends.native.library import (
+    ELEMENTS,
+    RowsStruct,
+    SparseStruct,
+    address,
+    loaded,
+)
+from kmeans_module.backends.sparse import sparse_moments
+from kmeans_module.core.distances import compute_dtype, declared_dtype
+from kmeans_module.core.guard import no_plain, transformed
+from kmeans_module.core.neighbors import Neighbors, of_unit_rows, ranked
 from kmeans_module.core.scale import Scale
+from kmeans_module.core.sparse import is_sparse, with_numbers
 
 MAX_BEAMS = 64  # choices that the kernel keeps
+_NUMBERS = 1 << 22  # of rows that are searched together
 
 
 def rows_struct(
@@ -68,6 +79,53 @@ def rows_structs(
     ]
 
 
+def sparse_struct(
+    starts: Tensor, columns: Tensor, values: Tensor, weight: Tensor | None, d: int, metric: str
+) -> SparseStruct:
+    """The C view of sparse rows.
+
+    Args:
+        starts: (n + 1,) int64.
+        columns: (m,) int32.
+        values: (m,) float32 or float64, which is computed in.
+        weight: as for :func:`rows_struct`.
+        d: features.
+        metric: "euclidean" or "cosine".
+    """
+    return SparseStruct(
+        starts.data_ptr(),
+        columns.data_ptr(),
+        values.data_ptr(),
+        len(starts) - 1,
+        d,
+        None if weight is None else weight.data_ptr(),
+        values.dtype == torch.float64,
+        metric == "cosine",
+    )
+
+
+def kernel_centroids(centroids: Tensor, d: int, dtype: torch.dtype) -> Tensor:
+    """Centroids (P, k, d) as the kernel reads them, for rows of d features searched in a dtype."""
+    obstacle = no_plain(centroids)
+    if obstacle is not None:
+        raise TypeError(f"centroids are no plain tensor as the rows are: {obstacle}")
+    if centroids.shape[-1] != d:
+        raise ValueError(f"rows have {d} features, centroids {centroids.shape[-1]}")
+    if centroids.dtype == dtype:
+        return centroids.contiguous()
+    if torch.promote_types(centroids.dtype, dtype) != dtype:
+        raise TypeError(f"rows are searched in {dtype}, centroids are {centroids.dtype}")
+    return centroids.to(dtype).contiguous()
+
+
+def refuse_modes() -> None:
+    """Refuse to take pointers of what a call would make where a mode has come up since rows were
+    prepared."""
+    mode = transformed()
+    if mode is not None:
+        raise RuntimeError(f"rows prepared in eager code meet them again where {mode}")
+
+
 def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
     """See :func:`kmeans_module.backends.beam_search`; many beams are left to torch."""
     if beam_size > MAX_BEAMS:
@@ -84,14 +142,66 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     return codes, left
 
 
+def search(x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+    """See :func:`kmeans_module.backends.search`."""
+    problems, k, d = centroids.shape
+    n, dtype = x.shape[-2], compute_dtype(x, centroids)
+    centroids = centroids.to(dtype).contiguous()
+    distances = torch.empty((problems, n, m), dtype=dtype, device="cpu")
+    labels = torch.empty((problems, n, m), dtype=torch.int64, device="cpu")
+    size = max(1, _NUMBERS // max(d, k if m > MAX_BEAMS else m))
+    for first in range(0, n, size):
+        part = slice(first, min(first + size, n))
+        rows = x[..., part, :].to(dtype)
+        rows = unit_rows(rows) if metric == "cosine" else rows.contiguous()
+        for p in range(problems):
+            of_problem = rows[p] if rows.ndim == 3 else rows
+            found = _search_rows(of_problem, centroids[p], m)
+            if metric == "cosine":
+                found = of_unit_rows(found, of_problem)
+            distances[p, part], labels[p, part] = found
+    return Neighbors(distances, labels)
+
+
+def _search_rows(rows: Tensor, centroids: Tensor, m: int) -> Neighbors:
+    """Of rows (n, d) and centroids (k, d), both contiguous: (n, m)."""
+    n, k = len(rows), len(centroids)
+    if m > MAX_BEAMS:  # more than the kernel keeps: it measures all, so many at a time
+        measured = rows.new_empty((n, k))
+        for first in range(0, k, MAX_BEAMS):
+            some = centroids[first : first + MAX_BEAMS]
+            found = _search_rows(rows, some, len(some))
+            measured.scatter_(1, first + found.labels, found.distances)
+        return ranked(measured, torch.arange(k, device="cpu").expand(n, k), m)
+    found = Neighbors(rows.new_empty((n, m)), torch.empty((n, m), dtype=torch.int64, device="cpu"))
+    if loaded().km_neighbors(
+        rows.data_ptr(), rows.dtype == torch.float64, *rows.shape, centroids.data_ptr(), k, m,
+        found.labels.data_ptr(), found.distances.data_ptr(), torch.get_num_threads(),
+    ):  # fmt: skip
+        raise MemoryError(f"no memory to search {tuple(rows.shape)} rows")
+    return found
+
+
 def unit_rows(x: Tensor) -> Tensor:
     """See :func:`kmeans_module.backends.unit_rows`."""
+    if is_sparse(x):
+        return _sparse_unit_rows(x)
     rows = x.reshape(-1, x.shape[-1])
     unit = torch.empty(rows.shape, dtype=x.dtype, device="cpu")
     struct = rows_struct(rows, None, "cosine", x.dtype)
     if loaded().km_load(struct, unit.data_ptr(), torch.get_num_threads()):
         raise MemoryError(f"no memory for {tuple(x.shape)} rows at unit length")
     return unit.view(x.shape)
+
+
+def _sparse_unit_rows(x: Tensor) -> Tensor:
+    starts, columns = x.crow_indices().long().contiguous(), x.col_indices().int().contiguous()
+    values = x.values().contiguous()
+    unit = torch.empty_like(values)
+    struct = sparse_struct(starts, columns, values, None, x.shape[1], "cosine")
+    if loaded().km_sparse_unit(struct, unit.data_ptr(), torch.get_num_threads()):
+        raise MemoryError(f"no memory for {tuple(x.shape)} rows at unit length")
+    return with_numbers(x, unit)
 
 
 def draw(mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
@@ -145,6 +255,11 @@ def moments(
     x: Tensor, sample_weight: Tensor | None, center: Tensor | None, *, metric: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :meth:`kmeans_module.backends.Backend.moments`; several problems are left to torch."""
+    if is_sparse(x):
+        unit = None
+        if metric == "cosine":
+            unit = _sparse_unit_rows(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return sparse_moments(x, sample_weight, center, unit)
     several = x.ndim > 2 or (sample_weight is not None and sample_weight.ndim > 1)
     if several or metric != "euclidean" or (center is not None and len(center) > 1):
         return torch_moments(x, sample_weight, center, metric=metric)

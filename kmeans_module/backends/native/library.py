@@ -21,7 +21,7 @@ INSTALLED = LIBRARY.is_file()
 
 
 # Of the interface in csrc/native.h that this package is for.
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 # km_element.
 ELEMENTS = {
@@ -55,6 +55,21 @@ class RowsStruct(ctypes.Structure):
         ("cosine", ctypes.c_int32),
         ("element", ctypes.c_int32),
         ("beyond", ctypes.POINTER(ctypes.c_int32)),
+    )
+
+
+class SparseStruct(ctypes.Structure):
+    """km_sparse."""
+
+    _fields_ = (
+        ("starts", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("d", ctypes.c_int64),
+        ("weights", ctypes.c_void_p),
+        ("is_double", ctypes.c_int32),
+        ("cosine", ctypes.c_int32),
     )
 
 
@@ -98,10 +113,19 @@ def library() -> ctypes.CDLL | None:
     opened.km_potentials.argtypes = (
         rows, pointer, pointer, integer, threads, pointer, pointer, threads,
     )  # fmt: skip
+    sparse = ctypes.POINTER(SparseStruct)
+    opened.km_sparse_e_step.argtypes = (sparse, pointer, integer, result, threads)
+    opened.km_sparse_lower.argtypes = (sparse, pointer, pointer, threads)
+    opened.km_sparse_potentials.argtypes = (sparse, pointer, pointer, integer, pointer, threads)
+    opened.km_sparse_distances.argtypes = (sparse, pointer, integer, pointer, threads)
+    opened.km_sparse_unit.argtypes = (sparse, pointer, threads)
     opened.km_spread.argtypes = (rows, pointer, pointer, pointer, pointer, threads)
     opened.km_beam_search.argtypes = (
         pointer, threads, integer, integer, pointer, integer, integer, integer, pointer, pointer,
         threads,
+    )  # fmt: skip
+    opened.km_neighbors.argtypes = (
+        pointer, threads, integer, integer, pointer, integer, integer, pointer, pointer, threads,
     )  # fmt: skip
     opened.km_search_sums.argtypes = (
         pointer, threads, integer, integer, threads, threads, pointer, pointer, integer, pointer,

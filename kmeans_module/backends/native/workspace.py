@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native.calls import rows_structs
+from kmeans_module.backends.native.calls import kernel_centroids, refuse_modes, rows_structs
 from kmeans_module.backends.native.directions import (
     SAMPLE,
     Directions,
@@ -23,7 +23,7 @@ from kmeans_module.backends.native.directions import (
 from kmeans_module.backends.native.library import ResultStruct, RowsStruct, address, loaded
 from kmeans_module.backends.native.memory import BeyondFloat32Error, Memory
 from kmeans_module.core.distances import declared_dtype, full_precision, unit_rows
-from kmeans_module.core.guard import no_plain, transformed, version_of
+from kmeans_module.core.guard import version_of
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     ClusterStats,
@@ -96,7 +96,7 @@ class NativeWorkspace:
         self._results: list[ResultStruct] = []
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
-        self._guard()
+        refuse_modes()
         return self._in_dtype(self._assign, centroids)
 
     def _assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,7 @@ class NativeWorkspace:
         return labels, inertia.isfinite().all()
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
-        self._guard()
+        refuse_modes()
         problems, _, d = centroids.shape
         stats, distances = self._in_dtype(self._search, centroids, True)
         assert distances is not None
@@ -140,7 +140,7 @@ class NativeWorkspace:
     def statistics(
         self, centroids: Tensor, *, start: int = 0, farthest: bool = True
     ) -> ClusterStats:
-        self._guard()
+        refuse_modes()
         stats, _ = self._in_dtype(self._search, centroids, False)
         if farthest and has_empty(stats.counts):
             changed = self.changed
@@ -210,19 +210,7 @@ class NativeWorkspace:
         self._results = [ResultStruct(address(self.labels, p)) for p in range(problems)]
 
     def _ready(self, centroids: Tensor) -> Tensor:
-        """Centroids (P, k, d) as the kernel reads them."""
-        obstacle = no_plain(centroids)
-        if obstacle is not None:
-            raise TypeError(f"centroids are no plain tensor as the rows are: {obstacle}")
-        if centroids.shape[-1] != self.x.shape[-1]:
-            raise ValueError(
-                f"rows have {self.x.shape[-1]} features, centroids {centroids.shape[-1]}"
-            )
-        if centroids.dtype == self.dtype:
-            return centroids.contiguous()
-        if torch.promote_types(centroids.dtype, self.dtype) != self.dtype:
-            raise TypeError(f"rows are searched in {self.dtype}, centroids are {centroids.dtype}")
-        return centroids.to(self.dtype).contiguous()
+        return kernel_centroids(centroids, self.x.shape[-1], self.dtype)
 
     def _keeps(self, problems: int) -> bool:
         """Whether coordinates and bounds are kept: together they may take half as much memory as
@@ -300,7 +288,7 @@ class NativeWorkspace:
         return stats_of_labels(self.x, self.sample_weight, labels, k, metric=self.metric)
 
     def potentials(self, nearest: Tensor, candidates: Tensor) -> Tensor:
-        self._guard()
+        refuse_modes()
         self._check_nearest(nearest)
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64, device="cpu")
         candidates = self._ready(candidates)
@@ -317,7 +305,7 @@ class NativeWorkspace:
         return potential
 
     def lower(self, nearest: Tensor, center: Tensor) -> None:
-        self._guard()
+        refuse_modes()
         self._check_nearest(nearest)
         center = self._ready(center)
         for p, memory in enumerate(self._memories(len(nearest))):
@@ -340,12 +328,6 @@ class NativeWorkspace:
                 f"distances should be {self.dtype} for {self.x.shape[-2]} rows; got "
                 f"{nearest.dtype} of shape {tuple(nearest.shape)}"
             )
-
-    def _guard(self) -> None:
-        """Refuse to take pointers of what this call would make where a mode has come up since."""
-        mode = transformed()
-        if mode is not None:
-            raise RuntimeError(f"rows prepared in eager code meet them again where {mode}")
 
     def _call(self, function: str, *arguments: object) -> None:
         if getattr(self._library, function)(*arguments, torch.get_num_threads()):

@@ -16,6 +16,8 @@ from torch import Tensor
 from kmeans_module.backends import reference
 from kmeans_module.backends.triton import launch
 from kmeans_module.core.distances import beyond_float32, declared_dtype
+from kmeans_module.core.neighbors import Neighbors
+from kmeans_module.core.sparse import is_sparse
 
 if TYPE_CHECKING:
     from kmeans_module.backends.triton.workspace import TritonWorkspace
@@ -31,7 +33,7 @@ class TritonBackend:
 
     name = "triton"
     device = "cuda"
-    operations: tuple[str, ...] = ("e_step", "codebook", "unit")
+    operations: tuple[str, ...] = ("e_step", "codebook", "unit", "search")
 
     def missing(self) -> str | None:
         return launch.missing()
@@ -48,6 +50,8 @@ class TritonBackend:
         missing = self.missing()
         if missing is not None:
             return missing
+        if is_sparse(x):
+            return "x is sparse"
         if operation not in self.operations:
             return f"{operation} is left to torch"
         if x.dtype not in (*_FLOATS, *_NARROW, *_WIDE):
@@ -87,6 +91,12 @@ class TritonBackend:
 
         return unit_rows(x)
 
+    def search(self, x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
+        from kmeans_module.backends.triton.neighbors import search
+
+        return search(x, centroids, m, metric=metric)
+
+    sparse_distances = staticmethod(reference.BACKEND.sparse_distances)
     beam_search = staticmethod(reference.BACKEND.beam_search)
     draw = staticmethod(reference.BACKEND.draw)
     block_sums = staticmethod(reference.BACKEND.block_sums)

@@ -92,6 +92,7 @@ def record(
     threshold: float | None,
     skips: bool,
     unit: bool,
+    rivals: int,
 ) -> None:
     """Write what a batch teaches.
 
@@ -109,6 +110,7 @@ def record(
         threshold: of dead codes, in samples of a batch; None for a tenth of an even share.
         skips: whether bad batches are counted, and not refused.
         unit: whether centroids have unit length.
+        rivals: samples of which the farthest from its code comes first.
     """
     next_centroids, next_counts, leaders, recorded, skipped, refused = into
     problems, k, d = centroids.shape
@@ -116,13 +118,14 @@ def record(
     m = drawn.rows.shape[1] if drawn else 0
     rows, codes, known = drawn or (centroids, leaders, leaders)
     places = torch.empty((problems, k), dtype=torch.int32, device=device)
+    order = _far_first(drawn, centroids, rivals) if drawn else leaders
     nth = torch.empty((problems, m), dtype=torch.int32, device=device)
     facts = torch.empty((problems, 4), dtype=torch.float64, device=device)
     width = min(8192, launch.power_of_two(k, 16))
     codebook.weigh[(problems,)](
-        counts, batch, known, bad.view(torch.uint8), found, next_counts, places, nth, facts,
-        recorded.view(torch.uint8), skipped, refused, k, m, n, _bits(decay), _bits(threshold),
-        size=width, growing=decay is None,
+        counts, batch, known, order, bad.view(torch.uint8), found, next_counts, places, nth, facts,
+        recorded.view(torch.uint8), skipped, refused, k, m, order.shape[1], n,
+        _bits(decay), _bits(threshold), size=width, growing=decay is None,
         even=threshold is None, revives=revives, skips=skips,
         num_warps=min(16, max(4, width // 256)),
     )  # fmt: skip
@@ -132,6 +135,19 @@ def record(
         k, d, m, _bits(smoothing), rows=size, features=features, averages=averages,
         revives=revives, unit=unit, num_warps=4,
     )  # fmt: skip
+
+
+def _far_first(drawn: Drawn, centroids: Tensor, rivals: int) -> Tensor:
+    """Places of the samples in the order in which codes take them, (P, m or a few more)."""
+    (problems, m, d), k = drawn.rows.shape, centroids.shape[1]
+    groups = -(-m // rivals)
+    order = torch.empty((problems, groups * rivals), dtype=torch.int32, device=centroids.device)
+    size = 4 * rivals
+    samples.far_first[(-(-groups // 4), problems)](
+        drawn.rows, drawn.codes, drawn.known, centroids, order, m, k, d, groups,
+        rows=size, features=min(64, launch.power_of_two(d)), rivals=rivals, num_warps=4,
+    )  # fmt: skip
+    return order
 
 
 @launch.on_device_of_first

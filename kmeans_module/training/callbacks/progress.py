@@ -7,7 +7,7 @@ from time import monotonic
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from kmeans_module.displays import Display, State, find_display
+from kmeans_module.progress.displays import Display, State, find_display
 from kmeans_module.training.callbacks.reading import as_kmeans
 
 

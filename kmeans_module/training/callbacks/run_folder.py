@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from kmeans_module import files
+from kmeans_module.clustering.saved_run import describe
 from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.rows.batch import Batch, row_numbers
 from kmeans_module.rows.ranks import errors_shared
@@ -180,7 +181,7 @@ def _save_results(
 
 
 def _save_centroids(folder: Path, lit: LitKMeans, data: Any) -> list[str]:
-    lit.kmeans.save(folder / "centroids.safetensors")
+    lit.kmeans.save(folder / "centroids.safetensors", metadata=describe(data))
     if not isinstance(data, ArrayDataModule) or not data.standardize:
         return ["centroids.safetensors"]
     moments = {"mean": data.mean, "scale": data.scale}

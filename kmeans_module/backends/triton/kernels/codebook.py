@@ -23,6 +23,7 @@ def weigh(
     counts,  # *f64 (P, k): before the batch
     batch,  # *f64 (P, k): samples of each code in the batch
     known,  # *i8 (P, m): samples that codes may be revived by
+    order,  # *i32 (P, places_of): of far_first
     bad,  # *u8 (): whether a row of some rank is not finite
     found,  # *i64 (2,): of look, on this rank
     next_counts,  # *f64 (P, k), written, as is what follows
@@ -34,6 +35,7 @@ def weigh(
     refused,  # *i64 (3,)
     k,
     m,
+    places_of,
     n,
     decay,  # bits of a float64, where not growing
     threshold,  # bits of a float64, where not even
@@ -87,11 +89,12 @@ def weigh(
     share = least
     factor = least + 1.0
     if revives:
-        for first in range(0, m, size):
+        for first in range(0, places_of, size):
             i = first + tl.arange(0, size)
-            is_known = tl.load(known + p * m + i, mask=i < m, other=0).to(tl.int32)
+            at_place = tl.load(order + p * places_of + i, mask=i < places_of, other=m)
+            is_known = tl.load(known + p * m + at_place, mask=at_place < m, other=0).to(tl.int32)
             number = available + tl.cumsum(is_known, 0)
-            tl.store(nth + p * m + number - 1, i, mask=is_known > 0)
+            tl.store(nth + p * m + number - 1, at_place, mask=is_known > 0)
             available += tl.sum(is_known, 0)
         least = total / k / 10 if even else double(threshold) / (1 - gamma)
         alive = 0

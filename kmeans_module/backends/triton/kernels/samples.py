@@ -121,3 +121,38 @@ def find_known(
     if unit:
         is_known = is_known & (nonzero > 0)
     tl.store(known + p * m + r, is_known.to(tl.int8), mask=r < m)
+
+
+@triton.jit
+def far_first(
+    drawn,  # *f32 (P, m, d)
+    codes,  # *i64 (P, m): of the samples
+    known,  # *i8 (P, m)
+    centroids,  # *f32 (P, k, d)
+    order,  # *i32 (P, rivals * groups), written
+    m, k, d, groups,
+    rows: tl.constexpr,  # a multiple of rivals
+    features: tl.constexpr,
+    rivals: tl.constexpr,
+):  # fmt: skip
+    """The order in which codes take samples; see kmeans_module.quantization.samples."""
+    p = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * rows + tl.arange(0, rows)
+    is_known = tl.load(known + p * m + i, mask=i < m, other=0) > 0
+    code = tl.load(codes + p * m + i, mask=is_known, other=0)
+    away = tl.zeros((rows,), tl.float64)
+    for first in range(0, d, features):
+        f = first + tl.arange(0, features)
+        inside = is_known[:, None] & (f < d)[None, :]
+        row = tl.load(drawn + (p * m + i)[:, None] * d + f[None, :], mask=inside, other=0.0)
+        at = (p * k + code)[:, None] * d + f[None, :]
+        apart = row.to(tl.float64) - tl.load(centroids + at, mask=inside, other=0.0).to(tl.float64)
+        away += tl.sum(apart * apart, 1)
+    away = tl.where(is_known, away, -1.0)
+    farther = (away[None, :] > away[:, None]) | (
+        (away[None, :] == away[:, None]) & (i[None, :] < i[:, None])
+    )
+    rival = (i // rivals)[None, :] == (i // rivals)[:, None]
+    place = tl.sum((rival & farther).to(tl.int32), 1)
+    group = i // rivals
+    tl.store(order + p * rivals * groups + place * groups + group, i, mask=group < groups)

@@ -1,23 +1,32 @@
-"""The scikit-learn face gives what scikit-learn's own KMeans gives."""
+"""Promises of KMeans: the numbers, attributes and manners of scikit-learn's own."""
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import re
+import subprocess
+import sys
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from scipy.sparse import csr_matrix
+from sklearn import config_context
 from sklearn.base import clone, is_clusterer
 from sklearn.cluster import KMeans as SklearnKMeans
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
 
-from kmeans_module import KMeans, NotInitializedError
+import kmeans_module.estimator
+from kmeans_module import KMeans, KMeansLayer, MiniBatchKMeans
 
 X = np.random.default_rng(0).normal(size=(600, 4)) + np.repeat(np.eye(4) * 5, 150, axis=0)
 
@@ -37,6 +46,7 @@ def test_the_same_start_ends_where_scikit_learn_does(dtype: type, weighted: bool
     np.testing.assert_allclose(ours.transform(x), theirs.transform(x), rtol=1e-3, atol=1e-3)
     assert ours.score(x) == pytest.approx(theirs.score(x), rel=1e-5)
     assert ours.cluster_centers_.dtype == dtype
+    assert ours.labels_.dtype == ours.predict(x).dtype == theirs.labels_.dtype
 
 
 @pytest.mark.parametrize(
@@ -87,7 +97,7 @@ def test_clone_and_pipelines_take_it() -> None:
     assert copy.get_params() == model.get_params()
     assert copy is not model
     assert make_pipeline(StandardScaler(), copy).fit_predict(X).shape == (600,)
-    assert repr(copy) == "KMeans(n_clusters=3, random_state=1, metric='cosine')"
+    assert repr(copy) == "KMeans(metric='cosine', n_clusters=3, random_state=1)"
     assert copy.set_params(n_clusters=4).n_clusters == 4
 
 
@@ -112,24 +122,12 @@ def test_restarts_and_seeds_as_in_scikit_learn() -> None:
     assert next(states).inertia_ == next(states).inertia_
 
 
-def test_bad_calls_say_what_is_wrong() -> None:
-    with pytest.raises(NotInitializedError, match="call fit"):
-        KMeans().predict(X)
-    with pytest.raises(ValueError, match=r"x should have shape \(n_samples, n_features\)"):
-        KMeans().fit(X[0])
-    with pytest.raises(ValueError, match="parameter should be one of n_clusters"):
-        KMeans().set_params(clusters=3)
-    with pytest.raises(ValueError, match="n_init should be one of auto"):
-        KMeans(n_init="often").fit(X)
-    with pytest.raises(TypeError, match=r"sparse; use x.toarray\(\)"):
-        KMeans().fit(csr_matrix(X))
-    for method in ("predict", "transform", "score"):
-        with pytest.raises(ValueError, match=r"got \(4,\); use x.reshape\(1, -1\) for one sample"):
-            getattr(KMeans(3).fit(X), method)(X[0])
-    with pytest.raises(TypeError, match="it is NoneType"):
-        KMeans().fit(None)
-    with pytest.raises(ValueError, match="n_samples=600 should be >= n_clusters=601"):
-        KMeans(601).fit(X)
+def test_no_parameter_is_another_one_than_in_scikit_learn() -> None:
+    ours, theirs = KMeans().get_params(), SklearnKMeans().get_params()
+    assert ours == theirs | {"metric": "euclidean", "empty_cluster": "relocate"}
+    assert list(inspect.signature(KMeans).parameters)[: len(theirs)] == list(
+        inspect.signature(SklearnKMeans).parameters
+    )
 
 
 CENTERS = np.eye(4) * 5
@@ -211,39 +209,167 @@ def test_parameters_set_after_fit_hold_for_the_next_fit_as_in_scikit_learn() -> 
     np.testing.assert_allclose(ours.transform(X), theirs.transform(X))
 
 
-class Frame:
-    """A frame as NumPy sees it."""
-
-    def __init__(self, columns: list[Any], values: np.ndarray) -> None:
-        self.columns, self.values = columns, values
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.values
-
-
 @pytest.mark.parametrize("method", ["predict", "transform", "score"])
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ("dcba", "must be in the same order as they were in fit; expected a, b, c, d; got d, c, b"),
-        ("abcx", "unseen at fit time: x; seen at fit time, yet now missing: d"),
-        ("abc", "seen at fit time, yet now missing: d"),
-        ("abcde", "unseen at fit time: e"),
-        ("abcc", "seen at fit time, yet now missing: d"),
-    ],
-)
-def test_a_frame_of_other_columns_is_refused(method: str, columns: str, message: str) -> None:
-    model = KMeans(4, random_state=0).fit(Frame(list("abcd"), X))
-    assert model.feature_names_in_.tolist() == list("abcd")
-    getattr(model, method)(Frame(list("abcd"), X))
-    with pytest.raises(ValueError, match=f"^The feature names should match .*{message}"):
-        getattr(model, method)(Frame(list(columns), X[:, [0, 1, 2, 3, 3][: len(columns)]]))
+@pytest.mark.parametrize("columns", ["dcba", "abcx", "abc", "abcde"])
+def test_a_frame_of_other_columns_is_refused_as_in_scikit_learn(method: str, columns: str) -> None:
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    other = pd.DataFrame(X[:, [0, 1, 2, 3, 3][: len(columns)]], columns=list(columns))
+    told = []
+    for estimator in (KMeans, SklearnKMeans):
+        model = estimator(4, random_state=0).fit(frame)
+        assert model.feature_names_in_.tolist() == list("abcd")
+        getattr(model, method)(frame)
+        with pytest.raises(ValueError, match=r"^The feature names should match") as raised:
+            getattr(model, method)(other)
+        told.append(str(raised.value))
+    assert told[0] == told[1]
 
 
 def test_names_on_one_side_only_are_a_warning_as_in_scikit_learn() -> None:
-    named, nameless = KMeans(2).fit(Frame(list("abcd"), X)), KMeans(2).fit(X)
-    with pytest.warns(UserWarning, match="X does not have valid feature names, but KMeans"):
-        named.predict(X)
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    named, nameless = KMeans(2).fit(frame), KMeans(2).fit(X)
+    for unnamed in (X, torch.from_numpy(X)):
+        with pytest.warns(UserWarning, match="X does not have valid feature names, but KMeans"):
+            named.predict(unnamed)
     with pytest.warns(UserWarning, match="X has feature names, but KMeans was fitted without"):
-        nameless.predict(Frame(list("abcd"), X))
+        nameless.predict(frame)
     assert not hasattr(named.fit(X), "feature_names_in_")
+
+
+def test_distances_have_names_and_the_form_that_is_asked_for() -> None:
+    frame = pd.DataFrame(X, columns=list("abcd"), index=np.arange(600) + 7)
+    model = KMeans(3, random_state=0).set_output(transform="pandas")
+    distances = model.fit_transform(frame)
+    assert list(distances.columns) == ["kmeans0", "kmeans1", "kmeans2"]
+    assert list(model.get_feature_names_out()) == list(distances.columns)
+    assert (distances.index == frame.index).all()
+    np.testing.assert_array_equal(distances, KMeans(3, random_state=0).fit_transform(frame))
+    assert isinstance(model.fit(X).transform(torch.from_numpy(X[:3])), pd.DataFrame)
+
+
+def test_an_estimator_without_centers_is_not_fitted() -> None:
+    for call in (
+        lambda: KMeans().predict(X), lambda: KMeans().transform(X), lambda: KMeans().score(X),
+        lambda: KMeans().get_feature_names_out(), lambda: check_is_fitted(KMeans()),
+    ):  # fmt: skip
+        with pytest.raises(NotFittedError, match=r"KMeans instance is not fitted yet\. Call 'fit'"):
+            call()
+
+
+def test_weights_are_routed_where_they_are_asked_for() -> None:
+    weight = np.linspace(0, 1, len(X))
+    with config_context(enable_metadata_routing=True):
+        pipe = make_pipeline(
+            StandardScaler().set_fit_request(sample_weight=False),
+            KMeans(4, random_state=0).set_fit_request(sample_weight=True),
+        )
+        routed = pipe.fit(X, sample_weight=weight)[-1]
+    scaled = StandardScaler().fit_transform(X)
+    weighted = KMeans(4, random_state=0).fit(scaled, sample_weight=weight)
+    np.testing.assert_array_equal(routed.cluster_centers_, weighted.cluster_centers_)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_file_of_joblib_is_no_larger_than_scikit_learns(tmp_path: Path, tensors: bool) -> None:
+    ours = KMeans(8, random_state=0).fit(torch.from_numpy(X) if tensors else X)
+    joblib.dump(ours, tmp_path / "ours.joblib")
+    joblib.dump(SklearnKMeans(8, random_state=0).fit(X), tmp_path / "theirs.joblib")
+    sizes = [(tmp_path / f"{name}.joblib").stat().st_size for name in ("ours", "theirs")]
+    assert sizes[0] < (4 if tensors else 1.1) * sizes[1]
+    again = joblib.load(tmp_path / "ours.joblib")
+    np.testing.assert_array_equal(again.predict(X), ours.predict(X))
+    assert repr(again) == repr(ours)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_pickle_of_0_1_0_is_read(tensors: bool) -> None:
+    """It held a layer, and had no version and fewer parameters."""
+    layer = KMeansLayer(4, 4, dtype=torch.float64)
+    layer.fit(torch.from_numpy(X), init=torch.from_numpy(CENTERS))
+    labels = layer(torch.from_numpy(X))
+    model = KMeans.__new__(KMeans)
+    state = {
+        "n_clusters": 4, "init": "k-means++", "n_init": 1, "max_iter": 300, "tol": 1e-4,
+        "random_state": None, "metric": "euclidean", "empty_cluster": "relocate", "layer_": layer,
+        "_tensors": tensors, "labels_": labels if tensors else labels.numpy(),
+        "inertia_": 1.0, "n_iter_": 2, "n_features_in_": 4,
+    }  # fmt: skip
+    model.__setstate__(pickle.loads(pickle.dumps(state)))
+    assert isinstance(model.cluster_centers_, torch.Tensor) == tensors
+    np.testing.assert_array_equal(model.cluster_centers_, layer.centroids)
+    np.testing.assert_array_equal(model.predict(X), labels)
+    assert clone(model).get_params() == KMeans(4, n_init=1).get_params()
+    assert model.labels_.dtype == (torch.int64 if tensors else np.int32)
+
+
+def test_a_pickle_says_by_which_version_it_was_written() -> None:
+    model = KMeans(4, random_state=0).fit(X)
+    state = model.__getstate__()
+    assert state["_kmeans_module_version"] == kmeans_module.__version__
+    again = pickle.loads(pickle.dumps(model))
+    assert vars(again).keys() == vars(model).keys()
+    with pytest.warns(UserWarning, match=r"pickled by kmeans_module 99\.0; .* is older"):
+        KMeans().__setstate__(state | {"_kmeans_module_version": "99.0"})
+    assert kmeans_module.estimator.KMeans is KMeans, "the name in older pickles"
+
+
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+def test_what_is_said_is_what_scikit_learn_says(
+    algorithm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for tol in (1e-2, 0):
+        for estimator in (KMeans, SklearnKMeans):
+            model = estimator(6, init=X[:6], n_init=1, tol=tol, verbose=1, algorithm=algorithm).fit(
+                X
+            )
+            assert model.n_iter_ > 2
+            said.append(capsys.readouterr().out)
+    for ours, theirs in (said[:2], said[2:]):
+        own, other = (
+            [re.sub(r"[-.0-9e]+", "#", line) for line in text.splitlines()]
+            for text in (ours, theirs)
+        )
+        own = [line.replace(" within tolerance.", " within tolerance #") for line in own]
+        assert [line[:25] for line in own] == [line[:25] for line in other]
+
+
+def test_x_is_neither_copied_nor_changed() -> None:
+    x = X.copy()
+    for copy_x in (True, False):
+        KMeans(3, copy_x=copy_x, random_state=0).fit(x)
+        np.testing.assert_array_equal(x, X)
+
+
+def test_warnings_point_at_the_call() -> None:
+    with pytest.warns(ConvergenceWarning, match=r"distinct clusters \(2\) found smaller") as warned:
+        KMeans(3, random_state=0).fit(X[[0, 0, 1, 1]])
+    assert warned[0].filename == __file__
+    with pytest.warns(RuntimeWarning, match="init_size=3 should be larger than") as warned:
+        MiniBatchKMeans(5, init_size=3, random_state=0).fit(X)
+    assert warned[0].filename == __file__
+
+
+def test_algorithms_give_the_same() -> None:
+    fits = [KMeans(5, algorithm=name, random_state=0).fit(X) for name in ("lloyd", "elkan")]
+    np.testing.assert_array_equal(fits[0].cluster_centers_, fits[1].cluster_centers_)
+    with pytest.warns(RuntimeWarning, match="algorithm='elkan' doesn't make sense for a single"):
+        KMeans(1, algorithm="elkan").fit(X)
+
+
+def test_without_scikit_learn_one_line_says_how_to_get_it() -> None:
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "from kmeans_module import *\n"
+        "import kmeans_module\n"
+        "assert not hasattr(kmeans_module, 'nothing') and 'KMeansLayer' in dir()\n"
+        "for name in ('KMeans', 'MiniBatchKMeans'):\n"
+        "    try: getattr(kmeans_module, name)\n"
+        "    except ImportError as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert "need scikit-learn>=1.5: pip install 'kmeans-module[sklearn]'" in line
+        assert "kmeans_module.kmeans and KMeansLayer do without it" in line

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kmeans_module.core.guard import require_values
 from kmeans_module.core.seeding import Init
-from kmeans_module.steps import Steps
+from kmeans_module.layer.steps import Steps
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module import functional as F
-from kmeans_module.assignment import Assignment
+from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import changed_in_place, readable, require_values, without_gradients
+from kmeans_module.core.label_stats import LabelStats
 from kmeans_module.core.seeding import Init
 from kmeans_module.core.statistics import ClusterStats, EStep
+from kmeans_module.given_labels import label_stats
+from kmeans_module.layer.assignment import Assignment
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, check_fits, enter
 from kmeans_module.rows.last import LastSearch
 from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
@@ -91,6 +94,41 @@ class Steps(Assignment):
         return step
 
     @without_gradients
+    def stats(self, x: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> LabelStats:
+        """What :meth:`m_step` needs of given labels; never changes the layer.
+
+        ``layer.stats(x, layer(x))`` are the statistics of ``layer.e_step(x)``. For samples with
+        other features than the layer's see :func:`kmeans_module.functional.label_stats`.
+
+        Args:
+            x: samples, (*batch_shape, n, d) or (n, d).
+            labels: integers from 0 to k - 1, (*batch_shape, n); a sample of label -1 belongs to
+                no cluster and counts nowhere.
+            sample_weight: (*batch_shape, n) or (n,).
+
+        Returns:
+            sums, counts and means of the labels; inertia and mean_distances, squared, to the
+            layer's centroids, or to the means where it has none yet. Those of several batches
+            add up.
+
+        Raises:
+            ValueError: bad shapes; labels out of range; NaN or infinity in x, bad weights (on the
+                CPU, not in compiled code).
+        """
+        x = self._check_shape(x)
+        centroids = self.centroids.detach() if self.has_centroids() else None
+        labels = check.check_tensor("labels", labels)
+        shape = (*self.batch_shape, x.shape[-2])
+        if x.ndim < 2 or labels.shape != shape:
+            raise ValueError(f"labels should have shape {shape}; got {tuple(labels.shape)}")
+        stats = label_stats(
+            x, labels, self.n_clusters, sample_weight, centroids=centroids, metric=self.metric
+        )
+        if readable(x) and not stats.inertia.isfinite().all():
+            refuse_nonfinite(x, compute_dtype(x, self.centroids))
+        return stats
+
+    @without_gradients
     def m_step(self, stats: ClusterStats, *, decay: float = 0.0) -> Tensor:
         """Move the centroids, in place; see :func:`kmeans_module.functional.update_centroids`.
 
@@ -119,7 +157,7 @@ class Steps(Assignment):
         return shift
 
     def _require_values(self, method: str, x: Data) -> None:
-        tensors = [check.check_rows(x)] if isinstance(x, Tensor) else []
+        tensors = [check.check_rows(x, sparse=True)] if isinstance(x, Tensor) else []
         for tensor in tensors:
             check.check_device("x", tensor, self.centroids.device)
         require_values(f"{type(self).__name__}.{method}", self.centroids, *tensors)

@@ -8,11 +8,12 @@ from kmeans_module import checks as check
 from kmeans_module import functional as F
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import readable, without_gradients
+from kmeans_module.core.neighbors import Neighbors
+from kmeans_module.layer.portable import PortableCentroids
 from kmeans_module.rows.survey import refuse_nonfinite
-from kmeans_module.state import CentroidState
 
 
-class Assignment(CentroidState):
+class Assignment(PortableCentroids):
     """Samples meet centroids that stay as they are; the base of KMeansLayer."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,11 +37,33 @@ class Assignment(CentroidState):
     def nearest(self, x: Tensor) -> Tensor:
         """What :meth:`forward` does, with the centroids as they are, even if none were chosen."""
         x = self._check_shape(x)
-        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
-        labels, finite = F.assign(rows, self.centroids, metric=self.metric)
+        labels, finite = F.assign(self._flat(x), self.centroids, metric=self.metric)
         if readable(x) and not finite:
             refuse_nonfinite(x, compute_dtype(x, self.centroids))
         return labels.reshape(self._label_shape(x))
+
+    @without_gradients
+    def search(self, x: Tensor, m: int) -> Neighbors:
+        """The m nearest centroids, the nearest first; never changes the layer.
+
+        Args:
+            x: samples, (*, d), or with a batch_shape (*batch_shape, n, d) or (n, d).
+            m: how many, from 1 to n_clusters.
+
+        Returns:
+            distances and labels, (*, m), or (*batch_shape, n, m), by the sum that decides in
+            :meth:`e_step`, whose labels and distances the first ones are; ties go to the lowest
+            index. Neither has a gradient, which :meth:`transform` has.
+
+        Raises:
+            NotInitializedError, ValueError: as :meth:`forward`; m out of range.
+        """
+        x = self._check_input(x)
+        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
+        found = F.search(rows, self.centroids, m, metric=self.metric)
+        if readable(x) and not found.distances.isfinite().all():
+            refuse_nonfinite(x, found.distances.dtype)
+        return found.reshape(*self._label_shape(x))
 
     def transform(self, x: Tensor) -> Tensor:
         """Squared distances to all centroids, or 1 - cos, differentiable.
@@ -55,8 +78,7 @@ class Assignment(CentroidState):
             NotInitializedError, ValueError: as :meth:`forward`.
         """
         x = self._check_input(x)
-        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
-        distances = F.pairwise_distances(rows, self.centroids, metric=self.metric)
+        distances = F.pairwise_distances(self._flat(x), self.centroids, metric=self.metric)
         if readable(x) and not distances.isfinite().all():
             refuse_nonfinite(x, distances.dtype)
         return distances.reshape(*self._label_shape(x), self.n_clusters)
@@ -79,9 +101,12 @@ class Assignment(CentroidState):
             NotInitializedError, ValueError: as :meth:`forward`.
         """
         x = self._check_input(x)
-        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
         shares = F.soft_assign(
-            rows, self.centroids, temperature=temperature, kernel=kernel, metric=self.metric
+            self._flat(x),
+            self.centroids,
+            temperature=temperature,
+            kernel=kernel,
+            metric=self.metric,
         )
         if readable(x) and not shares.isfinite().all():
             refuse_nonfinite(x, shares.dtype)
@@ -102,6 +127,10 @@ class Assignment(CentroidState):
         self.check_initialized()
         return F.decode(labels, self.centroids)
 
+    def _flat(self, x: Tensor) -> Tensor:
+        """Samples as the functions take them, (n, d), or with a batch_shape as they are."""
+        return x if self.batch_shape or x.ndim == 2 else x.reshape(-1, self.n_features)
+
     def _label_shape(self, x: Tensor) -> tuple[int, ...]:
         return (*self.batch_shape, x.shape[-2]) if self.batch_shape else tuple(x.shape[:-1])
 
@@ -111,8 +140,8 @@ class Assignment(CentroidState):
 
     def _check_shape(self, x: Tensor) -> Tensor:
         if self.batch_shape:
-            x = check.check_samples(x, self.n_features, self.batch_shape)
+            x = check.check_samples(x, self.n_features, self.batch_shape, sparse=True)
         else:
-            x = check.check_features(x, self.n_features)
+            x = check.check_features(x, self.n_features, sparse=True)
         check.check_device("x", x, self.centroids.device)
         return x

@@ -14,7 +14,7 @@ from kmeans_module.core.fit import Fit
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.seeding import Told
 from kmeans_module.core.statistics import from_host
-from kmeans_module.displays import Display, State, find_display
+from kmeans_module.progress.displays import Display, State, find_display
 from kmeans_module.rows.ranks import ProcessGroup, rank
 
 _LOOKS_EVERY = 8

@@ -10,15 +10,16 @@ from torch import Tensor
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.empty_clusters import EmptyClusterError
-from kmeans_module.core.fit import fit
+from kmeans_module.core.fit import Fit, fit, remeasured
 from kmeans_module.core.lloyd import Iteration, NonFiniteInertiaError
 from kmeans_module.core.seeding import Init, Told, check_name, flat_init, initialize
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
-from kmeans_module.pictures import Pictures
-from kmeans_module.progress import watching
-from kmeans_module.result import FitResult
+from kmeans_module.layer.pictures import Pictures
+from kmeans_module.layer.result import FitResult
+from kmeans_module.progress.watch import watching
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
 from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
+from kmeans_module.rows.subsample import subsample
 
 
 class KMeansLayer(Pictures):
@@ -42,6 +43,7 @@ class KMeansLayer(Pictures):
 
     Shape:
         - Input: (\*, d); with a batch_shape (\*batch_shape, n, d), or (n, d) for all problems.
+          Samples (n, d) may be sparse, of layout torch.sparse_csr; they are never dense as a whole.
         - Output: (\*) int64; with a batch_shape (\*batch_shape, n).
 
     Attributes:
@@ -82,7 +84,8 @@ class KMeansLayer(Pictures):
         Args:
             x: samples, (*batch_shape, n, d) or (n, d), batches or Rows, as in :meth:`fit`.
             init: "k-means++", "k-means||", "random", a tensor (*batch_shape, k, d) or (k, d),
-                or a function ``init(x, n_clusters, generator)`` that returns one.
+                or a function ``init(x, n_clusters, generator)`` that returns one; x is sparse where
+                the samples are.
             sample_weight: (*batch_shape, n) or (n,), of a tensor.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
@@ -127,6 +130,7 @@ class KMeansLayer(Pictures):
         tol: float = 1e-4,
         n_init: int = 1,
         sample_weight: Tensor | None = None,
+        max_points_per_centroid: int | None = None,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         process_group: ProcessGroup | None = None,
@@ -142,7 +146,8 @@ class KMeansLayer(Pictures):
         :func:`kmeans_module.show_backends`. KMEANS_KERNEL=native|triton|reference asks for one.
 
         Args:
-            x: samples, (*batch_shape, n, d) or (n, d); what :meth:`prepare` made of them; or
+            x: samples, (*batch_shape, n, d) or (n, d), dense or of layout torch.sparse_csr, whose
+                results are those of the dense ones; what :meth:`prepare` made of them; or
                 batches that can be gone through again and again: a list, a DataLoader, any
                 class whose ``__iter__`` starts again. A batch is a tensor (n, d), (tensor,
                 labels), a :class:`~kmeans_module.rows.batch.Batch`, or a dictionary with "x" and
@@ -151,12 +156,15 @@ class KMeansLayer(Pictures):
             init: see :meth:`initialize`; "current" continues from the layer's centroids. Of
                 loaders whose batches do not stay in memory, "k-means++" draws from a uniform
                 sample.
-            max_iter: iterations at most.
+            max_iter: iterations at most; 0 chooses the centroids and assigns the samples to them.
             tol: stop when the shift Σ‖c_new - c_old‖² is at most tol × the mean variance of
                 the features, as in scikit-learn, or when no label changes.
             n_init: restarts, of which the one of lowest inertia is kept (one is enough for an
                 init that is a tensor or "current").
             sample_weight: (*batch_shape, n) or (n,), of a tensor; batches bring their own.
+            max_points_per_centroid: of more than k times as many rows a uniform sample of that
+                size is fitted, as in faiss; labels, inertia and the layer's counts are of all
+                rows, n_iter, converged and history of the sample. None fits all rows.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
             process_group: the ranks that hold the rest of the rows: inertia and centroids are
@@ -187,16 +195,20 @@ class KMeansLayer(Pictures):
         check.check_process_group(process_group)
         ranks = x.group if isinstance(x, AnyRows) else process_group
         with errors_shared(ranks):
-            check.check_integer("max_iter", max_iter, minimum=1)
+            check.check_integer("max_iter", max_iter, minimum=0)
             check.check_integer("n_init", n_init, minimum=1)
             tol = check.check_number("tol", tol, minimum=0)
             generator = check.generator_of(generator, seed)
+            most = max_points_per_centroid
+            if most is not None:
+                most = check.check_integer("max_points_per_centroid", most, minimum=1)
+                most *= self.n_clusters
             check.check_callable("callback", callback)
             check.check_verbose(verbose)
             if callback_every is not None:
                 check.check_integer("callback_every", callback_every, minimum=1)
             init = self._flat_init(init)
-        self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init)
+        self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init, max_points=most)
         with watching(
             verbose, callback, max_iter=max_iter, init=init, batch_shape=self.batch_shape,
             group=ranks,
@@ -205,6 +217,7 @@ class KMeansLayer(Pictures):
             rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
             problem = self.problem()
             variance = survey(rows, problem, init)
+            fitted = subsample(rows, problem, most, generator)
 
             def report(iteration: Iteration) -> None:
                 with errors_shared(ranks):
@@ -212,7 +225,7 @@ class KMeansLayer(Pictures):
 
             try:
                 best = fit(
-                    rows,
+                    fitted,
                     problem,
                     init=init,
                     max_iter=max_iter,
@@ -224,6 +237,9 @@ class KMeansLayer(Pictures):
                     seeding=watch.seeding,
                     stages=watch.enters,
                 )
+                if fitted is not rows:
+                    watch.says("measuring all rows")
+                    best = remeasured(rows, rows.search(problem), best)
             except EmptyClusterError as error:
                 raise error.named(self.batch_shape) from None
             except NonFiniteInertiaError as error:
@@ -234,18 +250,22 @@ class KMeansLayer(Pictures):
             watch.ends(best)
         self.set_centroids(best.centroids, best.counts)
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
-        if best.some_empty:
-            warn_of_surplus(
-                best.centroids,
-                best.counts,
-                best.inertia,
-                empty_cluster=self.empty_cluster, stacklevel=3,
-                n_weighty=rows.moments(problem.metric).n_weighty,
-                batch_shape=self.batch_shape,
-                given=rows.example.dtype if rows.example.is_floating_point() else None,
-                used=self.centroids.dtype,
-            )  # fmt: skip
+        # Given centroids that did not move need not be the nearest of any sample.
+        if best.some_empty and (max_iter or not isinstance(init, Tensor)):
+            self._warn_of_surplus(best, fitted)
         return FitResult.of(best, self.batch_shape)
+
+    def _warn_of_surplus(self, found: Fit, rows: AnyRows) -> None:
+        warn_of_surplus(
+            found.centroids,
+            found.counts,
+            found.inertia,
+            empty_cluster=self.empty_cluster, stacklevel=4,
+            n_weighty=rows.moments(self.problem().metric).n_weighty,
+            batch_shape=self.batch_shape,
+            given=rows.example.dtype if rows.example.is_floating_point() else None,
+            used=self.centroids.dtype,
+        )  # fmt: skip
 
     def _flat_init(self, init: Init) -> Init:
         """Checks what the batch_shape and the buffers have to say of an init."""

@@ -292,6 +292,7 @@ def predict(source: Any, x: Any, *, device: torch.device | str | None = None) ->
             f"device should be None: {type(source).__name__}.predict computes where it was fitted"
         )
     if not isinstance(x, str | os.PathLike) and not are_batches(x):
+        given(x, least_dimensions=1)  # refuses what is no numbers; an estimator wants x as it is
         return source.predict(x)
     data = given(x)
     return data.answer(

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from kmeans_module import Iteration, KMeansLayer, ProductQuantizer, ResidualQuantizer, displays
+from kmeans_module import Iteration, KMeansLayer, ProductQuantizer, ResidualQuantizer
+from kmeans_module.progress import displays
 from kmeans_module.progress.displays import Bar, Cell, CellOutput, Lines, State, find_display
 from kmeans_module.progress.watch import Watch
 from tests.conftest import blobs, seeded

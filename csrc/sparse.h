@@ -16,7 +16,8 @@ struct SparseRow {
   SparseRow(const km_sparse& rows, int64_t i)
       : values(static_cast<const T*>(rows.values) + rows.starts[i]),
         columns(rows.columns + rows.starts[i]),
-        count(rows.starts[i + 1] - rows.starts[i]) {}
+        count(rows.starts[i + 1] - rows.starts[i]),
+        left(rows.starts[rows.n] - rows.starts[i]) {}
 
   bool is_zero() const {
     for (int64_t n = 0; n < count; ++n)
@@ -39,21 +40,27 @@ struct SparseRow {
 
   const T* const values;
   const int32_t* const columns;
-  const int64_t count;
+  const int64_t count, left;  // of this row; of this and all that follow
 };
+
+// Asks memory for what the number that comes a few places after n, perhaps in the next row, will be
+// multiplied with: so many numbers of a table (d, pitch).
+template <int kNumbers, typename T, typename P>
+inline void fetch_ahead(const SparseRow<T>& row, int64_t n, const P* table, int64_t pitch) {
+  constexpr int64_t kAhead = 8, kLine = 64 / sizeof(P);
+  if (n + kAhead >= row.left) return;
+  const P* const next = table + int64_t{row.columns[n + kAhead]} * pitch;
+  for (int64_t j = 0; j < kNumbers; j += kLine) __builtin_prefetch(next + j);
+}
 
 // Products of a row with kWide times sixteen centroids; see km_sparse_search::columns.
 template <int kWide, typename T>
 KM_BY_ITSELF void multiply(const SparseRow<T>& row, const T* columns, int64_t places,
                            T* products) {
-  constexpr int64_t kAhead = 6, kLine = 64 / sizeof(T);
   Sixteen<T> sum[kWide];
   for (int w = 0; w < kWide; ++w) sum[w] = filled(T(0));
   for (int64_t n = 0; n < row.count; ++n) {
-    if (n + kAhead < row.count) {
-      const T* const next = columns + int64_t{row.columns[n + kAhead]} * places;
-      for (int64_t j = 0; j < kWide * kLanes; j += kLine) __builtin_prefetch(next + j);
-    }
+    fetch_ahead<kWide * kLanes>(row, n, columns, places);
     const T* const column = columns + int64_t{row.columns[n]} * places;
     for (int w = 0; w < kWide; ++w) add_product(sum[w], load(column + w * kLanes), row.values[n]);
   }
@@ -216,6 +223,7 @@ void measure_sparse_sixteen(const km_sparse& rows, const double* columns, const 
     const double own = row.squares();
     Sixteen<double> product = filled(0.0);
     for (int64_t n = 0; n < row.count; ++n) {
+      fetch_ahead<kLanes>(row, n, columns, kLanes);
       const Sixteen<double> column = load(columns + int64_t{row.columns[n]} * kLanes);
       const auto value = Sixteen<double>::Vector{} + double(row.values[n]);
       for (int v = 0; v < Sixteen<double>::kParts; ++v)

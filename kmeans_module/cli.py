@@ -23,6 +23,7 @@ from kmeans_module.clustering.predicting import names_a_run, predict_by_run
 from kmeans_module.core.words import shown
 from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.faults import in_words, is_fault, late_interrupts, quiet_threads
+from kmeans_module.shorthand import config_files, spelled_out
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
 from kmeans_module.training.callbacks.place import check_unclaimed, claim_folder, run_folder
 from kmeans_module.training.checkpoint_files import is_remote, read_checkpoint
@@ -65,7 +66,7 @@ class Parser(LightningArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        files = _config_files(self.arguments)
+        files = config_files(self.arguments)
         key = re.search(r"""[Pp]arser key "(.*?)"|option '(.*?)'""", message)
         given = key is not None and any(
             arg.startswith(f"--{key[1] or key[2]}") for arg in self.arguments
@@ -105,7 +106,7 @@ class KMeansCLI(LightningCLI):
         """Refuse a file that is no whole checkpoint before anything is instantiated."""
         self.arguments = args
         _expect_subcommand(parser, args)
-        for file in _config_files(args):
+        for file in config_files(args):
             _check_config(file)
         self.config = parser.parse_args(args)
         options = self.config[self.config.subcommand]
@@ -201,7 +202,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if said is not None:
         sys.stdout.write(said)
         return
-    args = with_data_module(args)
+    args = spelled_out(args)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings(), quiet_threads(), late_interrupts():
         # torch deprecates a name that Lightning uses, and warns of torchmetrics' sparse tensors.
@@ -244,45 +245,6 @@ def _expect_subcommand(parser: LightningArgumentParser, args: Sequence[str]) -> 
     options = [arg for arg in args if arg.startswith("-") and arg.partition("=")[0] not in own]
     if args[0].startswith("-") and options and not any(name in args for name in SUBCOMMANDS):
         parser.error(f"a subcommand is missing, one of {', '.join(SUBCOMMANDS)}: {options[0]}")
-
-
-def with_data_module(args: Sequence[str]) -> list[str]:
-    """``--data table.csv`` in words that name the data module: ``--data ArrayDataModule
-    --data.path table.csv``; the folder of the run has the name of the file, too."""
-    found: list[str] = []
-    named = any("logger" in arg for arg in args) or bool(_config_files(args))
-    for before, arg in zip(["", *args], args, strict=False):
-        is_data = before == "--data" or arg.startswith("--data=")
-        path = arg.removeprefix("--data=")
-        module = _module_of(path) if is_data else None
-        if module is None:
-            found.append(arg)
-            continue
-        found += [module if before == "--data" else f"--data={module}", f"--data.path={path}"]
-        if not named and Path(path).stem:
-            found.append(f"--trainer.logger.name={Path(path).stem}")
-    return found
-
-
-def _module_of(path: str) -> str | None:
-    """The data module for a file or a folder of files; None for what is neither."""
-    suffixes = {Path(path).suffix.lower()}
-    if os.path.isdir(path):
-        suffixes = {file.suffix.lower() for file in Path(path).rglob("*")}
-    if suffixes & set(files.ARRAY_SUFFIXES):
-        return "ArrayDataModule"
-    return "ImageDataModule" if suffixes & set(files.IMAGE_SUFFIXES) else None
-
-
-def _config_files(args: Sequence[str]) -> list[str]:
-    """Paths after -c and --config."""
-    pairs = [arg.partition("=") for arg in args]
-    following = [*args[1:], ""]
-    return [
-        value if equals else after
-        for (name, equals, value), after in zip(pairs, following, strict=True)
-        if name in ("-c", "--config")
-    ]
 
 
 def _check_config(path: str) -> None:

@@ -12,14 +12,14 @@ k-means: cluster the rows of a file, the pixels of pictures, or example data.
 usage: {program} COMMAND [--config FILE.yaml] [--key value ...]
 
 commands:
-  fit                cluster data; without a command: fit the example data
+  fit [FILE]         cluster the rows of a file, or pictures; without FILE example data
   predict RUN DATA   label other data by the folder of a run
   predict            label data by a checkpoint, configured as fit is
   validate, test     inertia of held-out rows by a checkpoint, and agreement with true labels
 
 examples:
-  {program} fit --data table.csv --data.standardize true --model.n_clusters 5
-  {program} fit --data photo.jpg --model.n_clusters 16
+  {program} fit table.csv --data.standardize true --model.n_clusters 5
+  {program} fit photo.jpg --model.n_clusters 16
   {program} predict runs/table/version_0 more.csv
 
 A run leaves a folder with labels, centroids, pictures, an animation and its

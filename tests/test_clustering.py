@@ -213,7 +213,7 @@ def test_sparse_matrices_are_clustered_and_labelled(form: str) -> None:
 def test_labels_come_part_by_part(
     monkeypatch: pytest.MonkeyPatch, fitted: tuple[KMeansLayer, Any]
 ) -> None:
-    from kmeans_module import labeling
+    from kmeans_module.clustering import labeling
 
     monkeypatch.setattr(labeling, "_PART_ELEMENTS", 100)
     layer, result = fitted

@@ -117,6 +117,22 @@ def test_neighbors_of_a_hand_computed_case(kernel: str) -> None:
     assert whole.labels.tolist() == [[0, 1, 2, 3]]  # 1, then three at distance 9
 
 
+@pytest.mark.parametrize("size", [1e25, 2e38])
+@pytest.mark.parametrize("d", [3, 12])
+def test_centroids_so_far_that_products_overflow_hide_no_other(
+    d: int, size: float, kernel: str
+) -> None:
+    x = torch.randn(40, d, generator=seeded())
+    centroids = x[:20].clone()
+    far = [1, 3, 7, 8, 12, 19]
+    centroids[far] = size * centroids[far].sign()
+    near = torch.tensor([c for c in range(20) if c not in far])
+    found = KMeansLayer.from_centroids(centroids).search(x, 5)
+    alone = KMeansLayer.from_centroids(centroids[near]).search(x, 5)
+    assert torch.equal(found.labels, near[alone.labels])
+    assert torch.equal(found.distances, alone.distances)
+
+
 def test_a_zero_row_has_the_first_centroids_under_the_cosine_metric(kernel: str) -> None:
     layer = KMeansLayer.from_centroids(torch.eye(4), metric="cosine")
     found = layer.search(torch.zeros(1, 4), 3)

@@ -25,6 +25,7 @@ from kmeans_module.core.neighbors import Neighbors, of_unit_rows, ranked
 
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+_SPARE = 8  # centroids beyond the m nearest that are looked for at once: few rows have more
 _TINY = {torch.float32: 1e-30, torch.float64: 1e-290}  # of which underflow leaves nothing
 
 
@@ -84,7 +85,7 @@ def _among_all(rows: Tensor, centroids: Tensor, m: int) -> Neighbors:
 def _screen(rows: Tensor, centroids: Tensor, m: int) -> Tensor:
     """Labels (P, r, c), ascending, of the centroids that may be among the m nearest; -1 where a row
     has fewer of them than another one."""
-    d = centroids.shape[-1]
+    k, d = centroids.shape[1:]
     offset = central(centroids)
     rows, centroids = rows - offset, centroids - offset
     # The error of a sum of d products, in whatever order, of norms and of differences.
@@ -94,15 +95,18 @@ def _screen(rows: Tensor, centroids: Tensor, m: int) -> Tensor:
     least = of_rows * (1 - margin) - tiny + (of_centroids * (1 - margin)).unsqueeze(1)
     with full_precision(rows.device):
         least.baddbmm_(rows, centroids.mT, alpha=-2)
-    value, first = least.topk(m, dim=-1, largest=False)
-    norms = of_centroids.unsqueeze(1).expand(-1, rows.shape[1], -1).gather(-1, first)
-    most = value + 2 * tiny + 2 * margin * (of_rows + norms)
-    kept = (least > most.amax(dim=-1, keepdim=True)).logical_not_()  # what overflows stays
-    counts = kept.sum(dim=-1)
-    candidates = counts.new_full((*counts.shape, int(counts.max()) if counts.numel() else m), -1)
-    problem, row, label = kept.nonzero(as_tuple=True)
-    candidates[problem, row, kept.cumsum(dim=-1)[problem, row, label] - 1] = label
-    return candidates
+    # What overflows stays: its norm makes the limit of its row infinite, or NaN.
+    least.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    value, labels = least.topk(min(k, m + _SPARE), dim=-1, largest=False)
+    norms = of_centroids.unsqueeze(1).expand_as(least).gather(-1, labels[..., :m])
+    most = value[..., :m] + 2 * tiny + 2 * margin * (of_rows + norms)
+    limit = most.amax(dim=-1, keepdim=True)
+    n_kept = (least > limit).logical_not_().sum(dim=-1)
+    c = int(n_kept.max()) if n_kept.numel() else m
+    if c > labels.shape[-1]:
+        value, labels = least.topk(c, dim=-1, largest=False)
+    labels = labels[..., :c].masked_fill(value[..., :c] > limit, k).sort(dim=-1).values
+    return labels.masked_fill(labels == k, -1)
 
 
 def _measure(rows: Tensor, centroids: Tensor, candidates: Tensor) -> Tensor:

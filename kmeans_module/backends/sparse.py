@@ -58,28 +58,31 @@ def sparse_extent(x: Tensor) -> tuple[Tensor, Tensor]:
     return low.where(~some_zeros, low.clamp(max=0)), high.where(~some_zeros, high.clamp(min=0))
 
 
-def sparse_sums(x: Tensor, weights: Tensor, center: Tensor | None = None) -> Tensor:
+def sparse_sums(x: Tensor, weights: Tensor | None, center: Tensor | None = None) -> Tensor:
     """Weighted sums of the features or, about a center, of squared differences: (P, d) float64.
 
     Zeros of a feature are counted, and add the square of the center each: nothing cancels.
 
     Args:
         x: sparse rows (n, d).
-        weights: (P, n) float64.
+        weights: (P, n) float64; None for weight 1.
         center: (P, d) or (1, d), or None.
     """
-    problems = len(weights) if center is None else max(len(weights), len(center))
     columns, values = x.col_indices().long(), _exact(x)
-    weights = weights.expand(problems, -1)
-    of_values = weights[:, rows_of_numbers(x)]
-    nothing = values.new_zeros((problems, x.shape[1]))
+    of_values = None if weights is None else weights[:, rows_of_numbers(x)]
+    total = values.new_full((1, 1), x.shape[0]) if weights is None else weights.sum(-1, True)
+
+    def summed(numbers: Tensor) -> Tensor:
+        """Sums by feature of numbers (m,) or (P, m), (1, d) or (P, d)."""
+        numbers = numbers if of_values is None else numbers * of_values
+        numbers = numbers.view(-1, len(columns))
+        sums = numbers.new_zeros((len(numbers), x.shape[1]))
+        return sums.index_add_(1, columns, numbers)
+
     if center is None:
-        return nothing.index_add(1, columns, of_values * values)
-    center = center.expand(problems, -1)
-    given = nothing.index_add(1, columns, of_values)
-    squares = (values - center[:, columns]).square_()
-    zeros = weights.sum(dim=-1, keepdim=True) - given
-    return (zeros * center.square()).index_add_(1, columns, of_values * squares)
+        return summed(values)
+    zeros = total - summed(torch.ones_like(values))
+    return summed((values - center[:, columns]).square_()) + zeros * center.square()
 
 
 def sparse_moments(
@@ -87,10 +90,9 @@ def sparse_moments(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :meth:`kmeans_module.backends.Backend.moments`; unit are the rows at length 1 where the
     metric asks for these."""
-    exact = accumulator_dtype(x.device)
-    weighs = torch.ones((1, x.shape[0]), dtype=exact, device=x.device)
+    weighs = None
     if sample_weight is not None:
-        weighs = (sample_weight > 0).to(exact).view(-1, x.shape[0])
+        weighs = (sample_weight > 0).to(accumulator_dtype(x.device)).view(-1, x.shape[0])
     sums = sparse_sums(x if unit is None else unit, weighs, center)
     low, high = sparse_extent(x) if center is None else (sums[0], sums[0])
     return low, high, sums

@@ -67,10 +67,13 @@ def labels_by(
     problems = is_layer and bool(module.batch_shape)
 
     def label(rows: Tensor, start: int) -> Tensor:
-        if is_layer:
+        if device.type != "cpu":  # where a layer does not look
             _refuse_nonfinite(rows, start)
-        rows = rows if before is None else before(rows)
-        labels = encode(moved(rows, "x", device))
+        try:
+            labels = encode(moved(rows if before is None else before(rows), "x", device))
+        except ValueError:
+            _refuse_nonfinite(rows, start)  # by its number in the data
+            raise
         return labels.cpu() if data.home is None else labels.to(data.home)
 
     return by_parts(data, label, whole=problems, dim=-1 if problems else 0)
@@ -134,13 +137,9 @@ def in_order(parts: Sequence[Tensor], indices: Sequence[Tensor | None], *, dim: 
 
 def _refuse_nonfinite(rows: Tensor, start: int) -> None:
     """Raise for NaN and infinity on any device, with the number of the row in the data."""
-    if (
-        rows.ndim < 2
-        or rows.layout != torch.strided
-        or not rows.is_floating_point()
-        or not rows.numel()
-        or rows.is_meta
-    ):
+    if rows.ndim < 1 or rows.layout != torch.strided or rows.is_meta:
+        return
+    if not rows.is_floating_point() or not rows.numel():
         return
     if not all(bool(extreme.isfinite()) for extreme in rows.aminmax()):
-        raise ValueError(str(Nonfinite().look(rows, start)))
+        raise ValueError(str(Nonfinite().look(rows.reshape(-1, rows.shape[-1]), start)))

@@ -175,8 +175,12 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
             )  # fmt: skip
         layer = state.pop("layer_", None)
         tensors = state.pop("_tensors", False)
-        parameters = inspect.signature(type(self)).parameters.items()
-        super().__setstate__({name: value.default for name, value in parameters} | state)
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(type(self)).parameters.items()
+            if parameter.default is not parameter.empty
+        }
+        super().__setstate__(defaults | state)
         if isinstance(layer, KMeansLayer):
             self._take(layer.centroids if tensors else np.zeros(0), layer)
             self.n_features_in_ = layer.n_features

@@ -118,6 +118,7 @@ def _weights(sample_weight: Any, X: Matrix, rows: Tensor) -> Tensor | None:
             sample_weight = sample_weight.detach().cpu().numpy()
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
     weight = as_tensor(sample_weight, "sample_weight").detach().to(rows.device)
+    weight = weight.expand(rows.shape[0]) if weight.ndim == 0 else weight
     checked_weight = check_sample_weight(weight, rows)
     if not bool(weight.any()):
         raise ValueError("Sample weights must contain at least one non-zero number.")

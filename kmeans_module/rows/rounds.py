@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from kmeans_module.core.seeding import least
@@ -24,16 +23,21 @@ class Rounds:
 
     def __init__(self, draws: HeldDraws, center: Tensor, numbers: Tensor) -> None:
         self._draws = draws
-        self._all = [center]
+        # In one tensor: between the large ones of a round, small ones that stay would keep the
+        # allocator from using memory again, as much of it as there are rows for every center.
+        problems, _, d = center.shape
+        self._centers = center.new_empty((problems, 1 + len(numbers), d))
+        self._centers[:, :1] = center
+        self._n = 1
         self._numbers = iter(numbers)
         self._candidates = center
 
     @property
     def centers(self) -> Tensor:
-        return torch.cat(self._all, dim=1)
+        return self._centers[:, : self._n]
 
     def lower(self) -> None:
-        self._draws.lower(self._all[-1])
+        self._draws.lower(self._centers[:, self._n - 1 : self._n])
 
     def draw(self) -> None:
         self._candidates = self._draws.candidates(next(self._numbers))
@@ -41,4 +45,5 @@ class Rounds:
     def choose(self) -> None:
         best = least(self._draws.potentials(self._candidates))
         index = best.view(-1, 1, 1).expand(-1, 1, self._candidates.shape[-1])
-        self._all.append(self._candidates.gather(1, index))
+        self._centers[:, self._n : self._n + 1] = self._candidates.gather(1, index)
+        self._n += 1

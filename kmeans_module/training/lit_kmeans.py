@@ -77,8 +77,9 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         metric: "euclidean" or "cosine".
         empty_cluster: "relocate", "split", "keep" or "error".
         tol: stop when the shift is at most tol × the mean variance of the features.
-        n_init: restarts, which run in the same epochs; the layer holds that of lowest inertia. An
-            init that is a file, or a layer that has centroids, needs one.
+        n_init: restarts, which run in the same epochs; the layer holds that of lowest inertia. Rows
+            in memory take 8 bytes more for each. An init that is a file, or a layer that has
+            centroids, needs one.
         seed: of the initialization; None draws from torch's default generator.
         resident: whether all batches of the first pass are kept in memory, on the device.
         batch_of: makes a batch of what the loaders hand out, where that is anything else.

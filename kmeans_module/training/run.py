@@ -155,7 +155,8 @@ class TrainingRun:
         if self.restarts == 1:
             del state["centroids"]
             return state
-        return {**state, "best": self.best, "m_steps": torch.from_numpy(self.m_steps.copy())}
+        m_steps = torch.from_numpy(self.m_steps.copy())
+        return {**state, "best": self.best, "chosen_by": self.chosen_by, "m_steps": m_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a run where its checkpoint was written.
@@ -177,7 +178,8 @@ class TrainingRun:
         try:
             self.lloyd.load_state_dict({"centroids": self.lloyd.centroids, **state})
             if self.restarts > 1:
-                self.best, self.m_steps = state["best"], state["m_steps"].cpu().numpy().copy()
+                self.best, self.chosen_by = state["best"], state["chosen_by"]
+                self.m_steps = state["m_steps"].cpu().numpy().copy()
         except KeyError as error:
             raise ValueError(f"the checkpoint tells no {error} of its run") from error
 

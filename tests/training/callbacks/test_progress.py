@@ -6,8 +6,9 @@ import rich
 from rich.console import Console
 from rich.progress import Progress
 
-from kmeans_module import LitKMeans, displays
+from kmeans_module import LitKMeans
 from kmeans_module.core.seeding import INITS
+from kmeans_module.progress import displays
 from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import IterationBar
 from tests.conftest import blobs, layer_at

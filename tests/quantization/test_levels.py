@@ -279,9 +279,13 @@ def test_levels_compare_angles_of_what_is_left() -> None:
         quantizer.eval()
         left = x = normal(50, D, seed=4)
         codes = quantizer.encode(x)
-        assert torch.equal(quantizer(x).codes, codes)
+        found = quantizer(x)
+        assert torch.equal(found.codes, codes)
+        torch.testing.assert_close(found.loss, 0.25 * 2 / D * found.distances.mean(0).sum())
         for level in range(3):
             layer = quantizer.level(level).codebook
+            distances = layer.transform(left).gather(1, codes[:, level, None]).squeeze(1)
+            torch.testing.assert_close(found.distances[:, level], distances)
             torch.testing.assert_close(layer.centroids.norm(dim=-1), torch.ones(16))
             assert torch.equal(layer(left), codes[:, level])
             left = left - layer.centroids[codes[:, level]]

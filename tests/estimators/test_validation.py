@@ -291,3 +291,12 @@ def test_numbers_of_numpy_are_numbers() -> None:
     ours = KMeans(np.int64(4), max_iter=np.int16(9), init=np.str_("random"), **options).fit(X)  # type: ignore[arg-type]
     plain = KMeans(4, max_iter=9, random_state=3, tol=0, n_init=2, init="random").fit(X)
     np.testing.assert_array_equal(ours.cluster_centers_, plain.cluster_centers_)
+
+
+@pytest.mark.parametrize("estimator", [KMeans, MiniBatchKMeans])
+def test_no_iterations_label_by_the_start(estimator: Any) -> None:
+    model = estimator(3, init=X[:3], n_init=1, max_iter=0).fit(X)
+    assert model.n_iter_ == 0
+    np.testing.assert_array_equal(model.cluster_centers_, X[:3])
+    np.testing.assert_array_equal(model.labels_, model.predict(X))
+    assert model.inertia_ == pytest.approx(-model.score(X))

@@ -3,7 +3,8 @@
 # make test-all  the slow checks too
 # make test-gpu PYTHON=...  the checks that need a CUDA device, by an interpreter that has torch,
 #            numpy and pytest (the default is that of .venv); installs nothing, needs no network
-# make bench   k-means side by side with its peers; more: .venv/bin/python -m benchmarks --help
+# make bench   k-means, and a codebook of 65,536 codes, side by side with peers; more:
+#            .venv/bin/python -m benchmarks --help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -49,6 +50,7 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks lloyd
+	$(BIN)/python -m benchmarks many_codes
 
 $(VENV)/.train: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): PyTorch, Lightning and the C++ kernel take some minutes, once"

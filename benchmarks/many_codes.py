@@ -250,8 +250,8 @@ def _report(row: dict[str, Any]) -> None:
     print(f"    a step {row['step_ms']:.1f} ms, of it revival {row['revival_ms']:.1f} ms")
     for name, found in row["ms"].items():
         print(
-            f"    {name:<26}{found:>10.1f} ms a step, {row['extrapolated_s'][name]:>8.0f} s all,"
-            f"\n    extrapolated from {row['timed_steps']} steps"
+            f"    {name:<26}{found:>10.1f} ms a step, {row['extrapolated_s'][name]:.0f} s for all "
+            f"of them (extrapolated from {row['timed_steps']})"
         )
     for name, found in row["memory_mb"].items():
         print(f"    {name:<26}{found:>10.0f} MB")

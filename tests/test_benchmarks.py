@@ -210,6 +210,16 @@ def test_codebooks_are_trained_in_every_mode(tmp_path: Path) -> None:
         assert 1 <= row["used"][0] <= 256
 
 
+def test_codes_in_use_are_counted(tmp_path: Path) -> None:
+    options = ("--scale", "0.01", "--steps", "3")
+    (row,) = figures(tmp_path, "many_codes", "clusters", *options)["rows"]
+    ((step, used, error),) = row["used"]
+    assert step == 3
+    assert 0 < used <= 1
+    assert error > 0
+    assert 0 <= row["revival_ms"] < row["step_ms"]
+
+
 @pytest.mark.parametrize("name", codebooks.problems())
 def test_problems_of_codebooks_fit_their_networks(name: str) -> None:
     problem = codebooks.problems()[name]

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from kmeans_module.arrays import as_tensor, is_sparse_matrix
 from kmeans_module.core.words import first_line, shown
-from kmeans_module.data.file_rows import FileRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.entry import AnyRows
 from kmeans_module.rows.source import (
@@ -38,6 +37,7 @@ class Given:
         shape: of a tensor before (n, d), (); of batches ().
         batch_of: makes a batch of what a loader hands out; None where it is one already.
         ordered: whether the rows come in an order that lasts, so that labels line up with them.
+        n_rows: of files.
     """
 
     data: Tensor | Iterable[Any]
@@ -46,6 +46,7 @@ class Given:
     shape: tuple[int, ...] = ()
     batch_of: Callable[[Any], Any] | None = None
     ordered: bool = True
+    n_rows: int | None = None
 
     def answer(self, result: Tensor) -> Any:
         """A result as the data came: an array for arrays, a tensor on the device of the data."""
@@ -75,9 +76,11 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
     if isinstance(x, str | os.PathLike):
         if not os.path.exists(x):
             raise FileNotFoundError(f"x is the path of no file or folder: {shown(str(x))}")
+        from kmeans_module.data.file_rows import FileRows  # readers of files are other packages
+
         rows = FileRows(x)
         held = rows.held()
-        return Given(rows if held is None else held, None, rows.n_features)
+        return Given(rows if held is None else held, None, rows.n_features, n_rows=len(rows))
     if isinstance(x, AnyRows):
         raise TypeError("x is rows that a layer has prepared: hand them to that layer's fit")
     if isinstance(x, Dataset) and not isinstance(x, Sequence):

@@ -142,4 +142,4 @@ def _refuse_nonfinite(rows: Tensor, start: int) -> None:
     if not rows.is_floating_point() or not rows.numel():
         return
     if not all(bool(extreme.isfinite()) for extreme in rows.aminmax()):
-        raise ValueError(str(Nonfinite().look(rows.reshape(-1, rows.shape[-1]), start)))
+        raise ValueError(str(Nonfinite().look(rows if rows.ndim > 1 else rows[None], start)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import Init
 from kmeans_module.core.words import shown
-from kmeans_module.data.file_rows import FileRows
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.entry import AnyRows, rows_of
@@ -186,7 +185,7 @@ def kmeans(
 class _Weighted:
     """Rows of files with weights (n,)."""
 
-    rows: FileRows
+    rows: Iterable[Batch]
     weight: Tensor
     stable = True
 
@@ -204,11 +203,11 @@ def _entering(
     """The data on their way to the rows, and the weights that go beside them."""
     if isinstance(data.data, Tensor):
         return moved(data.data, "x", device), weight
-    if weight is None or not isinstance(data.data, FileRows):
+    if weight is None or data.n_rows is None:
         return data.data, weight
-    if weight.shape != (len(data.data),):
+    if weight.shape != (data.n_rows,):
         raise ValueError(
-            f"sample_weight should have shape ({len(data.data)},), one weight per sample; "
+            f"sample_weight should have shape ({data.n_rows},), one weight per sample; "
             f"got {tuple(weight.shape)}"
         )
     return _Weighted(data.data, weight), None
@@ -268,15 +267,16 @@ def predict(source: Any, x: Any, *, device: torch.device | str | None = None) ->
         >>> predict(found, np.array([[2.0], [8.0]])) == found.labels[[0, 2]]
         array([ True,  True])
     """
-    from kmeans_module.clustering.saved_run import SavedRun
-
     place = usable_device(device)
-    if isinstance(source, str | os.PathLike):
-        if not os.path.exists(source):
-            raise FileNotFoundError(f"source is the path of no run folder: {shown(str(source))}")
-        source = SavedRun.read(source)
-    if isinstance(source, SavedRun):
-        return source.predict(x, device=place)
+    if isinstance(source, str | os.PathLike) and not os.path.exists(source):
+        raise FileNotFoundError(f"source is the path of no run folder: {shown(str(source))}")
+    if isinstance(source, str | os.PathLike) or type(source).__name__ == "SavedRun":
+        from kmeans_module.clustering.saved_run import (
+            SavedRun,  # readers of files are other packages
+        )
+
+        run = source if isinstance(source, SavedRun) else SavedRun.read(source)
+        return run.predict(x, device=place)
     if isinstance(source, Clustering):
         source = source.layer
     if isinstance(source, nn.Module):
@@ -292,6 +292,7 @@ def predict(source: Any, x: Any, *, device: torch.device | str | None = None) ->
             f"device should be None: {type(source).__name__}.predict computes where it was fitted"
         )
     if not isinstance(x, str | os.PathLike) and not are_batches(x):
+        given(x, least_dimensions=1)  # refuses what is no numbers; an estimator wants x as it is
         return source.predict(x)
     data = given(x)
     return data.answer(

@@ -69,7 +69,7 @@ def record(
          state.refused),
         rows.shape[1], averages=rule.update == "ema", decay=rule.decay, smoothing=rule.smoothing,
         threshold=rule.revive_below, skips=rule.nonfinite == "skip", unit=unit,
-        rivals=samples.RIVALS,
+        rivals=samples.rivals_of(state.counts.shape[-1]),
     )  # fmt: skip
     return codes
 

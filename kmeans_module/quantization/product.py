@@ -57,7 +57,7 @@ class ProductQuantizer(ProductCodes):
         init_batches: batches that initialize the codebooks; more, while they have fewer
             samples than there are codes.
         revive_below: a code that gets fewer samples of a batch than this, on average, moves
-            to a random sample, or towards it from the nearest code, by half the spread of the
+            to a sample far from its code, or towards it from that code, by half the spread of the
             codebook at most. None, the default, is on: a tenth of an even share. 0 is off.
         channel_first: whether features are dimension 1 of x, as in images.
         nonfinite: what a batch with NaN or infinity in training does: raise an "error", or

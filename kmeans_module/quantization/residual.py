@@ -61,7 +61,8 @@ class ResidualQuantizer(ResidualLevels):
         init_batches: batches that initialize each codebook; more, while they have fewer
             samples than there are codes.
         revive_below: a code that gets fewer samples of a batch than this, on average, moves
-            towards a random sample. None, the default: a tenth of an even share. 0 is off.
+            towards a sample far from its code. None, the default: a tenth of an even share.
+            0 is off.
         channel_first: whether features are dimension 1 of x, as in images.
         nonfinite: what a batch with NaN or infinity in training does: raise an "error", or
             "skip": nothing is learnt from it, and rows that are not finite count as masked. On an

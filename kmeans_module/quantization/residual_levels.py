@@ -29,7 +29,7 @@ class ResidualLevels(ResidualCodes):
         a sample does not at the levels after a random one."""
         masks = [mask] * n_levels
         present = x.new_ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask
-        if self.dropout is not None and self.training:
+        if self.dropout and self.training:
             # A level that is not used takes part in the collectives: ranks draw their own numbers.
             leading = x.shape[:-1] if self.dropout == "sample" else ()
             used = torch.randint(1, n_levels + 1, leading[:1], device=x.device)

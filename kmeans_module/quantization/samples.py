@@ -18,7 +18,6 @@ from kmeans_module.rows.keyed import hashed
 from kmeans_module.rows.ranks import ProcessGroup, all_gather, rank, world_size
 
 MOST = 1024  # samples of a step
-RIVALS = 8  # samples, the farthest of which from its code comes first
 _NEVER = torch.iinfo(torch.int64).max
 # Odd numbers that set the keys of seeds, steps and problems apart.
 OF_SEED, OF_STEP, OF_PROBLEM = 0x9E3779B97F4A7C15, 0x5851F42D4C957F2D, 0x2545F4914F6CDD1D
@@ -136,9 +135,15 @@ def by_weight(keys: Tensor, weight: Tensor) -> Tensor:
     return bits.masked_fill(weight <= 0, _NEVER)
 
 
+def rivals_of(n_clusters: int) -> int:
+    """Samples of which the farthest from its code comes first: 4, or 8 where there are more codes
+    than samples of a step, so that codes are many for the vectors and crowd where these are."""
+    return 4 if n_clusters <= MOST else 8
+
+
 def far_first(samples: Samples, centroids: Tensor) -> Samples:
-    """The same samples in another order: of each :data:`RIVALS` in turn the one that is farthest
-    from its code; then of each of them the second, and so on.
+    """The same samples in another order: of each few in turn, see :func:`rivals_of`, the one that
+    is farthest from its code; then of each of them the second, and so on.
 
     Uniform draws would put codes where samples are dense. There they lie closer together than an
     encoder moves them within a few steps, and lose their samples to one another; and the error is
@@ -150,18 +155,19 @@ def far_first(samples: Samples, centroids: Tensor) -> Samples:
         centroids: that the codes of the samples are of, (P, k, d).
 
     Returns:
-        m samples, and fewer than RIVALS more that are not known.
+        m samples, and a few more that are not known.
     """
     rows, codes, known = samples
-    missing = -rows.shape[1] % RIVALS
+    rivals = rivals_of(centroids.shape[1])
+    missing = -rows.shape[1] % rivals
     rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
     codes = torch.nn.functional.pad(codes, (0, missing))
     known = torch.nn.functional.pad(known, (0, missing))
     exact = accumulator_dtype(rows.device)
     apart = rows.to(exact) - gather_rows(centroids, codes).to(exact)
-    away = apart.square().sum(dim=-1).masked_fill(~known, -1).view(len(rows), -1, RIVALS)
+    away = apart.square().sum(dim=-1).masked_fill(~known, -1).view(len(rows), -1, rivals)
     order = away.sort(dim=-1, descending=True, stable=True).indices
-    first = torch.arange(0, rows.shape[1], RIVALS, device=rows.device)
+    first = torch.arange(0, rows.shape[1], rivals, device=rows.device)
     order = (order + first.unsqueeze(-1)).mT.flatten(1)
     return Samples(gather_rows(rows, order), codes.gather(-1, order), known.gather(-1, order))
 

@@ -59,7 +59,7 @@ class VectorQuantizer(VectorRows):
         init_batches: batches that initialize the codebook, by k-means++ and a few of Lloyd's
             steps; more, while they have fewer samples than there are codes.
         revive_below: a code that gets fewer samples of a batch than this, on average, moves
-            to a sample, the farthest of eight random ones from its code, or towards it from
+            to a sample, the farthest of a few random ones from its code, or towards it from
             that code, by half the spread of the codebook at most. None, the default, is on: a
             tenth of an even share. 0 is off.
         channel_first: whether features are dimension 1 of x, as in images.

@@ -333,5 +333,5 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
             self.kmeans = make_layer(self, centroids.shape[-1], centroids.dtype)
             if self.stop_reason == "not fitted":
                 self.stop_reason = "loaded"
-        state_dict = {f"{prefix}anchor": self.anchor, **state_dict}  # which holds nothing
+        state_dict = {prefix + "anchor": self.anchor, **state_dict}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from kmeans_module import NotInitializedError, ResidualQuantizer, VectorQuantizer
@@ -279,9 +280,13 @@ def test_levels_compare_angles_of_what_is_left() -> None:
         quantizer.eval()
         left = x = normal(50, D, seed=4)
         codes = quantizer.encode(x)
-        assert torch.equal(quantizer(x).codes, codes)
+        found = quantizer(x)
+        assert torch.equal(found.codes, codes)
+        torch.testing.assert_close(found.loss, 0.25 * 2 / D * found.distances.mean(0).sum())
         for level in range(3):
             layer = quantizer.level(level).codebook
+            distances = layer.transform(left).gather(1, codes[:, level, None]).squeeze(1)
+            torch.testing.assert_close(found.distances[:, level], distances)
             torch.testing.assert_close(layer.centroids.norm(dim=-1), torch.ones(16))
             assert torch.equal(layer(left), codes[:, level])
             left = left - layer.centroids[codes[:, level]]
@@ -342,3 +347,28 @@ def test_dropout_of_batches_is_what_true_says() -> None:
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
     assert ResidualQuantizer(8, D, 3).dropout is None
+
+
+@pytest.mark.parametrize("dropout", [False, "sample"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_first_levels_learn_over_ranks_as_they_do_alone(
+    shared: bool, dropout: bool | str
+) -> None:
+    found = []
+    for grouped in (False, True):
+        if grouped:
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            torch.manual_seed(0)
+            quantizer = ResidualQuantizer(8, D, 3, shared_codebook=shared, dropout=dropout)
+            for step in range(4):
+                torch.manual_seed(step)
+                output = quantizer(normal(50, D, seed=step), n_levels=2)
+            assert output.codes.shape == (50, 2)
+            found.append({"loss": output.loss, **quantizer.state_dict()})
+        finally:
+            if grouped:
+                dist.destroy_process_group()
+    for key, tensor in found[0].items():
+        if "levels.2" not in key:
+            torch.testing.assert_close(tensor, found[1][key])

@@ -96,8 +96,9 @@ def test_the_mean_of_the_loss_of_samples_is_the_loss_with_its_gradient(
 def test_distances_are_those_of_the_layer_to_the_codes(name: str) -> None:
     quantizer = trained(name).eval()
     x = normal(20, 5, D, seed=3)
-    x[0, 0] = 0
-    found = quantizer(x, normal(20, 5) > -1)
+    mask = normal(20, 5) > -1
+    x[0, 0], mask[0, 0] = 0, True
+    found = quantizer(x, mask)
     inner = x if quantizer.projection is None else quantizer.projection(x)
     heads = quantizer.heads
     rows = inner.view(100, heads, -1)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kmeans_module import ProductQuantizer, ResidualQuantizer, VectorQuantizer
-from kmeans_module.quantization import decisions, samples
+from kmeans_module.backends import triton
+from kmeans_module.quantization import decisions, fused, samples, steps
 from kmeans_module.quantization.offline import least_squares
 from tests.conftest import blobs, seeded
 from tests.quantization.helpers import assert_same, normal, quantizer_at, state_of
@@ -164,6 +165,23 @@ def test_a_device_takes_the_decisions_of_the_cpu_without_a_wait(
     with counted() as waits:
         quantizer(batch(1), sample_weight=weights[1])
     assert not waits
+
+
+def test_the_kernels_of_a_step_take_masks_and_leave_weights_to_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decisions, "decides_on_device", lambda x: True)
+    monkeypatch.setattr(fused, "backend_for", lambda *_: triton.BACKEND)
+    quantizer, rows = quantizer_at(normal(K, D)), normal(1, 30, D)
+    state = quantizer.codebook_state()
+    for valid in (None, torch.ones(1, 30, dtype=torch.bool)):
+        assert fused.serves(state, rows, valid)
+    assert not fused.serves(state, rows, torch.ones(1, 30))
+    taken: list[Tensor] = []
+    monkeypatch.setattr(fused, "apply", steps.apply)
+    monkeypatch.setattr(fused, "record", lambda *_: taken.append(rows))
+    quantizer(rows, sample_weight=torch.ones(1, 30))
+    assert not taken
 
 
 def test_weights_that_nothing_looks_at_are_reported_as_rows_that_are_not_finite(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from kmeans_module import KMeansLayer
@@ -15,6 +18,7 @@ from kmeans_module.core.sparse import csr_rows
 from kmeans_module.rows.keyed import row_hashes
 from tests.backends.test_sparse import csr_of, sparse_and_dense
 from tests.conftest import seeded
+from tests.processes import run_ranks
 
 POLICIES = ("relocate", "split", "keep")
 
@@ -178,6 +182,24 @@ def test_programs_that_are_recorded_refuse_sparse_rows() -> None:
     layer.fit(dense)
     with pytest.raises(RuntimeError, match="sparse x is taken as a plain tensor in eager code"):
         torch.export.export(layer, (x,))
+
+
+def _fit_on_ranks(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3)
+    x, dense = sparse_and_dense(150, 30)
+    part = (slice(0, 70), slice(70, 70), slice(70, 150))[rank]
+    for metric, init in itertools.product(("euclidean", "cosine"), ("k-means++", "k-means||")):
+        own, alone = layers(6, 30, metric=metric)
+        result = own.fit(csr_of(dense[part]), init=init, seed=1, process_group=dist.group.WORLD)
+        assert torch.equal(result.labels, alone.fit(x, init=init, seed=1).labels[part])
+        torch.testing.assert_close(own.centroids, alone.centroids)
+    with pytest.raises(ValueError, match="init as a function needs sparse rows of one process"):
+        own.fit(csr_of(dense[part]), init=lambda x, k, _: x[:k], process_group=dist.group.WORLD)
+    dist.destroy_process_group()
+
+
+def test_ranks_together_equal_one_process(tmp_path: Path) -> None:
+    run_ranks(_fit_on_ranks, (str(tmp_path),), 3)
 
 
 _PEAK = """

@@ -6,7 +6,7 @@ import inspect
 import re
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from io import StringIO
 from itertools import pairwise
@@ -850,6 +850,32 @@ def faiss_weights() -> None:
     step = layer_at(x[:8]).e_step(x, weight)
     close(result.history[0], step.stats.inertia)
     close(step.distances.sum(), torch.tensor(theirs.obj[0]).float(), rtol=1e-4, atol=0)
+
+
+@row(KMEANS, "verbose")
+def faiss_verbose() -> None:
+    for verbose in (False, True):
+        with redirect_stderr(StringIO()) as written:
+            result = KMeansLayer(8, 3).fit(normal(100, 3), seed=0, verbose=verbose)
+        numbers = re.findall(r"iteration (\d+) of 300", written.getvalue())
+        assert numbers[:3] == (["1", "2", "3"] if verbose else [])
+    assert len(result.history) == int(result.n_iter) + 1
+
+
+@row(KMEANS, "max_points_per_centroid")
+def faiss_max_points() -> None:
+    x, fits = blobs(600, 3), []
+    theirs = faiss_kmeans(x, max_points_per_centroid=10)
+    theirs.train(x.numpy())
+    for most in (None, 10):
+        layer = KMeansLayer(8, 3)
+        fits.append(layer.fit(x, seed=0, max_points_per_centroid=most))
+        assert fits[-1].labels is not None
+        assert torch.equal(fits[-1].labels, layer(x))
+    every, sample = fits
+    assert float(sample.history[-1]) < float(every.history[-1]) / 3  # of 80 rows, as is theirs
+    assert float(theirs.obj[-1]) < float(every.history[-1]) / 2
+    assert float(sample.inertia) > float(every.inertia) / 1.5
 
 
 @row(KMEANS, "check_input_data_for_NaNs")

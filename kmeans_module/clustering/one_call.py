@@ -161,10 +161,9 @@ def kmeans(
             batch_shape=data.shape, device=place, dtype=dtype,
         )  # fmt: skip
         init = _init(init, place)
-    options: dict[str, Any] = {"verbose": verbose} if verbose else {}
     result = layer.fit(
         rows, init=init, max_iter=max_iter, tol=tol, n_init=n_init, generator=generator, seed=seed,
-        max_points_per_centroid=max_points_per_centroid, callback=callback, **options,
+        max_points_per_centroid=max_points_per_centroid, verbose=verbose, callback=callback,
     )  # fmt: skip
     labels = result.labels
     if labels is None and data.ordered:

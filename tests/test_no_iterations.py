@@ -26,8 +26,12 @@ class Stream:
 DOORS: dict[str, Any] = {"tensor": X, "list": list(X.split(70)), "stream": Stream()}
 
 
-@pytest.mark.parametrize("options", [{}, {"metric": "cosine"}, {"batch_shape": (2,)}], ids=str)
-@pytest.mark.parametrize("door", DOORS)
+# Batches are of one problem.
+WAYS = [(options, door) for options in ({}, {"metric": "cosine"}) for door in DOORS]
+WAYS.append(({"batch_shape": (2,)}, "tensor"))
+
+
+@pytest.mark.parametrize(("options", "door"), WAYS, ids=str)
 @pytest.mark.parametrize(
     "init", ["k-means++", "random", "k-means||", X[:5]], ids=lambda i: str(i)[:9]
 )
@@ -35,8 +39,6 @@ DOORS: dict[str, Any] = {"tensor": X, "list": list(X.split(70)), "stream": Strea
 def test_a_fit_without_iterations_initializes_and_assigns(
     options: dict[str, Any], door: str, init: str | Tensor, n_init: int, kernel: str
 ) -> None:
-    if door != "tensor" and "batch_shape" in options:
-        pytest.skip("batches are of one problem")
     layer, told = KMeansLayer(5, 3, **options), []
     result = layer.fit(
         DOORS[door], init=init, max_iter=0, n_init=n_init, generator=seeded(), callback=told.append

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from kmeans_module import files
-from kmeans_module.clustering.saved_run import CENTROIDS, STANDARDIZATION, describe
+from kmeans_module.clustering.saved_run import CENTROIDS, STANDARDIZATION, description_of
 from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.files.claims import claim_folder
 from kmeans_module.rows.batch import Batch, row_numbers
@@ -182,7 +182,7 @@ def _save_results(
 
 
 def _save_centroids(folder: Path, lit: LitKMeans, data: Any) -> list[str]:
-    lit.kmeans.save(folder / CENTROIDS, metadata=describe(data))
+    lit.kmeans.save(folder / CENTROIDS, metadata=description_of(data))
     if not isinstance(data, ArrayDataModule) or not data.standardize:
         return [CENTROIDS]
     moments = {"mean": data.mean, "scale": data.scale}

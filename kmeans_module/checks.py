@@ -23,7 +23,7 @@ from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
 from kmeans_module.core.words import first_line, shown
 
 _LARGEST_WEIGHT = 1e100
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SPARSE = (torch.sparse_coo, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -136,7 +136,7 @@ def _check_sparse(name: str, value: Tensor) -> Tensor:
 
 def check_rows(x: object, name: str = "x", *, sparse: bool = False) -> Tensor:
     x = check_tensor(name, x, sparse=sparse)
-    if x.dtype not in _FLOATS + _INTEGERS:
+    if x.dtype not in FLOATS + _INTEGERS:
         raise TypeError(f"{name} should hold floats, signed integers, uint8 or bool; got {x.dtype}")
     return x
 
@@ -185,7 +185,7 @@ def check_text(name: str, value: object) -> None:
 def check_centroids(centroids: object) -> Tensor:
     """Centroids (*batch_shape, k, d) with k, d >= 1."""
     centroids = check_tensor("centroids", centroids)
-    if centroids.dtype not in _FLOATS:
+    if centroids.dtype not in FLOATS:
         raise TypeError(f"centroids should hold floats; got {centroids.dtype}")
     if centroids.ndim < 2 or 0 in centroids.shape:
         raise ValueError(
@@ -307,33 +307,6 @@ def check_labels(labels: object, n_clusters: int, batch_shape: tuple[int, ...] =
                 f"labels should be from 0 to {n_clusters - 1}; got {lowest} to {highest}"
             )
     return labels
-
-
-def allocate(
-    name: str,
-    shape: tuple[int, ...],
-    *,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    """Zeros; a ValueError where the size overflows or there is no room."""
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in _FLOATS):
-        raise TypeError(
-            f"dtype should be one of {', '.join(map(str, _FLOATS))}; got {shown(dtype)}"
-        )
-    if device is not None:
-        try:
-            device = torch.device(device)
-        except (RuntimeError, TypeError, ValueError):
-            raise ValueError(
-                f"device should be a torch.device or the name of one; got {shown(device)}"
-            ) from None
-    if math.prod(shape) >= 2**60:
-        raise ValueError(f"{name} of shape {shape} overflow a 64-bit size")
-    try:
-        return torch.zeros(shape, device=device, dtype=dtype)
-    except RuntimeError as error:
-        raise ValueError(f"no room for {name} of shape {shape}: {first_line(error)}") from error
 
 
 def check_process_group(group: object) -> None:

@@ -16,6 +16,7 @@ from kmeans_module.core.guard import no_values, under_mode
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.statistics import accumulator_dtype
+from kmeans_module.devices import allocate
 
 
 class NotScripted(nn.Module):
@@ -139,7 +140,7 @@ class CentroidState(ExactBuffers):
         self.batch_shape = check.check_shape("batch_shape", batch_shape)
         check.check_flag("requires_grad", requires_grad)
         shape = (*self.batch_shape, self.n_clusters, self.n_features)
-        centroids = check.allocate("centroids", shape, device=device, dtype=dtype)
+        centroids = allocate("centroids", shape, device=device, dtype=dtype)
         device, exact = centroids.device, accumulator_dtype(centroids.device)
         if requires_grad:
             self.register_parameter("centroids", nn.Parameter(centroids))

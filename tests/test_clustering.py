@@ -231,6 +231,15 @@ def test_one_sample_has_one_label(fitted: tuple[KMeansLayer, Any]) -> None:
     assert predict(layer, X[3]).shape == ()
 
 
+@pytest.mark.parametrize("sample", [A[3], X[3], ()])
+def test_an_estimator_labels_rows_and_no_single_sample(
+    sample: Any, sources: dict[str, tuple[Any, Tensor]]
+) -> None:
+    with pytest.raises(ValueError, match="x should have shape .*, n_features.; got") as refusal:
+        predict(sources["estimator"][0], sample)
+    assert "\n" not in str(refusal.value)
+
+
 DTYPES: list[tuple[Any, torch.dtype]] = [
     (X.half(), torch.float32),
     (X.bfloat16(), torch.float32),

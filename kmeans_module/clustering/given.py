@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kmeans_module.arrays import as_tensor, is_sparse_matrix
-from kmeans_module.core.words import first_line, shown
+from kmeans_module.core.words import shown
 from kmeans_module.data.file_rows import FileRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.entry import AnyRows
@@ -166,27 +166,6 @@ def _shuffles(loader: Any) -> bool:
         and sampler_of(ordered) is not None
         and not stable_order(ordered)
     )
-
-
-def usable_device(device: object) -> torch.device | None:
-    """The device of that name; None for None.
-
-    Raises:
-        ValueError: there is none, or it holds no numbers.
-    """
-    if device is None:
-        return None
-    try:
-        place = torch.device(device)  # type: ignore[call-overload]
-        where: torch.device = torch.empty(0, device=place).device
-    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"device should be one that torch can use here; got {shown(device)}: "
-            f"{first_line(error)[:200]}"
-        ) from None
-    if where.type == "meta":
-        raise ValueError("device should hold numbers; got meta")
-    return where
 
 
 def moved(values: Any, name: str, device: torch.device) -> Tensor:

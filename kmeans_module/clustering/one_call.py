@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
-from kmeans_module.clustering.given import Given, are_batches, given, moved, usable_device
+from kmeans_module.clustering.given import Given, are_batches, given, moved
 from kmeans_module.clustering.labeling import by_parts, in_order, labels_by
 from kmeans_module.clustering.saved_run import SavedRun
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import Init
 from kmeans_module.core.words import shown
+from kmeans_module.devices import usable_device
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.entry import AnyRows, rows_of
@@ -292,7 +293,7 @@ def predict(source: Any, x: Any, *, device: torch.device | str | None = None) ->
             f"device should be None: {type(source).__name__}.predict computes where it was fitted"
         )
     if not isinstance(x, str | os.PathLike) and not are_batches(x):
-        given(x, least_dimensions=1)  # refuses what is no numbers; an estimator wants x as it is
+        given(x)  # refuses what is no rows of numbers; an estimator wants x as it is
         return source.predict(x)
     data = given(x)
     return data.answer(

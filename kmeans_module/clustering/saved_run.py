@@ -16,9 +16,10 @@ from torch import Tensor
 
 from kmeans_module import files
 from kmeans_module.arrays import column_names
-from kmeans_module.clustering.given import Given, given, usable_device
+from kmeans_module.clustering.given import Given, given
 from kmeans_module.clustering.labeling import labels_by
 from kmeans_module.data.file_rows import FileRows
+from kmeans_module.devices import usable_device
 from kmeans_module.files.refusals import UnsuitableError, refusing
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.rows.batch import Batch

@@ -14,6 +14,7 @@ from kmeans_module import checks as check
 from kmeans_module.arrays import as_tensor
 from kmeans_module.core.distances import at_unit_length, compute_dtype
 from kmeans_module.core.guard import require_values
+from kmeans_module.devices import usable_device
 from kmeans_module.state import CentroidState
 
 Portable = TypeVar("Portable", bound="PortableCentroids")
@@ -114,10 +115,11 @@ class PortableCentroids(CentroidState):
         """A layer from the file that :meth:`save` wrote.
 
         Raises:
-            ValueError: the file is not one, or is damaged; it is named.
+            ValueError: the file is not one, or is damaged; it is named. The device cannot be used.
         """
         from kmeans_module.files import load_tensors
 
+        place = usable_device(device)
         tensors, metadata = load_tensors(path)
         centroids = tensors.get("centroids")
         if centroids is None or centroids.ndim < 2 or not centroids.is_floating_point():
@@ -136,7 +138,7 @@ class PortableCentroids(CentroidState):
         except (RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path}: not the file of a KMeansLayer ({reason})") from error
-        return layer.to(device) if device is not None else layer
+        return layer if place is None else layer.to(place)
 
     def to_faiss(self, kind: str = "flat") -> Any:
         """The centroids as an index of faiss, which holds float32.

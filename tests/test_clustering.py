@@ -235,7 +235,7 @@ def test_one_sample_has_one_label(fitted: tuple[KMeansLayer, Any]) -> None:
 def test_an_estimator_labels_rows_and_no_single_sample(
     sample: Any, sources: dict[str, tuple[Any, Tensor]]
 ) -> None:
-    with pytest.raises(ValueError, match="x should have shape .*, n_features.; got") as refusal:
+    with pytest.raises(ValueError, match=r"x should have shape .*, n_features.; got") as refusal:
         predict(sources["estimator"][0], sample)
     assert "\n" not in str(refusal.value)
 

@@ -342,29 +342,3 @@ def check_process_group(group: object) -> None:
             f"process_group should be a ProcessGroup of this process or None; "
             f"got {type(group).__name__}"
         )
-
-
-def check_generator(generator: object) -> None:
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator should be a torch.Generator or None; got {type(generator).__name__}"
-        )
-
-
-def generator_of(generator: object, seed: object) -> torch.Generator | None:
-    """What draws come from: a generator, or a new one on the CPU from a seed; None for torch's
-    default generator.
-
-    Args:
-        generator: a torch.Generator or None.
-        seed: an integer from 0 to 2^63 - 1, NumPy's too; or None.
-
-    Raises:
-        ValueError: both are given.
-    """
-    check_generator(generator)
-    if seed is None:
-        return generator if isinstance(generator, torch.Generator) else None
-    if generator is not None:
-        raise ValueError("generator or seed should be given, not both")
-    return torch.Generator().manual_seed(check_integer("seed", seed, minimum=0))

@@ -23,9 +23,10 @@ from kmeans_module.clustering.predicting import names_a_run, predict_by_run
 from kmeans_module.core.words import shown
 from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.faults import in_words, is_fault, late_interrupts, quiet_threads
+from kmeans_module.files.claims import check_unclaimed, claim_folder
 from kmeans_module.shorthand import config_files, spelled_out
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
-from kmeans_module.training.callbacks.place import check_unclaimed, claim_folder, run_folder
+from kmeans_module.training.callbacks.place import run_folder
 from kmeans_module.training.checkpoint_files import is_remote, read_checkpoint
 from kmeans_module.training.describe import describe
 from kmeans_module.training.lit_kmeans import LitKMeans

@@ -1,4 +1,4 @@
-"""The short help of the command line, which needs neither PyTorch nor Lightning."""
+"""The short help of the command line, which does not wait for Lightning."""
 
 from __future__ import annotations
 

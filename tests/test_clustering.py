@@ -180,17 +180,18 @@ def sources(fitted: tuple[KMeansLayer, Any]) -> dict[str, tuple[Any, Tensor]]:
     }
 
 
+SOURCES = (
+    "layer", "result", "estimator", "VectorQuantizer", "ResidualQuantizer", "ProductQuantizer"
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:X has feature names, but KMeans was fitted without")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "source",
-    ["layer", "result", "estimator", "VectorQuantizer", "ResidualQuantizer", "ProductQuantizer"],
-)
+@pytest.mark.parametrize("source", SOURCES)
 def test_every_source_labels_every_kind_of_data(
     source: str, kind: str, tmp_path: Path, sources: dict[str, tuple[Any, Tensor]]
 ) -> None:
     learned, expected = sources[source]
-    if source == "estimator" and kind == "frame":
-        pytest.skip("warns that it was fitted without names")
     labels = predict(learned, KINDS[kind](tmp_path))
     assert isinstance(labels, np.ndarray if kind in ARRAYS else Tensor)
     assert np.array_equal(labels, expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import statistics
 import subprocess
 import sys
@@ -50,6 +51,19 @@ def test_importing_takes_little_more_than_torch() -> None:
 def test_every_public_name_is_there() -> None:
     for name in kmeans_module.__all__:
         assert getattr(kmeans_module, name) is not None
+
+
+def test_extras_that_are_spoken_of_are_there() -> None:
+    root = Path(__file__).parents[1]
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pages = [root / "README.md", root / "CHANGELOG.md", *(root / "docs").glob("*.md")]
+    texts = [path.read_text(encoding="utf-8") for path in pages]
+    texts += [path.read_text(encoding="utf-8") for path in (root / "kmeans_module").rglob("*.py")]
+    spoken_of = re.compile(r"(?:kmeans-module|`(?:pip install )?\.)\[(\w+)\]")
+    named = {extra for text in texts for extra in spoken_of.findall(text)}
+    assert {"faiss", "parquet", "sklearn"} <= named
+    assert named <= set(project["optional-dependencies"])
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kmeans_module.arrays import as_tensor, is_sparse_matrix
 from kmeans_module.core.words import first_line, shown
+from kmeans_module.data.file_rows import FileRows
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.entry import AnyRows
 from kmeans_module.rows.source import (
@@ -76,8 +77,6 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
     if isinstance(x, str | os.PathLike):
         if not os.path.exists(x):
             raise FileNotFoundError(f"x is the path of no file or folder: {shown(str(x))}")
-        from kmeans_module.data.file_rows import FileRows  # readers of files are other packages
-
         rows = FileRows(x)
         held = rows.held()
         return Given(rows if held is None else held, None, rows.n_features, n_rows=len(rows))

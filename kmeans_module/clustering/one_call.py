@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from kmeans_module import checks as check
 from kmeans_module.clustering.given import Given, are_batches, given, moved, usable_device
 from kmeans_module.clustering.labeling import by_parts, in_order, labels_by
+from kmeans_module.clustering.saved_run import SavedRun
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import Init
@@ -24,6 +24,9 @@ from kmeans_module.rows.entry import AnyRows, rows_of
 from kmeans_module.rows.held import labels_of
 from kmeans_module.rows.ranks import ProcessGroup, errors_shared
 from kmeans_module.rows.survey import dtype_for
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Clustering(NamedTuple):
@@ -54,10 +57,11 @@ class Clustering(NamedTuple):
         """Labels of other data of any kind; see :func:`kmeans_module.predict`."""
         return predict(self.layer, x, device=device)
 
-    def plot(self) -> Any:
-        """A figure of the history."""
-        figures: Any = import_module("kmeans_module.figures")
-        return figures.plot_history(torch.as_tensor(self.history))
+    def plot(self) -> Figure:
+        """The history as a figure, which shows itself in a notebook; ``savefig`` writes it."""
+        from kmeans_module.figures import plot_history
+
+        return plot_history(torch.as_tensor(self.history))
 
 
 @torch.no_grad()
@@ -269,13 +273,10 @@ def predict(source: Any, x: Any, *, device: torch.device | str | None = None) ->
     place = usable_device(device)
     if isinstance(source, str | os.PathLike) and not os.path.exists(source):
         raise FileNotFoundError(f"source is the path of no run folder: {shown(str(source))}")
-    if isinstance(source, str | os.PathLike) or type(source).__name__ == "SavedRun":
-        from kmeans_module.clustering.saved_run import (
-            SavedRun,  # readers of files are other packages
-        )
-
-        run = source if isinstance(source, SavedRun) else SavedRun.read(source)
-        return run.predict(x, device=place)
+    if isinstance(source, str | os.PathLike):
+        source = SavedRun.read(source)
+    if isinstance(source, SavedRun):
+        return source.predict(x, device=place)
     if isinstance(source, Clustering):
         source = source.layer
     if isinstance(source, nn.Module):

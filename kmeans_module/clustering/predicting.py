@@ -18,7 +18,7 @@ from kmeans_module.clustering.given import Given, usable_device
 from kmeans_module.clustering.labeling import labels_by
 from kmeans_module.clustering.saved_run import CENTROIDS, Pictures, SavedRun
 from kmeans_module.data.file_rows import FileRows
-from kmeans_module.training.callbacks.place import check_unclaimed, claim_folder
+from kmeans_module.files.claims import check_unclaimed, claim_folder
 
 # In the run folder, for predictions that were sent nowhere else.
 PREDICTIONS = "predictions"

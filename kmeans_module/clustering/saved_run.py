@@ -186,7 +186,7 @@ class Pictures:
             yield Batch(files.read_image(path).reshape(-1, 3))
 
 
-def describe(data: Any) -> dict[str, str]:
+def description_of(data: Any) -> dict[str, str]:
     """What :meth:`SavedRun.read` has to know of the data of a run, for the metadata of its
     centroids.
 
@@ -241,7 +241,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    """What :func:`describe` has left; {} where an older version has written the file."""
+    """What :func:`description_of` has left; {} where an older version has written the file."""
     _, metadata = files.load_tensors(path)
     with refusing(path, "file of centroids"):
         known = json.loads(metadata.get(DATA_KEY, "{}"))

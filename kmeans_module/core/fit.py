@@ -84,11 +84,10 @@ def run(
             loops, search, problem, centroids, max_iter=max_iter, threshold=threshold,
             callback=callback, callback_every=callback_every,
         )  # fmt: skip
-    rounding = None if rows.stable else rounding_shift(problem, rows.moments(problem.metric))
-    lloyd = Lloyd(problem, centroids, threshold=threshold, merge=rows.merge, rounding=rounding)
+    lloyd = machine(rows, problem, centroids, threshold=threshold)
     history, iterations = [], 0
     for number in range(max_iter + 1):
-        iteration = _pass(rows, search, lloyd, move=number < max_iter)
+        iteration = one_pass(rows, search, lloyd, move=number < max_iter)
         history.append(from_host(iteration.inertia))
         if callback is not None and iteration.number > iterations:
             iterations = iteration.number
@@ -192,7 +191,15 @@ def fit(
     return best._replace(history=_resize(best.history, longest + 1))
 
 
-def rounding_shift(problem: Problem, moments: Moments) -> Tensor:
+def machine(
+    rows: Rows, problem: Problem, centroids: Tensor, *, threshold: Tensor | None = None
+) -> Lloyd:
+    """Lloyd's algorithm on rows from centroids (P, k, d); see :func:`run`."""
+    rounding = None if rows.stable else _rounding_shift(problem, rows.moments(problem.metric))
+    return Lloyd(problem, centroids, threshold=threshold, merge=rows.merge, rounding=rounding)
+
+
+def _rounding_shift(problem: Problem, moments: Moments) -> Tensor:
     """Shift that rounding alone may make where rows come in another order, (P,).
 
     Sums in float64 differ by a few of their last places: a centroid of float32 by its last.
@@ -239,11 +246,11 @@ def remeasured(rows: Rows, search: Search, outcome: Fit) -> Fit:
 
 def measured(rows: Rows, search: Search, problem: Problem, centroids: Tensor) -> Iteration:
     """What one E-step over all the data finds for centroids (P, k, d)."""
-    return _pass(rows, search, Lloyd(problem, centroids, merge=rows.merge), move=False)
+    return one_pass(rows, search, Lloyd(problem, centroids, merge=rows.merge), move=False)
 
 
-def _pass(rows: Rows, search: Search, lloyd: Lloyd, *, move: bool) -> Iteration:
-    """One E-step over all the data, and the M-step."""
+def one_pass(rows: Rows, search: Search, lloyd: Lloyd, *, move: bool) -> Iteration:
+    """One E-step over all the data, and the M-step where it is to ``move`` the centroids."""
     lloyd.begin_pass()
     search.begin_pass()
     for batch in rows:

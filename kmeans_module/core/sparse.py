@@ -97,16 +97,19 @@ def rows_at(x: Tensor, index: Tensor) -> Tensor:
     """Rows of (n, d) at an index (...), dense: (..., d)."""
     if not is_sparse(x):
         return x.index_select(0, index.flatten()).view(*index.shape, x.shape[-1])
-    starts = x.crow_indices().long()
-    which = index.flatten()
-    first = starts[which]
-    counts = starts[which + 1] - first
+    return rows_in(sparse_rows_at(x, index.flatten()), slice(None)).view(*index.shape, x.shape[1])
+
+
+def sparse_rows_at(x: Tensor, index: Tensor) -> Tensor:
+    """Sparse rows of (n, d) at an index (m,), sparse: (m, d)."""
+    starts, columns = x.crow_indices().long(), x.col_indices()
+    first = starts[index]
+    counts = starts[index + 1] - first
     ends = counts.cumsum(0)
     rows = _repeated(ends, int(ends[-1]) if len(ends) else 0)
     places = torch.arange(len(rows), device=x.device) + (first - ends + counts)[rows]
-    shape = (len(which), x.shape[1])
-    rows = _dense(rows, x.col_indices()[places], x.values()[places], shape)
-    return rows.view(*index.shape, x.shape[1])
+    bounds = torch.cat([ends.new_zeros(1), ends]).to(columns.dtype)
+    return csr_rows(bounds, columns[places], x.values()[places], (len(index), x.shape[1]))
 
 
 def _repeated(ends: Tensor, size: int) -> Tensor:

@@ -30,6 +30,7 @@ def drawing_from(state: Any, X: Matrix) -> np.random.RandomState:
 
 
 def generator_from(random: np.random.RandomState) -> torch.Generator:
+    """A generator on the CPU, seeded by what a RandomState draws."""
     return torch.Generator().manual_seed(int(random.randint(2**31 - 1)))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kmeans_module.arrays import Array, as_tensor, check_unmasked
 from kmeans_module.checks import check_rows, check_sample_weight
-from kmeans_module.core.sparse import csr_rows, is_sparse, numbers_of
+from kmeans_module.core.sparse import is_sparse, numbers_of, sparse_rows_at
 
 try:
     from sklearn.utils.validation import validate_data
@@ -78,7 +78,7 @@ class Samples(NamedTuple):
         weight = None if self.weight is None else self.weight[index]
         if isinstance(self.X, Tensor):
             sparse = is_sparse(self.rows)
-            part = _sparse_rows_at(self.rows, index) if sparse else self.rows[index]
+            part = sparse_rows_at(self.rows, index) if sparse else self.rows[index]
             return Samples(part, part, weight)
         part = self.X[indices]
         return Samples(part, as_tensor(part, "X", sparse=True), weight)
@@ -133,14 +133,3 @@ def like(X: Matrix, result: Tensor) -> Array | Tensor:
 def labels_like(X: Matrix, labels: Tensor) -> Array | Tensor:
     """Labels in the form of X: int32 as in scikit-learn, or an int64 tensor."""
     return labels if isinstance(X, Tensor) else labels.to(torch.int32).numpy()
-
-
-def _sparse_rows_at(x: Tensor, index: Tensor) -> Tensor:
-    starts, columns = x.crow_indices(), x.col_indices()
-    first = starts[index]
-    counts = starts[index + 1] - first
-    ends = counts.cumsum(0)
-    places = torch.arange(int(counts.sum()), device=x.device)
-    places = places + (first - ends + counts).repeat_interleave(counts)
-    bounds = torch.cat([ends.new_zeros(1), ends]).to(columns.dtype)
-    return csr_rows(bounds, columns[places], x.values()[places], (len(index), x.shape[1]))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module.arrays import as_tensor
+from kmeans_module.core.fit import machine, one_pass
 from kmeans_module.core.seeding import Init
 from kmeans_module.core.sparse import is_sparse
 from kmeans_module.figures.animation import animation_html
@@ -24,6 +25,8 @@ from kmeans_module.figures.layers import (
 )
 from kmeans_module.figures.page import Animation
 from kmeans_module.figures.trajectory import Trajectory
+from kmeans_module.functional import assign
+from kmeans_module.rows.entry import AnyRows
 
 if TYPE_CHECKING:
     from kmeans_module.layer import KMeansLayer
@@ -76,10 +79,11 @@ def animate_layer(
     learner.initialize(rows, init, sample_weight=weight, generator=generator, seed=seed)
     shown = rows_of_problem(samples.x, at) if layer.batch_shape else samples.x
     trajectory, labels = record(
-        learner, rows, weight, shown, max_iter=max_iter, tol=tol, max_frames=max_frames
-    )
+        learner, learner.prepare(rows, weight), shown,
+        max_iter=max_iter, tol=tol, max_frames=max_frames,
+    )  # fmt: skip
     if images is not None and colors is None:
-        colors = palette_of(learner.centroids, images.white)
+        colors = palette_of(trajectory.centroids[-1], images.white)
     n_iter = trajectory.iterations[-1]
     name = f"k-means, {layer.n_clusters:,} clusters, {n_iter:,} iteration{'s' * (n_iter != 1)}"
     heading = ", ".join(filter(None, [title or name, samples.note]))
@@ -109,10 +113,10 @@ def like(layer: Steps, at: tuple[int, ...]) -> KMeansLayer:
     )  # fmt: skip
 
 
+@torch.no_grad()
 def record(
-    learner: KMeansLayer,
-    x: Any,
-    sample_weight: Tensor | None,
+    layer: KMeansLayer,
+    rows: AnyRows,
     shown: Tensor,
     *,
     max_iter: int,
@@ -122,8 +126,8 @@ def record(
     """Lloyd's algorithm from the centroids of a layer, as :meth:`KMeansLayer.fit` goes.
 
     Args:
-        learner: ends with the centroids of the fit.
-        x, sample_weight: the data.
+        layer: of one problem; stays as it is.
+        rows: what the layer has prepared.
         shown: a selection of the samples, (m, d).
         max_iter, tol: see :meth:`KMeansLayer.fit`.
         max_frames: see :class:`Trajectory`.
@@ -131,30 +135,28 @@ def record(
     Returns:
         The centroids of all frames, and the labels (m,) of the selection by iteration.
     """
-    rows = learner.prepare(x, sample_weight)
-    threshold = tol * float(rows.moments(learner.problem().metric).variance[0])
-    fills = learner.empty_cluster in ("relocate", "split")
+    problem = layer.problem()
+    threshold = tol * rows.moments(problem.metric).variance.expand(1)
+    lloyd = machine(rows, problem, layer.flat_centroids(), threshold=threshold)
+    search = rows.search(problem)
     trajectory = Trajectory(max_frames=max_frames)
     labels: dict[int, Tensor] = {}
-    before, shift, had_empty = None, torch.inf, True
+
+    def frame(number: int, centroids: Tensor, inertia: float) -> None:
+        trajectory.record(number, centroids)
+        trajectory.measured(number, inertia)
+        labels[number] = assign(shown, centroids, metric=layer.metric)[0].cpu()
+        for dropped in labels.keys() - set(trajectory.iterations):
+            del labels[dropped]
+
     for number in range(max_iter + 1):
-        step = learner.e_step(rows)
-        trajectory.record(number, learner.centroids)
-        trajectory.measured(number, float(step.stats.inertia))
-        labels[number] = learner(shown).cpu()
-        if len(labels) > 2 * max_frames:
-            labels = {frame: labels[frame] for frame in trajectory.iterations}
-        same = before is not None and step.labels is not None and torch.equal(before, step.labels)
-        if number == max_iter or shift <= threshold:
+        (centroids,) = lloyd.centroids
+        inertia = float(one_pass(rows, search, lloyd, move=number < max_iter).inertia)
+        frame(number, centroids, inertia)
+        if lloyd.finished:
             break
-        if same and not had_empty:  # which a fit counts as an iteration
-            trajectory.record(number + 1, learner.centroids)
-            trajectory.measured(number + 1, float(step.stats.inertia))
-            labels[number + 1] = labels[number]
-            break
-        before = step.labels
-        had_empty = fills and bool((step.stats.counts == 0).any())
-        shift = float(learner.m_step(step.stats))
+    if lloyd.n_iter.max() > number:  # the last iteration has moved nothing
+        frame(number + 1, centroids, inertia)
     return trajectory, labels
 
 

@@ -20,6 +20,7 @@ from kmeans_module.progress.watch import watching
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
 from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
 from kmeans_module.rows.subsample import subsample
+from kmeans_module.seeds import generator_of
 
 
 class KMeansLayer(Pictures):
@@ -101,7 +102,7 @@ class KMeansLayer(Pictures):
         check.check_process_group(process_group)
         ranks = x.group if isinstance(x, AnyRows) else process_group
         with errors_shared(ranks):
-            generator = check.generator_of(generator, seed)
+            generator = generator_of(generator, seed)
             init = self._flat_init(init)
             check.check_callable("told", told)
             check.check_verbose(verbose)
@@ -198,7 +199,7 @@ class KMeansLayer(Pictures):
             check.check_integer("max_iter", max_iter, minimum=0)
             check.check_integer("n_init", n_init, minimum=1)
             tol = check.check_number("tol", tol, minimum=0)
-            generator = check.generator_of(generator, seed)
+            generator = generator_of(generator, seed)
             most = max_points_per_centroid
             if most is not None:
                 most = check.check_integer("max_points_per_centroid", most, minimum=1)

@@ -24,6 +24,7 @@ from kmeans_module.quantization.quantized import Quantized
 from kmeans_module.quantization.rotation import rotation_like
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.seeds import generator_of
 
 SEEDING_ROWS = 16  # for each code
 
@@ -215,7 +216,7 @@ class ProductQuantizer(ProductCodes):
         require_values("ProductQuantizer.fit", self.quantizer.codebook.centroids, x)
         max_iter = check.check_integer("max_iter", max_iter, minimum=0)
         rotations = check.check_integer("rotations", rotations, minimum=0)
-        generator = check.generator_of(generator, seed)
+        generator = generator_of(generator, seed)
         check.check_callable("callback", callback)
         codebook = self.quantizer.codebook
         x, weight = training_samples(

@@ -20,6 +20,7 @@ from kmeans_module.quantization.quantized import Quantized
 from kmeans_module.quantization.residual_levels import DROPOUTS, ResidualLevels
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.seeds import generator_of
 
 
 class ResidualQuantizer(ResidualLevels):
@@ -266,7 +267,7 @@ class ResidualQuantizer(ResidualLevels):
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         max_iter = check.check_integer("max_iter", max_iter, minimum=0)
         refinements = check.check_integer("refinements", refinements, minimum=0)
-        generator = check.generator_of(generator, seed)
+        generator = generator_of(generator, seed)
         check.check_callable("callback", callback)
         centroids = self.level(0).codebook.centroids
         x, weight = training_samples(x, self.n_features, max(self.sizes), centroids, sample_weight)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import Workspace, workspace
-from kmeans_module.checks import generator_of
 from kmeans_module.core.generators import Generators
 from kmeans_module.core.late import Loops
 from kmeans_module.core.problem import Problem
@@ -32,6 +31,7 @@ from kmeans_module.rows.ranks import (
 )
 from kmeans_module.rows.survey import Survey
 from kmeans_module.rows.whole import whole
+from kmeans_module.seeds import generator_of
 
 
 class HeldRows:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import workspace
-from kmeans_module.checks import generator_of
 from kmeans_module.core.generators import Generators
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
@@ -35,6 +34,7 @@ from kmeans_module.rows.stream_draws import StreamDraws
 from kmeans_module.rows.survey import Survey
 from kmeans_module.rows.watch import Watch, parts_of
 from kmeans_module.rows.whole import whole
+from kmeans_module.seeds import generator_of
 
 _ODD = -7046029254386353131  # spreads positions over 64 bits
 

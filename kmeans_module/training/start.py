@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kmeans_module.core.fit import rounding_shift
+from kmeans_module.core.fit import machine
 from kmeans_module.core.generators import of_restarts
 from kmeans_module.core.lloyd import Lloyd
 from kmeans_module.core.metrics import METRICS
@@ -85,5 +85,4 @@ def machine_of(lit: Any, rows: HeldRows | StreamRows, centroids: Tensor) -> Lloy
     if lit.algorithm == "minibatch":
         counts = lit.kmeans.counts.expand(restarts, -1).clone()
         return MiniBatch(problem, centroids, counts, threshold=threshold, merge=rows.merge)
-    rounding = None if rows.stable else rounding_shift(problem, rows.moments(problem.metric))
-    return Lloyd(problem, centroids, threshold=threshold, merge=rows.merge, rounding=rounding)
+    return machine(rows, problem, centroids, threshold=threshold)

@@ -1,4 +1,4 @@
-"""Where the files of a run go: only where they were asked for, never over a file of the user."""
+"""Where the files of a run go: only where they were asked for."""
 
 from __future__ import annotations
 
@@ -7,24 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-
-from kmeans_module import files
-
-RESULTS = (
-    "config.yaml",
-    "centroids.safetensors",
-    "standardization.safetensors",
-    "labels.npy",
-    "codes",
-    "clusters.png",
-    "animation.html",
-    "quantized.png",
-    "quantized",
-)
-# CSVLogger replaces files of these names when its Trainer starts.
-LOGS = ("metrics.csv", "hparams.yaml")
-# Lies in the folders of runs: what has the name of a result there is one, of an earlier run.
-MARK = ".kmeans_run"
 
 
 def run_folder(trainer: Any) -> Path | None:
@@ -53,39 +35,6 @@ def why_nowhere(trainer: Any) -> str:
     if trainer.barebones:
         return "barebones"
     return "no logger has a folder, and default_root_dir is not set"
-
-
-def claim_folder(folder: Path) -> None:
-    """Make sure that a run may write into a folder.
-
-    Raises:
-        FileExistsError: a file has the name of a result and is none.
-        OSError: the folder cannot be written.
-    """
-    _check_absent(folder, RESULTS)
-    folder.mkdir(parents=True, exist_ok=True)
-    files.remove_abandoned(folder)
-    files.write_atomically(folder / MARK, lambda file: file.write(b""))
-
-
-def check_unclaimed(folder: Path) -> None:
-    """Make sure, before a logger starts, that a run and its logger may write into a folder.
-
-    Raises:
-        FileExistsError: a file has the name of a result or a log, and is none.
-    """
-    _check_absent(folder, RESULTS + LOGS)
-
-
-def _check_absent(folder: Path, names: tuple[str, ...]) -> None:
-    if (folder / MARK).exists():
-        return
-    for name in names:
-        if os.path.lexists(folder / name):
-            raise FileExistsError(
-                f"{folder / name}: is no result of a run, which would replace it; move it away "
-                "or choose another folder"
-            )
 
 
 def _folder_of_logger(logger: Logger) -> str | None:

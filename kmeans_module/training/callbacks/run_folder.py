@@ -12,8 +12,9 @@ from rich.console import Console
 from torch import Tensor
 
 from kmeans_module import files
-from kmeans_module.clustering.saved_run import describe
+from kmeans_module.clustering.saved_run import CENTROIDS, STANDARDIZATION, description_of
 from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
+from kmeans_module.files.claims import claim_folder
 from kmeans_module.rows.batch import Batch, row_numbers
 from kmeans_module.rows.ranks import errors_shared
 from kmeans_module.training.callbacks.drawing import draw_animation, draw_clusters
@@ -24,7 +25,7 @@ from kmeans_module.training.callbacks.labels import (
     save_labels,
 )
 from kmeans_module.training.callbacks.pictures import save_figure, save_pictures
-from kmeans_module.training.callbacks.place import claim_folder, run_folder, why_nowhere
+from kmeans_module.training.callbacks.place import run_folder, why_nowhere
 from kmeans_module.training.callbacks.progress import leaves_screen, says
 from kmeans_module.training.callbacks.reading import as_kmeans, has_rows
 from kmeans_module.training.callbacks.recorder import Recorder, evaluated
@@ -181,12 +182,12 @@ def _save_results(
 
 
 def _save_centroids(folder: Path, lit: LitKMeans, data: Any) -> list[str]:
-    lit.kmeans.save(folder / "centroids.safetensors", metadata=describe(data))
+    lit.kmeans.save(folder / CENTROIDS, metadata=description_of(data))
     if not isinstance(data, ArrayDataModule) or not data.standardize:
-        return ["centroids.safetensors"]
+        return [CENTROIDS]
     moments = {"mean": data.mean, "scale": data.scale}
-    files.save_tensors(folder / "standardization.safetensors", moments)
-    return ["centroids.safetensors", "standardization.safetensors"]
+    files.save_tensors(folder / STANDARDIZATION, moments)
+    return [CENTROIDS, STANDARDIZATION]
 
 
 def _save_drawings(folder: Path, lit: LitKMeans, trainer: Trainer, *, inertia: float) -> list[str]:

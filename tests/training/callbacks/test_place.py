@@ -10,9 +10,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from kmeans_module import BlobDataModule, LitKMeans
 from kmeans_module.cli import main
+from kmeans_module.files.claims import MARK, RESULTS
 from kmeans_module.rows.loader import BatchLoader
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, RunFolder
-from kmeans_module.training.callbacks.place import MARK, RESULTS, run_folder
+from kmeans_module.training.callbacks.place import run_folder
 from tests.conftest import layer_at
 from tests.end_to_end.helpers import MemoryLogger, quiet_trainer
 

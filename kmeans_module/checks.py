@@ -332,6 +332,11 @@ def allocate(
         raise ValueError(f"{name} of shape {shape} overflow a 64-bit size")
     try:
         return torch.zeros(shape, device=device, dtype=dtype)
+    except AssertionError as error:  # of a torch that was built without this kind of device
+        raise ValueError(
+            f"device should be one that torch can use here; got {shown(str(device))}: "
+            f"{first_line(error)}"
+        ) from None
     except RuntimeError as error:
         raise ValueError(f"no room for {name} of shape {shape}: {first_line(error)}") from error
 
@@ -357,7 +362,7 @@ def generator_of(generator: object, seed: object) -> torch.Generator | None:
 
     Args:
         generator: a torch.Generator or None.
-        seed: an integer from 0 to 2^63 - 1, NumPy's too; or None.
+        seed: an integer from 0 to 2^64 - 1, NumPy's too; or None.
 
     Raises:
         ValueError: both are given.
@@ -367,4 +372,6 @@ def generator_of(generator: object, seed: object) -> torch.Generator | None:
         return generator if isinstance(generator, torch.Generator) else None
     if generator is not None:
         raise ValueError("generator or seed should be given, not both")
+    if isinstance(seed, Integral) and 2**62 < int(seed) < 2**64:  # such as torch.initial_seed()
+        return torch.Generator().manual_seed(int(seed))
     return torch.Generator().manual_seed(check_integer("seed", seed, minimum=0))

@@ -332,6 +332,11 @@ def allocate(
         raise ValueError(f"{name} of shape {shape} overflow a 64-bit size")
     try:
         return torch.zeros(shape, device=device, dtype=dtype)
+    except AssertionError as error:  # of a torch that was built without this kind of device
+        raise ValueError(
+            f"device should be one that torch can use here; got {shown(str(device))}: "
+            f"{first_line(error)}"
+        ) from None
     except RuntimeError as error:
         raise ValueError(f"no room for {name} of shape {shape}: {first_line(error)}") from error
 

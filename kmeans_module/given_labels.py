@@ -12,6 +12,7 @@ from kmeans_module.core.distances import compute_dtype, squared_norms, unit_rows
 from kmeans_module.core.guard import for_other_inputs, no_values, under_mode, without_gradients
 from kmeans_module.core.label_stats import LabelStats
 from kmeans_module.core.metrics import METRICS, in_space
+from kmeans_module.core.sparse import rows_in
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
     Farthest,
@@ -38,7 +39,7 @@ def label_stats(
     one space the means are centers in another one.
 
     Args:
-        x: samples, (*batch_shape, n, d) or (n, d).
+        x: samples, (*batch_shape, n, d) or (n, d), the latter sparse too.
         labels: integers from 0 to k - 1, (*batch_shape, n); a sample of label -1 belongs to no
             cluster and counts nowhere.
         n_clusters: k.
@@ -68,14 +69,14 @@ def label_stats(
     labels = check.check_tensor("labels", labels)
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise TypeError(f"labels should be integers; got {labels.dtype}")
-    x = check.check_rows(x)
+    x = check.check_rows(x, sparse=True)
     batch_shape = tuple(labels.shape[:-1])
     if x.ndim < 2 or not labels.ndim:
         raise ValueError(
             "x should have shape (*batch_shape, n, d), and labels (*batch_shape, n); "
             f"got {tuple(x.shape)} and {tuple(labels.shape)}"
         )
-    x = check.check_samples(x, x.shape[-1], batch_shape)
+    x = check.check_samples(x, x.shape[-1], batch_shape, sparse=True)
     if x.shape[-2] != labels.shape[-1]:
         raise ValueError(
             f"labels should be one for each of {x.shape[-2]} samples; got {tuple(labels.shape)}"
@@ -161,7 +162,7 @@ class _Given:
         """Rows (P, r, d) as distances take them, 0 where they have no label; and their weights
         (P, r)."""
         labels = self.labels[:, part]
-        rows = self.x[..., part, :].to(self.dtype)
+        rows = rows_in(self.x, part).to(self.dtype)
         rows = (backends.unit_rows(rows) if self.cosine else rows).expand(*labels.shape, -1)
         counted = labels >= 0
         rows = rows.where(counted.unsqueeze(-1), 0.0)

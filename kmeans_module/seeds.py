@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 
 from kmeans_module.checks import check_integer
@@ -13,7 +15,7 @@ def generator_of(generator: object, seed: object) -> torch.Generator | None:
 
     Args:
         generator: a torch.Generator or None.
-        seed: an integer from 0 to 2^62, NumPy's too; or None.
+        seed: an integer from 0 to 2^64 - 1, NumPy's too; or None.
 
     Raises:
         TypeError: the generator is none, or the seed no integer.
@@ -27,4 +29,6 @@ def generator_of(generator: object, seed: object) -> torch.Generator | None:
         return generator
     if generator is not None:
         raise ValueError("generator or seed should be given, not both")
+    if isinstance(seed, Integral) and 2**62 < int(seed) < 2**64:  # such as torch.initial_seed()
+        return torch.Generator().manual_seed(int(seed))
     return torch.Generator().manual_seed(check_integer("seed", seed, minimum=0))

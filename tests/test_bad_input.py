@@ -57,6 +57,13 @@ def test_the_constructor_names_the_argument(
         KMeansLayer(**{"n_clusters": 4, "n_features": 3, **options})
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
+def test_a_device_that_is_not_here_is_named() -> None:
+    with pytest.raises(ValueError, match=r"device should be one .*cuda|for centroids") as error:
+        KMeansLayer(4, 3, device="cuda")
+    assert "\n" not in str(error.value)
+
+
 DATA = [
     (X[0], ValueError, r"x should have shape \(n_samples, 3\); got \(3,\)"),
     (X[None], ValueError, r"x should have shape \(n_samples, 3\); got \(1, 30, 3\)"),

@@ -57,6 +57,28 @@ def test_labels_of_the_layer_give_the_statistics_of_its_e_step(
     assert torch.equal(layer.counts, other.counts)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_sparse_samples_give_the_bits_of_the_dense_ones(metric: str, kernel: str) -> None:
+    x, layer = data(()), layer_of((), metric, torch.float32)
+    x[x.abs() < 3] = 0
+    weight = torch.rand(90, generator=seeded(3)).double()
+    labels = layer(x)
+    sparse, dense = (layer.stats(rows, labels, weight) for rows in (x.to_sparse_csr(), x))
+    for name in ("sums", "counts", "inertia", "inertias"):
+        assert torch.equal(getattr(sparse, name), getattr(dense, name))
+    x[7, 2] = torch.nan
+    with pytest.raises(ValueError, match="the first is row 7"):
+        layer.stats(x.to_sparse_csr(), labels)
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_one_sample_without_a_row_is_refused(shape: tuple[int, ...]) -> None:
+    layer = layer_of(shape, "euclidean", torch.float32)
+    with pytest.raises(ValueError, match="x should have shape"):
+        layer.stats(torch.zeros(5), torch.tensor(0))
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_sums_means_and_mean_distances_are_those_of_a_loop(metric: str, kernel: str) -> None:
     x, layer = data(()), layer_of((), metric, torch.float32)
@@ -127,6 +149,9 @@ def test_statistics_of_parts_add_up(kernel: str) -> None:
     total = parts[0] + parts[1]
     assert isinstance(total, LabelStats)
     assert_close(total, whole)
+    assert_close(sum(parts), total)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        1 + parts[0]  # type: ignore[operator]
     torch.testing.assert_close(total.mean_distances, whole.mean_distances)
     torch.testing.assert_close(total.means, whole.means)
     assert type(parts[0] + layer.e_step(x[40:]).stats) is ClusterStats

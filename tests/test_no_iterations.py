@@ -63,10 +63,8 @@ def test_a_fit_without_iterations_initializes_and_assigns(
 def test_the_best_restart_is_kept_without_iterations(kernel: str) -> None:
     layer = KMeansLayer(5, 3)
     several = layer.fit(X, max_iter=0, n_init=4, generator=seeded()).inertia
-    alone = [
-        layer.fit(X, max_iter=0, generator=generator).inertia
-        for generator in of_restarts(seeded(), 4)
-    ]
+    starts = of_restarts(seeded(), 4)
+    alone = [layer.fit(X, max_iter=0, generator=start).inertia for start in starts]
     torch.testing.assert_close(several, min(alone))
 
 

@@ -111,6 +111,23 @@ def goes_straight_through(names: Names) -> None:
     assert torch.equal(colors.grad, torch.ones_like(colors))
 
 
+def weighed_splats() -> Names:
+    """A quarter matters, around few centers; the others are anywhere."""
+    harmonics = torch.cat([clustered(1_000, 64, 48), 10 * normal(3_000, 48)])
+    importance = torch.cat([1 + torch.rand(1_000, generator=seeded(1)), torch.full((3_000,), 1e-6)])
+    return {"harmonics": harmonics, "importance": importance}
+
+
+def are_light(names: Names) -> None:
+    harmonics, restored, kept = names["harmonics"], names["restored"], names["kept"]
+    assert names["codes"].dtype == torch.int16
+    assert torch.equal(restored[kept], harmonics[kept])
+    assert 0 < kept.sum() < len(kept) / 2
+    rounded = names["vq"].decode(names["codes"])
+    errors = (rounded - harmonics).square().mean(dim=1)
+    assert errors[:1_000].mean() < 0.1 < errors[1_000:].mean(), "weights say where codes are"
+
+
 def codec() -> Names:
     return {"latents": normal(4, 32, 200)}
 
@@ -154,6 +171,7 @@ USES: dict[str, tuple[Callable[[], Names], Callable[[Names], None]]] = {
     "Weights of a language model: SqueezeLLM": (language_model, is_rounded),
     "Additive codes of weights: AQLM": (additive_codes, is_restored),
     "3-D Gaussian splatting: compact3d": (splatting, goes_straight_through),
+    "3-D Gaussian splatting: LightGaussian": (weighed_splats, are_light),
     "Neural codecs: EnCodec": (codec, has_levels_first),
     "Neural codecs: DAC": (codec, drops_levels_by_sample),
     "Image tokenizers: VQGAN": (images(32), reads_back),

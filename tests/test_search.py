@@ -201,6 +201,16 @@ def test_shapes_are_those_of_the_layer(kernel: str) -> None:
     assert step.labels.shape == (2, 6, 5)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_sparse_samples_have_the_neighbors_of_the_dense_ones(metric: str, kernel: str) -> None:
+    x = torch.randn(40, 6, generator=seeded())
+    layer = KMeansLayer.from_centroids(x[:9], metric=metric)
+    x[x.abs() < 1] = 0
+    for found, expected in zip(layer.search(x.to_sparse_csr(), 4), layer.search(x, 4), strict=True):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("m", [3, 70])
 def test_chunks_are_small_and_change_nothing(
     m: int, kernel: str, monkeypatch: pytest.MonkeyPatch

@@ -73,7 +73,7 @@ DOORS = [
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("seed", [0, 7, np.int32(7), np.uint64(7)])
+@pytest.mark.parametrize("seed", [0, 7, np.int32(7), np.uint64(7), 2**64 - 1])
 def test_a_seed_draws_what_a_generator_of_that_seed_draws(
     door: Callable[..., Tensor], seed: int
 ) -> None:
@@ -86,6 +86,7 @@ def test_a_seed_draws_what_a_generator_of_that_seed_draws(
     [
         ({"seed": 0, "generator": torch.Generator()}, ValueError, "generator or seed"),
         ({"seed": -1}, ValueError, "seed should be >= 0; got -1"),
+        ({"seed": 2**64}, ValueError, "overflows a 64-bit integer"),
         ({"seed": 1.5}, TypeError, "seed should be an integer; got 1.5"),
         ({"seed": True}, TypeError, "seed should be an integer; got True"),
         ({"seed": "0"}, TypeError, "seed should be an integer"),

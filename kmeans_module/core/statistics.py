@@ -148,6 +148,10 @@ class ClusterStats:
             farthest,
         )
 
+    def __radd__(self, other: object) -> ClusterStats:
+        """What ``sum`` begins with is 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     @classmethod
     def nothing(cls, problems: int, k: int, d: int, *, device: torch.device) -> ClusterStats:
         """Statistics of no samples.

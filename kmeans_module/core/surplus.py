@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
 from kmeans_module.core.empty_clusters import problem_name, rounding
+from kmeans_module.core.warn import warn
 
 _SHOWN = 10  # problems that a warning names
 
@@ -18,7 +17,6 @@ def warn_of_surplus(
     inertia: Tensor,
     *,
     empty_cluster: str,
-    stacklevel: int,
     n_weighty: Tensor | None = None,
     batch_shape: tuple[int, ...] = (),
     given: torch.dtype | None = None,
@@ -31,7 +29,6 @@ def warn_of_surplus(
         counts: (P, k).
         inertia: (P,).
         empty_cluster: the policy.
-        stacklevel: of the caller.
         n_weighty: samples of positive weight, (P,) or (1,); None if nobody knows.
         batch_shape: of the problems, to name them.
         given, used: dtypes in which the rows came and were clustered: where that is narrower, it
@@ -62,11 +59,11 @@ def warn_of_surplus(
             why = cause.format(weighty=weighty, used=n_clusters - most)
             text = f"{most} of n_clusters={n_clusters} clusters have no samples: {why}"
             text = f"{text} (empty_cluster={empty_cluster!r})"
-            _warn(problems, text, batch_shape, stacklevel + 1)
+            _warn(problems, text, batch_shape)
 
 
 def warn_of_weights(
-    n_weighty: Tensor, n_clusters: int, *, stacklevel: int, batch_shape: tuple[int, ...] = ()
+    n_weighty: Tensor, n_clusters: int, *, batch_shape: tuple[int, ...] = ()
 ) -> None:
     """Say which problems have fewer samples of positive weight, (P,), than centroids to draw."""
     problems = (n_weighty < n_clusters).nonzero().flatten().tolist()
@@ -76,10 +73,10 @@ def warn_of_weights(
             f"{n_clusters - fewest} of n_clusters={n_clusters} centroids repeat others: "
             f"sample_weight is positive for only {fewest} samples"
         )
-        _warn(problems, text, batch_shape, stacklevel + 1)
+        _warn(problems, text, batch_shape)
 
 
-def _warn(problems: list[int], text: str, batch_shape: tuple[int, ...], stacklevel: int) -> None:
+def _warn(problems: list[int], text: str, batch_shape: tuple[int, ...]) -> None:
     if batch_shape:
         names = [problem_name(problem, batch_shape) for problem in problems[:_SHOWN]]
         if len(problems) > 1:
@@ -87,4 +84,4 @@ def _warn(problems: list[int], text: str, batch_shape: tuple[int, ...], stacklev
             text = f"up to {text}"
         rest = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         text = f"{names[0]}{rest}: {text}"
-    warnings.warn(text, stacklevel=stacklevel + 1)
+    warn(text)

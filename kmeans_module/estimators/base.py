@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
 
@@ -27,6 +26,7 @@ from kmeans_module.core.empty_clusters import POLICIES
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import INITS
 from kmeans_module.core.statistics import accumulator_dtype
+from kmeans_module.core.warn import warn
 from kmeans_module.estimators.validation import Matrix, Samples, labels_like, like
 from kmeans_module.layer import KMeansLayer
 
@@ -169,9 +169,9 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
         written = state.pop("_kmeans_module_version", __version__)
         if parse_version(written) > parse_version(__version__):
             name = type(self).__name__
-            warnings.warn(
+            warn(
                 f"this {name} was pickled by kmeans_module {written}; {__version__}, which reads "
-                "it, is older and may not know all of it", stacklevel=2,
+                "it, is older and may not know all of it",
             )  # fmt: skip
         layer = state.pop("layer_", None)
         tensors = state.pop("_tensors", False)
@@ -241,10 +241,10 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
         auto = restarts if by_chance else 1
         self._n_init = auto if isinstance(self.n_init, str) else int(self.n_init)
         if not named and not callable(self.init) and self._n_init != 1:
-            warnings.warn(
+            warn(
                 "Explicit initial center position passed: performing only one init in "
                 f"{type(self).__name__} instead of n_init={self._n_init}.",
-                RuntimeWarning, stacklevel=4,
+                RuntimeWarning,
             )  # fmt: skip
             self._n_init = 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import StrOptions
 
 from kmeans_module.core.lloyd import Iteration
+from kmeans_module.core.warn import warn
 from kmeans_module.estimators.base import Centers
 from kmeans_module.estimators.starts import drawing_from, generator_from, start_of
 from kmeans_module.estimators.validation import Matrix, Samples, checked, labels_like
@@ -108,9 +108,9 @@ class KMeans(Centers):
         X, rows, weight = Samples.of(self, X, sample_weight, reset=True)
         self._check_sizes(rows.shape[0], restarts=10)
         if self.algorithm == "elkan" and self.n_clusters == 1:
-            warnings.warn(
+            warn(
                 "algorithm='elkan' doesn't make sense for a single cluster. Using 'lloyd' instead.",
-                RuntimeWarning, stacklevel=3,
+                RuntimeWarning,
             )  # fmt: skip
         random = drawing_from(self.random_state, X)
         layer = self._new_layer(rows)
@@ -126,10 +126,10 @@ class KMeans(Centers):
         assert result.labels is not None
         used = int(torch.bincount(result.labels, minlength=self.n_clusters).count_nonzero())
         if used < self.n_clusters:
-            warnings.warn(
+            warn(
                 f"Number of distinct clusters ({used}) found smaller than n_clusters "
                 f"({self.n_clusters}). Possibly due to duplicate points in X.",
-                ConvergenceWarning, stacklevel=3,
+                ConvergenceWarning,
             )  # fmt: skip
         self._take(X, layer)
         self.labels_ = labels_like(X, result.labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from kmeans_module.core.minibatch import EarlyStop, light_clusters, reassigned
+from kmeans_module.core.warn import warn
 from kmeans_module.estimators.base import Centers
 from kmeans_module.estimators.starts import drawing_from, generator_from, start_of
 from kmeans_module.estimators.validation import Matrix, Samples, checked, labels_like
@@ -204,10 +204,10 @@ class MiniBatchKMeans(Centers):
         if size is None:
             size = 3 * self._batch_size
         elif size < self.n_clusters:
-            warnings.warn(
+            warn(
                 f"init_size={size} should be larger than n_clusters={self.n_clusters}. "
                 "Setting it to min(3*n_clusters, n_samples)",
-                RuntimeWarning, stacklevel=4,
+                RuntimeWarning,
             )  # fmt: skip
         if size < self.n_clusters:
             size = 3 * self.n_clusters

@@ -116,7 +116,7 @@ class KMeansLayer(Pictures):
         if isinstance(init, str):
             n_weighty = rows.moments(self.problem().metric).n_weighty
             warn_of_weights(
-                n_weighty.expand(self.problem().n_problems), self.n_clusters, stacklevel=3,
+                n_weighty.expand(self.problem().n_problems), self.n_clusters,
                 batch_shape=self.batch_shape,
             )  # fmt: skip
         self.set_centroids(centroids)
@@ -261,7 +261,7 @@ class KMeansLayer(Pictures):
             found.centroids,
             found.counts,
             found.inertia,
-            empty_cluster=self.empty_cluster, stacklevel=4,
+            empty_cluster=self.empty_cluster,
             n_weighty=rows.moments(self.problem().metric).n_weighty,
             batch_shape=self.batch_shape,
             given=rows.example.dtype if rows.example.is_floating_point() else None,

@@ -118,8 +118,10 @@ class Steps(Assignment):
         x = self._check_shape(x)
         centroids = self.centroids.detach() if self.has_centroids() else None
         labels = check.check_tensor("labels", labels)
+        if x.ndim < 2:
+            raise ValueError(f"x should have shape (n, {self.n_features}); got {tuple(x.shape)}")
         shape = (*self.batch_shape, x.shape[-2])
-        if x.ndim < 2 or labels.shape != shape:
+        if labels.shape != shape:
             raise ValueError(f"labels should have shape {shape}; got {tuple(labels.shape)}")
         stats = label_stats(
             x, labels, self.n_clusters, sample_weight, centroids=centroids, metric=self.metric

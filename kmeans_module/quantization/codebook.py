@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kmeans_module import checks as check
+from kmeans_module.core.distances import at_unit_length
 from kmeans_module.core.guard import in_backward, no_values, require_training, under_mode
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization import decisions, fused, learning, operators, steps
@@ -17,7 +18,7 @@ from kmeans_module.quantization.codebook_state import CodebookState, fill_unsave
 from kmeans_module.quantization.joining import JoinableCodebook
 from kmeans_module.quantization.quantizer import Quantizer
 from kmeans_module.quantization.rule import Rule
-from kmeans_module.rows.ranks import ProcessGroup
+from kmeans_module.rows.ranks import ProcessGroup, all_sum
 from kmeans_module.state import ExactBuffers, holds_centroids_alone, loaded_to
 
 UPDATES = ("ema", "gradient", "frozen")
@@ -267,7 +268,11 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
 
     def _apply_recorded(self, state: CodebookState) -> None:
         apply = fused.apply if fused.serves(state) else steps.apply
+        stepped = self.update_rule == "gradient" and self.codebook.metric == "cosine"
+        stepped = stepped and decisions.may_be(state.recorded)
         apply(state, self.rule)
+        if stepped:  # an optimizer knows nothing of lengths
+            state.centroids.copy_(at_unit_length(state.centroids))
 
     def _is_initialized(self, state: CodebookState) -> bool:
         """Whether there are centroids: the layer remembers it, to wait for an accelerator once."""
@@ -283,11 +288,13 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         """Start the codebook from this batch and the batches kept before it."""
         group = self.group
         weight = learning.weights_of(rows, valid)
+        if self.codebook.metric == "cosine":  # zero rows have no direction
+            weight = weight * (rows != 0).any(dim=-1)
         bad = (~rows.isfinite().all()).to(weight)
-        bad, available = learning.total_of_ranks([bad, (weight[0] > 0).sum().to(weight)], group)
+        bad, available = all_sum([bad.view(1), (weight > 0).sum(dim=-1).to(weight)], group)
         if bad and self.nonfinite == "error":
             decisions.raise_refused(rows)
-        if bad or not available:
+        if bad or not available.all():
             return
         kept = [*self._first_rows, (rows.clone(), weight)]
         rows = torch.cat([part for part, _ in kept], dim=1)
@@ -307,8 +314,8 @@ class LearningCodebook(Quantizer, ExactBuffers, JoinableCodebook):
         state.counts.copy_(counts)
         state.n_iter.zero_()
         state.initialized.fill_(True)
-        (total,) = learning.total_of_ranks([(weight[0] > 0).sum().to(weight)], group)
-        enough = len(kept) >= self.init_batches and bool(total >= self.n_clusters)
+        (total,) = all_sum([(weight > 0).sum(dim=-1).to(weight)], group)
+        enough = len(kept) >= self.init_batches and bool(total.min() >= self.n_clusters)
         self._first_rows = [] if enough else kept
 
     def _generator(self, state: CodebookState) -> torch.Generator:

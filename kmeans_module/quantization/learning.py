@@ -131,11 +131,6 @@ def of_all_ranks(
     return stats, total.view(()) > 0, mean_weight(stats, weighing), numbering(shared, group)
 
 
-def total_of_ranks(numbers: list[Tensor], group: ProcessGroup | None) -> list[Tensor]:
-    """Sums of numbers () over all ranks, in one collective."""
-    return [total.view(()) for total in all_sum([number.view(1) for number in numbers], group)]
-
-
 def problem_of(rows: Tensor, n_clusters: int, metric: str) -> Problem:
     """What is asked for where codebooks start from rows (P, n, d)."""
     return Problem(

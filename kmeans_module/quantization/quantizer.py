@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.guard import compiling, under_mode
+from kmeans_module.core.warn import warn
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout
 from kmeans_module.state import NotScripted
@@ -73,7 +73,7 @@ class Quantizer(NotScripted):
             if self.training or recorded:
                 raise
             if not self._warned:
-                warnings.warn(f"{error}; until then it answers from random ones", stacklevel=3)
+                warn(f"{error}; until then it answers from random ones")
             for module in self.modules():
                 if isinstance(module, Quantizer):
                     module._warned = True

@@ -300,10 +300,13 @@ def _sizes(n_clusters: object, n_levels: object) -> list[int]:
     """Codes of each level."""
     if n_levels is not None:
         n_levels = check.check_integer("n_levels", n_levels, minimum=1)
+    if getattr(n_clusters, "ndim", 0):  # an array
+        n_clusters = n_clusters.tolist()  # type: ignore[attr-defined]
     if not isinstance(n_clusters, Sequence) or isinstance(n_clusters, str):
+        size = check.check_integer("n_clusters", n_clusters, minimum=1)
         if n_levels is None:
             raise TypeError("n_levels should be an integer where n_clusters is one; got None")
-        return [check.check_integer("n_clusters", n_clusters, minimum=1)] * n_levels
+        return [size] * n_levels
     sizes = [check.check_integer("n_clusters", size, minimum=1) for size in n_clusters]
     if not sizes or (n_levels is not None and len(sizes) != n_levels):
         wanted = "1 or more sizes" if n_levels is None else f"{n_levels} sizes, one for each level"

@@ -303,7 +303,6 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
                 last.counts[None],
                 last.counts.new_tensor([last.inertia]),
                 empty_cluster=self.empty_cluster,
-                stacklevel=2,
                 given=None if self._run is None else self._run.batches.given,
                 used=None if self._run is None else self._run.batches.used,
             )

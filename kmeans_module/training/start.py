@@ -53,7 +53,7 @@ def start(lit: Any, rows: HeldRows | StreamRows, batches: TrainingBatches) -> Te
     restarts = lit.n_init if isinstance(init, str) or callable(init) else 1
     survey(rows, layer.problem(), init)
     if isinstance(init, str):
-        warn_of_weights(moments.n_weighty, layer.n_clusters, stacklevel=3)
+        warn_of_weights(moments.n_weighty, layer.n_clusters)
     starts = initialize(
         rows, layer.problem().repeated(restarts), init,
         generator=of_restarts(lit.generator, restarts), told=partial(_tell, lit),

@@ -163,7 +163,7 @@ def test_a_warning_names_ten_problems_and_counts_the_rest() -> None:
     counts[:3] = 1
     with pytest.warns(UserWarning, match=r"^problems 3, 4, .*, 12 and 17 more: up to 1 of n_clus"):
         warn_of_surplus(
-            centroids, counts, torch.zeros(30).double(), empty_cluster="keep", stacklevel=1,
+            centroids, counts, torch.zeros(30).double(), empty_cluster="keep",
             batch_shape=(30,),
         )  # fmt: skip
 
@@ -175,7 +175,7 @@ def test_each_cause_has_a_warning_of_its_own() -> None:
         warnings.simplefilter("always")
         warn_of_surplus(
             centroids, counts, torch.tensor([0.0, 5, 0, 5]).double(), empty_cluster="keep",
-            stacklevel=1, n_weighty=torch.tensor([9, 9, 1, 9]), batch_shape=(2, 2),
+            n_weighty=torch.tensor([9, 9, 1, 9]), batch_shape=(2, 2),
         )  # fmt: skip
     told = [str(warning.message) for warning in caught]
     assert [text.partition(":")[0] for text in told] == [

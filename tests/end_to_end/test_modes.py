@@ -439,7 +439,8 @@ def one_rank() -> Iterator[Any]:
 
 ODD: dict[str, Callable[[Tensor], Tensor]] = {
     "sparse": Tensor.to_sparse,
-    "sparse rows": Tensor.to_sparse_csr,
+    "sparse columns": Tensor.to_sparse_csc,
+    "sparse blocks": lambda x: x.to_sparse_bsr((1, 1)),
     "nested": lambda x: torch.nested.nested_tensor([x, x[:3]]),
     "ragged": lambda x: torch.nested.nested_tensor([x, x[:3]], layout=torch.jagged),
     "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),

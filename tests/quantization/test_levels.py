@@ -108,12 +108,19 @@ def test_levels_have_the_sizes_that_they_are_given() -> None:
         quantizer.unpack(torch.tensor([[0xFF, 0xFF]], dtype=torch.uint8))
 
 
+@pytest.mark.parametrize("sizes", [(16, 8), torch.tensor([16, 8]), torch.tensor([16, 8]).numpy()])
+def test_sizes_may_be_an_array(sizes: Any) -> None:
+    assert ResidualQuantizer(sizes, 4).sizes == (16, 8)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"n_clusters": [4, 2], "n_levels": 3}, ValueError, "n_clusters should be 3 sizes.*got 2"),
         ({"n_clusters": []}, ValueError, "n_clusters should be 1 or more sizes; got 0"),
         ({"n_clusters": 4}, TypeError, "n_levels should be an integer.*None"),
+        ({"n_clusters": {4, 5}}, TypeError, "n_clusters should be an integer; got"),
+        ({"n_clusters": torch.ones(1, 1).int()}, TypeError, "n_clusters should be an integer; got"),
         ({"n_clusters": [4, 0]}, ValueError, "n_clusters should be >= 1; got 0"),
         ({"n_clusters": "44"}, TypeError, "n_levels|n_clusters"),
         ({"n_clusters": [4, 2], "shared_codebook": True}, ValueError, "share a codebook"),

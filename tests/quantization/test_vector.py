@@ -140,6 +140,39 @@ def test_a_mask_that_hides_the_first_batch_leaves_it_to_the_second() -> None:
     assert quantizer.eval()(normal(40, 4)).loss > 0
 
 
+@pytest.mark.parametrize("options", [{}, {"heads": 2}, {"heads": 2, "separate_codebooks": True}])
+def test_a_first_batch_of_no_direction_leaves_the_start_to_the_second(
+    options: dict[str, Any],
+) -> None:
+    quantizer = VectorQuantizer(8, 4, metric="cosine", **options)
+    x = normal(50, 4)
+    nothing = torch.zeros(50, 4)
+    if "separate_codebooks" in options:
+        nothing[:, :2] = x[:, :2]  # of one head alone
+    loss = quantizer(nothing).loss
+    assert loss.isfinite()
+    assert not quantizer.codebook.initialized
+    quantizer(x)
+    assert quantizer.codebook.initialized
+
+
+@pytest.mark.parametrize("options", [{}, {"heads": 2, "separate_codebooks": True}])
+def test_codes_that_learn_by_gradient_stay_at_unit_length(options: dict[str, Any]) -> None:
+    quantizer = VectorQuantizer(8, 4, metric="cosine", update="gradient", **options)
+    optimizer = torch.optim.Adam(quantizer.parameters(), 0.05)
+    for seed in range(5):
+        optimizer.zero_grad()
+        quantizer(normal(50, 4, seed=seed)).loss.backward()
+        optimizer.step()
+    found = quantizer.eval()(normal(20, 4))
+    lengths = quantizer.codebook.centroids.norm(dim=-1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    rows = quantizer.parts.to_rows(normal(20, 4), torch.float32)
+    distances = quantizer.codebook.transform(rows if options else rows[0]).amin(dim=-1)
+    expected = distances.T if options else distances
+    torch.testing.assert_close(found.distances, expected, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("codes", [[0, 8], [-2, 0]])
 def test_codes_out_of_range_are_refused(codes: list[int]) -> None:
     quantizer = trained(normal(40, 4))

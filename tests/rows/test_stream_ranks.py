@@ -55,7 +55,8 @@ def fitted(
 
 def one_call(share: slice, group: dist.ProcessGroup | None) -> dict[str, Tensor]:
     found = kmeans(Passes(X[share].split(25), stable=True), 6, seed=3, tol=0, process_group=group)
-    return {name: value for name, value in found._asdict().items() if name != "layer"}
+    results = {name: value for name, value in found._asdict().items() if name != "layer"}
+    return {**results, "labels": found.labels[None]}  # with an axis of problems, as the others
 
 
 def narrow_last(parts: Sequence[Tensor], _: int) -> Sequence[Tensor]:

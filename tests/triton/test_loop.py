@@ -15,6 +15,7 @@ pytest.importorskip("triton")
 
 from kmeans_module import EmptyClusterError, KMeansLayer
 from kmeans_module.backends.triton.loop import TritonLoop
+from kmeans_module.core.generators import of_restarts
 from kmeans_module.core.late import FIRST_LOOK
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.layer.result import FitResult
@@ -218,16 +219,10 @@ def test_restarts_run_as_problems_of_one_loop(monkeypatch: pytest.MonkeyPatch) -
     assert begun == [3]
     assert torch.equal(layer(x), result.labels)
     alone = [
-        KMeansLayer(4, 2).fit(x, init=start, max_iter=30).inertia.item()
-        for start in first_centroids(x, 3)
+        KMeansLayer(4, 2).fit(x, generator=generator, max_iter=30).inertia.item()
+        for generator in of_restarts(seeded(), 3)
     ]
     assert result.inertia.item() == pytest.approx(min(alone))
-
-
-def first_centroids(x: Tensor, n_init: int) -> list[Tensor]:
-    layer = KMeansLayer(4, 2, batch_shape=(n_init,))
-    layer.initialize(x, generator=seeded())
-    return list(layer.centroids)
 
 
 @pytest.mark.parametrize(("metric", "weighted"), [("euclidean", True), ("cosine", False)])

@@ -59,8 +59,7 @@ class Assignment(PortableCentroids):
             NotInitializedError, ValueError: as :meth:`forward`; m out of range.
         """
         x = self._check_input(x)
-        rows = x if self.batch_shape else x.reshape(-1, self.n_features)
-        found = F.search(rows, self.centroids, m, metric=self.metric)
+        found = F.search(self._flat(x), self.centroids, m, metric=self.metric)
         if readable(x) and not found.distances.isfinite().all():
             refuse_nonfinite(x, found.distances.dtype)
         return found.reshape(*self._label_shape(x))

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from kmeans_module import KMeansLayer, Neighbors, NotInitializedError
 from kmeans_module import functional as F
+from kmeans_module.arrays import as_tensor
 from kmeans_module.backends import neighbors
 from kmeans_module.backends.native import calls
 from kmeans_module.core import distances
@@ -295,3 +297,11 @@ def test_bad_arguments_are_refused(kernel: str) -> None:
     for call, kind, message in cases:
         with pytest.raises(kind, match=message):
             call()
+
+
+def test_a_layer_searches_sparse_rows_as_their_dense_rows() -> None:
+    x = torch.randn(50, 12, generator=seeded(0)).relu()
+    layer = KMeansLayer.from_centroids(x[:6])
+    sparse = as_tensor(csr_matrix(x.numpy()), sparse=True)
+    for found, dense in zip(layer.search(sparse, 3), layer.search(x, 3), strict=True):
+        assert torch.equal(found, dense)

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from kmeans_module.arrays import Array, as_tensor
-from kmeans_module.core.distances import unit_rows
+from kmeans_module.core.distances import at_unit_length
 from kmeans_module.core.empty_clusters import POLICIES
 from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import INITS
@@ -91,7 +91,7 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
             raise ValueError("cluster_centers_ should be finite; they hold NaN or infinity")
         given = given.clone() if given.is_floating_point() else given.double()
         if self.metric == "cosine":
-            given = unit_rows(given)
+            given = at_unit_length(given)
             if not bool(given.any(dim=-1).all()):
                 raise ValueError("cluster_centers_ should have no zero row with metric='cosine'")
         # as scikit-learn does, k and d are those of the centers, whatever n_clusters says

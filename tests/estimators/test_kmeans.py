@@ -191,6 +191,15 @@ def test_centers_that_are_none_are_refused_and_leave_the_model(
     np.testing.assert_array_equal(model.predict(X), labels)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_cosine_model_is_restored_from_its_centers_to_the_bit(dtype: type) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 60)).astype(dtype)
+    model, restored = KMeans(20, metric="cosine", random_state=0).fit(x), KMeans(metric="cosine")
+    restored.cluster_centers_ = model.cluster_centers_
+    np.testing.assert_array_equal(restored.cluster_centers_, model.cluster_centers_)
+    np.testing.assert_array_equal(restored.predict(x), model.labels_)
+
+
 def test_there_are_no_centers_before_fit() -> None:
     assert not hasattr(KMeans(), "cluster_centers_")
     assert not hasattr(clone(KMeans().fit(X)), "cluster_centers_")

@@ -431,6 +431,9 @@ BAD: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     ),
     "an iterator": (lambda: kmeans(iter([X]), 2), ValueError, "x is an iterator"),
     "no batch": (lambda: kmeans(Again([]), 2), ValueError, "x holds no batch"),
+    "a nested tensor": (
+        lambda: kmeans(torch.nested.as_nested_tensor([X]), 2), TypeError, "got a nested tensor"
+    ),
     "a data set": (lambda: kmeans(TensorDataset(X), 2), TypeError, "DataLoader"),
     "prepared": (
         lambda: kmeans(KMeansLayer(2, 3).prepare(X), 2), TypeError, "that layer's fit"
@@ -454,6 +457,7 @@ BAD: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("bad", BAD)
 def test_what_cannot_be_clustered_is_refused_by_name(bad: str) -> None:
     call, error, message = BAD[bad]

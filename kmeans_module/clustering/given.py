@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kmeans_module.arrays import as_tensor, is_sparse_matrix
+from kmeans_module.checks import check_rows
 from kmeans_module.core.words import shown
 from kmeans_module.data.file_rows import FileRows
 from kmeans_module.rows.batch import Batch, as_batch
@@ -90,6 +91,7 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
         return _given_batches(x)
     home = x.device if isinstance(x, Tensor) else None
     tensor = x if isinstance(x, Tensor) else as_tensor(x, sparse=True)
+    check_rows(tensor, sparse=True)
     if tensor.ndim < least_dimensions:
         way_out = "; use x.reshape(-1, 1) for one feature" if tensor.ndim == 1 else ""
         raise ValueError(

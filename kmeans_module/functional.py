@@ -27,7 +27,7 @@ from kmeans_module.core.guard import differentiated, without_gradients
 from kmeans_module.core.m_step import m_step
 from kmeans_module.core.metrics import METRICS, in_space
 from kmeans_module.core.neighbors import Neighbors
-from kmeans_module.core.soft import in_chunks, soft_shares
+from kmeans_module.core.soft import check_soft, in_chunks, shares_of, soft_shares
 from kmeans_module.core.sparse import is_sparse
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.given_labels import label_stats
@@ -251,6 +251,9 @@ def soft_assign(
                 [0.9820, 0.0180]])
     """
     x, centroids = _broadcast(x, centroids, metric)
+    if is_sparse(x):  # products give their distances, and no row is made dense
+        check_soft(temperature, kernel)
+        return shares_of(pairwise_distances(x, centroids, metric=metric), temperature, kernel)
     return soft_shares(
         x, centroids, temperature=temperature, kernel=kernel, metric=METRICS[metric].kernel
     )

@@ -42,12 +42,17 @@ def soft_shares(
 
     def shares(rows: Tensor, centroids: Tensor) -> Tensor:
         distances = squared_distances(rows, centroids, metric=metric)
-        if kernel == "softmax":
-            return (distances / -temperature).softmax(dim=-1)
-        weights = (1 + distances / temperature).log() * (-(temperature + 1) / 2)
-        return weights.softmax(dim=-1)
+        return shares_of(distances, temperature, kernel)
 
     return in_chunks(shares, x, centroids)[0]
+
+
+def shares_of(distances: Tensor, temperature: float, kernel: str) -> Tensor:
+    """Shares of the clusters in samples at squared distances (..., k)."""
+    if kernel == "softmax":
+        return (distances / -temperature).softmax(dim=-1)
+    weights = (1 + distances / temperature).log() * (-(temperature + 1) / 2)
+    return weights.softmax(dim=-1)
 
 
 def check_soft(temperature: object, kernel: object = "softmax") -> None:

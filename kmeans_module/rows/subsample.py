@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.core.problem import Problem
+from kmeans_module.core.sparse import is_sparse, sparse_rows_at
 from kmeans_module.rows.batch import Batch
 from kmeans_module.rows.entry import AnyRows
 from kmeans_module.rows.held import HeldRows
@@ -33,13 +34,30 @@ def subsample(
     if m is None or rows.moments(problem.metric).n_samples <= m:
         return rows
     seeds = draw_seeds(rows.n_problems, generator, rows.device, rows.group)
+    if isinstance(rows, HeldRows) and rows.group is None and rows.n_problems == 1:
+        first_batch = rows.batches[0]
+        if is_sparse(first_batch.x):  # which is the only one
+            return _sparse_subsample(first_batch, m, seeds)
     x, weights, valid = keyed_sample(rows, m, seeds, rows.group, example=rows.example)
     first, stop = (m * (rank(rows.group) + i) // world_size(rows.group) for i in (0, 1))
-    # A problem with fewer rows of positive weight leaves slots, which shall weigh nothing.
-    weights = weights.where(valid, 0)
-    weight = None if bool((weights == 1).all()) else _part(weights, first, stop)
-    batch = Batch(_part(x, first, stop), weight, start=first)
+    batch = Batch(_part(x, first, stop), _weighing(weights, valid, first, stop), start=first)
     return HeldRows([batch], n_problems=rows.n_problems, group=rows.group)
+
+
+def _sparse_subsample(batch: Batch, m: int, seeds: Tensor) -> HeldRows:
+    """The same sample of sparse rows, sparse: their numbers are drawn in their place."""
+    numbers = torch.arange(len(batch.x), device=batch.x.device, dtype=torch.int64).unsqueeze(-1)
+    stand_in = batch._replace(x=numbers, handle=None)
+    drawn, weights, valid = keyed_sample([stand_in], m, seeds, None, example=numbers[:0])
+    weight = _weighing(weights, valid, 0, m)
+    return HeldRows([Batch(sparse_rows_at(batch.x, drawn[0, :, 0]), weight, start=0)])
+
+
+def _weighing(weights: Tensor, valid: Tensor, first: int, stop: int) -> Tensor | None:
+    """Weights of slots, of which a problem with fewer rows of positive weight leaves some, which
+    shall weigh nothing."""
+    weights = weights.where(valid, 0)
+    return None if bool((weights == 1).all()) else _part(weights, first, stop)
 
 
 def _part(drawn: Tensor, first: int, stop: int) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from kmeans_module import KMeansLayer
 from kmeans_module.backends import unit_rows
-from kmeans_module.core.sparse import csr_rows
+from kmeans_module.core.sparse import csr_rows, sparse_rows_at
+from kmeans_module.rows import subsample
 from kmeans_module.rows.keyed import row_hashes
 from tests.backends.test_sparse import csr_of, sparse_and_dense
 from tests.conftest import seeded
@@ -41,6 +42,28 @@ def test_a_fit_is_that_of_the_dense_rows(kernel: str, init: str, metric: str) ->
             torch.testing.assert_close(sparse.centroids, other.centroids)
             torch.testing.assert_close(result.inertia, expected.inertia)
             assert torch.equal(sparse(x), result.labels)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_sample_of_a_fit_stays_sparse(
+    kernel: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, dense = sparse_and_dense(400, 60)
+    weight = (torch.rand(400, generator=seeded()) > 0.5).float() if weighted else None
+    seen: list[Tensor] = []
+
+    def watched(rows: Tensor, index: Tensor) -> Tensor:
+        seen.append(sparse_rows_at(rows, index))
+        return seen[-1]
+
+    monkeypatch.setattr(subsample, "sparse_rows_at", watched)
+    sparse, other = layers(5, 60)
+    options = {"seed": 1, "max_points_per_centroid": 12, "sample_weight": weight}
+    result, expected = sparse.fit(x, **options), other.fit(dense, **options)  # type: ignore[arg-type]
+    assert [rows.layout for rows in seen] == [torch.sparse_csr]
+    assert seen[0].shape == (60, 60)
+    assert torch.equal(result.labels, expected.labels)
+    torch.testing.assert_close(sparse.centroids, other.centroids)
 
 
 @pytest.mark.filterwarnings("ignore:3 of n_clusters=8 clusters have no samples")

@@ -9,7 +9,15 @@ from kmeans_module.usage import answer
 
 def main() -> None:
     """Run the command line of the process; see :func:`kmeans_module.cli.main`."""
-    said = answer(sys.argv[1:])
+    try:
+        _run(sys.argv[1:])
+    except KeyboardInterrupt:  # cli.main sees those that come later
+        sys.stderr.write("kmeans: interrupted\n")
+        sys.exit(130)
+
+
+def _run(args: list[str]) -> None:
+    said = answer(args)
     if said is not None:  # at once: to import Lightning takes seconds
         sys.stdout.write(said)
         return
@@ -19,9 +27,6 @@ def main() -> None:
         from kmeans_module.cli import main as run
     except OSError as error:  # torchmetrics looks for a folder of temporary files when imported
         sys.exit(f"kmeans: {error}")
-    except KeyboardInterrupt:
-        sys.stderr.write("kmeans: interrupted\n")
-        sys.exit(130)
     run()
 
 

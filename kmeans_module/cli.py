@@ -30,7 +30,7 @@ from kmeans_module.training.callbacks.place import run_folder
 from kmeans_module.training.checkpoint_files import is_remote, read_checkpoint
 from kmeans_module.training.describe import describe
 from kmeans_module.training.lit_kmeans import LitKMeans
-from kmeans_module.usage import answer
+from kmeans_module.usage import answer, commands, program
 
 # Imported, so that a configuration may call these classes by their plain names.
 DATA_MODULES = (BlobDataModule, ArrayDataModule, ImageDataModule)
@@ -63,7 +63,7 @@ class Parser(LightningArgumentParser):
     arguments: Sequence[str] = ()
 
     def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("description", DESCRIPTION)
+        kwargs = {"description": DESCRIPTION, "prog": program(), **kwargs}
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -222,6 +222,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 save_config_callback=SaveConfig,
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=False,
+                parser_kwargs=commands(),
                 parser_class=type("Parser", (Parser,), {"arguments": args}),
                 auto_configure_optimizers=False,
                 args=args,

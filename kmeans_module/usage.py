@@ -29,6 +29,17 @@ configuration file too:
   {program} fit --print_config
 """
 
+_COMMANDS = {
+    "fit": "{program} fit [FILE]: cluster the rows of a file, the pixels of a picture, those of a "
+    "folder of either, or what --data says; without data, blobs.",
+    "validate": "{program} validate: the inertia of held-out rows by a checkpoint.",
+    "test": "{program} test: the inertia of held-out rows by a checkpoint, and agreement with true "
+    "labels.",
+    "predict": "{program} predict RUN DATA [--output FILE] [--device DEVICE]: label the rows of a "
+    "file by the folder of a run, without any of the options below. With them, and --ckpt_path: "
+    "label data by a checkpoint, configured as fit is.",
+}
+
 
 def program() -> str:
     """How this process was called."""
@@ -43,8 +54,15 @@ def answer(args: Sequence[str]) -> str | None:
     """What to print for these arguments, where nothing is to be run."""
     if list(args[:1]) in (["-h"], ["--help"], ["help"]):
         return HELP.format(program=program())
-    if list(args) in (["--version"], ["-V"]):
+    if list(args[:1]) in (["--version"], ["-V"]):
         from kmeans_module import __version__
 
         return f"kmeans_module {__version__}\n"
     return None
+
+
+def commands() -> dict[str, dict[str, str]]:
+    """What the help of each command begins with, as LightningCLI takes it; options follow."""
+    return {
+        name: {"description": words.format(program=program())} for name, words in _COMMANDS.items()
+    }

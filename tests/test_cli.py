@@ -13,6 +13,7 @@ from PIL import Image
 
 import kmeans_module
 from kmeans_module import KMeansLayer, LitKMeans
+from kmeans_module.__main__ import main as start
 from kmeans_module.cli import main
 from tests.conftest import blobs
 from tests.end_to_end.helpers import ROOT, environment, run_script
@@ -329,8 +330,30 @@ def test_the_help_of_a_command_has_all_options(capsys):
         assert word in shown, word
 
 
-def test_the_version_is_the_package(capsys):
-    main(["--version"])
+def test_the_help_of_predict_knows_both_of_its_forms(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/x/kmeans_module/__main__.py"])
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: python -m kmeans_module [options] predict")
+    assert "python -m kmeans_module predict RUN DATA" in shown
+    assert "--ckpt_path" in shown
+
+
+def test_an_interrupt_before_anything_runs_is_one_line(capsys, monkeypatch):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kmeans_module.__main__.answer", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        start()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "kmeans: interrupted\n"
+
+
+@pytest.mark.parametrize("args", [["--version"], ["-V"], ["--version", "fit"]])
+def test_the_version_is_the_package(args, capsys):
+    main(args)
     assert capsys.readouterr().out == f"kmeans_module {kmeans_module.__version__}\n"
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from kmeans_module import Iteration, KMeansLayer, ProductQuantizer, ResidualQuantizer
 from kmeans_module.progress import displays
 from kmeans_module.progress.displays import Bar, Cell, CellOutput, Lines, State, find_display
-from kmeans_module.progress.watch import Watch
+from kmeans_module.progress.observer import Observer
 from tests.conftest import blobs, seeded
 
 X = blobs(600, 4)
@@ -436,8 +436,8 @@ def test_hours_have_their_place() -> None:
 
 
 def test_a_watch_without_anybody_is_silent() -> None:
-    watch = Watch()
-    watch.says("something")
-    watch.done("all")
-    assert not watch.listens
-    assert watch.seeding is None
+    observer = Observer()
+    observer.says("something")
+    observer.done("all")
+    assert not observer.listens
+    assert observer.seeding is None

@@ -16,7 +16,7 @@ from kmeans_module.core.seeding import Init, Told, check_name, flat_init, initia
 from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
 from kmeans_module.layer.pictures import Pictures
 from kmeans_module.layer.result import FitResult
-from kmeans_module.progress.watch import watching
+from kmeans_module.progress.observer import observing
 from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
 from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
 from kmeans_module.rows.subsample import subsample
@@ -108,10 +108,10 @@ class KMeansLayer(Pictures):
             check.check_verbose(verbose)
         self._agree(ranks, init)
         rows = self._rows(x, sample_weight, process_group, batch_of=batch_of)
-        with watching(verbose, told=told, init=init, group=ranks) as watch:
+        with observing(verbose, told=told, init=init, group=ranks) as observer:
             survey(rows, self.problem(), init)
             centroids = initialize(
-                rows, self.problem(), init, generator=generator, told=watch.seeding
+                rows, self.problem(), init, generator=generator, told=observer.seeding
             )
         if isinstance(init, str):
             n_weighty = rows.moments(self.problem().metric).n_weighty
@@ -210,11 +210,11 @@ class KMeansLayer(Pictures):
                 check.check_integer("callback_every", callback_every, minimum=1)
             init = self._flat_init(init)
         self._agree(ranks, init, max_iter=max_iter, tol=tol, n_init=n_init, max_points=most)
-        with watching(
+        with observing(
             verbose, callback, max_iter=max_iter, init=init, batch_shape=self.batch_shape,
             group=ranks,
-        ) as watch:  # fmt: skip
-            watch.says("reading the rows")
+        ) as observer:  # fmt: skip
+            observer.says("reading the rows")
             rows = self._rows(x, sample_weight, process_group, resident=resident, batch_of=batch_of)
             problem = self.problem()
             variance = survey(rows, problem, init)
@@ -222,7 +222,7 @@ class KMeansLayer(Pictures):
 
             def report(iteration: Iteration) -> None:
                 with errors_shared(ranks):
-                    watch.iteration(iteration)
+                    observer.iteration(iteration)
 
             try:
                 best = fit(
@@ -233,13 +233,13 @@ class KMeansLayer(Pictures):
                     threshold=tol * variance,
                     n_init=n_init,
                     generator=generator,
-                    callback=report if anywhere(watch.listens, ranks) else None,
-                    callback_every=callback_every or watch.looks_every,
-                    seeding=watch.seeding,
-                    stages=watch.enters,
+                    callback=report if anywhere(observer.listens, ranks) else None,
+                    callback_every=callback_every or observer.looks_every,
+                    seeding=observer.seeding,
+                    stages=observer.enters,
                 )
                 if fitted is not rows:
-                    watch.says("measuring all rows")
+                    observer.says("measuring all rows")
                     best = remeasured(rows, rows.search(problem), best)
             except EmptyClusterError as error:
                 raise error.named(self.batch_shape) from None
@@ -248,7 +248,7 @@ class KMeansLayer(Pictures):
                 raise ValueError(
                     f"squared distances overflow {dtype}: scale x down or use float64"
                 ) from error
-            watch.ends(best)
+            observer.ends(best)
         self.set_centroids(best.centroids, best.counts)
         self.n_iter.copy_(best.n_iter.view_as(self.n_iter))
         # Given centroids that did not move need not be the nearest of any sample.

@@ -1,5 +1,5 @@
 """What a fit tells while it is under way: to a callback, and on a display for people who wait."""
 
-from kmeans_module.progress.watch import Watch, watching
+from kmeans_module.progress.observer import Observer, observing
 
-__all__ = ["Watch", "watching"]
+__all__ = ["Observer", "observing"]

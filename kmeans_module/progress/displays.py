@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from contextlib import suppress
 from html import escape
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
@@ -182,6 +183,45 @@ class CellOutput:
             f'<progress max="1"{share} style="width: 9em; vertical-align: middle"></progress> '
             f"{state.clock} {escape(state.line)}</div>"
         )
+
+
+class Screen:
+    """A display, how long it has been there, and when it was written to.
+
+    Args:
+        display: None for nobody to look at it.
+    """
+
+    def __init__(self, display: Display | None) -> None:
+        self.display = self._opened = display
+        self._began = self._shown = monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the screen began."""
+        return monotonic() - self._began
+
+    def is_due(self, last: bool = False) -> bool:
+        """Whether a state is worth its words now; the last one always is."""
+        display = self.display
+        return display is not None and (last or monotonic() - self._shown >= display.every)
+
+    def show(self, state: State) -> None:
+        """Show a state; a terminal that is gone or a closed file ends the display, not the fit."""
+        if self.display is None:
+            return
+        self._shown = monotonic()
+        try:
+            self.display.show(state)
+        except (OSError, ValueError):
+            self.display = None
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        display, self.display, self._opened = self._opened, None, None
+        if display is not None:
+            with suppress(OSError, ValueError):
+                display.close()
 
 
 def find_display() -> Display:

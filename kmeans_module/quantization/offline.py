@@ -12,7 +12,7 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.fit import fit
 from kmeans_module.core.problem import Problem
-from kmeans_module.progress.watch import Watch
+from kmeans_module.progress.observer import Observer
 from kmeans_module.quantization.beams import search_beams
 from kmeans_module.rows import Batch, HeldRows
 from kmeans_module.rows.survey import refuse, refuse_nonfinite, refuse_too_few
@@ -90,7 +90,7 @@ def fit_levels(
     refinements: int,
     generator: torch.Generator | None = None,
     sample_weight: Tensor | None = None,
-    watch: Watch | None = None,
+    observer: Observer | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """Codebooks of a residual quantizer: one after the other, then all together.
 
@@ -102,24 +102,24 @@ def fit_levels(
         refinements: times that all levels are fitted together, and all samples encoded.
         generator: None draws from torch's default generator.
         sample_weight: (n,), positive; None for 1.
-        watch: whom to tell; None for nobody.
+        observer: whom to tell; None for nobody.
 
     Returns:
         codebooks (k, d), and the codes of the samples, (n, L).
     """
     left, codebooks = x, list[Tensor]()
-    watch = watch or Watch()
+    observer = observer or Observer()
     for number, k in enumerate(sizes):
-        watch.enters(f"level {number + 1} of {len(sizes)}")
+        observer.enters(f"level {number + 1} of {len(sizes)}")
         centroids = fit_progressively(
             left, k, max_iter=max_iter, generator=generator, sample_weight=sample_weight,
-            watch=watch,
+            observer=observer,
         )  # fmt: skip
         codebooks.append(centroids)
         codes, left = search_beams(x, codebooks, beam_size=beam_size)
     for number in range(refinements):
-        watch.enters(f"refinement {number + 1} of {refinements}")
-        watch.says("fitting all levels together")
+        observer.enters(f"refinement {number + 1} of {refinements}")
+        observer.says("fitting all levels together")
         codebooks = least_squares(x, codes, codebooks, sample_weight)
         codes, _ = search_beams(x, codebooks, beam_size=beam_size)
     return codebooks, codes
@@ -132,7 +132,7 @@ def fit_progressively(
     max_iter: int,
     generator: torch.Generator | None = None,
     sample_weight: Tensor | None = None,
-    watch: Watch | None = None,
+    observer: Observer | None = None,
 ) -> Tensor:
     """k-means in more and more of the principal directions of x, each start being the last end.
 
@@ -150,13 +150,13 @@ def fit_progressively(
             in all directions.
         generator: None draws from torch's default generator.
         sample_weight: (n,), positive; None for 1.
-        watch: whom to tell; None for nobody.
+        observer: whom to tell; None for nobody.
 
     Returns:
         centroids, (k, d).
     """
-    watch = watch or Watch()
-    level = watch.stage
+    observer = observer or Observer()
+    level = observer.stage
     d = x.shape[1]
     mean = weighted_mean(x, sample_weight)
     spread = covariance(x, sample_weight, correction=1)
@@ -167,10 +167,10 @@ def fit_progressively(
     for count in sorted(counts) if max_iter else [d]:
         if isinstance(init, Tensor):
             init = torch.nn.functional.pad(init, (0, count - init.shape[-1]))
-        watch.max_iter = max_iter if count == d else min(5, max_iter)
-        watch.enters(", ".join(filter(None, [level, f"{count} of {d} directions"])))
+        observer.max_iter = max_iter if count == d else min(5, max_iter)
+        observer.enters(", ".join(filter(None, [level, f"{count} of {d} directions"])))
         part = Batch(coordinates[:, :count].contiguous(), sample_weight)
-        init = _k_means(part, n_clusters, init, generator, watch)
+        init = _k_means(part, n_clusters, init, generator, observer)
     assert isinstance(init, Tensor)
     centroids: Tensor = init @ directions.T + mean
     return centroids
@@ -181,7 +181,7 @@ def _k_means(
     n_clusters: int,
     init: Tensor | str,
     generator: torch.Generator | None,
-    watch: Watch,
+    observer: Observer,
 ) -> Tensor:
     x, rows = batch.x, HeldRows([batch])
     problem = Problem(n_clusters, x.shape[1], dtype=x.dtype, device=x.device)
@@ -192,12 +192,12 @@ def _k_means(
         rows,
         problem,
         init=init,
-        max_iter=watch.max_iter,
+        max_iter=observer.max_iter,
         threshold=1e-4 * moments.variance,
         n_init=1,
         generator=generator,
-        callback=watch.iteration if watch.listens else None,
-        seeding=watch.seeding,
+        callback=observer.iteration if observer.listens else None,
+        seeding=observer.seeding,
     )
     return best.centroids[0]
 

@@ -11,7 +11,7 @@ from kmeans_module import checks as check
 from kmeans_module.core.distances import full_precision
 from kmeans_module.core.guard import require_values
 from kmeans_module.core.lloyd import Iteration
-from kmeans_module.progress.watch import Watch, watching
+from kmeans_module.progress.observer import Observer, observing
 from kmeans_module.quantization.layout import Layout
 from kmeans_module.quantization.offline import (
     principal_rotation,
@@ -224,20 +224,20 @@ class ProductQuantizer(ProductCodes):
         )
         with (
             unchanged_by_failures(self),
-            watching(verbose, callback, batch_shape=(self.n_subspaces,)) as watch,
+            observing(verbose, callback, batch_shape=(self.n_subspaces,)) as observer,
             full_precision(x.device),
         ):
             if self.rotation is None:
-                self._seed(x, weight, generator, watch)
+                self._seed(x, weight, generator, observer)
             else:
-                x = self._fit_rotation(x, weight, rotations, generator, watch)
-            watch.enters("")
-            watch.max_iter = max_iter
+                x = self._fit_rotation(x, weight, rotations, generator, observer)
+            observer.enters("")
+            observer.max_iter = max_iter
             codebook.fit(
                 self._cut(x), init="current", max_iter=max_iter, sample_weight=weight,
-                callback=watch.iteration if watch.listens else None,
+                callback=observer.iteration if observer.listens else None,
             )  # fmt: skip
-            watch.done(f"{self.n_subspaces} codebooks of {self.n_clusters:,} codes are fitted")
+            observer.done(f"{self.n_subspaces} codebooks of {self.n_clusters:,} codes are fitted")
         self.quantizer.forget_recorded()
 
     def _fit_rotation(
@@ -246,7 +246,7 @@ class ProductQuantizer(ProductCodes):
         weight: Tensor | None,
         rotations: int,
         generator: torch.Generator | None,
-        watch: Watch,
+        observer: Observer,
     ) -> Tensor:
         """Fit the rotation, and centroids to start from; returns the rotated samples."""
         assert self.rotation is not None
@@ -255,12 +255,12 @@ class ProductQuantizer(ProductCodes):
         center = weighted_mean(x, weight)
         around = x - center
         rotation = principal_rotation(around, self.n_subspaces, weight)
-        self._seed(around @ rotation.T, weight, generator, watch)
+        self._seed(around @ rotation.T, weight, generator, observer)
         weighted = around if weight is None else around * weight.to(x.dtype).unsqueeze(-1)
-        watch.max_iter = 2
-        tell = watch.iteration if watch.listens else None
+        observer.max_iter = 2
+        tell = observer.iteration if observer.listens else None
         for number in range(rotations):
-            watch.enters(f"rotation {number + 1} of {rotations}")
+            observer.enters(f"rotation {number + 1} of {rotations}")
             turned = self._cut(around @ rotation.T)
             labels = codebook.fit(
                 turned, init="current", max_iter=2, tol=0, sample_weight=weight, callback=tell
@@ -279,7 +279,7 @@ class ProductQuantizer(ProductCodes):
         x: Tensor,
         weight: Tensor | None,
         generator: torch.Generator | None,
-        watch: Watch,
+        observer: Observer,
     ) -> None:
         """k-means++ on a sample: with more rows it takes longer than all that follows."""
         device = "cpu" if generator is None else generator.device
@@ -289,7 +289,7 @@ class ProductQuantizer(ProductCodes):
             self._cut(x[chosen]),
             sample_weight=None if weight is None else weight[chosen],
             generator=generator,
-            told=watch.seeding,
+            told=observer.seeding,
         )
 
     def apply_update(self) -> None:

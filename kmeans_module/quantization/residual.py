@@ -12,7 +12,7 @@ from kmeans_module.core.distances import compute_dtype, full_precision
 from kmeans_module.core.guard import require_values
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.words import shown
-from kmeans_module.progress.watch import watching
+from kmeans_module.progress.observer import observing
 from kmeans_module.quantization.gradients import mean_loss, rotate, straight_through
 from kmeans_module.quantization.layout import NO_CODE, Layout, check_code_dtype, check_levels
 from kmeans_module.quantization.offline import fit_levels, training_samples
@@ -271,7 +271,7 @@ class ResidualQuantizer(ResidualLevels):
         check.check_callable("callback", callback)
         centroids = self.level(0).codebook.centroids
         x, weight = training_samples(x, self.n_features, max(self.sizes), centroids, sample_weight)
-        with watching(verbose, callback) as watch, full_precision(x.device):
+        with observing(verbose, callback) as observer, full_precision(x.device):
             codebooks, codes = fit_levels(
                 x,
                 self.sizes,
@@ -280,9 +280,9 @@ class ResidualQuantizer(ResidualLevels):
                 refinements=refinements,
                 generator=generator,
                 sample_weight=weight,
-                watch=watch,
+                observer=observer,
             )
-            watch.done(f"{self.n_levels} levels are fitted")
+            observer.done(f"{self.n_levels} levels are fitted")
         for number, centroids in enumerate(codebooks):
             level = self.level(number)
             level.forget_recorded()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from time import monotonic
-
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from kmeans_module.progress.displays import Display, State, find_display
+from kmeans_module.progress.displays import Screen, State, find_display
 from kmeans_module.training.callbacks.reading import as_kmeans
 
 
@@ -18,8 +16,7 @@ class IterationBar(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._display: Display | None = None
-        self._began = self._shown = 0.0
+        self._screen = Screen(None)
         self._counts = self._number = 0
 
     def disable(self) -> None:
@@ -31,8 +28,7 @@ class IterationBar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._enabled or not trainer.is_global_zero:
             return
-        self._display = find_display()
-        self._began = self._shown = monotonic()
+        self._screen = Screen(find_display())
         self._counts = self._number = 0
         self.says("looking at all rows")
 
@@ -45,7 +41,9 @@ class IterationBar(ProgressBar):
             self._counts += 1
         passes = lit.init == "k-means||" and self._counts == 1
         text = f"seeding by {lit.init}: {done:,}/{total:,} {'passes' if passes else 'centers'}"
-        self._show(State(text, done / total, "", self._seconds, last=done == total))
+        if self._screen.is_due(done == total):
+            share, seconds = done / total, self._screen.seconds
+            self._screen.show(State(text, share, "", seconds, last=done == total))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         lit, number, most = as_kmeans(pl_module), trainer.current_epoch + 1, trainer.max_epochs
@@ -59,12 +57,13 @@ class IterationBar(ProgressBar):
         if len(restarts.m_steps) > 1:
             text += f", restart {restarts.best + 1} of {len(restarts.m_steps)} is ahead"
         last = trainer.should_stop or number == most
-        self._show(State(text, share, "", self._seconds, number, last=last))
+        if self._screen.is_due(last):
+            self._screen.show(State(text, share, "", self._screen.seconds, number, last=last))
 
     def says(self, doing: str) -> None:
         """Something begins that has no count."""
         share = 1.0 if self._number else None  # the iterations are over
-        self._show(State(doing, share, "", self._seconds, self._number, last=True))
+        self._screen.show(State(doing, share, "", self._screen.seconds, self._number, last=True))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.close()
@@ -76,23 +75,7 @@ class IterationBar(ProgressBar):
 
     def close(self) -> None:
         """Leave the screen."""
-        display, self._display = self._display, None
-        if display is not None:
-            display.close()
-
-    @property
-    def _seconds(self) -> float:
-        return monotonic() - self._began
-
-    def _show(self, state: State) -> None:
-        display = self._display
-        if display is None or (not state.last and monotonic() - self._shown < display.every):
-            return
-        self._shown = monotonic()
-        try:
-            display.show(state)
-        except (OSError, ValueError):  # a terminal that is gone, a closed file: the fit goes on
-            self._display = None
+        self._screen.close()
 
 
 def says(trainer: Trainer, doing: str) -> None:

@@ -95,7 +95,7 @@ def test_an_error_takes_the_bar_down(screen):
     lit.variance = 1.0
     with pytest.raises(ValueError, match="finite"):
         train(lit, BatchLoader(x), callbacks=[bar], enable_progress_bar=True)
-    assert bar._display is None
+    assert bar._screen.display is None
     with Progress(console=rich.get_console()):
         """Another bar can take the screen."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from time import monotonic
+from contextlib import contextmanager
 
 import numpy as np
 from torch import Tensor
@@ -14,13 +13,13 @@ from kmeans_module.core.fit import Fit
 from kmeans_module.core.lloyd import Iteration
 from kmeans_module.core.seeding import Told
 from kmeans_module.core.statistics import from_host
-from kmeans_module.progress.displays import Display, State, find_display
+from kmeans_module.progress.displays import Display, Screen, State, find_display
 from kmeans_module.rows.ranks import ProcessGroup, rank
 
 _LOOKS_EVERY = 8
 
 
-class Watch:
+class Observer:
     """Tells a callback and a display of a fit, in the order in which things happen.
 
     Args:
@@ -45,7 +44,7 @@ class Watch:
         init: object = None,
         batch_shape: tuple[int, ...] = (),
     ) -> None:
-        self.display = display
+        self._screen = Screen(display)
         self.callback = callback
         self.told = told
         self.max_iter = max_iter
@@ -54,27 +53,26 @@ class Watch:
         self.stage = ""
         self._n_counts = 0
         self._number = 0
-        self._began = self._shown = monotonic()
 
     @property
     def listens(self) -> bool:
         """Whether anybody is told of iterations."""
-        return self.display is not None or self.callback is not None
+        return self._screen.display is not None or self.callback is not None
 
     @property
     def seeding(self) -> Told | None:
         """Hears how far seeding is; None where nobody looks."""
-        return self.told if self.display is None else self._seeding
+        return self.told if self._screen.display is None else self._seeding
 
     @property
     def looks_every(self) -> int | None:
         """Iterations after which the host should look at a device: a bar that stands still for 24
         long ones seems broken."""
-        return None if self.display is None else _LOOKS_EVERY
+        return None if self._screen.display is None else _LOOKS_EVERY
 
     def says(self, doing: str) -> None:
         """Something begins that has no count."""
-        self._show(State(doing, None, self.stage, self._seconds))
+        self._screen.show(State(doing, None, self.stage, self._screen.seconds))
 
     def enters(self, stage: str) -> None:
         """Another of several fits begins."""
@@ -85,12 +83,12 @@ class Watch:
             self.told(done, total)
         if done == 0:
             self._n_counts += 1
-        if not self._is_due(done == total):
+        if not self._screen.is_due(done == total):
             return
         unit = "passes" if self.passes_first and self._n_counts % 2 else "centers"
         doing = f"seeding {done:,}/{total:,} {unit}"
         last = done == total and not self.stage
-        self._show(State(doing, done / total, self.stage, self._seconds, last=last))
+        self._screen.show(State(doing, done / total, self.stage, self._screen.seconds, last=last))
 
     def iteration(self, iteration: Iteration) -> None:
         """An iteration has ended; its numbers are those of problems, (P,)."""
@@ -101,15 +99,15 @@ class Watch:
         if self.callback is not None:
             self.callback(iteration.reshape(self.batch_shape))
         self._number = iteration.number
-        if self._is_due():
+        if self._screen.is_due():
             number = iteration.number
             doing = f"iteration {number:,} of {self.max_iter:,}, {_numbers(iteration)}"
             share = number / max(1, self.max_iter)
-            self._show(State(doing, share, self.stage, self._seconds, number))
+            self._screen.show(State(doing, share, self.stage, self._screen.seconds, number))
 
     def ends(self, fit: Fit) -> None:
         """The fit has come to its end."""
-        if self.display is None:
+        if self._screen.display is None:
             return
         n_iter, inertia = int(fit.n_iter.max()), float(fit.inertia.sum())
         if bool(fit.converged.all()):
@@ -121,28 +119,15 @@ class Watch:
     def done(self, doing: str) -> None:
         """All is done."""
         self.stage = ""
-        self._show(State(doing, 1.0, "", self._seconds, self._number, last=True))
+        self._screen.show(State(doing, 1.0, "", self._screen.seconds, self._number, last=True))
 
-    @property
-    def _seconds(self) -> float:
-        return monotonic() - self._began
-
-    def _is_due(self, last: bool = False) -> bool:
-        display = self.display
-        return display is not None and (last or monotonic() - self._shown >= display.every)
-
-    def _show(self, state: State) -> None:
-        if self.display is None:
-            return
-        self._shown = monotonic()
-        try:
-            self.display.show(state)
-        except (OSError, ValueError):  # a terminal that is gone, a closed file: the fit goes on
-            self.display = None
+    def close(self) -> None:
+        """Leave the screen."""
+        self._screen.close()
 
 
 @contextmanager
-def watching(
+def observing(
     verbose: object,
     callback: Callable[[Iteration], object] | None = None,
     *,
@@ -151,25 +136,23 @@ def watching(
     init: object = None,
     batch_shape: tuple[int, ...] = (),
     group: ProcessGroup | None = None,
-) -> Iterator[Watch]:
-    """A watch whose display is closed whatever happens.
+) -> Iterator[Observer]:
+    """An observer whose display is closed whatever happens.
 
     Args:
         verbose: whether there is a display, on the first rank.
-        callback, told, max_iter, init, batch_shape: see :class:`Watch`.
+        callback, told, max_iter, init, batch_shape: see :class:`Observer`.
         group: the ranks of the fit.
     """
     shows = check.check_verbose(verbose) and rank(group) == 0
-    display = find_display() if shows else None
-    watch = Watch(
-        display, callback, told=told, max_iter=max_iter, init=init, batch_shape=batch_shape
-    )
+    observer = Observer(
+        find_display() if shows else None, callback,
+        told=told, max_iter=max_iter, init=init, batch_shape=batch_shape,
+    )  # fmt: skip
     try:
-        yield watch
+        yield observer
     finally:
-        if display is not None:
-            with suppress(OSError, ValueError):
-                display.close()
+        observer.close()
 
 
 def _numbers(iteration: Iteration) -> str:

@@ -88,9 +88,9 @@ def test_nothing_fails_or_complains(cells: list[dict[str, Any]]) -> None:
 
 
 def test_every_figure_shows_itself(cells: list[dict[str, Any]]) -> None:
-    calls = [cell for cell in cells if re.search(r"\.plot\(", "".join(cell["source"]))]
+    calls = [cell for cell in cells if re.search(r"\.(plot|animate)\(", "".join(cell["source"]))]
     pictures = outputs_of(cells, "image/png")
-    assert len(pictures) == len(calls) == 8
+    assert len(pictures) == len(calls) == 9
     for picture in pictures:
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"))
         assert min(pixels.shape[:2]) > 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from kmeans_module.core.fit import machine, one_pass
 from kmeans_module.core.seeding import Init
 from kmeans_module.core.sparse import is_sparse
 from kmeans_module.figures.animation import animation_html
+from kmeans_module.figures.clusterings import clustering_figure
 from kmeans_module.figures.layers import (
     drawn,
     images_of,
@@ -87,19 +89,27 @@ def animate_layer(
     n_iter = trajectory.iterations[-1]
     name = f"k-means, {layer.n_clusters:,} clusters, {n_iter:,} iteration{'s' * (n_iter != 1)}"
     heading = ", ".join(filter(None, [title or name, samples.note]))
+    points, centroids = drawn(shown, layer.metric), trajectory.centroids
+    names = samples.names
+    if feature_names is not None:
+        names = check.check_listed("feature_names", feature_names, layer.n_features)
     page = animation_html(
-        drawn(shown, layer.metric),
+        points,
         torch.stack([labels[number] for number in trajectory.iterations]),
-        trajectory.centroids,
+        centroids,
         trajectory.inertia,
         title=heading,
         iterations=trajectory.iterations,
-        feature_names=samples.names if feature_names is None else feature_names,
+        feature_names=names,
         colors=colors,
         max_points=max_points,
         max_frames=max_frames,
     )
-    return Animation(page, heading)
+    last = partial(
+        clustering_figure, points, labels[n_iter], centroids[-1],
+        path=centroids, title=heading, feature_names=names, colors=colors,
+    )  # fmt: skip
+    return Animation(page, heading, last)
 
 
 def like(layer: Steps, at: tuple[int, ...]) -> KMeansLayer:

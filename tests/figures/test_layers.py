@@ -200,6 +200,7 @@ def test_clusters_of_pixels_have_their_own_colors_in_every_figure():
     page = animation_html(pixels, result.labels[None], own[None], torch.ones(1), colors=own)
     assert_allclose([to_rgb(color) for color in payload(page)["colors"]], own, atol=0.01)
     animation = layer.animate(PICTURE, seed=0)
+    assert looks(animation).std() > 10, "the last iteration is a picture, too"
     colors = np.array([to_rgb(color) for color in payload(animation.html)["colors"]])
     assert_allclose(colors, own, atol=0.01)
 

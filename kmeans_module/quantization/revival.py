@@ -13,6 +13,7 @@ from kmeans_module.quantization.decisions import may_be
 from kmeans_module.quantization.samples import Samples
 
 BATCHES_TO_LIVE = 8  # of a revived code, without samples
+SAMPLES_TO_MISS = 4  # or until a code with an even share would have had so many
 REACH = 0.5  # of a revived code, in the spread of the codebook
 LEAST_WAY = 1 / 32  # of a revived code to its sample
 
@@ -33,6 +34,17 @@ def least_counts(
     return counts.new_ones((len(counts), 1)) * threshold / (1 - decay)
 
 
+def batches_to_live(n: Tensor, n_clusters: int) -> Tensor:
+    """Batches that a revived code outlives without samples: 8, or where codes are many, as many as
+    bring 4 samples to each on average. Before, it is chance that a code gets none.
+
+    Args:
+        n: samples of a batch, (P, 1).
+        n_clusters: k.
+    """
+    return (SAMPLES_TO_MISS * n_clusters / n).clamp(min=BATCHES_TO_LIVE)
+
+
 def revive(
     samples: Samples,
     centroids: Tensor,
@@ -40,6 +52,7 @@ def revive(
     least: Tensor,
     *,
     decay: float | Tensor,
+    lives: float | Tensor = BATCHES_TO_LIVE,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Dead codes get the first samples that are known, which they :func:`follow`.
 
@@ -51,6 +64,7 @@ def revive(
         centroids, counts: (P, k, d) and (P, k).
         least: counts below which a code is dead, (P, 1).
         decay: γ, a number or (P, 1).
+        lives: of :func:`batches_to_live`, a number or (P, 1).
 
     Returns:
         centroids; counts, of the same sum; and 1 + the code of the sample of each code that was
@@ -69,7 +83,7 @@ def revive(
     alive = (~dead).sum(dim=-1, keepdim=True).clamp(min=1)
     share = (counts * ~dead).sum(dim=-1, keepdim=True) / alive
     share = share.where(share > 0, 1.0)
-    share = torch.minimum(share, least / decay**BATCHES_TO_LIVE)  # no limit where γ is 0
+    share = torch.minimum(share, least / decay**lives)  # no limit where γ is 0
     given = share.where(revived, counts)
     # A memory that grows with what it holds would grow by revivals, too.
     given = given * (counts.sum(dim=-1, keepdim=True) / given.sum(dim=-1, keepdim=True))

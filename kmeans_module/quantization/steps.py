@@ -71,9 +71,11 @@ def record(
             )  # fmt: skip
             if rule.draws_codes:
                 samples = samples._replace(codes=learning.nearest(samples.rows, state.centroids))
+            n = stats.counts.sum(dim=-1, keepdim=True) / unit
             centroids, total, leaders = revival.revive(
-                far_first(samples, state.centroids), centroids, total, least, decay=gamma
-            )
+                far_first(samples, state.centroids), centroids, total, least, decay=gamma,
+                lives=revival.batches_to_live(n, total.shape[-1]),
+            )  # fmt: skip
             put(state.leaders, leaders, counts)
     if centroids is not state.centroids:
         put(state.next_centroids, centroids, counts)

@@ -295,6 +295,24 @@ def test_revived_codes_are_samples_that_live_for_some_batches() -> None:
     assert sorted(leaders[leaders > 0].tolist()) == [1, 2]
 
 
+def test_revived_codes_live_until_four_samples_would_have_come() -> None:
+    few, many = torch.tensor([[1024.0]]), torch.tensor([[4096.0], [2.0]])
+    assert revival.batches_to_live(few, 1024).tolist() == [[8]], "4 would have come in 4 batches"
+    assert revival.batches_to_live(many, 65_536).tolist() == [[64], [131_072]]
+
+
+def test_a_step_with_few_samples_for_its_codes_gives_revived_ones_a_longer_life() -> None:
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(64, 2, decay=0.99)
+    places = torch.rand(64, 2) * 100
+    quantizer.codebook.set_centroids(places, torch.cat([torch.ones(63) * 100, torch.zeros(1)]))
+    quantizer(places[:2])  # 4 samples for each code would come in 128 such batches
+    assert (quantizer.leaders > 0).flatten().nonzero().tolist() == [[63]]
+    counts = quantizer.next_counts.flatten()
+    least = counts.mean() / 10
+    assert counts[63] * 0.99**127 > least > counts[63] * 0.99**129
+
+
 def test_samples_are_unlike_and_other_ones_in_every_step() -> None:
     x = normal(2, 30, 3)
     steps = [drawn_from(x, step=step) for step in range(50)]

@@ -110,7 +110,10 @@ def weigh(
         share = tl.where(share > 0, share, 1.0)
         power = gamma * gamma
         power = power * power
-        share = tl.minimum(share, least / (power * power))
+        power = power * power
+        lives = 4.0 * k / samples
+        power = tl.where(lives > 8, tl.exp(lives * tl.log(gamma)), power)
+        share = tl.minimum(share, least / power)
         dead = 0
         given = tl.zeros((size,), tl.float64)
         for first in range(0, k, size):

@@ -300,3 +300,7 @@ def _cut(text: str, longest: int = 100) -> str:
     if os.sep in text and longest < 400:
         longest = 400
     return text if len(text) <= longest else f"{text[: longest // 2]}...{text[-longest // 3 :]}"
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "native.h"
+#include "abi/native.h"
 
 namespace {
 

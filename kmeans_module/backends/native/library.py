@@ -1,4 +1,4 @@
-"""The compiled library, and the structs of its C interface (csrc/native.h)."""
+"""The compiled library, and the structs of its C interface (csrc/abi/native.h)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIBRARY = Path(__file__).with_name("kmeans_native.so")
 INSTALLED = LIBRARY.is_file()
 
 
-# Of the interface in csrc/native.h that this package is for.
+# Of the interface in csrc/abi/native.h that this package is for.
 ABI_VERSION = 4
 
 # km_element.

@@ -1,0 +1,22 @@
+// What functions of the C interface have in common.
+#pragma once
+
+#include <new>
+
+#include "host/denormals.h"
+
+namespace km {
+
+// Does some work, denormal numbers included. Returns 0, or 1 where there is no memory.
+template <typename Work>
+int guarded(const Work& work) {
+  const WithDenormals counting;
+  try {
+    work();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
+
+}  // namespace km

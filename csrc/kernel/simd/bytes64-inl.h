@@ -1,0 +1,116 @@
+// Bounds of a byte each, 64 together.
+//
+#pragma once
+
+#include "kernel/simd/vec16-inl.h"
+
+namespace km::KM_TARGET {
+namespace {
+
+typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+
+// √square per_step + more: 0 to 255, rounded down.
+inline Bytes to_steps(const Sixteen<float>& square, float per_step, const Sixteen<float>& more) {
+#if defined(__AVX512F__)
+  const __m512 positive = _mm512_max_ps(square.part[0], _mm512_set1_ps(1e-37f));
+  // The root is at most 2^-14 too large, relatively.
+  const __m512 root = positive * _mm512_rsqrt14_ps(positive);
+  const __m512 steps = root * (per_step * (1 - 7e-5f)) + more.part[0];
+  const __m512i whole = _mm512_cvttps_epi32(
+      _mm512_min_ps(_mm512_max_ps(steps, _mm512_setzero_ps()), _mm512_set1_ps(255)));
+  return Bytes(_mm512_cvtepi32_epi8(whole));
+#elif defined(__AVX2__)
+  __m256i whole[2];
+  for (int v = 0; v < 2; ++v) {
+    const __m256 positive = _mm256_max_ps(square.part[v], _mm256_set1_ps(1e-37f));
+    // The root is at most 1.5 × 2^-12 too large, relatively.
+    const __m256 root = positive * _mm256_rsqrt_ps(positive);
+    const __m256 steps = root * (per_step * (1 - 4e-4f)) + more.part[v];
+    whole[v] = _mm256_cvttps_epi32(
+        _mm256_min_ps(_mm256_max_ps(steps, _mm256_setzero_ps()), _mm256_set1_ps(255)));
+  }
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(whole[0], whole[1]), 0xd8);
+  return Bytes(_mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+#else
+  float squares[kLanes], terms[kLanes];
+  store(squares, square);
+  store(terms, more);
+  Bytes bytes;
+  for (int i = 0; i < kLanes; ++i) {
+    const float root = std::sqrt(squares[i] > 0 ? squares[i] : 0);
+    const float steps = root * (per_step * (1 - 2e-6f)) + terms[i];
+    bytes[i] = static_cast<uint8_t>(steps > 0 ? (steps < 255 ? steps : 255) : 0);
+  }
+  return bytes;
+#endif
+}
+
+// Lowers sixteen bytes to that, where it is lower.
+inline void lower_to_steps(uint8_t* kept, const Sixteen<float>& square, float per_step,
+                           const Sixteen<float>& more) {
+  const Bytes found = to_steps(square, per_step, more);
+  Bytes before;
+  std::memcpy(&before, kept, sizeof(before));
+  const Bytes lowest = found < before ? found : before;
+  std::memcpy(kept, &lowest, sizeof(lowest));
+}
+
+// Takes a number off 64 bytes, down to 0.
+inline void take_off(uint8_t* bytes, uint8_t number) {
+#if defined(__AVX512BW__)
+  _mm512_storeu_si512(bytes,
+                      _mm512_subs_epu8(_mm512_loadu_si512(bytes), _mm512_set1_epi8(char(number))));
+#elif defined(__AVX2__)
+  for (int half = 0; half < 2; ++half) {
+    __m256i* const some = reinterpret_cast<__m256i*>(bytes + half * 32);
+    _mm256_storeu_si256(some,
+                        _mm256_subs_epu8(_mm256_loadu_si256(some), _mm256_set1_epi8(char(number))));
+  }
+#else
+  for (int i = 0; i < 64; ++i) bytes[i] = bytes[i] > number ? bytes[i] - number : 0;
+#endif
+}
+
+// Makes those of 64 bytes 255 whose bit is set.
+inline void fill_up(uint8_t* bytes, uint64_t which) {
+#if defined(__AVX512BW__)
+  _mm512_mask_storeu_epi8(bytes, which, _mm512_set1_epi8(char(255)));
+#elif defined(__AVX2__)
+  const __m256i byte_of =
+      _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bits = _mm256_set1_epi64x(int64_t(0x8040201008040201));
+  for (int half = 0; half < 2; ++half) {
+    __m256i* const some = reinterpret_cast<__m256i*>(bytes + half * 32);
+    const __m256i spread =
+        _mm256_shuffle_epi8(_mm256_set1_epi32(int(which >> (half * 32))), byte_of);
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
+    _mm256_storeu_si256(some, _mm256_or_si256(_mm256_loadu_si256(some), set));
+  }
+#else
+  for (; which; which &= which - 1) bytes[__builtin_ctzll(which)] = 255;
+#endif
+}
+
+// Which of 64 bytes are below limit + more; the sum is at most 255.
+inline uint64_t below(const uint8_t* bytes, const uint8_t* limit, uint8_t more) {
+  uint64_t mask = 0;
+#if defined(__AVX512BW__)
+  const __m512i limits = _mm512_add_epi8(_mm512_loadu_si512(limit), _mm512_set1_epi8(char(more)));
+  mask = _mm512_cmplt_epu8_mask(_mm512_loadu_si512(bytes), limits);
+#elif defined(__AVX2__)
+  for (int half = 0; half < 2; ++half) {
+    const __m256i limits =
+        _mm256_add_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(limit + half * 32)),
+                        _mm256_set1_epi8(char(more)));
+    const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + half * 32));
+    const __m256i not_below = _mm256_cmpeq_epi8(_mm256_max_epu8(values, limits), values);
+    mask |= uint64_t(~unsigned(_mm256_movemask_epi8(not_below))) << (half * 32);
+  }
+#else
+  for (int i = 0; i < 64; ++i) mask |= uint64_t(bytes[i] < limit[i] + more) << i;
+#endif
+  return mask;
+}
+
+}  // namespace
+}  // namespace km::KM_TARGET

@@ -1,6 +1,0 @@
-// SSE2 on x86-64, NEON on ARM, whatever else there is elsewhere.
-#define KM_VECTOR_BYTES 16
-#define KM_CENTROIDS 2
-#define KM_ROWS_TOGETHER 2
-#define KM_NAME km_baseline
-#include "kernel.inc"

@@ -1,7 +1,0 @@
-#pragma once
-
-#include <cstdint>
-#include <functional>
-
-// Calls part(0) to part(parts - 1), each once, at the same time where that can be.
-void in_parallel(int64_t parts, const std::function<void(int64_t)>& part);

@@ -1,8 +1,8 @@
 """Few directions along which most centroids can be told to be farther than the nearest.
 
 A search that knows the leading principal directions of the rows discards centroids by a bound
-on the distance (see csrc/kernel/many/block-inl.h). How many directions pay depends on the data: they are tried
-on a sample. Directions only save time; whatever they are, the search is exact.
+on the distance (see csrc/kernel/many/block-inl.h). How many directions pay depends on the data:
+they are tried on a sample. Directions only save time; whatever they are, the search is exact.
 """
 
 from __future__ import annotations

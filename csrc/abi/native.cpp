@@ -12,7 +12,9 @@
 #include "host/mapped_files.h"
 #include "host/moments.h"
 #include "host/sampling.h"
-#include "host/sparse.h"
+#include "host/sparse_e_step.h"
+#include "host/sparse_rows.h"
+#include "host/sparse_seeding.h"
 #include "host/threads.h"
 
 using namespace km;
@@ -174,10 +176,8 @@ extern "C" int km_beam_search(const void* x, int is_double, int64_t n, int64_t d
                               int64_t* codes, void* left, int threads) {
   return typed(is_double, [&](auto zero) {
     using T = decltype(zero);
-    Beams<T> beams = {};
-    beams.x = ConstNumbers{x}, beams.d = d, beams.levels = levels, beams.k = k;
-    beams.beam_size = beam_size, beams.codes = codes, beams.left = Numbers{left};
-    beam_search<T>(beams, ConstNumbers{codebooks}, n, threads);
+    beam_search<T>({n, d, levels, k, beam_size}, ConstNumbers{x}, ConstNumbers{codebooks},
+                   {codes, Numbers{left}, nullptr}, threads);
   });
 }
 
@@ -186,10 +186,8 @@ extern "C" int km_neighbors(const void* x, int is_double, int64_t n, int64_t d,
                             void* distances, int threads) {
   return typed(is_double, [&](auto zero) {
     using T = decltype(zero);
-    Beams<T> beams = {};
-    beams.x = ConstNumbers{x}, beams.d = d, beams.levels = 1, beams.k = k, beams.beam_size = m;
-    beams.codes = labels, beams.distances = Numbers{distances};
-    beam_search<T>(beams, ConstNumbers{centroids}, n, threads);
+    beam_search<T>({n, d, 1, k, m}, ConstNumbers{x}, ConstNumbers{centroids},
+                   {labels, nullptr, Numbers{distances}}, threads);
   });
 }
 

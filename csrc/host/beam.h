@@ -1,14 +1,15 @@
-// Makes codebooks ready for beam searches, and splits the rows over threads. A search for
-// neighbors is one of a single level.
+// Beam searches, and searches for neighbors, which are beam searches of a single level: codebooks
+// are made ready, rows split over threads. See km_beam_search and km_neighbors.
 #pragma once
 
 #include "kernel/beam/beams.h"
 
 namespace km {
 
-// beams has what km_beam_search and km_neighbors are given; the rest is filled in. codebooks are
-// (levels, k, d), contiguous.
+// Searches for the codes of x (n, d) in codebooks (levels, k, d), both contiguous. result.distances
+// is null, or sizes.levels is 1 and result.residuals is null.
 template <typename T>
-void beam_search(Beams<T> beams, const T* codebooks, int64_t n, int threads);
+void beam_search(const BeamSizes& sizes, const T* x, const T* codebooks,
+                 const BeamResult<T>& result, int threads);
 
 }  // namespace km

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <memory>
 #include <utility>
 
 #include "host/dispatch.h"
@@ -15,67 +13,35 @@ namespace km {
 
 namespace {
 
-// Memory of exact sums, for each thread.
+// Bytes of split sums (2, k, d) that a thread may have; each thread of a call has its own.
 constexpr int64_t kMostBytes = 16 << 20;
-constexpr int kDigits = 53;  // of a double
-constexpr int kFloatDigits = 24;
-constexpr int64_t kSample = 256;  // of rows that are asked how large numbers are
-constexpr int kSlack = 3;         // other rows may be 2^kSlack as large
-// Work (rows × features) below which a thread more costs more than it saves.
+// Work (changes × features) below which a thread more costs more than it saves.
 constexpr int64_t kChangesPerThread = 1 << 15;
-// An inertia that is a smaller share of the terms that it is the sum of may be off by 1e-9.
+// The least share of inertia in the sizes of the terms that it is the sum of. A term carries about
+// ten roundings of 1.1e-16, whose signs vary, so that the sum is off by about 1e-15 of the sizes:
+// 1e-9 of an inertia at this share.
 constexpr double kLeastShare = 1e-6;
-
-uint32_t bits_of(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits & 0x7fffffff;
-}
-
-float float_of(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-// The least e with number < 2^e.
-int exponent_of(double number) {
-  int exponent = 0;
-  std::frexp(number, &exponent);
-  return exponent;
-}
-
-// Of a sample.
-uint32_t largest_of(const km_rows& rows) {
-  if (rows.cosine) return bits_of(1);
-  uint32_t largest = 0;
-  std::vector<float> row(static_cast<size_t>(rows.d));
-  for (int64_t i = 0; i < rows.n; i += rows.n / kSample + 1) {
-    current_kernel<float>().copy_rows(rows, i, 1, rows.d, row.data());
-    for (float value : row) largest = std::max(largest, bits_of(value));
-  }
-  return largest;
-}
 
 }  // namespace
 
 template <typename T>
-void ExactSums<T>::start(const km_rows& rows, int64_t k, bool follows, int64_t parts,
+void ExactSums<T>::start(const km_rows& rows, int64_t k, bool same_labels, int64_t parts,
                          const float* center) {
   if (rows.n != n_ || k != k_ || rows.d != d_) inexact_ = current_ = false;
   n_ = rows.n;
   k_ = k;
   d_ = rows.d;
-  follows_ = current_ && follows;
+  follows_ = current_ && same_labels;
   current_ = false;  // until this call has succeeded
   if (follows_) return;
   center_.assign(center, center + d_);
   splits_ = !inexact_ && sizeof(T) == sizeof(float) && !rows.weights &&
             k * d_ * int64_t(2 * sizeof(double)) <= kMostBytes;
-  if (splits_) split(largest_of(rows));
+  if (splits_) unit_.choose(largest_in_sample(rows), n_);
   zero(parts);
 }
 
+// Makes so many parts, whose sums are 0.
 template <typename T>
 void ExactSums<T>::zero(int64_t parts) {
   parts_.resize(size_t(parts));
@@ -84,7 +50,7 @@ void ExactSums<T>::zero(int64_t parts) {
     part.low.assign(splits_ ? size_t(k_ * d_) : 0, 0.0);
     part.counts.assign(size_t(k_), 0.0);
     part.squares.assign(size_t(d_), 0.0);
-    part.sums = {splits_ ? std::ldexp(1.5, unit_ + kDigits - 1) : 0,
+    part.sums = {splits_ ? unit_.splitter() : 0,
                  part.high.data(),
                  part.low.data(),
                  part.counts.data(),
@@ -95,25 +61,7 @@ void ExactSums<T>::zero(int64_t parts) {
   }
 }
 
-// Sums of n multiples of a unit, of numbers that are largest or a little more, have no more digits
-// than a double.
-template <typename T>
-void ExactSums<T>::split(uint32_t largest) {
-  unit_ = exponent_of(float_of(largest)) + kSlack + exponent_of(double(n_)) - (kDigits - 1);
-}
-
-// Whether sums of both parts of a number have no more digits than a double.
-template <typename T>
-bool ExactSums<T>::is_exact(uint32_t largest, uint32_t smallest) const {
-  constexpr uint32_t kInfinite = 0x7f800000;
-  if (largest == 0) return true;
-  if (largest >= kInfinite) return false;
-  const int digits_of_n = exponent_of(double(n_));
-  const int last_digit = std::max(exponent_of(float_of(smallest)), -125) - kFloatDigits;
-  return exponent_of(float_of(largest)) <= unit_ + kDigits - 1 - digits_of_n &&
-         digits_of_n + unit_ - last_digit <= kDigits;
-}
-
+// Adds all rows to the parts again, by their labels.
 template <typename T>
 void ExactSums<T>::add_all(const km_rows& rows, int64_t stride, const int64_t* labels) {
   const int64_t parts = int64_t(parts_.size());
@@ -127,17 +75,25 @@ void ExactSums<T>::add_all(const km_rows& rows, int64_t stride, const int64_t* l
   });
 }
 
+// The range of all numbers that the parts have added. The smallest of none, 0, must not win: less 1
+// it is the largest integer.
+template <typename T>
+FloatRange ExactSums<T>::range_of_parts() const {
+  uint32_t largest = 0, below_smallest = std::numeric_limits<uint32_t>::max();
+  for (const Part& part : parts_) {
+    largest = std::max(largest, part.sums.largest);
+    below_smallest = std::min(below_smallest, part.sums.smallest - 1);
+  }
+  return {largest, below_smallest + 1};
+}
+
 template <typename T>
 void ExactSums<T>::add_parts(const km_rows& rows, int64_t stride, const int64_t* labels) {
   if (splits_) {
-    uint32_t largest = 0, below_smallest = std::numeric_limits<uint32_t>::max();
-    for (const Part& part : parts_) {
-      largest = std::max(largest, part.sums.largest);
-      below_smallest = std::min(below_smallest, part.sums.smallest - 1);
-    }
-    if (!is_exact(largest, below_smallest + 1)) {  // the sample told something else
-      split(largest);
-      splits_ = is_exact(largest, below_smallest + 1);
+    const FloatRange range = range_of_parts();
+    if (!unit_.is_exact(range, n_)) {  // the sample had other numbers
+      unit_.choose(range.largest, n_);
+      splits_ = unit_.is_exact(range, n_);
       inexact_ = !splits_;
       add_all(rows, stride, labels);
     }
@@ -154,12 +110,15 @@ void ExactSums<T>::add_parts(const km_rows& rows, int64_t stride, const int64_t*
   current_ = splits_;
 }
 
-// Cluster by cluster, whose sums then stay in a cache.
+// The squares stay: Σ weight · (x - center)² is over all rows, whatever their clusters are. Changes
+// are sorted by cluster, whose sums then stay in a cache; a thread has whole clusters.
 template <typename T>
 void ExactSums<T>::move(const km_rows& rows, int64_t stride, const std::vector<Move>& moves,
                         int threads) {
   const int64_t count = 2 * int64_t(moves.size());
-  std::vector<int64_t> end(size_t(k_), 0);  // of a cluster's changes; until they are there, begin
+  // A counting sort. end: how many changes a cluster has; then where its next change goes, first
+  // that of its first one; at last the end of its changes.
+  std::vector<int64_t> end(size_t(k_), 0);
   for (const Move& m : moves) ++end[m.from], ++end[m.to];
   int64_t begin = 0;
   for (int64_t& next : end) begin += std::exchange(next, begin);
@@ -191,40 +150,48 @@ void ExactSums<T>::write(double* sums, double* counts, int threads) const {
   });
 }
 
+// What the centroid of a cluster (d) adds to Σ weight · ‖x - center‖² to make Σ weight · ‖x - c‖²
+// of it. With o = c - center and S = Σ weight · (x - center), both near 0 beside the data:
+//   Σ weight · ((x - c)² - (x - center)²) = o (weight · o - 2 S)
+template <typename T>
+typename ExactSums<T>::Sum ExactSums<T>::inertia_of(int64_t cluster, const T* centroid) const {
+  constexpr int kSums = 4;  // side by side: an addition need not wait for the one before
+  const Part& all = parts_[0];
+  const double weight = all.counts[size_t(cluster)];
+  const double* const high = all.high.data() + cluster * d_;
+  const double* const low = splits_ ? all.low.data() + cluster * d_ : nullptr;
+  Sum sums[kSums];
+  auto add = [&](int64_t j, Sum& sum) {
+    const double center = center_[size_t(j)];
+    const double offset = double(centroid[j]) - center;
+    const double centered_sum = (low ? high[j] + low[j] : high[j]) - weight * center;
+    sum.value += offset * (weight * offset - 2 * centered_sum);
+    sum.scale += std::abs(offset) *
+                 (weight * (std::abs(offset) + 2 * std::abs(center)) + 2 * std::abs(centered_sum));
+  };
+  int64_t j = 0;
+  for (; j + kSums <= d_; j += kSums)
+    for (int i = 0; i < kSums; ++i) add(j + i, sums[i]);
+  for (; j < d_; ++j) add(j, sums[0]);
+  Sum of_cluster;
+  for (const Sum& sum : sums) of_cluster.value += sum.value, of_cluster.scale += sum.scale;
+  return of_cluster;
+}
+
+// In the order of the clusters, however many threads there are.
 template <typename T>
 double ExactSums<T>::inertia(const T* centroids, int threads) const {
-  constexpr int kSums = 4;  // that need not wait for each other
-  struct Sum {
-    double value = 0, scale = 0;
-  };
-  const Part& all = parts_[0];
-  std::vector<Sum> of(size_t(k_) + 1);
+  std::vector<Sum> terms(size_t(k_) + 1);  // of each cluster, and of the squares
   in_shares(k_, n_shares(k_, d_, threads), [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) {
-      const double weight = all.counts[size_t(c)];
-      const double* const high = all.high.data() + c * d_;
-      const double* const low = splits_ ? all.low.data() + c * d_ : nullptr;
-      Sum sums[kSums];
-      auto add = [&](int64_t j, Sum& sum) {
-        const double center = center_[size_t(j)];
-        const double apart = double(centroids[c * d_ + j]) - center;
-        const double its = (low ? high[j] + low[j] : high[j]) - weight * center;
-        sum.value += apart * (weight * apart - 2 * its);
-        sum.scale += std::abs(apart) *
-                     (weight * (std::abs(apart) + 2 * std::abs(center)) + 2 * std::abs(its));
-      };
-      int64_t j = 0;
-      for (; j + kSums <= d_; j += kSums)
-        for (int to = 0; to < kSums; ++to) add(j + to, sums[to]);
-      for (; j < d_; ++j) add(j, sums[0]);
-      for (const Sum& sum : sums) of[c].value += sum.value, of[c].scale += sum.scale;
-    }
+    for (int64_t c = begin; c < end; ++c) terms[size_t(c)] = inertia_of(c, centroids + c * d_);
   });
-  for (double square : all.squares) of[k_].value += square, of[k_].scale += square;
-  double inertia = 0, terms = 0;
-  for (const Sum& sum : of) inertia += sum.value, terms += sum.scale;
-  return inertia >= kLeastShare * terms ? inertia : std::numeric_limits<double>::quiet_NaN();
+  Sum& squares = terms[size_t(k_)];
+  for (double square : parts_[0].squares) squares.value += square, squares.scale += square;
+  double inertia = 0, scale = 0;
+  for (const Sum& sum : terms) inertia += sum.value, scale += sum.scale;
+  return inertia >= kLeastShare * scale ? inertia : std::numeric_limits<double>::quiet_NaN();
 }
+
 template class ExactSums<float>;
 template class ExactSums<double>;
 

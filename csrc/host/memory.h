@@ -1,4 +1,5 @@
-// Memory, aligned and filled up.
+// Memory of arrays: aligned to cache lines, in large pages, and of lengths filled up to multiples
+// of 16.
 #pragma once
 
 #include <algorithm>
@@ -15,40 +16,47 @@
 
 namespace km {
 
+// Gives back what std::aligned_alloc gave.
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-// Large pages for memory, where there are: fewer of them are to be found when it is first used.
-constexpr size_t kLarge = size_t(2) << 20;
+// Numbers that nobody has set yet, aligned to 64 bytes.
+template <typename T>
+using Array = std::unique_ptr<T[], Free>;
+
+constexpr size_t kLargePage = size_t(2) << 20;  // bytes: of x86-64, and most often of arm64
+
+// Asks for large pages in memory that was not used yet: its first use then costs one page fault for
+// 2 MB instead of 512, and lookups of addresses miss less often. A wish: errors do not matter.
 inline void in_large_pages(void* memory, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
-  const uintptr_t begin = (uintptr_t(memory) + kLarge - 1) / kLarge * kLarge;
-  const uintptr_t end = (uintptr_t(memory) + bytes) / kLarge * kLarge;
+  const uintptr_t begin = (uintptr_t(memory) + kLargePage - 1) / kLargePage * kLargePage;
+  const uintptr_t end = (uintptr_t(memory) + bytes) / kLargePage * kLargePage;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
 
-// Memory that is not filled, aligned to 64 bytes; much of it in large pages.
+// An array of count numbers. At least 64 bytes lie behind the last one, so that a loop may read a
+// whole vector there. From 8 MB on it is in large pages; of smaller ones the last page would be too
+// large a share. Throws std::bad_alloc.
 template <typename T>
-std::unique_ptr<T[], Free> aligned(size_t count) {
+Array<T> aligned(size_t count) {
   const size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
-  const size_t alignment = bytes < 4 * kLarge ? 64 : kLarge;
+  const size_t alignment = bytes < 4 * kLargePage ? 64 : kLargePage;
   void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
   if (!memory) throw std::bad_alloc();
-  if (alignment == kLarge) in_large_pages(memory, bytes);
-  return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
+  if (alignment == kLargePage) in_large_pages(memory, bytes);
+  return Array<T>(static_cast<T*>(memory));
 }
 
-// Centroids come by sixteen, as features do.
+// Centroids and features are read by sixteen, the lanes of kernel/simd/vec16-inl.h.
 constexpr int64_t kPlaces = 16;
+// count filled up to a multiple of 16.
 inline int64_t filled(int64_t count) { return (count + kPlaces - 1) / kPlaces * kPlaces; }
 
-// A number for each of so many things, not filled, aligned to 64 bytes.
-template <typename T>
-using Array = std::unique_ptr<T[], Free>;
-
-// Memory of each part, so many numbers.
+// An array of count numbers for each part. Apart: threads that write to one cache line in turn slow
+// each other down. Throws std::bad_alloc, hence is called before threads start.
 template <typename T>
 std::vector<Array<T>> for_each_part(int64_t parts, size_t count) {
   std::vector<Array<T>> all;
@@ -56,7 +64,7 @@ std::vector<Array<T>> for_each_part(int64_t parts, size_t count) {
   return all;
 }
 
-// Rows (count, d) filled up by zeros to a multiple of 16 features.
+// Copies rows (count, d) to (count, filled(d)), filled up by zeros.
 template <typename T>
 std::vector<T> filled_up(const T* rows, int64_t count, int64_t d) {
   const int64_t stride = filled(d);

@@ -15,7 +15,9 @@
 #include "kernel/seeding/bounded-inl.h"
 #include "kernel/seeding/box_reach-inl.h"
 #include "kernel/seeding/brute_force-inl.h"
-#include "kernel/sparse/sparse-inl.h"
+#include "kernel/sparse/measure-inl.h"
+#include "kernel/sparse/normalization-inl.h"
+#include "kernel/sparse/search-inl.h"
 #include "kernel/sums/counted-inl.h"
 
 namespace km::KM_TARGET {

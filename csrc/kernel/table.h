@@ -9,15 +9,10 @@
 #include "kernel/many/search.h"
 #include "kernel/many/sums.h"
 #include "kernel/result.h"
+#include "kernel/rows/rows.h"
 #include "kernel/sparse/search.h"
 
 namespace km {
-
-// Whether rows are of another type than the one that distances are computed in. (static: no linker
-// may take the copy of one instruction set for all.)
-static inline bool converts(const km_rows& rows) {
-  return rows.element != (rows.is_double ? KM_FLOAT64 : KM_FLOAT32);
-}
 
 template <typename T>
 struct Kernel {

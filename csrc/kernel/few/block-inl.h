@@ -102,7 +102,7 @@ template <typename T, int D = 0>
 void load_block(const km_rows& rows, T* block) {
   constexpr int R = Lanes<T>::kRows;
   const int64_t d = D ? D : rows.d, count = rows.n;
-  const T* x = static_cast<const T*>(rows.x);
+  const T* x = row_at<T>(rows, 0);
   if (D && count == R && rows.column_stride == 1 && rows.row_stride == D) {
     for (int s = 0; s < R; ++s)  // a loop that compilers make shuffles of
       for (int j = 0; j < D; ++j) block[j * R + s] = x[s * D + j];

@@ -84,7 +84,7 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int
     for (int s = 0; s < R; s += 8)
       for (int l = 0; l < 8; ++l) inertia[l] += weight[s + l] * distance[s + l];
     if (!rows.weights && !rows.cosine && some.column_stride == 1) {
-      const T* row = static_cast<const T*>(some.x);
+      const T* row = row_at<T>(some, 0);
       for (int s = 0; s < count; ++s, row += some.row_stride) {
         double* sum = sums + ((s & (copies - 1)) * k + label[s]) * kTerms;
         for (int j = 0; j < D; ++j) sum[j] += row[j];

@@ -1,5 +1,5 @@
-// What rows of many features add to their clusters.
-//
+// What rows of many features add to the sums of their clusters (see ClusterSums), or take off them
+// when their label changes.
 #pragma once
 
 #include "kernel/rows/load-inl.h"
@@ -7,19 +7,23 @@
 namespace km::KM_TARGET {
 namespace {
 
-// Rows one by one, as they are or copied.
+// Rows one by one: where they are if they can be read there, else copied, one at a time.
 template <typename T>
 class EachRow {
  public:
+  // copy (stride) is memory for one row; stride is d filled up to a multiple of 16.
   EachRow(const km_rows& rows, int64_t stride, T* copy)
-      : rows_(rows), stride_(stride), copy_(copy), read_(as_they_are(rows, rows.d)) {}
+      : rows_(rows), stride_(stride), copy_(copy), in_place_(can_be_read_in_place(rows, rows.d)) {}
 
+  // Row i (d), for cosine at unit length; a copy is valid until the next call.
   const T* at(int64_t i) const {
-    if (read_) return static_cast<const T*>(rows_.x) + i * rows_.row_stride;
+    if (in_place_) return row_at<T>(rows_, i);
     load_rows(rows_, i, 1, stride_, copy_);
     return copy_;
   }
+  // Asks the caches for row i, which will be wanted soon.
   void expect(int64_t i) const { fetch_row(rows_, i); }
+  // The weight of row i, which is row: 1 without weights, 0 where cosine has no direction for it.
   double weight(int64_t i, const T* row) const {
     if (rows_.cosine && is_zero(row, rows_.d)) return 0;
     return rows_.weights ? rows_.weights[i] : 1.0;
@@ -29,10 +33,12 @@ class EachRow {
   const km_rows& rows_;
   const int64_t stride_;
   T* const copy_;
-  const bool read_;
+  const bool in_place_;
 };
 
-// See ClusterSums; sign is 1 or -1.
+// Adds a row (d), or takes it off where kSign is -1, as a multiple of the unit and a rest each. The
+// splitter is so large that the sum of it and a value has no digit below the unit: adding it rounds
+// to the nearest multiple, taking it off again is exact, and so is value - multiple.
 template <int kSign>
 void add_split(const float* row, int64_t d, double splitter, double* __restrict high,
                double* __restrict low) {
@@ -44,6 +50,9 @@ void add_split(const float* row, int64_t d, double splitter, double* __restrict 
   }
 }
 
+// Notes the largest and the smallest size of the numbers of a row (d) other than 0: with them the
+// host proves that sums were exact. Bits of floats without their signs are ordered as their sizes;
+// 0 - 1 wraps to the largest integer, so that no 0 is the smallest.
 inline void note_extremes(const float* row, int64_t d, ClusterSums& sums) {
   uint32_t largest = sums.largest, below_smallest = sums.smallest - 1;
   for (int64_t j = 0; j < d; ++j) {
@@ -51,13 +60,14 @@ inline void note_extremes(const float* row, int64_t d, ClusterSums& sums) {
     std::memcpy(&bits, row + j, sizeof(bits));
     bits &= 0x7fffffff;
     largest = bits > largest ? bits : largest;
-    below_smallest = bits - 1 < below_smallest ? bits - 1 : below_smallest;  // 0 is no number here
+    below_smallest = bits - 1 < below_smallest ? bits - 1 : below_smallest;
   }
   sums.largest = largest;
   sums.smallest = below_smallest + 1;
 }
 
-// See Kernel::add_up.
+// See Kernel::add_up. Splits where sums.splitter is not 0, which it is of floats without weights
+// alone; else adds weight · x. copy (stride) is memory for one row.
 template <typename T>
 void add_up(const km_rows& rows, int64_t stride, int64_t begin, int64_t end, const int64_t* labels,
             ClusterSums& sums, T* copy) {
@@ -71,8 +81,8 @@ void add_up(const km_rows& rows, int64_t stride, int64_t begin, int64_t end, con
     sums.counts[label] += weight;
     double* __restrict const high = sums.high + label * d;
     for (int64_t j = 0; j < d; ++j) {
-      const double apart = double(row[j]) - sums.center[j];
-      squares[j] += weight * apart * apart;
+      const double from_center = double(row[j]) - sums.center[j];
+      squares[j] += weight * from_center * from_center;
     }
     if constexpr (sizeof(T) == 4) {
       if (sums.splitter != 0) {
@@ -85,7 +95,8 @@ void add_up(const km_rows& rows, int64_t stride, int64_t begin, int64_t end, con
   }
 }
 
-// See Kernel::change.
+// See Kernels::change: count changes to exact sums, in the order of their clusters. Rows come in no
+// order that a processor could foresee, so each is asked for eight changes before it is needed.
 inline void change(const km_rows& rows, int64_t stride, const Change* changes, int64_t count,
                    const ClusterSums& sums, float* copy) {
   constexpr int64_t kAhead = 8;

@@ -44,9 +44,9 @@ struct Block {
 
   // Finds some rows, a bit each: where they are if they can be read there, else copied.
   void read(uint64_t some) {
-    if (as_they_are(all_, s.places.stride)) {
+    if (can_be_read_in_place(all_, s.places.stride)) {
       row_pitch = all_.row_stride;
-      rows = static_cast<const T*>(all_.x) + first * row_pitch;
+      rows = row_at<T>(all_, first);
       return;
     }
     T* const copies = scratch_.rows;

@@ -1,28 +1,36 @@
-// Sums of clusters of rows of many features.
+// Sums of clusters of rows of many features. A float x, 24 digits, is split at a unit 2^u that all
+// rows share into two numbers that are summed apart (error-free extraction: Rump, Ogita & Oishi,
+// Accurate floating-point summation, 2008):
+//
+//      x = 0.000110101110|0011010          multiple = (x + splitter) - splitter, a multiple of 2^u
+//                        2^u               rest     = x - multiple, |rest| <= 2^(u - 1)
+//
+// Where n multiples, and n rests, have no more digits together than a double, 53, no addition
+// rounds: sums are exact, the same in whatever order, and rows can be taken off them again.
 #pragma once
 
 #include <cstdint>
 
 namespace km {
 
-// Adding splitter to a number and taking it off again leaves a multiple of a unit; these and what
-// is left are added up apart, so that both sums are exact, in whatever order (Rump, Ogita & Oishi
-// 2008).
+// The sums that a thread adds rows to, then those of all rows; filled by ExactSums<T>::zero in
+// host/exact_sums.cpp, which says when they are exact.
 struct ClusterSums {
-  double splitter;             // or 0: plain sums, by weight
-  double* high;                // (k, d): of multiples, or plain ones
-  double* low;                 // (k, d): of what is left; or null
-  double* counts;              // (k): of weights
-  const double* center;        // (d)
-  double* squares;             // (d): of differences from center, by weight
-  uint32_t largest, smallest;  // floats that were added, without their signs: bits of these
+  double splitter;       // 1.5 · 2^(u + 52); or 0: plain sums of weight · x
+  double* high;          // (k, d): sums of multiples, or plain ones
+  double* low;           // (k, d): sums of rests; read only where splitter is not 0
+  double* counts;        // (k): sums of weights
+  const double* center;  // (d): near the data, for the squares
+  double* squares;       // (d): Σ weight · (x - center)² of all clusters
+  uint32_t largest;      // IEEE bits of the largest |x| that was split; 0 where none was
+  uint32_t smallest;     // and of the smallest that is not 0; 0 where none was
 };
 
-// A row joins or leaves a cluster.
+// A row joins or leaves a cluster: half of a Move, whose label goes from one cluster to another.
 struct Change {
-  int64_t row;
-  int32_t cluster;
-  bool joins;
+  int64_t row;      // 0 to n - 1
+  int32_t cluster;  // 0 to k - 1
+  bool joins;       // else the row leaves
 };
 
 }  // namespace km

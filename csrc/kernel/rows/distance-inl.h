@@ -1,4 +1,6 @@
-// The distance that decides; its order of operations is that of README.md.
+// The deciding distance, Σ (x - c)²: distance(x, c, d) and sum_of_squares(v, d) of csrc/README.md,
+// for rows one by one. few/block-inl.h has the same sum for rows in the lanes of vectors, and
+// sparse/ for rows without their zeros. Wherever a row and a centroid meet, the bits are the same.
 #pragma once
 
 #include "kernel/simd/vec16-inl.h"
@@ -12,52 +14,64 @@ inline T least_of(T a, T b) {
   return a < b ? a : b;
 }
 
-// Squared distance of two rows (stride) of more than kFewFeatures features: features 16 apart are
-// added up in order, by parts of 1,024 features, then the lanes. Wherever two rows meet, the
-// distance has the same bits.
+// Lanes start again from 0 after so many features: a sum of d squares then has an error of about
+// 64 + d / 1024 roundings instead of d / 16.
 constexpr int64_t kFeaturesInPart = 1024;
 
-template <typename T>
-inline T squared_distance(const T* a, const T* b, int64_t stride) {
-  Sixteen<T> all = filled(T(0));
-  if (stride <= kFeaturesInPart) {
-    for (int64_t j = 0; j < stride; j += kLanes)
-      add_square_of_difference(all, load(a + j), load(b + j));
-    return total(all);
-  }
-  for (int64_t begin = 0; begin < stride; begin += kFeaturesInPart) {
-    Sixteen<T> sum = filled(T(0));
-    for (int64_t j = begin; j < least_of(stride, begin + kFeaturesInPart); j += kLanes)
-      add_square_of_difference(sum, load(a + j), load(b + j));
-    add(all, sum);
-  }
-  return total(all);
+// lane[0 .. 15] of the part of features begin to end: for each j that is a multiple of 16,
+// add_squares(lane, j) does lane[i] = fused(v[j + i], v[j + i], lane[i]) for i = 0 .. 15.
+template <typename T, typename AddSquares>
+inline Sixteen<T> lanes_of_part(int64_t begin, int64_t end, const AddSquares& add_squares) {
+  Sixteen<T> lane = filled(T(0));
+  for (int64_t j = begin; j < end; j += kLanes) add_squares(lane, j);
+  return lane;
 }
 
-// The same of four pairs of rows, whose sums need not wait for each other.
+// sum_of_squares(v, d) for more than kFewFeatures features; v is filled up by zeros from d to
+// stride, a multiple of 16, which changes no bit.
+template <typename T, typename AddSquares>
+inline T sum_of_squares(int64_t stride, const AddSquares& add_squares) {
+  if (stride <= kFeaturesInPart) return total(lanes_of_part<T>(0, stride, add_squares));
+  Sixteen<T> totals = filled(T(0));  // total[0 .. 15] of the pseudo-code
+  for (int64_t begin = 0; begin < stride; begin += kFeaturesInPart)
+    add(totals, lanes_of_part<T>(begin, least_of(stride, begin + kFeaturesInPart), add_squares));
+  return total(totals);  // by halves: lanes 8 apart, then 4, 2, 1
+}
+
+// distance(x, c, d) for more than kFewFeatures features, of x and c (stride). The sign of x - c
+// does not matter.
 template <typename T>
-KM_BY_ITSELF void squared_distances(const T* const (&a)[4], const T* const (&b)[4], int64_t stride,
+inline T squared_distance(const T* x, const T* c, int64_t stride) {
+  return sum_of_squares<T>(stride, [x, c](Sixteen<T>& lane, int64_t j) {
+    add_square_of_difference(lane, load(x + j), load(c + j));
+  });
+}
+
+// distance(x, c, d) of four pairs x[i], c[i] (stride). A sum waits for each of its additions (4
+// cycles on most processors); four sums side by side keep the processor busy meanwhile.
+template <typename T>
+KM_BY_ITSELF void squared_distances(const T* const (&x)[4], const T* const (&c)[4], int64_t stride,
                                     T (&distance)[4]) {
-  if (stride > kFeaturesInPart) {
-    for (int i = 0; i < 4; ++i) distance[i] = squared_distance(a[i], b[i], stride);
+  if (stride > kFeaturesInPart) {  // long sums: pairs one by one
+    for (int i = 0; i < 4; ++i) distance[i] = squared_distance(x[i], c[i], stride);
     return;
   }
-  Sixteen<T> sum[4];
-  for (int i = 0; i < 4; ++i) sum[i] = filled(T(0));
+  Sixteen<T> lane[4];
+  for (int i = 0; i < 4; ++i) lane[i] = filled(T(0));
   for (int64_t j = 0; j < stride; j += kLanes)
-    for (int i = 0; i < 4; ++i) add_square_of_difference(sum[i], load(a[i] + j), load(b[i] + j));
-  for (int i = 0; i < 4; ++i) distance[i] = total(sum[i]);
+    for (int i = 0; i < 4; ++i) add_square_of_difference(lane[i], load(x[i] + j), load(c[i] + j));
+  for (int i = 0; i < 4; ++i) distance[i] = total(lane[i]);
 }
 
-// The same of few features (d): one after the other.
+// distance(x, c, d) for d <= kFewFeatures, of x and c (d): one feature after the other.
 template <typename T>
-inline T squared_distance_of_few(const T* a, const T* b, int64_t d) {
-  T sum = 0;
+inline T squared_distance_of_few(const T* x, const T* c, int64_t d) {
+  T s = 0;
   for (int64_t j = 0; j < d; ++j) {
-    const T difference = a[j] - b[j];
-    sum = fused(difference, difference, sum);
+    const T v = x[j] - c[j];
+    s = fused(v, v, s);
   }
-  return sum;
+  return s;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
-// Numbers of every type that rows may hold, converted to the type that distances are computed in.
-// Half precision and integers up to 2^24 are floats exactly, so that a conversion rounds nothing.
-//
+// Numbers of each type S that rows may hold (km_element), converted to T, the float or double that
+// distances are computed in. Half precision and integers up to 2^24 in size are floats exactly, so
+// that a conversion rounds nothing; the caller is told of integers beyond (km_rows::beyond), and
+// starts again in double.
 #pragma once
 
 #include "kernel/simd/standard.h"
@@ -9,25 +10,30 @@
 namespace km::KM_TARGET {
 namespace {
 
-struct Half {
+// Types that C++17 has no name for, as they are in memory.
+struct Half {  // IEEE binary16: sign, 5 bits of exponent, 10 of fraction
   uint16_t bits;
 };
-struct Bfloat16 {
+struct Bfloat16 {  // the upper half of a float
   uint16_t bits;
 };
-struct Bool {
+struct Bool {  // torch writes 0 or 1
   uint8_t byte;
 };
 
+// The float whose IEEE representation is bits.
 inline float float_of_bits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
 }
 
-// Whether integers of type S may be beyond 2^24, and whether one of them is.
+// Whether integers of type S may be beyond 2^24 in size, where not all of them are floats.
 template <typename S>
 constexpr bool kWide = std::is_integral_v<S> && sizeof(S) >= 4;
+
+// Whether an integer is. Of signed ones by a single unsigned comparison: value + 2^24 is in
+// [0, 2^25] just where |value| <= 2^24, and wraps to more where value is below.
 template <typename S>
 inline bool is_beyond(S value) {
   using Bits = std::make_unsigned_t<S>;
@@ -35,21 +41,27 @@ inline bool is_beyond(S value) {
   return std::is_signed_v<S> ? Bits(value) + kMost > 2 * kMost : Bits(value) > kMost;
 }
 
+// value as T: of numbers that C++ can convert.
 template <typename T, typename S>
 inline T converted(S value) {
-  // Vectors have no conversion from 64 bits, which only integers beyond 2^24 need.
+  // By way of 32 bits, which AVX2 has a vector conversion for and 64 bits have not; integers that
+  // do not fit there are beyond 2^24, and their results are void.
   if constexpr (std::is_same_v<T, float> && kWide<S>)
     return static_cast<T>(static_cast<int32_t>(value));
   else
     return static_cast<T>(value);
 }
+
 template <typename T>
 inline T converted(Bfloat16 value) {
   return float_of_bits(uint32_t{value.bits} << 16);
 }
-// Has no branch, so that compilers make vectors of a loop over it. Numbers below the normal ones of
-// half precision get a leading digit, which a subtraction takes off again: no float is below the
-// normal ones of floats, which torch may have flushed to 0.
+
+// Of half precision. The exponent and the fraction move up by 13 places, and the bias of the
+// exponent becomes that of floats (15 -> 127). A subnormal number, 0.f · 2^-14, is made 1.f ·
+// 2^-14, of which 2^-14 is taken off again: no operand is a subnormal float, which a processor that
+// flushes denormals would read as 0. Infinity and NaN keep their exponent of ones. There is no
+// branch, so that compilers make vectors of a loop over this.
 template <typename T>
 inline T converted(Half value) {
   constexpr int32_t kBias = (127 - 15) << 23, kLeastNormal = 1 << 23, kInfinite = 0x1f << 23;
@@ -63,13 +75,15 @@ inline T converted(Half value) {
   std::memcpy(&bits, &number, sizeof(bits));
   return float_of_bits(bits | (uint32_t{value.bits} & 0x8000u) << 16);
 }
+
 template <typename T>
 inline T converted(Bool value) {
   return value.byte ? T(1) : T(0);
 }
 
-// Converts count numbers, step apart, which need not be aligned. Returns whether one of them would
-// need a double.
+// Converts count numbers of S at `from`, step elements apart and not necessarily aligned, to
+// (count) numbers of T. Returns whether one of them is an integer that needs a double, but T is
+// float.
 template <typename S, typename T>
 inline bool convert(const char* __restrict from, int64_t count, int64_t step, T* __restrict to) {
   auto number = [from](int64_t j) {
@@ -78,7 +92,7 @@ inline bool convert(const char* __restrict from, int64_t count, int64_t step, T*
     return value;
   };
   int64_t j = 0;
-#if defined(__AVX512F__)  // has an instruction for half precision
+#if defined(__AVX512F__)  // has an instruction for half precision, which no flag flushes
   if constexpr (std::is_same_v<S, Half> && std::is_same_v<T, float>)
     for (; step == 1 && j + 16 <= count; j += 16)
       _mm512_storeu_ps(
@@ -87,7 +101,7 @@ inline bool convert(const char* __restrict from, int64_t count, int64_t step, T*
 #endif
   if constexpr (std::is_same_v<T, float> && kWide<S>) {
     S beyond = 0;
-    if (step == 1)  // loops that compilers make vectors of
+    if (step == 1)  // a constant step: compilers make vectors of this loop
       for (; j < count; ++j) {
         beyond |= S(is_beyond(number(j)));
         to[j] = converted<T>(number(j));
@@ -104,7 +118,8 @@ inline bool convert(const char* __restrict from, int64_t count, int64_t step, T*
   return false;
 }
 
-// Calls something with a number of the type of an element.
+// Calls call(S{}) for the type S that a km_element names, and returns its result; what is not in
+// the list is float, KM_FLOAT32.
 template <typename Call>
 inline auto with_element(int32_t element, const Call& call) {
   switch (element) {
@@ -135,50 +150,6 @@ inline auto with_element(int32_t element, const Call& call) {
     default:
       return call(float{});
   }
-}
-
-// See Kernel::copy_rows.
-template <typename T>
-__attribute__((noinline)) void copy_rows(const km_rows& rows, int64_t first, int64_t count,
-                                         int64_t pitch, T* to) {
-  with_element(rows.element, [&](auto zero) {
-    using S = decltype(zero);
-    constexpr int64_t kSize = sizeof(S);
-    const char* row = static_cast<const char*>(rows.x) + first * rows.row_stride * kSize;
-    const bool gapless = rows.row_stride == rows.d && pitch == rows.d && rows.column_stride == 1;
-    bool beyond = false;
-    if (gapless)
-      beyond = convert<S>(row, count * rows.d, 1, to);
-    else
-      for (int64_t i = 0; i < count; ++i, row += rows.row_stride * kSize)
-        beyond |= convert<S>(row, rows.d, rows.column_stride, to + i * pitch);
-    if (beyond && rows.beyond) __atomic_store_n(rows.beyond, 1, __ATOMIC_RELAXED);
-  });
-}
-
-// Rows first to first + count as rows of T: where they are, or converted to copies (count, d).
-template <typename T>
-inline km_rows rows_of(const km_rows& rows, int64_t first, int64_t count, T* copies) {
-  km_rows some = rows;
-  some.n = count;
-  if (converts(rows)) {
-    copy_rows(rows, first, count, rows.d, copies);
-    some.x = copies;
-    some.element = sizeof(T) == 8 ? KM_FLOAT64 : KM_FLOAT32;
-    some.row_stride = rows.d;
-    some.column_stride = 1;
-  } else {
-    some.x = static_cast<const T*>(rows.x) + first * rows.row_stride;
-  }
-  return some;
-}
-
-// Asks memory for a row that will be needed soon.
-inline void fetch_row(const km_rows& rows, int64_t i) {
-  if (rows.column_stride != 1) return;
-  const int64_t size = with_element(rows.element, [](auto zero) { return int64_t(sizeof(zero)); });
-  const char* const row = static_cast<const char*>(rows.x) + i * rows.row_stride * size;
-  for (int64_t j = 0; j < rows.d * size; j += 64) __builtin_prefetch(row + j);
 }
 
 }  // namespace

@@ -1,0 +1,15 @@
+// E-steps of sparse rows; see km_sparse_e_step.
+#pragma once
+
+#include "abi/native.h"
+#include "kernel/result.h"
+
+namespace km {
+
+// centroids (k, d), contiguous. Labels and distances are those of an E-step of the whole rows, bit
+// for bit; sums are plain ones in double, each cluster's in the order of its rows.
+template <typename T>
+void sparse_e_step(const km_sparse& rows, const T* centroids, int64_t k, const Result<T>& result,
+                   int threads);
+
+}  // namespace km

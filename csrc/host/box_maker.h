@@ -11,7 +11,8 @@
 
 namespace km {
 
-// Threads that share the nodes of a level, where they have so many nodes each.
+// Threads that share the nodes of a level, where they have so many nodes each: fewer cost less than
+// waking a thread.
 inline int64_t parts_of_level(const BoxLevels& levels, int level, int threads) {
   constexpr int64_t kNodesPerThread = 64;
   return std::min<int64_t>(threads, levels.nodes[level] / kNodesPerThread + 1);
@@ -36,6 +37,8 @@ class BoxMaker {
   BoxMaker(const Boxes<T>& tree, int threads)
       : tree_(tree), threads_(threads), boxes_(size_t(nodes_of(tree.levels))) {}
 
+  // Nodes of a level are independent of each other, and read the level below alone: each thread
+  // fills its nodes, and the results do not depend on how many threads there are.
   void run() {
     for_each_node(tree_.levels, 0, threads_, [&](int64_t leaf) { fill(leaf); });
     for (int level = 1; level < tree_.levels.count; ++level)
@@ -46,6 +49,8 @@ class BoxMaker {
   static constexpr int64_t kMostInLeaf = 64;  // rows: floats in four vectors of 64 bytes
   static constexpr int kMoments = 2 + D;      // see BoxLabels
 
+  // Box and moments of a leaf, and its rows as a block. Lanes without a row get copies of the last
+  // one, so that kernels compute whole vectors of numbers that exist.
   void fill(int64_t leaf) {
     const int64_t size = tree_.rows.leaf, first = leaf * size;
     const int64_t count = std::min(size, tree_.rows.n - first);
@@ -60,7 +65,8 @@ class BoxMaker {
     if (tree_.labels.moments) add_moments(leaf, rows, count);
   }
 
-  // Moments of a leaf, whose rows are (count, D).
+  // Moments of a leaf, whose rows are (count, D): about its middle, in double, since Σ w ‖x - c‖²
+  // from moments about the origin would cancel where a box is small and far away.
   void add_moments(int64_t leaf, const T* rows, int64_t count) {
     double* const moments = tree_.labels.moments + leaf * kMoments;
     const T* const middle = tree_.sides.middle + leaf * D;
@@ -78,7 +84,8 @@ class BoxMaker {
     }
   }
 
-  // A node's box contains the boxes of its children.
+  // The box of a node contains the boxes of its children, and touches them: it is the smallest one
+  // of its rows, too.
   void unite(int level, int64_t node) {
     const int64_t number = tree_.levels.begin[level] + node;
     const int64_t below = tree_.levels.begin[level - 1];
@@ -108,6 +115,8 @@ class BoxMaker {
     }
   }
 
+  // Middle and half sides of a box, such that |x_j - middle_j| <= half_j for each row x in it, also
+  // as rounded numbers: what is pruned by a box is pruned for all of its rows.
   void set_sides(int64_t number, const Box<T, D>& box) {
     // Each of the two differences and the product is rounded once: by ε / 2, relatively.
     constexpr T kRoundedUp = 1 + 4 * std::numeric_limits<T>::epsilon();

@@ -23,7 +23,8 @@ int64_t parts_of_walk(const Boxes<T>& tree, int threads) {
   return std::min<int64_t>(threads, tree.levels.nodes[0] / kLeavesPerThread + 1);
 }
 
-// Fills the rows, sides and moments of a tree; false where CellSort refuses a number.
+// Fills the rows, sides and moments of a tree; false where CellSort refuses a number. One function
+// for each D, so that the loops over features are unrolled.
 template <typename T, int D>
 bool sort_and_fill(const km_rows& rows, const Boxes<T>& tree, int threads) {
   if (!CellSort<T, D>(rows, tree.rows.leaf, threads, tree.rows.features, tree.rows.number).run())
@@ -50,6 +51,7 @@ std::vector<T> in_columns(const T* candidates, int64_t d, int64_t first, int64_t
 
 template <typename T>
 std::unique_ptr<BoxTree<T>> BoxTree<T>::of(const km_rows& rows, int threads) {
+  // The tree holds rows as they are, not at unit length as cosine measures them.
   if (rows.cosine || rows.n < 1 || rows.n > std::numeric_limits<uint32_t>::max()) return nullptr;
   auto tree = std::make_unique<BoxTree>();
   return tree->build(rows, threads) ? std::move(tree) : nullptr;
@@ -64,7 +66,8 @@ bool BoxTree<T>::build(const km_rows& rows, int threads) {
   });
 }
 
-// How many leaves the rows fill, and how many nodes of each level the nodes below.
+// How many leaves the rows fill, and how many nodes of each level the nodes below. A leaf is a
+// block of the instruction set in use, which must not change while a tree exists.
 template <typename T>
 void BoxTree<T>::lay_out_levels(const km_rows& rows) {
   LeafRows<T>& r = tree_.rows;
@@ -81,6 +84,8 @@ void BoxTree<T>::lay_out_levels(const km_rows& rows) {
   } while (nodes > kMostTopNodes);
 }
 
+// Arrays of the sizes that boxes.h gives. Above kFewFeatures a tree serves seeding alone, and the
+// E-step's are left out.
 template <typename T>
 void BoxTree<T>::take_memory(bool weighted) {
   const size_t in_leaves = size_t(tree_.levels.nodes[0] * tree_.rows.leaf);
@@ -106,9 +111,11 @@ void BoxTree<T>::take_memory(bool weighted) {
 template <typename T>
 bool BoxTree<T>::measures(const T* points, int64_t count) {
   return std::all_of(points, points + count,
-                     [](T value) { return std::abs(value) <= kMostOfTree<T>; });
+                     [](T value) { return std::abs(value) <= kMostOfTree<T>; });  // NaN: false
 }
 
+// Labels of nodes are not derived from those of rows: -1 costs one visit of each node at the next
+// E-step, and no label.
 template <typename T>
 void BoxTree<T>::take_labels(const int64_t* labels) {
   for (int64_t i = 0; i < tree_.rows.n; ++i)
@@ -116,6 +123,7 @@ void BoxTree<T>::take_labels(const int64_t* labels) {
   std::fill_n(tree_.labels.of_node, nodes_of(tree_.levels), -1);
 }
 
+// Only while seeding: later E-steps have no use for these.
 template <typename T>
 void BoxTree<T>::take_seeding_memory() {
   const size_t nodes = size_t(nodes_of(tree_.levels));
@@ -132,7 +140,8 @@ void BoxTree<T>::end_seeding() {
   seeding_memory_ = {};
 }
 
-// Fills what seeding keeps, from the leaves up.
+// Fills what seeding keeps, from the leaves up, for nearest (n) in the caller's order. Needed where
+// the caller has changed nearest, or the weights, since the last call.
 template <typename T>
 void BoxTree<T>::read_nearest(const T* nearest, int threads) {
   if (!tree_.seeding.nearest) take_seeding_memory();
@@ -141,6 +150,7 @@ void BoxTree<T>::read_nearest(const T* nearest, int threads) {
     for_each_node(tree_.levels, level, threads, [&](int64_t node) { unite_children(level, node); });
 }
 
+// Lanes without a row repeat the last row's distance, as the features do, and weigh nothing.
 template <typename T>
 void BoxTree<T>::read_leaf(int64_t leaf, const T* nearest) {
   const LeafRows<T>& rows = tree_.rows;
@@ -157,6 +167,7 @@ void BoxTree<T>::read_leaf(int64_t leaf, const T* nearest) {
   tree_.seeding.potential[leaf] = potential;
 }
 
+// A node's largest distance and potential, from those of its children.
 template <typename T>
 void BoxTree<T>::unite_children(int level, int64_t node) {
   const int64_t number = tree_.levels.begin[level] + node, below = tree_.levels.begin[level - 1];
@@ -171,7 +182,9 @@ void BoxTree<T>::unite_children(int level, int64_t node) {
   tree_.seeding.potential[number] = potential;
 }
 
-// A candidate's potential is that of all rows less what the candidate would gain.
+// A candidate's potential is that of all rows less what the candidate would gain: few boxes are
+// near enough to a candidate to gain, and all others are not visited. Each part has gains of its
+// own, which are taken off in the order of the parts.
 template <typename T>
 bool BoxTree<T>::potentials(const T* nearest, const T* candidates, int64_t m, bool unchanged,
                             double* potentials, int threads) {
@@ -197,6 +210,7 @@ bool BoxTree<T>::potentials(const T* nearest, const T* candidates, int64_t m, bo
   return true;
 }
 
+// Parts take whole uppermost nodes: no two of them write to the same rows or nodes.
 template <typename T>
 void BoxTree<T>::lower(T* nearest, const T* center, bool unchanged, int threads) {
   if (!unchanged || !tree_.seeding.nearest) read_nearest(nearest, threads);

@@ -11,8 +11,9 @@
 
 namespace km {
 
-// Makes CandidateLists. A list has room for k candidates and what fills up a whole vector after
-// them: at most kPlaces numbers of any instruction set.
+// Makes CandidateLists: the list of all centroids once, read by every part, and lists for each
+// level of the tree and each part. A list has room for k candidates and what fills up a whole
+// vector after them: at most kPlaces numbers of any instruction set.
 template <typename T>
 class CandidateMemory {
  public:
@@ -22,6 +23,7 @@ class CandidateMemory {
         d_(tree.rows.d),
         every_label_(aligned<int32_t>(size_t(room_))),
         every_feature_(aligned<T>(size_t(room_ * d_))) {
+    // Centroids as columns (d, room): a vector holds one feature of several centroids.
     std::iota(every_label_.get(), every_label_.get() + room_, 0);
     std::fill_n(every_feature_.get(), room_ * d_, kFarAway<T>);
     for (int64_t c = 0; c < k; ++c)

@@ -17,8 +17,8 @@ namespace km {
 
 // Sorts all rows by the cells of their box, in the turn of the cells; then the rows of each cell by
 // the cells of that cell's rows, and so on, until a cell has few enough rows for two leaves. The
-// first sort reads the caller's rows, in parts; the others are of a few rows each, and threads take
-// the cells of the first by turns. The order does not depend on how many threads there are.
+// first sort reads the caller's rows, in parts; later sorts are of few rows each, and threads
+// take the cells of the first by turns. The order does not depend on how many threads there are.
 template <typename T, int D>
 class CellSort {
  public:
@@ -44,8 +44,9 @@ class CellSort {
   }
 
  private:
-  // Rows that are equal up to rounding cannot be told apart by cells; a cell of a cell has at most
-  // half its length, so 64 sorts leave nothing to tell apart in any type.
+  // Rows that crowd ever closer around one point need a sort of a cell in a cell for each scale.
+  // After so many, of at most 8 cuts each, the rest of a cell stays in the order it has: boxes of
+  // leaves may overlap then, which prunes less and changes no result.
   static constexpr int kDeepest = 64;
   static constexpr int64_t kAtOnce = 256;  // rows that are converted at once: they stay in a cache
   static constexpr int kMostCells = Cells<T, D>::kMost;
@@ -84,8 +85,10 @@ class CellSort {
     return std::all_of(within.begin(), within.end(), [](char of_part) { return of_part; });
   }
 
-  // A counting sort of all rows. Returns where the rows of each cell begin, in the turn of the
-  // cells, and after them n.
+  // A counting sort of all rows: parts count their rows of each cell; running sums over cells, and
+  // over parts within a cell, say where each part's rows of each cell go; parts copy their rows
+  // there. Rows of a cell stay in the caller's order. Returns where the rows of each cell begin, in
+  // the turn of the cells, and after them n.
   std::vector<int64_t> sort_all(const Cells<T, D>& cells) {
     const auto cell = aligned<uint8_t>(size_t(rows_.n));  // (n): by place
     std::vector<int64_t> place = count_cells(cells, cell.get());
@@ -143,7 +146,8 @@ class CellSort {
     }
   };
 
-  // Sorts the rows of each cell, which begin at begin (cells + 1).
+  // Sorts the rows of each cell, which begin at begin (cells + 1). Cells differ in how many rows
+  // they have, so a thread takes the next one whenever it has finished one.
   void sort_each(const std::vector<int64_t>& begin) {
     const int count = static_cast<int>(begin.size()) - 1;
     std::atomic<int> taken{0};
@@ -159,7 +163,9 @@ class CellSort {
     if (failed) throw std::bad_alloc();
   }
 
-  // Sorts rows that are sorted by a larger cell; depth: 0 to kDeepest, how many sorts came before.
+  // Sorts the rows of one cell, at positions begin to end - 1, by the cells of their own box, which
+  // is smaller than the cell where rows are clustered; then the rows of each of these. depth: 0 to
+  // kDeepest, how many sorts of cells came before.
   void sort(int64_t begin, int64_t end, Scratch& scratch, int depth) {
     const int64_t count = end - begin;
     if (count <= 2 * leaf_ || depth == kDeepest) return;
@@ -169,7 +175,8 @@ class CellSort {
     if (cells.count() == 1) return;
     scratch.hold(count);
     uint8_t* const cell = scratch.cell.data();
-    int64_t first[kMostCells + 1], next[kMostCells];
+    int64_t first[kMostCells + 1];  // in turn: where the rows of a cell begin, relative to begin
+    int64_t next[kMostCells];  // by place: how many rows a cell has, then where the next one goes
     std::fill_n(next, cells.count(), 0);
     cells.find(sorted_ + begin * D, count, cell);
     for (int64_t i = 0; i < count; ++i) ++next[cell[i]];

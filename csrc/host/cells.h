@@ -58,7 +58,9 @@ class Cells {
     take_turns(cuts);
   }
 
-  // Cells by place of rows (count, D) that lie in the box: cells (count).
+  // Cells by place of rows (count, D) that lie in the box: cells (count). No place is negative,
+  // since no row is below low; a place that
+  // rounding makes one too large does no harm: boxes of a tree are made from rows, not from cells.
   void find(const T* rows, int64_t count, uint8_t* cells) const {
     T low[D], scale[D];
     int last[D], step[D];  // stores to bytes may change members, as compilers see it, not these

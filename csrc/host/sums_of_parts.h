@@ -13,10 +13,11 @@ namespace km {
 // All copies of a part's sums are at most so many bytes: half of a first-level cache of 32 KB,
 // which a block of rows shares.
 constexpr int64_t kMostSumBytes = 16 << 10;
-// Copies where they fit: an addition takes about four times as long as a row does to arrive.
+// Copies where they fit: an addition takes about four cycles, in which more rows arrive.
 constexpr int64_t kSumCopies = 4;
 
-// All zero. What they hold is added to a result in the kernel (reduce_copies).
+// Makes SumCopies, all zero. A kernel adds to the copies of its part, and at the end the copies to
+// the part's result (reduce_copies).
 class SumsOfParts {
  public:
   SumsOfParts(int64_t parts, int64_t k, int64_t d) {

@@ -48,8 +48,9 @@ class BoxDescent {
   using M = typename Lanes<T>::Mask;
   static constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
 
-  // Node: counted from the first node of its level. Where distances are asked for, single
-  // candidates descend to the leaves, too.
+  // Filters the candidates of a node, and passes the rest on to its children. Node: counted from
+  // the first node of its level. Where distances are asked for, single candidates descend to the
+  // leaves, too.
   void visit(int level, int64_t node, const Candidates<T>& of_parent) {
     const int64_t number = tree_.levels.begin[level] + node;
     Candidates<T> candidates = of_parent;
@@ -67,7 +68,8 @@ class BoxDescent {
   }
 
   // The place in a list of the candidate nearest to the middle of a box; lists_.squares becomes the
-  // squared distances of all.
+  // squared distances of all. These are not the deciding distance, and need not be: any candidate
+  // prunes rightly as z, the nearest one prunes most.
   int64_t nearest_to_middle(const T* middle, const Candidates<T>& list) const {
     V least = V{} + std::numeric_limits<T>::infinity();
     M where = {};
@@ -151,7 +153,8 @@ class BoxDescent {
     inertia_of_boxes_ += squares > 0 ? squares : 0;  // rounding may leave less than 0
   }
 
-  // Writes one label for a node, for all nodes below, and for its rows.
+  // Writes one label for a node, for all nodes below, and for its rows. Late in a
+  // fit most boxes keep their label: assign_box sees it in of_node, and touches no row.
   void relabel_box(int level, int64_t node, int32_t label) {
     int64_t begin = node, end = node + 1;  // descendants of the node, on one level after the other
     for (int below = level; below >= 0; --below) {
@@ -192,7 +195,10 @@ class BoxDescent {
     if (!result_.sums) return;
     const double* const weights = tree_.rows.weights ? tree_.rows.weights + first : nullptr;
     for (int s = count; s < R; ++s) nearest.distance[s] = 0;
-    add_inertia(weights, nearest.distance, inertia_of_rows_);
+    for (int s = 0; s < R; s += kSumLanes)
+      for (int i = 0; i < kSumLanes; ++i)
+        inertia_of_rows_[i] +=
+            weights ? weights[s + i] * nearest.distance[s + i] : double(nearest.distance[s + i]);
     for (int s = 0; s < count; ++s) {
       double* const terms = terms_at<D>(sums_, s, label[s]);
       const double weight = weights ? weights[s] : 1.0;

@@ -46,7 +46,8 @@ inline int64_t note_labels(const Result<T>& result, int64_t first, int count,
 }
 
 // Adds count rows to the sums of their clusters, read where they are: continuous rows of weight 1
-// under the Euclidean metric.
+// under the Euclidean metric. A row's features are next to each other there, as its terms are: one
+// vector adds several of them.
 template <int D, typename T>
 inline void add_rows_in_place(const km_rows& rows, int count, const typename Lanes<T>::Int* label,
                               const SumCopies& sums) {
@@ -77,6 +78,7 @@ inline void add_rows_of_block(const T* block, int count, const double* weights, 
 }
 
 // See Kernel::scan. The sums of each copy, lane and cluster are added up in the order of the rows.
+// One block of rows at a time passes all steps while it is in a first-level cache.
 template <typename T, int D>
 void scan(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
           const Result<T>& result, T* block, const SumCopies& sums) {
@@ -102,7 +104,8 @@ void scan(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
       continue;
     }
     for (int s = count; s < R; ++s) weights[s] = 0, nearest.distance[s] = 0;
-    add_inertia(weights, nearest.distance, inertia);
+    for (int s = 0; s < R; s += kSumLanes)
+      for (int i = 0; i < kSumLanes; ++i) inertia[i] += weights[s + i] * nearest.distance[s + i];
     if (!rows.weights && !rows.cosine && batch.column_stride == 1)
       add_rows_in_place<D, T>(batch, count, nearest.label, sums);
     else

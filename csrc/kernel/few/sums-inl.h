@@ -1,4 +1,5 @@
-// What the rows of a block add to the sums of an E-step: inertia, and sums and counts of clusters.
+// Where the rows of a block add to the sums of an E-step: to lanes of inertia, and to copies of the
+// sums and counts of clusters.
 #pragma once
 
 #include "kernel/few/sum_copies.h"
@@ -12,16 +13,6 @@ namespace {
 // Sums that go on side by side, so that one addition need not wait for the last; row s of a block
 // adds to lane s % kSumLanes on every instruction set.
 constexpr int kSumLanes = 8;
-
-// Adds w ‖x - c‖² of the rows of a block.
-template <typename T>
-inline void add_inertia(const double* weights,  // (kRows): 0 where there is no row; null: 1
-                        const T* distances,     // (kRows): squared; 0 where there is no row
-                        double (&inertia)[kSumLanes]) {
-  for (int s = 0; s < Lanes<T>::kRows; s += kSumLanes)
-    for (int i = 0; i < kSumLanes; ++i)
-      inertia[i] += weights ? weights[s + i] * distances[s + i] : double(distances[s + i]);
-}
 
 // Where row s of a block adds its terms_of(D) numbers if its cluster is label: 0 to k - 1.
 template <int D>

@@ -13,6 +13,9 @@
 namespace km::KM_TARGET {
 namespace {
 
+// For k-means++ with several candidates for each center (Arthur and Vassilvitskii, 2007):
+// potentials of candidates are asked for, the best one becomes a center, and the nearest distances
+// are lowered.
 template <typename T, int D>
 class BoxReach {
  public:
@@ -49,7 +52,7 @@ class BoxReach {
       lower_leaf(node, center, nearest);
       return;
     }
-    farthest = 0;
+    farthest = 0;  // anew from the children, some of which have been lowered
     double potential = 0;
     const int64_t end = end_of_children(tree_.levels, level, node);
     for (int64_t child = node * kFan; child < end; ++child) {
@@ -80,7 +83,8 @@ class BoxReach {
       gain_of_node(level - 1, child, candidates, reaching, gains);
   }
 
-  // Which of the candidates whose bit is set may reach a box, a bit each.
+  // Which of the candidates whose bit is set may reach a box, a bit each. None does where every row
+  // is a center itself. Vectors hold candidates, not rows, since a box has one middle.
   uint32_t reaching_bits(int64_t number, const T* candidates, uint32_t candidate_bits) const {
     const T farthest = tree_.seeding.farthest[number];
     if (!(farthest > 0)) return 0;
@@ -122,7 +126,8 @@ class BoxReach {
     measure<1, D>(block, point, D, 1, of_feature, distance);
   }
 
-  // See lower_node.
+  // See lower_node. Rows keep nearest twice: in the order of the leaf, for vectors, and in the
+  // caller's, where only what has changed is written.
   void lower_leaf(int64_t leaf, const T* center, T* nearest) const {
     V distance[1][kVectors];
     distances_of(leaf, center, 1, distance);
@@ -141,7 +146,7 @@ class BoxReach {
         if (s < count) nearest[tree_.rows.number[first + s]] = nearest_in_leaf[s];
       }
     }
-    T farthest = 0;
+    T farthest = 0;  // lanes without a row repeat the last row: they change nothing
     for (int i = 0; i < W; ++i) farthest = most[i] > farthest ? most[i] : farthest;
     tree_.seeding.farthest[leaf] = farthest;
     double potential = 0;

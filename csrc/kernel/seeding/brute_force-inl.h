@@ -18,7 +18,8 @@ struct SeedingRows {
   typename Lanes<T>::Mask reached[kVectors];    // bit c: candidate c is nearer than nearest
 };
 
-// Rows first to first + count, which may be fewer than fill the block.
+// Reads what is known of rows first to first + count. Fewer than fill the block, and rows with
+// weights, are copied: vectors read whole blocks, and weights are doubles.
 template <typename T>
 inline void read_seeding_rows(const km_rows& rows, const T* nearest, int64_t first, int count,
                               SeedingRows<T>& of_block) {
@@ -70,7 +71,9 @@ inline void write_reached(const SeedingRows<T>& rows, int count, uint16_t* reach
     for (int s = 0; s < count; ++s) reached[s] = static_cast<uint16_t>(bits[s]);
 }
 
-// See Kernel::potentials. D is d, or 0 where d is not known to the compiler.
+// See Kernel::potentials. D is d, or 0 where d is not known to the compiler. A block of rows stays
+// in registers and the first-level cache while all candidates pass by, KM_CENTROIDS at a time; sums
+// of a block are added up in T, sums of all blocks in double.
 template <typename T, int D>
 void potentials(const km_rows& rows, const T* nearest, const T* candidates, int64_t m,
                 int64_t begin, int64_t end, double* potential, uint16_t* reached, T* block) {
@@ -90,7 +93,8 @@ void potentials(const km_rows& rows, const T* nearest, const T* candidates, int6
   }
 }
 
-// See Kernel::lower; for features up to kMeasuredFeatures.
+// See Kernel::lower; for features up to kMeasuredFeatures. One center alone is bound by memory: no
+// code for each number of features pays.
 template <typename T>
 void lower(const km_rows& rows, T* nearest, const T* center, int64_t begin, int64_t end, T* block) {
   using V = typename Lanes<T>::Vector;

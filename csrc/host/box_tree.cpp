@@ -4,118 +4,54 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <vector>
 
+#include "host/box_maker.h"
 #include "host/cell_sort.h"
 #include "host/dispatch.h"
-#include "host/split.h"
 #include "kernel/features.h"
+#include "kernel/limits.h"
 
 namespace km {
 
 namespace {
 
-constexpr int64_t kMostInLeaf = 64;
+// Threads that share a walk of seeding through a tree, where they have so many leaves each.
+template <typename T>
+int64_t parts_of_walk(const Boxes<T>& tree, int threads) {
+  constexpr int64_t kLeavesPerThread = 32;
+  return std::min<int64_t>(threads, tree.levels.nodes[0] / kLeavesPerThread + 1);
+}
 
-// Boxes of leaves and nodes, and what their rows add up to.
-template <typename T, int D>
-class BoxMaker {
- public:
-  BoxMaker(const Boxes<T>& tree, int threads)
-      : tree_(tree),
-        threads_(threads),
-        boxes_(size_t(tree.begin[tree.levels - 1] + tree.nodes[tree.levels - 1])) {
-    for (int level = 0; level < tree.levels; ++level) {
-      const int64_t nodes = tree.nodes[level];
-      const int64_t parts = std::min<int64_t>(threads, nodes / 64 + 1);
-      in_parallel(parts, [&](int64_t p) {
-        for (int64_t node = nodes * p / parts; node < nodes * (p + 1) / parts; ++node)
-          level ? unite(level, node) : fill(node);
-      });
-    }
-  }
-
- private:
-  // The rows of a leaf, which are sorted by rows so far, one feature after the other.
-  void fill(int64_t leaf) {
-    const int64_t size = tree_.leaf, first = leaf * size;
-    const int64_t count = std::min(size, tree_.n - first);
-    T* const rows = tree_.rows + first * D;
-    T copy[kMostInLeaf * D];
-    std::copy_n(rows, count * D, copy);
-    Box<T, D> box;
-    for (int64_t s = 0; s < count; ++s) box.add(copy + s * D);
-    close(leaf, box);
-    for (int64_t s = 0; s < size; ++s)
-      for (int j = 0; j < D; ++j) rows[j * size + s] = copy[std::min(s, count - 1) * D + j];
-    if (!tree_.moments) return;
-    double* const moments = tree_.moments + leaf * (2 + D);
-    const T* const middle = tree_.middle + leaf * D;
-    std::fill_n(moments, 2 + D, 0.0);
-    for (int64_t s = 0; s < count; ++s) {
-      const double weight = tree_.weights ? tree_.weights[first + s] : 1.0;
-      moments[0] += weight;
-      for (int j = 0; j < D; ++j) {
-        const double apart = double(copy[s * D + j]) - double(middle[j]);
-        moments[1] += weight * apart * apart;
-        moments[2 + j] += weight * apart;
-      }
-    }
-  }
-
-  void unite(int level, int64_t node) {
-    const int64_t number = tree_.begin[level] + node, below = tree_.begin[level - 1];
-    const int64_t begin = below + node * kFan;
-    const int64_t end = below + std::min(tree_.nodes[level - 1], (node + 1) * kFan);
-    Box<T, D> box;
-    for (int64_t child = begin; child < end; ++child) box.add(boxes_[child]);
-    close(number, box);
-    if (!tree_.moments) return;
-    double* const moments = tree_.moments + number * (2 + D);
-    const T* const middles = tree_.middle;
-    std::fill_n(moments, 2 + D, 0.0);
-    for (int64_t child = begin; child < end; ++child) {
-      const double* const its = tree_.moments + child * (2 + D);
-      moments[0] += its[0];
-      moments[1] += its[1];
-      for (int j = 0; j < D; ++j) {
-        const double apart = double(middles[child * D + j]) - double(middles[number * D + j]);
-        moments[1] += apart * (2 * its[2 + j] + its[0] * apart);
-        moments[2 + j] += its[2 + j] + its[0] * apart;
-      }
-    }
-  }
-
-  void close(int64_t number, const Box<T, D>& box) {
-    constexpr T kRoundedUp = 1 + 4 * std::numeric_limits<T>::epsilon();
-    boxes_[number] = box;
-    for (int j = 0; j < D; ++j) {
-      const T middle = (box.low[j] + box.high[j]) / 2;
-      tree_.middle[number * D + j] = middle;
-      tree_.half[number * D + j] = std::max(box.high[j] - middle, middle - box.low[j]) * kRoundedUp;
-    }
-  }
-
-  const Boxes<T>& tree_;
-  const int threads_;
-  std::vector<Box<T, D>> boxes_;
-};
-
+// Fills the rows, sides and moments of a tree; false where CellSort refuses a number. One function
+// for each D, so that the loops over features are unrolled.
 template <typename T, int D>
 bool sort_and_fill(const km_rows& rows, const Boxes<T>& tree, int threads) {
-  const Sorted<T, D> sorted(rows, tree.leaf, threads, tree.rows, tree.number);
-  if (!sorted.good()) return false;
-  if (tree.weights) {
-    std::fill_n(tree.weights, tree.nodes[0] * tree.leaf, 0.0);
-    for (int64_t i = 0; i < rows.n; ++i) tree.weights[i] = rows.weights[tree.number[i]];
+  if (!CellSort<T, D>(rows, tree.rows.leaf, threads, tree.rows.features, tree.rows.number).run())
+    return false;
+  if (tree.rows.weights) {
+    std::fill_n(tree.rows.weights, tree.levels.nodes[0] * tree.rows.leaf, 0.0);
+    for (int64_t i = 0; i < rows.n; ++i) tree.rows.weights[i] = rows.weights[tree.rows.number[i]];
   }
-  BoxMaker<T, D>(tree, threads);
+  BoxMaker<T, D>(tree, threads).run();
   return true;
+}
+
+// Candidates first to first + count of (m, d) as columns (d, kCandidates), filled up by points that
+// are far from every row.
+template <typename T>
+std::vector<T> in_columns(const T* candidates, int64_t d, int64_t first, int64_t count) {
+  std::vector<T> columns(size_t(d * kCandidates), kFarAway<T>);
+  for (int64_t c = 0; c < count; ++c)
+    for (int64_t j = 0; j < d; ++j) columns[j * kCandidates + c] = candidates[(first + c) * d + j];
+  return columns;
 }
 
 }  // namespace
 
 template <typename T>
 std::unique_ptr<BoxTree<T>> BoxTree<T>::of(const km_rows& rows, int threads) {
+  // The tree holds rows as they are, not at unit length as cosine measures them.
   if (rows.cosine || rows.n < 1 || rows.n > std::numeric_limits<uint32_t>::max()) return nullptr;
   auto tree = std::make_unique<BoxTree>();
   return tree->build(rows, threads) ? std::move(tree) : nullptr;
@@ -123,112 +59,147 @@ std::unique_ptr<BoxTree<T>> BoxTree<T>::of(const km_rows& rows, int threads) {
 
 template <typename T>
 bool BoxTree<T>::build(const km_rows& rows, int threads) {
-  Boxes<T>& t = tree_;
-  t.n = rows.n;
-  t.d = rows.d;
-  t.leaf = current_kernels().block_bytes / int64_t(sizeof(T));
-  int64_t nodes = (t.n + t.leaf - 1) / t.leaf, all = 0;
+  lay_out_levels(rows);
+  take_memory(rows.weights != nullptr);
+  return with_features<kSortedFeatures>(tree_.rows.d, [&](auto d) {
+    return sort_and_fill<T, decltype(d)::value>(rows, tree_, threads);
+  });
+}
+
+// How many leaves the rows fill, and how many nodes of each level the nodes below. A leaf is a
+// block of the instruction set in use, which must not change while a tree exists.
+template <typename T>
+void BoxTree<T>::lay_out_levels(const km_rows& rows) {
+  LeafRows<T>& r = tree_.rows;
+  r.n = rows.n;
+  r.d = rows.d;
+  r.leaf = current_kernels().block_bytes / int64_t(sizeof(T));
+  BoxLevels& levels = tree_.levels;
+  int64_t nodes = (r.n + r.leaf - 1) / r.leaf, below = 0;
   do {
-    if (t.levels) nodes = (nodes + kFan - 1) / kFan;
-    t.begin[t.levels] = all;
-    t.nodes[t.levels++] = nodes;
-    all += nodes;
+    if (levels.count) nodes = (nodes + kFan - 1) / kFan;
+    levels.begin[levels.count] = below;
+    levels.nodes[levels.count++] = nodes;
+    below += nodes;
   } while (nodes > kMostTopNodes);
-  const size_t in_leaves = size_t(t.nodes[0] * t.leaf), d = size_t(t.d);
-  rows_ = aligned<T>(in_leaves * d);
-  middle_ = aligned<T>(size_t(all) * d);
-  half_ = aligned<T>(size_t(all) * d);
-  number_ = aligned<uint32_t>(size_t(t.n));
-  if (t.d <= kFewFeatures) {
-    moments_ = aligned<double>(size_t(all) * (2 + d));
-    owner_ = aligned<int32_t>(size_t(all));
-    label_ = aligned<int32_t>(size_t(t.n));
+}
+
+// Arrays of the sizes that boxes.h gives. Above kFewFeatures a tree serves seeding alone, and the
+// E-step's are left out.
+template <typename T>
+void BoxTree<T>::take_memory(bool weighted) {
+  const size_t in_leaves = size_t(tree_.levels.nodes[0] * tree_.rows.leaf);
+  const size_t nodes = size_t(nodes_of(tree_.levels));
+  const size_t n = size_t(tree_.rows.n), d = size_t(tree_.rows.d);
+  memory_.features = aligned<T>(in_leaves * d);
+  memory_.middle = aligned<T>(nodes * d);
+  memory_.half = aligned<T>(nodes * d);
+  memory_.number = aligned<uint32_t>(n);
+  if (tree_.rows.d <= kFewFeatures) {
+    memory_.moments = aligned<double>(nodes * (2 + d));
+    memory_.label_of_node = aligned<int32_t>(nodes);
+    memory_.label_of_row = aligned<int32_t>(n);
   }
-  if (rows.weights) weights_ = aligned<double>(in_leaves);
-  t.rows = rows_.get();
-  t.weights = weights_.get();
-  t.number = number_.get();
-  t.middle = middle_.get();
-  t.half = half_.get();
-  t.moments = moments_.get();
-  t.label = label_.get();
-  t.owner = owner_.get();
-  return with_features<kSortedFeatures>(
-      t.d, [&](auto d) { return sort_and_fill<T, decltype(d)::value>(rows, t, threads); });
+  if (weighted) memory_.weights = aligned<double>(in_leaves);
+  tree_.rows.features = memory_.features.get();
+  tree_.rows.weights = memory_.weights.get();
+  tree_.rows.number = memory_.number.get();
+  tree_.sides = {memory_.middle.get(), memory_.half.get()};
+  tree_.labels = {memory_.moments.get(), memory_.label_of_row.get(), memory_.label_of_node.get()};
 }
 
 template <typename T>
 bool BoxTree<T>::measures(const T* points, int64_t count) {
   return std::all_of(points, points + count,
-                     [](T value) { return std::abs(value) <= kMostOfTree<T>; });
+                     [](T value) { return std::abs(value) <= kMostOfTree<T>; });  // NaN: false
 }
 
+// Labels of nodes are not derived from those of rows: -1 costs one visit of each node at the next
+// E-step, and no label.
 template <typename T>
 void BoxTree<T>::take_labels(const int64_t* labels) {
-  for (int64_t i = 0; i < tree_.n; ++i)
-    label_[i] = labels ? static_cast<int32_t>(labels[number_[i]]) : -1;
-  std::fill_n(owner_.get(), all_nodes(), -1);
+  for (int64_t i = 0; i < tree_.rows.n; ++i)
+    tree_.labels.of_row[i] = labels ? static_cast<int32_t>(labels[tree_.rows.number[i]]) : -1;
+  std::fill_n(tree_.labels.of_node, nodes_of(tree_.levels), -1);
+}
+
+// Only while seeding: later E-steps have no use for these.
+template <typename T>
+void BoxTree<T>::take_seeding_memory() {
+  const size_t nodes = size_t(nodes_of(tree_.levels));
+  seeding_memory_.nearest = aligned<T>(size_t(tree_.levels.nodes[0] * tree_.rows.leaf));
+  seeding_memory_.farthest = aligned<T>(nodes);
+  seeding_memory_.potential = aligned<double>(nodes);
+  tree_.seeding = {seeding_memory_.nearest.get(), seeding_memory_.farthest.get(),
+                   seeding_memory_.potential.get()};
 }
 
 template <typename T>
-void BoxTree<T>::read_nearest(const T* nearest, int threads) {
-  Boxes<T>& t = tree_;
-  if (!t.near) {
-    near_ = aligned<T>(size_t(t.nodes[0] * t.leaf));
-    farthest_ = aligned<T>(size_t(all_nodes()));
-    potential_ = aligned<double>(size_t(all_nodes()));
-    t.near = near_.get();
-    t.farthest = farthest_.get();
-    t.potential = potential_.get();
-  }
-  T *const near = t.near, *const farthest = t.farthest;
-  for (int level = 0; level < t.levels; ++level) {
-    const int64_t parts = std::min<int64_t>(threads, t.nodes[level] / 64 + 1);
-    in_parallel(parts, [&](int64_t p) {
-      const int64_t last = t.nodes[level] * (p + 1) / parts;
-      for (int64_t node = t.nodes[level] * p / parts; node < last; ++node) {
-        T most = 0;
-        double potential = 0;
-        if (level) {
-          const int64_t below = t.begin[level - 1];
-          const int64_t end = below + std::min(t.nodes[level - 1], (node + 1) * kFan);
-          for (int64_t child = below + node * kFan; child < end; ++child) {
-            most = std::max(most, farthest[child]);
-            potential += t.potential[child];
-          }
-        } else {
-          const int64_t end = std::min(t.n, (node + 1) * t.leaf);
-          for (int64_t i = node * t.leaf; i < (node + 1) * t.leaf; ++i) {
-            near[i] = nearest[t.number[std::min(i, end - 1)]];
-            most = std::max(most, near[i]);
-            if (i < end) potential += (t.weights ? t.weights[i] : 1.0) * near[i];
-          }
-        }
-        farthest[t.begin[level] + node] = most;
-        t.potential[t.begin[level] + node] = potential;
-      }
-    });
-  }
+void BoxTree<T>::end_seeding() {
+  tree_.seeding = {};
+  seeding_memory_ = {};
 }
 
+// Fills what seeding keeps, from the leaves up, for nearest (n) in the caller's order. Needed where
+// the caller has changed nearest, or the weights, since the last call.
+template <typename T>
+void BoxTree<T>::read_nearest(const T* nearest, int threads) {
+  if (!tree_.seeding.nearest) take_seeding_memory();
+  for_each_node(tree_.levels, 0, threads, [&](int64_t leaf) { read_leaf(leaf, nearest); });
+  for (int level = 1; level < tree_.levels.count; ++level)
+    for_each_node(tree_.levels, level, threads, [&](int64_t node) { unite_children(level, node); });
+}
+
+// Lanes without a row repeat the last row's distance, as the features do, and weigh nothing.
+template <typename T>
+void BoxTree<T>::read_leaf(int64_t leaf, const T* nearest) {
+  const LeafRows<T>& rows = tree_.rows;
+  const int64_t begin = leaf * rows.leaf, end = std::min(rows.n, begin + rows.leaf);
+  T farthest = 0;
+  double potential = 0;
+  for (int64_t i = begin; i < begin + rows.leaf; ++i) {
+    const T squared = nearest[rows.number[std::min(i, end - 1)]];
+    tree_.seeding.nearest[i] = squared;
+    farthest = std::max(farthest, squared);
+    if (i < end) potential += (rows.weights ? rows.weights[i] : 1.0) * squared;
+  }
+  tree_.seeding.farthest[leaf] = farthest;
+  tree_.seeding.potential[leaf] = potential;
+}
+
+// A node's largest distance and potential, from those of its children.
+template <typename T>
+void BoxTree<T>::unite_children(int level, int64_t node) {
+  const int64_t number = tree_.levels.begin[level] + node, below = tree_.levels.begin[level - 1];
+  const int64_t end = below + end_of_children(tree_.levels, level, node);
+  T farthest = 0;
+  double potential = 0;
+  for (int64_t child = below + node * kFan; child < end; ++child) {
+    farthest = std::max(farthest, tree_.seeding.farthest[child]);
+    potential += tree_.seeding.potential[child];
+  }
+  tree_.seeding.farthest[number] = farthest;
+  tree_.seeding.potential[number] = potential;
+}
+
+// A candidate's potential is that of all rows less what the candidate would gain: few boxes are
+// near enough to a candidate to gain, and all others are not visited. Each part has gains of its
+// own, which are taken off in the order of the parts.
 template <typename T>
 bool BoxTree<T>::potentials(const T* nearest, const T* candidates, int64_t m, bool unchanged,
                             double* potentials, int threads) {
-  if (!unchanged || !tree_.near) read_nearest(nearest, threads);
-  const int top = tree_.levels - 1;
-  const double* const of_top = tree_.potential + tree_.begin[top];
-  const double potential = std::accumulate(of_top, of_top + tree_.nodes[top], 0.0);
+  if (!unchanged || !tree_.seeding.nearest) read_nearest(nearest, threads);
+  const int top = tree_.levels.count - 1;
+  const double* const of_top = tree_.seeding.potential + tree_.levels.begin[top];
+  const double potential = std::accumulate(of_top, of_top + tree_.levels.nodes[top], 0.0);
   if (!std::isfinite(potential)) return false;
-  const int64_t parts = std::min<int64_t>(threads, tree_.nodes[0] / 32 + 1);
+  const int64_t parts = parts_of_walk(tree_, threads);
   std::vector<double> gains(size_t(parts * m));
   for (int64_t first = 0; first < m; first += kCandidates) {
-    const int64_t some = std::min<int64_t>(kCandidates, m - first);
-    std::vector<T> columns(size_t(tree_.d * kCandidates), kFarAway<T>);
-    for (int64_t c = 0; c < some; ++c)
-      for (int64_t j = 0; j < tree_.d; ++j)
-        columns[j * kCandidates + c] = candidates[(first + c) * tree_.d + j];
+    const int64_t count = std::min<int64_t>(kCandidates, m - first);
+    const std::vector<T> columns = in_columns(candidates, tree_.rows.d, first, count);
     in_parallel(parts, [&](int64_t p) {
-      current_kernel<T>().gain_in_boxes(tree_, columns.data(), some, p, parts,
+      current_kernel<T>().gain_in_boxes(tree_, columns.data(), count, p, parts,
                                         gains.data() + p * m + first);
     });
   }
@@ -239,22 +210,14 @@ bool BoxTree<T>::potentials(const T* nearest, const T* candidates, int64_t m, bo
   return true;
 }
 
+// Parts take whole uppermost nodes: no two of them write to the same rows or nodes.
 template <typename T>
 void BoxTree<T>::lower(T* nearest, const T* center, bool unchanged, int threads) {
-  if (!unchanged || !tree_.near) read_nearest(nearest, threads);
-  const int64_t parts = std::min<int64_t>(threads, tree_.nodes[0] / 32 + 1);
+  if (!unchanged || !tree_.seeding.nearest) read_nearest(nearest, threads);
+  const int64_t parts = parts_of_walk(tree_, threads);
   in_parallel(parts, [&](int64_t p) {
     current_kernel<T>().lower_in_boxes(tree_, center, p, parts, nearest);
   });
-}
-
-template <typename T>
-void BoxTree<T>::end_seeding() {
-  tree_.near = tree_.farthest = nullptr;
-  tree_.potential = nullptr;
-  near_.reset();
-  farthest_.reset();
-  potential_.reset();
 }
 
 template class BoxTree<float>;

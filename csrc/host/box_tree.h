@@ -1,9 +1,7 @@
-// Rows of few features, sorted so that neighbours are near each other, in boxes within boxes.
+// Rows of few features in a tree of boxes: see kernel/few/boxes.h.
 #pragma once
 
 #include <memory>
-#include <numeric>
-#include <vector>
 
 #include "abi/native.h"
 #include "host/memory.h"
@@ -11,71 +9,56 @@
 
 namespace km {
 
+// Owns the arrays of a Boxes<T>. The tree has copies of all rows and weights, not of the caller's
+// memory: it serves as long as the rows are the same.
 template <typename T>
 class BoxTree {
  public:
-  // Null where distances could overflow, or a number is not finite; and for cosine.
+  // rows: of 1 to kSortedFeatures features. Null for cosine, where a number is not finite or could
+  // overflow (kMostOfTree), and for 2^32 rows or more.
   static std::unique_ptr<BoxTree> of(const km_rows& rows, int threads);
 
   const Boxes<T>& view() const { return tree_; }
-  // Whether these (count, d) can be measured against: nothing overflows.
+  // Whether no distance of a row to one of these points overflows; count: numbers of all points.
   static bool measures(const T* points, int64_t count);
 
-  // What the labels (n) are taken to have been; null: none.
+  // What the E-step takes the labels (n) of its last call to have been, in the caller's order; null
+  // where there was no call. Only up to kFewFeatures.
   void take_labels(const int64_t* labels);
 
-  // See km_potentials and km_lower; false where potentials are not finite yet.
+  // See km_potentials and km_lower: nearest (n) in the caller's order; unchanged where it holds
+  // what the last of these calls left. Potentials (m) are those of candidates (m, d); false, and
+  // nothing is written, where a potential is not finite: before the first center nearest is
+  // infinite.
   bool potentials(const T* nearest, const T* candidates, int64_t m, bool unchanged,
                   double* potentials, int threads);
   void lower(T* nearest, const T* center, bool unchanged, int threads);
+  // Gives back the memory of seeding.
   void end_seeding();
 
  private:
-  int64_t all_nodes() const {
-    return tree_.begin[tree_.levels - 1] + tree_.nodes[tree_.levels - 1];
-  }
-  void read_nearest(const T* nearest, int threads);
   bool build(const km_rows& rows, int threads);
+  void lay_out_levels(const km_rows& rows);
+  void take_memory(bool weighted);
+  void take_seeding_memory();
+  void read_nearest(const T* nearest, int threads);
+  void read_leaf(int64_t leaf, const T* nearest);
+  void unite_children(int level, int64_t node);
 
+  // The arrays of Boxes<T>, by the names they have there.
+  struct Memory {
+    Array<T> features, middle, half;
+    Array<double> weights, moments;
+    Array<uint32_t> number;
+    Array<int32_t> label_of_row, label_of_node;
+  };
+  struct SeedingMemory {
+    Array<T> nearest, farthest;
+    Array<double> potential;
+  };
   Boxes<T> tree_ = {};
-  Array<T> rows_, middle_, half_, near_, farthest_;
-  Array<double> weights_, moments_, potential_;
-  Array<uint32_t> number_;
-  Array<int32_t> owner_, label_;
-};
-
-// Lists of centroids for each part.
-template <typename T>
-class ListsOfParts {
- public:
-  ListsOfParts(const Boxes<T>& tree, const T* centroids, int64_t k, int64_t parts) : of(parts) {
-    const int64_t room = filled(k) + kPlaces;
-    CandidateLists<T> all = {};
-    all.k = k;
-    all.room = room;
-    all.all_index = take<int32_t>(room);
-    T* const features = take<T>(room * tree.d);
-    std::iota(all.all_index, all.all_index + room, 0);
-    std::fill_n(features, room * tree.d, kFarAway<T>);
-    for (int64_t c = 0; c < k; ++c)
-      for (int64_t j = 0; j < tree.d; ++j) features[j * room + c] = centroids[c * tree.d + j];
-    all.all = features;
-    for (CandidateLists<T>& own : of) {
-      own = all;
-      own.index = take<int32_t>(tree.levels * room);
-      own.features = take<T>(tree.levels * room * tree.d);
-      own.squares = take<T>(room);
-    }
-  }
-  std::vector<CandidateLists<T>> of;
-
- private:
-  template <typename Number>
-  Number* take(int64_t count) {
-    memory_.push_back(aligned<char>(size_t(count) * sizeof(Number)));
-    return reinterpret_cast<Number*>(memory_.back().get());
-  }
-  std::vector<std::unique_ptr<char[], Free>> memory_;
+  Memory memory_;
+  SeedingMemory seeding_memory_;
 };
 
 }  // namespace km

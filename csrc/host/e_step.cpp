@@ -11,11 +11,12 @@
 #include <vector>
 
 #include "host/box_tree.h"
-#include "host/cluster_sums.h"
+#include "host/candidate_memory.h"
 #include "host/dispatch.h"
 #include "host/search_scratch.h"
 #include "host/seeding.h"
 #include "host/split.h"
+#include "host/sums_of_parts.h"
 
 namespace km {
 
@@ -65,11 +66,10 @@ void scan(const km_rows& rows, const T* centroids, int64_t k, const Result<T>& r
   const int64_t parts = n_parts(rows, k, threads);
   const size_t block_size = 2 * size_t(current_kernels().block_bytes) / sizeof(T);
   const auto block = for_each_part<T>(parts, block_size * size_t(rows.d));
-  const CopiedSums sums(parts, k, rows.d);
+  const SumsOfParts sums(parts, k, rows.d);
   merged<T>(rows, k, result, parts, [&](int64_t p, const Result<T>& own) {
-    current_kernel<T>().scan(rows, centroids, k, begin_of(rows, parts, p),
-                             begin_of(rows, parts, p + 1), own, block[p].get(), sums.of[p].get(),
-                             sums.copies);
+    current_kernel<T>().scan(rows, centroids, begin_of(rows, parts, p),
+                             begin_of(rows, parts, p + 1), own, block[p].get(), sums.of_part(p));
   });
 }
 
@@ -80,12 +80,11 @@ double descend(BoxTree<T>& tree, const km_rows& rows, const T* centroids, int64_
   if (!result.warm) tree.take_labels(nullptr);
   const Boxes<T>& view = tree.view();
   const int64_t parts = n_parts(rows, k, threads);
-  const CopiedSums sums(parts, k, rows.d);
-  const ListsOfParts<T> lists(view, centroids, k, parts);
+  const SumsOfParts sums(parts, k, rows.d);
+  const CandidateMemory<T> lists(view, centroids, k, parts);
   std::vector<int64_t> pairs(parts);
   merged<T>(rows, k, result, parts, [&](int64_t p, const Result<T>& own) {
-    pairs[p] = current_kernel<T>().descend(view, lists.of[p], p, parts, own, sums.of[p].get(),
-                                           sums.copies);
+    pairs[p] = current_kernel<T>().descend(view, lists.of_part(p), p, parts, own, sums.of_part(p));
   });
   return double(std::accumulate(pairs.begin(), pairs.end(), int64_t{0})) / double(k * rows.n);
 }

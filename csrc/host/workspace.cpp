@@ -150,7 +150,7 @@ void Workspace<T>::end_seeding() {
   seeding_.reset();
   if (!tree_) return;
   tree_->end_seeding();
-  if (tree_->view().moments) return;
+  if (tree_->view().labels.moments) return;
   tree_.reset();  // it does not serve the E-step
   sorted_ = false;
 }

@@ -25,10 +25,10 @@ namespace {
 
 // The loops for as many features as there are.
 template <typename T>
-void scan_few(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int64_t end,
-              const Result<T>& result, T* block, double* sums, int64_t copies) {
+void scan_few(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
+              const Result<T>& result, T* block, const SumCopies& sums) {
   with_features<kFewFeatures>(rows.d, [&](auto d) {
-    scan<T, decltype(d)::value>(rows, centroids, k, begin, end, result, block, sums, copies);
+    scan<T, decltype(d)::value>(rows, centroids, begin, end, result, block, sums);
   });
 }
 
@@ -53,30 +53,25 @@ void lower_all(const km_rows& rows, T* nearest, const T* center, int64_t stride,
 
 template <typename T>
 int64_t descend(const Boxes<T>& boxes, const CandidateLists<T>& lists, int64_t part, int64_t parts,
-                const Result<T>& result, double* sums, int64_t copies) {
-  return with_features<kFewFeatures>(boxes.d, [&](auto d) {
-    return Descent<T, decltype(d)::value>(boxes, lists, result, sums, copies).run(part, parts);
+                const Result<T>& result, const SumCopies& sums) {
+  return with_features<kFewFeatures>(boxes.rows.d, [&](auto d) {
+    return BoxDescent<T, decltype(d)::value>(boxes, lists, result, sums).run(part, parts);
   });
 }
 
 template <typename T>
 void lower_in_boxes(const Boxes<T>& boxes, const T* center, int64_t part, int64_t parts,
                     T* nearest) {
-  with_features<kSortedFeatures>(boxes.d, [&](auto d) {
-    const int top = boxes.levels - 1;
-    for (int64_t node = part; node < boxes.nodes[top]; node += parts)
-      Reach<T, decltype(d)::value>(boxes).lower(top, node, center, nearest);
+  with_features<kSortedFeatures>(boxes.rows.d, [&](auto d) {
+    BoxReach<T, decltype(d)::value>(boxes).lower(center, part, parts, nearest);
   });
 }
 
 template <typename T>
 void gain_in_boxes(const Boxes<T>& boxes, const T* candidates, int64_t m, int64_t part,
                    int64_t parts, double* gains) {
-  with_features<kSortedFeatures>(boxes.d, [&](auto d) {
-    const int top = boxes.levels - 1;
-    for (int64_t node = part; node < boxes.nodes[top]; node += parts)
-      Reach<T, decltype(d)::value>(boxes).gain(top, node, candidates,
-                                               ~uint32_t{0} >> (kCandidates - m), gains);
+  with_features<kSortedFeatures>(boxes.rows.d, [&](auto d) {
+    BoxReach<T, decltype(d)::value>(boxes).gain(candidates, m, part, parts, gains);
   });
 }
 

@@ -5,6 +5,7 @@
 #include "abi/native.h"
 #include "kernel/beam/beams.h"
 #include "kernel/few/boxes.h"
+#include "kernel/few/sum_copies.h"
 #include "kernel/limits.h"
 #include "kernel/many/search.h"
 #include "kernel/many/sums.h"
@@ -22,13 +23,13 @@ struct Kernel {
   void (*load)(const km_rows& rows, int64_t first, int64_t count, int64_t stride, T* to);
 
   // For few features, on rows begin to end: the result's sums and counts are added to; block
-  // has twice Kernels::block_bytes for each feature, and sums (copies, k, terms_of(d)) is all zero.
-  void (*scan)(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int64_t end,
-               const Result<T>& result, T* block, double* sums, int64_t copies);
+  // has twice Kernels::block_bytes for each feature, and sums, of k centroids, are all zero.
+  void (*scan)(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
+               const Result<T>& result, T* block, const SumCopies& sums);
   // The same from boxes of rows down to the rows: nodes part, part + parts, .. of the uppermost.
   // Returns how many pairs of a row and a centroid were measured.
   int64_t (*descend)(const Boxes<T>& boxes, const CandidateLists<T>& lists, int64_t part,
-                     int64_t parts, const Result<T>& result, double* sums, int64_t copies);
+                     int64_t parts, const Result<T>& result, const SumCopies& sums);
 
   // For many features, begin a multiple of kBlock: labels and distances alone. The result's changed
   // is added to, and its inertia but for rows that are not measured; and so is seen.

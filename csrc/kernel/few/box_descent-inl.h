@@ -1,87 +1,85 @@
-// The E-step for few features, from boxes of rows down to the rows: of a box that no other centroid
-// can reach, all rows are settled at once.
+// The E-step for few features by filtering (Kanungo et al., "An efficient k-means clustering
+// algorithm", TPAMI 2002): centroids descend the tree of boxes, from the uppermost nodes to the
+// leaves, and each box passes on only the candidates that may be the nearest to one of its rows.
+// All rows of a box with one candidate belong to it, and the moments of the box are added at once.
 //
-// With z the centroid nearest to the middle of a box, another one c can be the nearest to one of
-// its rows only if c is nearer than z to the corner that lies farthest towards c (Kanungo et al.,
-// "An efficient k-means clustering algorithm", TPAMI 2002). With a = z - middle, b = c - middle and
-// half the box's sides h it is not, where ‖b‖² - ‖a‖² > 2 Σ |b_j - a_j| h_j, by more than rounding.
+// With z the candidate nearest to the middle of a box, a candidate c is pruned if even the corner
+// of the box that lies farthest in the direction c - z is closer to z. With a = z - middle, b = c -
+// middle and the box's half sides h, this is so if
+//
+//   ‖b‖² - ‖a‖² > 2 Σ |b_j - a_j| h_j
+//
+// by more than rounding. Pruning only discards: labels and distances are those of brute force, bit
+// by bit, since leaves measure the rest of the candidates as brute_force-inl.h does.
 #pragma once
 
 #include "kernel/few/boxes-inl.h"
-#include "kernel/few/brute_force-inl.h"
+#include "kernel/few/nearest-inl.h"
+#include "kernel/few/sums-inl.h"
 
 namespace km::KM_TARGET {
 namespace {
 
-// Centroids that may be the nearest to rows of a box, in the order of their numbers; up to a whole
-// vector others follow that are far from everything.
-template <typename T>
-struct Near {
-  int32_t* index;
-  T* features;  // (d, room)
-  int64_t count;
-};
-
+// One thread's part of an E-step.
 template <typename T, int D>
-class Descent {
+class BoxDescent {
  public:
-  // all: every centroid; lists: memory for such lists, one for each level, and a number for each.
-  Descent(const Boxes<T>& tree, const CandidateLists<T>& lists, const Result<T>& result,
-          double* sums, int64_t copies)
-      : tree_(tree), lists_(lists), result_(result), sums_(sums), copies_(copies) {}
+  BoxDescent(const Boxes<T>& tree,            // of D features
+             const CandidateLists<T>& lists,  // of this thread; lists.all holds all k centroids
+             const Result<T>& result,         // labels are the caller's, sums and counts added to
+             const SumCopies& sums)           // of this thread, all zero
+      : tree_(tree), lists_(lists), result_(result), sums_(sums) {}
 
-  // Every so many of the uppermost nodes; returns how many distances were measured.
+  // Visits nodes part, part + parts, .. of the uppermost level; part: 0 to parts - 1. Returns how
+  // many distances of a row to a centroid were measured.
   int64_t run(int64_t part, int64_t parts) {
-    const Near<T> all = {lists_.all_index, lists_.all, lists_.k};
-    const int top = tree_.levels - 1;
-    for (int64_t node = part; node < tree_.nodes[top]; node += parts) visit(top, node, all);
-    *result_.inertia = inertia_;
-    for (double part_of_it : lanes_) *result_.inertia += part_of_it;
+    const int top = tree_.levels.count - 1;
+    for (int64_t node = part; node < tree_.levels.nodes[top]; node += parts)
+      visit(top, node, lists_.all);
+    *result_.inertia = inertia_of_boxes_;
+    for (double lane : inertia_of_rows_) *result_.inertia += lane;
     *result_.changed = changed_;
-    for (int64_t c = 0; result_.sums && c < lists_.k; ++c)
-      for (int64_t copy = 0; copy < copies_; ++copy) {
-        const double* sum = sums_ + (copy * lists_.k + c) * kTerms;
-        for (int j = 0; j < D; ++j) result_.sums[c * D + j] += sum[j];
-        result_.counts[c] += sum[D];
-      }
-    return pairs_;
+    if (result_.sums) reduce_copies<D>(sums_, result_);
+    return measured_;
   }
 
  private:
   using V = typename Lanes<T>::Vector;
   using M = typename Lanes<T>::Mask;
-  static constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth, kTerms = terms_of(D);
+  static constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
 
-  void visit(int level, int64_t node, const Near<T>& from) {
-    const int64_t number = tree_.begin[level] + node;
-    Near<T> near = from;
-    if (from.count > 1) {
-      near.index = lists_.index + level * lists_.room;
-      near.features = lists_.features + level * lists_.room * D;
-      narrow(number, from, near);
+  // Filters the candidates of a node, and passes the rest on to its children. Node: counted from
+  // the first node of its level. Where distances are asked for, single candidates descend to the
+  // leaves, too.
+  void visit(int level, int64_t node, const Candidates<T>& of_parent) {
+    const int64_t number = tree_.levels.begin[level] + node;
+    Candidates<T> candidates = of_parent;
+    if (of_parent.count > 1) {
+      candidates.label = lists_.labels + level * lists_.room;
+      candidates.features = lists_.features + level * lists_.room * D;
+      prune(number, of_parent, candidates);
     }
-    if (near.count == 1 && !result_.distances) return settle(level, node, near.index[0]);
-    tree_.owner[number] = -1;
-    if (level == 0) return measure_rows_of(node, near);
-    const int64_t end = least_of(tree_.nodes[level - 1], (node + 1) * kFan);
-    for (int64_t child = node * kFan; child < end; ++child) visit(level - 1, child, near);
+    if (candidates.count == 1 && !result_.distances)
+      return assign_box(level, node, candidates.label[0]);
+    tree_.labels.of_node[number] = -1;
+    if (level == 0) return measure_leaf(node, candidates);
+    const int64_t end = end_of_children(tree_.levels, level, node);
+    for (int64_t child = node * kFan; child < end; ++child) visit(level - 1, child, candidates);
   }
 
-  // Which centroids may be the nearest to a row of the box.
-  void narrow(int64_t number, const Near<T>& from, Near<T>& to) const {
-    const T* const middle = tree_.middle + number * D;
-    const T* const half = tree_.half + number * D;
-    const int64_t room = lists_.room;
-    T* const squares = lists_.squares;
+  // The place in a list of the candidate nearest to the middle of a box; lists_.squares becomes the
+  // squared distances of all. These are not the deciding distance, and need not be: any candidate
+  // prunes rightly as z, the nearest one prunes most.
+  int64_t nearest_to_middle(const T* middle, const Candidates<T>& list) const {
     V least = V{} + std::numeric_limits<T>::infinity();
     M where = {};
-    for (int64_t c = 0; c < from.count; c += W) {
+    for (int64_t c = 0; c < list.count; c += W) {
       V square = {};
       for (int j = 0; j < D; ++j) {
-        const V b = vector_at(from.features + j * room + c) - middle[j];
+        const V b = vector_at(list.features + j * lists_.room + c) - middle[j];
         square += b * b;
       }
-      std::memcpy(squares + c, &square, sizeof(square));
+      std::memcpy(lists_.squares + c, &square, sizeof(square));
       const M closer = square < least;
       least = closer ? square : least;
       where = closer ? M{} + static_cast<typename Lanes<T>::Int>(c) : where;
@@ -89,117 +87,134 @@ class Descent {
     int nearest = 0;
     for (int i = 1; i < W; ++i)
       if (least[i] < least[nearest]) nearest = i;
-    const int64_t z = where[nearest] + nearest;
-    T a[D], corner = 0;
-    for (int j = 0; j < D; ++j) {
-      a[j] = from.features[j * room + z] - middle[j];
-      corner += half[j] * half[j];
-    }
-    const T a_squared = squares[z];
-    const T least_gap = kMarginOfBox<T> * (a_squared + corner) + kLeastGap<T>;
-    to.count = 0;
-    for (int64_t c = 0; c < from.count; c += W) {
-      V reach = {};
-      for (int j = 0; j < D; ++j) {
-        const V b = vector_at(from.features + j * room + c) - middle[j];
-        reach += size_of(V(b - a[j])) * half[j];
-      }
-      const V square = vector_at(squares + c);
-      const M beaten = square - a_squared - 2 * reach > kMarginOfBox<T> * square + least_gap;
-      unsigned left = ~bits_of<T>(beaten) & ((1u << W) - 1);
-      if (from.count - c < W) left &= (1u << (from.count - c)) - 1;
-      for (; left; left &= left - 1) {
-        const int64_t which = c + __builtin_ctz(left);
-        to.index[to.count] = from.index[which];
-        for (int j = 0; j < D; ++j)
-          to.features[j * room + to.count] = from.features[j * room + which];
-        ++to.count;
-      }
-    }
-    for (int64_t c = to.count; c % W; ++c)
-      for (int j = 0; j < D; ++j) to.features[j * room + c] = kFarAway<T>;
+    return where[nearest] + nearest;
   }
 
-  // All rows of a node have the same label.
-  void settle(int level, int64_t node, int32_t label) {
-    const int64_t number = tree_.begin[level] + node;
-    if (tree_.owner[number] != label) relabel(level, node, label);
+  // Writes to kept the candidates of a box: all of its parent's but those that are pruned.
+  void prune(int64_t number, const Candidates<T>& of_parent, Candidates<T>& kept) const {
+    const T* const middle = tree_.sides.middle + number * D;
+    const T* const half = tree_.sides.half + number * D;
+    const int64_t room = lists_.room;
+    const int64_t z = nearest_to_middle(middle, of_parent);
+    T a[D], corner = 0;  // ‖h‖²
+    for (int j = 0; j < D; ++j) {
+      a[j] = of_parent.features[j * room + z] - middle[j];
+      corner += half[j] * half[j];
+    }
+    const T* const squares = lists_.squares;  // ‖b‖²
+    const T a_squared = squares[z];
+    const T least_gap = kMarginOfBox<T> * (a_squared + corner) + kLeastGap<T>;
+    kept.count = 0;
+    for (int64_t c = 0; c < of_parent.count; c += W) {
+      V farthest_corner = {};  // Σ |b_j - a_j| h_j
+      for (int j = 0; j < D; ++j) {
+        const V b = vector_at(of_parent.features + j * room + c) - middle[j];
+        farthest_corner += size_of(V(b - a[j])) * half[j];
+      }
+      const V square = vector_at(squares + c);
+      const M pruned =
+          square - a_squared - 2 * farthest_corner > kMarginOfBox<T> * square + least_gap;
+      unsigned kept_bits = ~bits_of<T>(pruned) & ((1u << W) - 1);
+      if (of_parent.count - c < W) kept_bits &= (1u << (of_parent.count - c)) - 1;
+      for (; kept_bits; kept_bits &= kept_bits - 1)
+        append(of_parent, c + __builtin_ctz(kept_bits), kept);
+    }
+    for (int64_t c = kept.count; c % W; ++c)  // up to a whole vector
+      for (int j = 0; j < D; ++j) kept.features[j * room + c] = kFarAway<T>;
+  }
+
+  // Appends the candidate at a place of one list to another, which may not be the same.
+  void append(const Candidates<T>& from, int64_t place, Candidates<T>& to) const {
+    to.label[to.count] = from.label[place];
+    for (int j = 0; j < D; ++j)
+      to.features[j * lists_.room + to.count] = from.features[j * lists_.room + place];
+    ++to.count;
+  }
+
+  // Assigns all rows of a box to one centroid c = centroid label. About its middle m, with e = c -
+  // m and the moments W = Σ w, S = Σ w (x - m):
+  //
+  //   Σ w x = S + W m,   Σ w ‖x - c‖² = Σ w ‖x - m‖² + Σ_j e_j (W e_j - 2 S_j)
+  void assign_box(int level, int64_t node, int32_t label) {
+    const int64_t number = tree_.levels.begin[level] + node;
+    if (tree_.labels.of_node[number] != label) relabel_box(level, node, label);
     if (!result_.sums) return;
-    const double* const moments = tree_.moments + number * (2 + D);
+    const double* const moments = tree_.labels.moments + number * (2 + D);
     const double weight = moments[0];
-    const T* const centroid = lists_.all + label;
+    const T* const centroid = lists_.all.features + label;
     double squares = moments[1];
     for (int j = 0; j < D; ++j) {
-      const double middle = tree_.middle[number * D + j];
+      const double middle = tree_.sides.middle[number * D + j];
       const double sum = moments[2 + j], apart = centroid[j * lists_.room] - middle;
       squares += apart * (weight * apart - 2 * sum);
       result_.sums[label * D + j] += sum + weight * middle;
     }
     result_.counts[label] += weight;
-    inertia_ += squares > 0 ? squares : 0;
+    inertia_of_boxes_ += squares > 0 ? squares : 0;  // rounding may leave less than 0
   }
 
-  void relabel(int level, int64_t node, int32_t label) {
-    int64_t begin = node, end = node + 1;
+  // Writes one label for a node, for all nodes below, and for its rows. Late in a
+  // fit most boxes keep their label: assign_box sees it in of_node, and touches no row.
+  void relabel_box(int level, int64_t node, int32_t label) {
+    int64_t begin = node, end = node + 1;  // descendants of the node, on one level after the other
     for (int below = level; below >= 0; --below) {
-      end = least_of(end, tree_.nodes[below]);
-      int32_t* const owner = tree_.owner + tree_.begin[below];
-      for (int64_t each = begin; each < end; ++each) owner[each] = label;
+      end = least_of(end, tree_.levels.nodes[below]);
+      int32_t* const of_node = tree_.labels.of_node + tree_.levels.begin[below];
+      for (int64_t each = begin; each < end; ++each) of_node[each] = label;
       const int64_t fan = below ? kFan : R;
       begin *= fan;
       end *= fan;
     }
-    end = least_of(end, tree_.n);
+    end = least_of(end, tree_.rows.n);
     for (int64_t row = begin; row < end; ++row) set_label(row, label);
   }
 
+  // Row: by position. The caller's labels are in another order, so only changes are written: most
+  // rows keep their label from call to call.
   void set_label(int64_t row, int32_t label) {
-    if (tree_.label[row] == label) return;
-    tree_.label[row] = label;
-    result_.labels[tree_.number[row]] = label;
+    if (tree_.labels.of_row[row] == label) return;
+    tree_.labels.of_row[row] = label;
+    result_.labels[tree_.rows.number[row]] = label;
     ++changed_;
   }
 
-  void measure_rows_of(int64_t leaf, const Near<T>& near) {
-    const T* const block = tree_.rows + leaf * R * D;
-    const int64_t first = leaf * R, room = lists_.room;
-    const int count = static_cast<int>(least_of<int64_t>(R, tree_.n - first));
-    Nearest<T> nearest;
-    int64_t c = 0;
-    for (; c + KM_CENTROIDS <= near.count; c += KM_CENTROIDS)
-      nearest.template compare<KM_CENTROIDS, D>(block, near.features, c, 1, room);
-    for (; c < near.count; ++c) nearest.template compare<1, D>(block, near.features, c, 1, room);
-    pairs_ += count * near.count;
-    alignas(64) T distance[R];
-    alignas(64) typename Lanes<T>::Int place[R];
-    std::memcpy(distance, nearest.distance, sizeof(distance));
-    std::memcpy(place, nearest.label, sizeof(place));
+  // Measures the rows of a leaf, which is a block, against its candidates.
+  void measure_leaf(int64_t leaf, const Candidates<T>& candidates) {
+    const T* const block = tree_.rows.features + leaf * R * D;
+    const int64_t first = leaf * R;
+    const int count = static_cast<int>(least_of<int64_t>(R, tree_.rows.n - first));
+    NearestOfRows<T> nearest;
+    find_nearest_of_rows<D>(block, candidates.features, candidates.count, 1, lists_.room, nearest);
+    measured_ += count * candidates.count;
     int32_t label[R];
-    for (int s = 0; s < R; ++s) label[s] = near.index[place[s]];
+    for (int s = 0; s < R; ++s) label[s] = candidates.label[nearest.label[s]];
     for (int s = 0; s < count; ++s) set_label(first + s, label[s]);
     if (result_.distances)
-      for (int s = 0; s < count; ++s) result_.distances[tree_.number[first + s]] = distance[s];
+      for (int s = 0; s < count; ++s)
+        result_.distances[tree_.rows.number[first + s]] = nearest.distance[s];
     if (!result_.sums) return;
-    const double* const weights = tree_.weights ? tree_.weights + first : nullptr;
-    for (int s = count; s < R; ++s) distance[s] = 0;
-    for (int s = 0; s < R; s += 8)
-      for (int i = 0; i < 8; ++i)
-        lanes_[i] += weights ? weights[s + i] * distance[s + i] : double(distance[s + i]);
+    const double* const weights = tree_.rows.weights ? tree_.rows.weights + first : nullptr;
+    for (int s = count; s < R; ++s) nearest.distance[s] = 0;
+    for (int s = 0; s < R; s += kSumLanes)
+      for (int i = 0; i < kSumLanes; ++i)
+        inertia_of_rows_[i] +=
+            weights ? weights[s + i] * nearest.distance[s + i] : double(nearest.distance[s + i]);
     for (int s = 0; s < count; ++s) {
-      double* const sum = sums_ + ((s & (copies_ - 1)) * lists_.k + label[s]) * kTerms;
+      double* const terms = terms_at<D>(sums_, s, label[s]);
       const double weight = weights ? weights[s] : 1.0;
-      for (int j = 0; j < D; ++j) sum[j] += weight * block[j * R + s];
-      sum[D] += weight;
+      for (int j = 0; j < D; ++j) terms[j] += weight * block[j * R + s];
+      terms[D] += weight;
     }
   }
 
   const Boxes<T>& tree_;
   const CandidateLists<T>& lists_;
   const Result<T>& result_;
-  double* const sums_;  // (copies, k, kTerms)
-  const int64_t copies_;
-  double inertia_ = 0, lanes_[8] = {};
-  int64_t changed_ = 0, pairs_ = 0;
+  const SumCopies sums_;                    // by value: stores to sums leave it in registers
+  double inertia_of_boxes_ = 0;             // Σ w ‖x - c‖² of rows assigned with their box
+  double inertia_of_rows_[kSumLanes] = {};  // the same of rows measured one by one
+  int64_t changed_ = 0;                     // labels that differ from those of the last call
+  int64_t measured_ = 0;                    // distances of a row to a centroid
 };
 
 }  // namespace

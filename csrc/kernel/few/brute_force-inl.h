@@ -1,118 +1,121 @@
-// The E-step for few features: every distance is computed. Ties go to the lowest index.
+// The E-step for few features by brute force: every distance is measured. It serves calls without
+// a workspace, the cosine metric, and numbers too large for a tree of boxes (box_descent-inl.h).
 #pragma once
 
-#include "kernel/few/block-inl.h"
+#include "kernel/few/nearest-inl.h"
+#include "kernel/few/sums-inl.h"
 
 namespace km::KM_TARGET {
 namespace {
 
+// The weights of count rows of a block: 1 unless given. Lanes without a row get some finite number.
 template <typename T>
-struct Nearest {
-  typename Lanes<T>::Vector distance[kVectors];
-  typename Lanes<T>::Mask label[kVectors];
+inline void read_weights(const km_rows& rows, int64_t first, int count,
+                         double (&weights)[Lanes<T>::kRows]) {
+  for (int s = 0; s < Lanes<T>::kRows; ++s) weights[s] = 1;
+  if (rows.weights) std::memcpy(weights, rows.weights + first, size_t(count) * sizeof(double));
+}
 
-  Nearest() {
-    for (int v = 0; v < kVectors; ++v) {
-      distance[v] = typename Lanes<T>::Vector{} + std::numeric_limits<T>::infinity();
-      label[v] = typename Lanes<T>::Mask{};
-    }
-  }
-
-  // Compares with C centroids from c on; see measure.
-  template <int C, int D>
-  void compare(const T* block, const T* centroids, int64_t c, int64_t of_centroid,
-               int64_t of_feature) {
-    using M = typename Lanes<T>::Mask;
-    typename Lanes<T>::Vector found[C][kVectors];
-    measure<C, D>(block, centroids + c * of_centroid, D, of_centroid, of_feature, found);
-    for (int i = 0; i < C; ++i)
-      for (int v = 0; v < kVectors; ++v) {
-        const M closer = found[i][v] < distance[v];
-        distance[v] = closer ? found[i][v] : distance[v];
-        label[v] = closer ? M{} + static_cast<typename Lanes<T>::Int>(c + i) : label[v];
-      }
-  }
-};
-
-// sums (copies, k, terms): rows take the copies by turns, so that additions need not wait for
-// each other; copies is a power of two.
-template <typename T, int D>
-void scan(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int64_t end,
-          const Result<T>& result, T* block, double* sums, int64_t copies) {
+// Cosine distances of rows of unit length from squared ones: 1 - cos = ‖x - c‖² / 2. A row of zeros
+// has no direction: by definition its distance is 1, its label 0 and its weight 0.
+template <int D, typename T>
+inline void to_cosine(const T* block, NearestOfRows<T>& nearest,
+                      double (&weights)[Lanes<T>::kRows]) {
   constexpr int R = Lanes<T>::kRows;
-  constexpr int kTerms = terms_of(D);
-  double inertia[8] = {};
-  T finite[8] = {};
+  for (int s = 0; s < R; ++s) {
+    bool zero = true;
+    for (int j = 0; j < D; ++j) zero &= block[j * R + s] == 0;
+    nearest.distance[s] = zero ? 1 : nearest.distance[s] / 2;
+    if (zero) nearest.label[s] = 0, weights[s] = 0;
+  }
+}
+
+// Writes the labels of count rows from row first on; returns how many of them are new: differ from
+// those of the last call or, where there was none, all.
+template <typename T>
+inline int64_t note_labels(const Result<T>& result, int64_t first, int count,
+                           const typename Lanes<T>::Int* label) {
+  int64_t* const labels = result.labels + first;
   int64_t changed = 0;
-  alignas(64) T distance[R];
-  alignas(64) typename Lanes<T>::Int label[R];
-  alignas(64) double weight[R], term[R * kTerms] = {};
+  if (result.warm)
+    for (int s = 0; s < count; ++s) changed += labels[s] != label[s];
+  else
+    changed = count;
+  for (int s = 0; s < count; ++s) labels[s] = label[s];
+  return changed;
+}
+
+// Adds count rows to the sums of their clusters, read where they are: continuous rows of weight 1
+// under the Euclidean metric. A row's features are next to each other there, as its terms are: one
+// vector adds several of them.
+template <int D, typename T>
+inline void add_rows_in_place(const km_rows& rows, int count, const typename Lanes<T>::Int* label,
+                              const SumCopies& sums) {
+  const T* row = static_cast<const T*>(rows.x);
+  for (int s = 0; s < count; ++s, row += rows.row_stride) {
+    double* const terms = terms_at<D>(sums, s, label[s]);
+    for (int j = 0; j < D; ++j) terms[j] += row[j];
+    terms[D] += 1;
+  }
+}
+
+// The same for every other kind of rows, from their block: all products w x come first, in loops
+// over rows that compilers make vectors of, then the additions, in loops over features.
+template <int D, typename T>
+inline void add_rows_of_block(const T* block, int count, const double* weights,  // (kRows)
+                              const typename Lanes<T>::Int* label,
+                              double* products,  // (kRows, terms_of(D)): zeros after w
+                              const SumCopies& sums) {
+  constexpr int R = Lanes<T>::kRows, kTerms = terms_of(D);
+  for (int s = 0; s < R; ++s) {
+    for (int j = 0; j < D; ++j) products[s * kTerms + j] = weights[s] * block[j * R + s];
+    products[s * kTerms + D] = weights[s];
+  }
+  for (int s = 0; s < count; ++s) {
+    double* const terms = terms_at<D>(sums, s, label[s]);
+    for (int j = 0; j < kTerms; ++j) terms[j] += products[s * kTerms + j];
+  }
+}
+
+// See Kernel::scan. The sums of each copy, lane and cluster are added up in the order of the rows.
+// One block of rows at a time passes all steps while it is in a first-level cache.
+template <typename T, int D>
+void scan(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
+          const Result<T>& result, T* block, const SumCopies& sums) {
+  constexpr int R = Lanes<T>::kRows;
+  double inertia[kSumLanes] = {};
+  T not_finite[kSumLanes] = {};  // Σ 0 ‖x - c‖²: 0, or NaN once a distance is not finite
+  int64_t changed = 0;
+  NearestOfRows<T> nearest;
+  alignas(64) double weights[R], products[R * terms_of(D)] = {};
   for (int64_t first = begin; first < end; first += R) {
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
-    const km_rows some = rows_of(rows, first, count, block + R * D);
-    load_block<T, D>(some, block);
-    Nearest<T> nearest;
-    int64_t c = 0;
-    for (; c + KM_CENTROIDS <= k; c += KM_CENTROIDS)
-      nearest.template compare<KM_CENTROIDS, D>(block, centroids, c, D, 1);
-    for (; c < k; ++c) nearest.template compare<1, D>(block, centroids, c, D, 1);
-    std::memcpy(distance, nearest.distance, sizeof(distance));
-    std::memcpy(label, nearest.label, sizeof(label));
-
-    for (int s = 0; s < R; ++s) weight[s] = 1;
-    if (rows.weights) std::memcpy(weight, rows.weights + first, size_t(count) * sizeof(double));
-    for (int s = 0; rows.cosine && s < R; ++s) {
-      bool zero = true;
-      for (int j = 0; j < D; ++j) zero &= block[j * R + s] == 0;
-      distance[s] = zero ? 1 : distance[s] / 2;
-      if (zero) label[s] = 0, weight[s] = 0;
-    }
-    int64_t* labels = result.labels + first;
-    if (result.warm)
-      for (int s = 0; s < count; ++s) changed += labels[s] != label[s];
-    else
-      changed += count;
-    for (int s = 0; s < count; ++s) labels[s] = label[s];
+    const km_rows batch = rows_of(rows, first, count, block + R * D);
+    load_block<T, D>(batch, block);
+    find_nearest_of_rows<D>(block, centroids, sums.k, D, 1, nearest);
+    read_weights<T>(rows, first, count, weights);
+    if (rows.cosine) to_cosine<D>(block, nearest, weights);
+    changed += note_labels(result, first, count, nearest.label);
     if (result.distances)
-      std::memcpy(result.distances + first, distance, size_t(count) * sizeof(T));
+      std::memcpy(result.distances + first, nearest.distance, size_t(count) * sizeof(T));
     if (!result.sums) {
-      for (int s = 0; s < R; s += 8)
-        for (int l = 0; l < 8; ++l) finite[l] += 0 * distance[s + l];  // or NaN
+      for (int s = 0; s < R; s += kSumLanes)
+        for (int i = 0; i < kSumLanes; ++i) not_finite[i] += 0 * nearest.distance[s + i];
       continue;
     }
-    for (int s = count; s < R; ++s) weight[s] = 0, distance[s] = 0;
-    for (int s = 0; s < R; s += 8)
-      for (int l = 0; l < 8; ++l) inertia[l] += weight[s + l] * distance[s + l];
-    if (!rows.weights && !rows.cosine && some.column_stride == 1) {
-      const T* row = row_at<T>(some, 0);
-      for (int s = 0; s < count; ++s, row += some.row_stride) {
-        double* sum = sums + ((s & (copies - 1)) * k + label[s]) * kTerms;
-        for (int j = 0; j < D; ++j) sum[j] += row[j];
-        sum[D] += 1;
-      }
-      continue;
-    }
-    for (int s = 0; s < R; ++s) {
-      for (int j = 0; j < D; ++j) term[s * kTerms + j] = weight[s] * block[j * R + s];
-      term[s * kTerms + D] = weight[s];
-    }
-    for (int s = 0; s < count; ++s) {
-      double* sum = sums + ((s & (copies - 1)) * k + label[s]) * kTerms;
-      for (int j = 0; j < kTerms; ++j) sum[j] += term[s * kTerms + j];
-    }
+    for (int s = count; s < R; ++s) weights[s] = 0, nearest.distance[s] = 0;
+    for (int s = 0; s < R; s += kSumLanes)
+      for (int i = 0; i < kSumLanes; ++i) inertia[i] += weights[s + i] * nearest.distance[s + i];
+    if (!rows.weights && !rows.cosine && batch.column_stride == 1)
+      add_rows_in_place<D, T>(batch, count, nearest.label, sums);
+    else
+      add_rows_of_block<D>(block, count, weights, nearest.label, products, sums);
   }
   *result.inertia = 0;
-  for (double part : inertia) *result.inertia += part;
-  for (T part : finite) *result.inertia += double(part);
+  for (double lane : inertia) *result.inertia += lane;
+  for (T lane : not_finite) *result.inertia += double(lane);
   *result.changed = changed;
-  if (!result.sums) return;
-  for (int64_t c = 0; c < k; ++c) {
-    for (int64_t copy = 0; copy < copies; ++copy) {
-      const double* sum = sums + (copy * k + c) * kTerms;
-      for (int j = 0; j < D; ++j) result.sums[c * D + j] += sum[j];
-      result.counts[c] += sum[D];
-    }
-  }
+  if (result.sums) reduce_copies<D>(sums, result);
 }
 
 }  // namespace

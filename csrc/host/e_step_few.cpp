@@ -1,0 +1,58 @@
+#include "host/e_step_few.h"
+
+#include <numeric>
+#include <vector>
+
+#include "host/cluster_sums.h"
+#include "host/dispatch.h"
+#include "host/memory.h"
+#include "host/part_results.h"
+#include "host/split.h"
+
+namespace km {
+
+template <typename T>
+void e_step_by_brute_force(const km_rows& rows, const T* centroids, int64_t k,
+                           const Result<T>& result, int threads) {
+  const int64_t parts = n_parts(rows, k, threads);
+  // A block of rows is copied, and then written feature by feature: twice its size.
+  const size_t block_size = 2 * size_t(current_kernels().block_bytes) / sizeof(T);
+  const auto block = for_each_part<T>(parts, block_size * size_t(rows.d));
+  const CopiedSums sums(parts, k, rows.d);
+  PartResults<T> results(result, parts, k, rows.d);
+  in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
+    current_kernel<T>().scan(rows, centroids, k, begin, end, results.of_part(p),
+                             block[size_t(p)].get(), sums.of[size_t(p)].get(), sums.copies);
+  });
+  results.add_up();
+}
+
+template <typename T>
+double e_step_by_boxes(BoxTree<T>& tree, const km_rows& rows, const T* centroids, int64_t k,
+                       const Result<T>& result, int threads) {
+  if (!result.warm) tree.take_labels(nullptr);
+  const Boxes<T>& boxes = tree.view();
+  const int64_t parts = n_parts(rows, k, threads);
+  const CopiedSums sums(parts, k, rows.d);
+  const ListsOfParts<T> lists(boxes, centroids, k, parts);
+  std::vector<int64_t> pairs(static_cast<size_t>(parts));
+  PartResults<T> results(result, parts, k, rows.d);
+  in_parallel(parts, [&](int64_t p) {
+    pairs[size_t(p)] =
+        current_kernel<T>().descend(boxes, lists.of[size_t(p)], p, parts, results.of_part(p),
+                                    sums.of[size_t(p)].get(), sums.copies);
+  });
+  results.add_up();
+  return double(std::accumulate(pairs.begin(), pairs.end(), int64_t{0})) / double(k * rows.n);
+}
+
+template void e_step_by_brute_force(const km_rows&, const float*, int64_t, const Result<float>&,
+                                    int);
+template void e_step_by_brute_force(const km_rows&, const double*, int64_t, const Result<double>&,
+                                    int);
+template double e_step_by_boxes(BoxTree<float>&, const km_rows&, const float*, int64_t,
+                                const Result<float>&, int);
+template double e_step_by_boxes(BoxTree<double>&, const km_rows&, const double*, int64_t,
+                                const Result<double>&, int);
+
+}  // namespace km

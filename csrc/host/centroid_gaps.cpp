@@ -8,6 +8,9 @@
 
 namespace km {
 
+// A part takes whole blocks of places and writes only their gaps, so that parts never write to the
+// same numbers. Each gap of a pair is computed twice, once from either side: k² / 2 scores more,
+// which cost less than threads that wait for each other.
 Gaps CentroidGaps::make(const Coordinates& coordinates, int64_t k, int64_t places, bool pairwise,
                         int threads) {
   Gaps gaps = {};
@@ -16,12 +19,11 @@ Gaps CentroidGaps::make(const Coordinates& coordinates, int64_t k, int64_t place
   if (pairwise) {
     pairwise_ = aligned<float>(size_t(k * places));
     of_sixteen_ = aligned<float>(size_t(k * gaps.blocks));
-    // Blocks that only fill up sixteen of them are never near.
+    // The last blocks only fill up sixteen: an infinite gap, which discards them all.
     std::fill_n(of_sixteen_.get(), k * gaps.blocks, std::numeric_limits<float>::infinity());
   }
   float* const all_pairs = pairwise ? pairwise_.get() : nullptr;
   float* const least = pairwise ? of_sixteen_.get() : nullptr;
-  // Each part takes whole blocks of places, and writes the gaps of these alone.
   const int64_t blocks = (places + kBlock - 1) / kBlock;
   const int64_t parts = std::min<int64_t>(threads, blocks);
   const auto columns = for_each_part<int32_t>(parts, size_t(coordinates.pitch) * kMostRowsInLanes);

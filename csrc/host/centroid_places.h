@@ -10,9 +10,8 @@
 namespace km {
 
 // Makes Places. Kernels take centroids by place, sixteen at a time, and lower bounds are kept for
-// groups of consecutive places: the tighter a group, the more its one bound discards. So centroids
-// that are near each other get places next to each other, and the order stays while bounds are
-// kept.
+// groups of consecutive places: the tighter a group, the more its one bound discards. So
+// neighbors get places next to each other, and this order stays while bounds are kept.
 //
 //   place   0  1  2 | 3  4  5 | 6  7  8 | 9  -  -  ..     k = 10 centroids in groups of 3;
 //   index   4  0  7 | 1  9  3 | 2  8  5 | 6  -  -  ..     places from k to count = 16 are empty

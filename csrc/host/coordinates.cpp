@@ -11,7 +11,7 @@ namespace km {
 
 namespace {
 
-// The unit roundoff of float: a rounded operation is off by this share of its result, at most.
+// The unit roundoff of float, u: a rounded operation is off by this share of its result, at most.
 constexpr float kUnit = 1.0f / (1 << 24);
 // The basis is shortened by this much, so that rounding to float makes no direction longer than 1:
 // a longer one would make the part of a row along the directions too large, and the rest too small.
@@ -28,8 +28,8 @@ float share_of_rounding(int64_t numbers) { return 0.503f * std::sqrt(float(numbe
 
 // Margin for measuring along p directions, relative to the length of a row. A coordinate is a sum
 // of d products in parts of 128: it has up to 128 roundings within a part, one for each part, and 4
-// for the difference from the center, the basis and the first product. By Cauchy and Schwarz it
-// is off by as many u times the row's length, and p coordinates by √p times that.
+// for the difference from the center, the basis and the first product. By Cauchy and Schwarz
+// the coordinate is off by as many u times the row's length, and a vector of p by √p times as much.
 float share_of_directions(int64_t p, int64_t d) {
   const float roundings = float(std::min<int64_t>(d, 128) + d / 128 + 4);
   return kUnit * std::sqrt(float(p)) * roundings;
@@ -101,7 +101,7 @@ const Coordinates& CentroidCoordinates::choose_axes(const Directions& directions
                                                     int64_t d) {
   const int64_t stride = filled(d), p = directions.count;
   // Norms are squared and products rounded relative to them, so they should be small: the origin is
-  // the mean of the centroids, which is near the mean of the rows.
+  // the mean of the centroids, not far from the mean of the rows.
   center_.assign(size_t(stride), 0.0f);
   if (directions.center.empty())
     mean_of(centroids, k, d, center_);
@@ -173,7 +173,7 @@ const Coordinates& CentroidCoordinates::place(const int32_t* index, int64_t coun
     const int64_t c = index[place];
     std::copy_n(measured_.get() + c * axes_.pitch, axes_.pitch, to);
     units_[place] = unit_of_norm(norms_[c]);
-    // The centroid's half of the margin makes its score higher; that of the row is in enough_for.
+    // The centroid's half of the margin raises the score; the row's half is in enough_for.
     offsets_[place] = -0.5f * norms_[c] * (1 - axes_.margin);
   }
   axes_.of_centroids = placed_.get();

@@ -22,8 +22,8 @@ struct Directions {
 Directions directions_of(const float* basis, const float* center, int64_t p, int64_t d);
 
 // Makes Coordinates, those of the centroids of one call, in three steps: the axes depend on the
-// features alone, what is measured depends on the axes, and the places on what was measured (since
-// centroids that are near each other get places next to each other).
+// features alone, the coordinates depend on the axes, and the places on the coordinates (neighbors
+// get places next to each other).
 class CentroidCoordinates {
  public:
   // Chooses origin and axes for centroids (k, stride of d), and the margins for rounding. The
@@ -37,12 +37,12 @@ class CentroidCoordinates {
   template <typename T>
   bool measure(const std::vector<T>& centroids, int64_t k, int64_t d, int threads);
 
-  // The leading coordinates of each centroid as they were measured, (k, width): what tells which
-  // centroids are near each other.
+  // The leading coordinates (k, leading_width) of the centroids, by index, from which neighbors are
+  // told.
   int64_t leading_width() const;
   std::vector<float> leading() const;
 
-  // Puts what was measured into places: place p gets centroid index[p], and places from k to count
+  // Puts the coordinates into places: place p gets centroid index[p], and places from k to count
   // get a score of -infinity. Valid until the next call of choose_axes.
   const Coordinates& place(const int32_t* index, int64_t count);
 
@@ -53,7 +53,8 @@ class CentroidCoordinates {
   Array<int32_t> measured_;    // (k, pitch): by index
   Array<float> norms_;         // (k): squared, by index
   Array<int32_t> placed_;      // (count, pitch): Coordinates::of_centroids
-  Array<float> units_, offsets_;
+  Array<float> units_;         // (count): length of a whole number, by place
+  Array<float> offsets_;       // (count): -½‖c‖², rounded up, by place
 };
 
 }  // namespace km

@@ -8,8 +8,8 @@ namespace km {
 
 namespace {
 
-// Few features: by boxes where the rows may be sorted and no number is too large, else by brute
-// force, which leaves its labels to the boxes.
+// By boxes where the rows could be sorted and no centroid is too large for boxes, else by brute
+// force, whose labels are then those that boxes begin with. Returns the share of pairs visited.
 template <typename T>
 double e_step_of_few_features(const km_rows& rows, const T* centroids, int64_t k,
                               const Result<T>& result, BoxTree<T>* tree, int threads) {
@@ -30,9 +30,10 @@ template <typename T>
 void e_step(const km_rows& rows, const T* centroids, int64_t k, const Result<T>& result,
             km_workspace* workspace, int threads) {
   if (workspace) workspace->end_seeding();
-  // Memory that is new is soon written all over: fewer pages are to be found then.
+  // Labels that are not warm are new memory, all of which is written now: a large page is found
+  // once where small ones would be found 512 times.
   if (!result.warm) in_large_pages(result.labels, size_t(rows.n) * sizeof(int64_t));
-  // Without a workspace nothing is kept: this one passes with the call.
+  // Without a workspace nothing is kept: a passing one ends with the call.
   WorkspaceSettings settings;
   Workspace<T> passing(settings);
   Workspace<T>& memory = workspace ? workspace->of<T>() : passing;

@@ -11,6 +11,8 @@
 
 namespace km {
 
+// Each part takes consecutive rows, and adds them to sums in as many copies as fit in a cache:
+// consecutive rows add to different copies, so that no addition waits for the one before.
 template <typename T>
 void e_step_by_brute_force(const km_rows& rows, const T* centroids, int64_t k,
                            const Result<T>& result, int threads) {
@@ -27,6 +29,9 @@ void e_step_by_brute_force(const km_rows& rows, const T* centroids, int64_t k,
   results.add_up();
 }
 
+// Parts take the uppermost boxes in turn: neighboring boxes are alike in work, so each part gets of
+// all kinds. Without warm labels the tree forgets those that it has: changed is
+// counted against them.
 template <typename T>
 double e_step_by_boxes(BoxTree<T>& tree, const km_rows& rows, const T* centroids, int64_t k,
                        const Result<T>& result, int threads) {

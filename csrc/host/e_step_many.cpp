@@ -18,7 +18,7 @@ enum class Sums {
   kMoved,  // rows whose label changed are written down, to be moved from one sum to another
 };
 
-// What a search found out, of a part of the rows or of all.
+// What a search measured, for a part of the rows or for all.
 struct SearchOutcome {
   Seen seen = {};
   double inertia = 0;       // Σ w d, of the rows that were measured
@@ -50,8 +50,8 @@ void search_part(const km_rows& rows, const Search<T>& s, const Result<T>& resul
   });
 }
 
-// Searches all rows, and adds up what the parts found out, in their order. Writes labels, and
-// distances where they are asked for, to result; its other fields stay as they are.
+// Searches all rows, and adds up the outcomes of the parts, in the order of the parts. Writes
+// labels, and distances where they are asked for, to result; its other fields stay as they are.
 template <typename T>
 SearchOutcome search_all(const km_rows& rows, const Search<T>& s, const Result<T>& result,
                          Sums sums, int64_t parts, ExactSums<T>& totals) {
@@ -79,6 +79,8 @@ SearchOutcome search_all(const km_rows& rows, const Search<T>& s, const Result<T
 
 }  // namespace
 
+// Three steps: make a search, run it, and take its sums. Sums of floats are exact where they can
+// be, so that rows whose label changed are moved between them; other sums are added up anew.
 template <typename T>
 void e_step_by_bounds(const km_rows& rows, const T* centroids, int64_t k, const Result<T>& result,
                       Workspace<T>& workspace, bool keeps, int threads) {
@@ -108,7 +110,7 @@ void e_step_by_bounds(const km_rows& rows, const T* centroids, int64_t k, const 
   const double inertia = totals.inertia(centroids, threads);
   const bool follows_from_sums = std::isfinite(inertia);
   workspace.search.note_inertia(follows_from_sums);
-  if (!s.upper.valid) return;  // all rows were measured: their own distances say it best
+  if (!s.upper.valid) return;  // all rows were measured: the sum of their distances is the inertia
   *result.inertia = rows.cosine ? inertia / 2 : inertia;
   if (follows_from_sums) return;
   // Rows were skipped, since the inertia of the last call followed from its sums, but that of this

@@ -16,8 +16,8 @@ constexpr double kFewSteps = 64, kManySteps = 256;
 // Between the two, the centroid that moves farthest moves so many steps in a call: bounds last for
 // about kMostSteps / 16 = 8 calls before they are rebased.
 constexpr double kStepsOfDrift = 16;
-// What a row has in memory, beside bounds, for which its 64 bytes are: the label twice (64 and 32
-// bits), its distance (of the type computed in), and its upper bound.
+// Beside half the size of its features a row may take 64 bytes, less what other arrays take of it:
+// the label twice (64 and 32 bits), the distance (of the type computed in), the upper bound.
 constexpr int64_t kBytesOfRow = 64;
 constexpr int64_t kBytesOfLabels = sizeof(int64_t) + sizeof(int32_t);
 
@@ -29,13 +29,15 @@ int64_t bytes_for_bounds(const km_rows& rows, int64_t pitch, bool directions, in
   const int64_t element = rows.is_double ? sizeof(double) : sizeof(float);
   int64_t bytes = rows.d * element / 2 + kBytesOfRow + kBytesOfThread * threads / rows.n -
                   (kBytesOfLabels + element + int64_t(sizeof(float)));
-  if (pitch) bytes -= pitch * int64_t(sizeof(int32_t)) + int64_t(sizeof(float));  // and its norm
+  // Coordinates, and the squared norm.
+  if (pitch) bytes -= pitch * int64_t(sizeof(int32_t)) + int64_t(sizeof(float));
   // Without directions features are few, and a distance is soon computed: more bounds than twice
   // the features would take longer to read than the distances that they spare.
   if (!directions) bytes = std::min(bytes, 2 * rows.d);
   return bytes;
 }
 
+// Groups are as small as the bytes allow, and all but the last one equally large.
 bool KeptLowerBounds::choose_groups(int64_t n, int64_t k, int64_t bytes) {
   const int64_t together = (k + bytes - 1) / bytes, groups = (k + together - 1) / together;
   if (steps_ && groups == groups_ && together == together_) return true;
@@ -47,7 +49,7 @@ bool KeptLowerBounds::choose_groups(int64_t n, int64_t k, int64_t bytes) {
   return false;
 }
 
-// Adds up how far each group has moved: as far as that of its centroids which moved farthest.
+// Adds up how far each group has moved: as far as the farthest of its centroids.
 void KeptLowerBounds::add_drift(const int32_t* position, const std::vector<double>& drift) {
   std::vector<double> farthest(size_t(groups_), 0.0);
   for (size_t c = 0; c < drift.size(); ++c) {
@@ -76,6 +78,9 @@ void KeptLowerBounds::pack_terms(const Coordinates& coordinates, int64_t k, int6
                              drift_below_[size_t(group_of_[size_t(place)])], 0};
 }
 
+// The length of a step is chosen when bounds are first written, and stays while they are kept. A
+// bound that is read loses drift_above, one that is written gets drift_below in advance: the drift
+// since then is the difference of the two, rounded up.
 LowerBounds KeptLowerBounds::make(const int32_t* position, const Coordinates& coordinates,
                                   int64_t places, const std::vector<double>& drift,
                                   double typical_distance, bool kept) {

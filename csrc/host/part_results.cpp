@@ -4,6 +4,7 @@
 
 namespace km {
 
+// The first part adds to the result itself, which saves a copy where there is one part alone.
 template <typename T>
 PartResults<T>::PartResults(const Result<T>& result, int64_t parts, int64_t k, int64_t d)
     : result_(result),
@@ -34,6 +35,7 @@ Result<T> PartResults<T>::of_part(int64_t part) {
   return part_result;
 }
 
+// Doubles are added one part after the other: another order would round otherwise.
 template <typename T>
 void PartResults<T>::add_up() {
   *result_.inertia = 0;

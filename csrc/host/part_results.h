@@ -17,7 +17,7 @@ class PartResults {
  public:
   // For a result of k clusters with d features.
   PartResults(const Result<T>& result, int64_t parts, int64_t k, int64_t d);
-  // What a part writes to. Its sums are zero; the first part adds to the result's own.
+  // Where a part writes to: sums that are zero, of the result itself for the first part.
   Result<T> of_part(int64_t part);
   // Once all parts are done.
   void add_up();

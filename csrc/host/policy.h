@@ -13,8 +13,8 @@ namespace km {
 // million rows of 40 centroids), while n · k bytes of large ones are never asked for.
 constexpr int64_t kBytesOfThread = 40 << 20;
 
-// What the last call left in memory that is true of its labels. Lower bounds are of no use without
-// upper ones, so that a third kind of state (lower bounds alone) does not exist.
+// Bounds in memory that hold for the labels of the last call. A call that writes lower bounds
+// writes upper ones too, so that there is no state of lower bounds alone.
 enum class Kept {
   kNothing,      // labels are new, or the call kept nothing
   kUpperBounds,  // reach (n), and the centroids that it refers to
@@ -39,17 +39,16 @@ class Policy {
   // The number of rows or of centroids is another one: all states are the first ones.
   void restart();
 
-  // A call begins; follows: it has the labels of the last call, and keeps bounds to its own.
-  // Returns what is kept for it. Until finish, nothing is: a call that fails may have changed
-  // some of it.
+  // A call begins. follows: the call is given the labels of the last one, and keeps bounds.
+  // Returns which bounds hold. Until finish none do, since a call that fails may have changed them.
   Kept begin(bool follows);
 
-  // Whether this call should have lower bounds. directions: coordinates are along some;
-  // coordinates_kept: those of the rows are in memory.
+  // Whether this call should have lower bounds. directions: coordinates are not the features;
+  // coordinates_kept: there is memory for the coordinates of the rows.
   bool lower_bounds_pay(bool directions, bool coordinates_kept) const;
   // Whether it should have the gap of each centroid to the nearest other one.
   bool gaps_pay(int64_t k, int64_t n) const;
-  // And those of all pairs of k centroids at so many places.
+  // Whether this call should have the gaps of all pairs of k centroids at so many places.
   bool pairwise_gaps_pay(int64_t k, int64_t places, bool directions, bool lower_bounds,
                          int threads) const;
   // Whether a row that upper bounds prove to keep its label need not be read.

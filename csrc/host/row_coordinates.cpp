@@ -14,6 +14,7 @@ bool KeptCoordinates::reserve(int64_t pairs, int64_t rows) {
   return measured_;
 }
 
+// Pairs up to pitch, so that the kernel loads sixteen of them at once.
 RowCoordinates KeptCoordinates::by_row(int64_t n, const Coordinates& axes) {
   RowCoordinates kept = {};
   kept.measured = reserve(n * axes.pitch, n);
@@ -22,6 +23,7 @@ RowCoordinates KeptCoordinates::by_row(int64_t n, const Coordinates& axes) {
   return kept;
 }
 
+// Whole blocks of rows, since the last tile is written in full.
 RowCoordinates KeptCoordinates::by_tile(int64_t n, const Coordinates& axes) {
   const int64_t rows = (n + kBlock - 1) / kBlock * kBlock;
   RowCoordinates kept = {};

@@ -21,7 +21,7 @@ class KeptCoordinates {
 
   // All rows were measured by the last call.
   void note_measured() { measured_ = true; }
-  // The axes are others now: what was measured is void.
+  // The axes have changed: coordinates are void, and the next call measures them anew.
   void forget() { measured_ = false; }
   // Gives the memory back.
   void release();

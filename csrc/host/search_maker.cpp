@@ -12,6 +12,8 @@ constexpr int64_t kFewCentroids = 8;
 
 }  // namespace
 
+// In the order in which the structs depend on each other: groups of lower bounds on the memory that
+// coordinates of rows take, places on groups, coordinates of centroids on places, bounds on both.
 template <typename T>
 Search<T> SearchMaker<T>::make(const km_rows& rows, const T* centroids, int64_t k,
                                const SearchRequest& request) {
@@ -51,15 +53,16 @@ void SearchMaker<T>::restart(int64_t n, int64_t k) {
   k_ = k;
 }
 
-// Whether the call has lower bounds; then their groups are chosen. What is kept is less than before
-// where it has none, or other groups.
+// Whether the call has lower bounds; then the groups are chosen. Without lower bounds, or with
+// other groups than those of the last call, upper bounds alone are kept.
 template <typename T>
 bool SearchMaker<T>::choose_lower_bounds(const km_rows& rows, const Search<T>& s,
                                          const SearchRequest& request, Kept& kept) {
   const bool along = request.directions.count > 0, coordinates_kept = s.rows.coordinates != nullptr;
-  const int64_t bytes =
-      bytes_for_bounds(rows, coordinates_kept ? s.coordinates.pitch : 0, along, request.threads);
-  const bool chosen = policy_.lower_bounds_pay(along, coordinates_kept) && bytes > 0;
+  bool chosen = policy_.lower_bounds_pay(along, coordinates_kept);
+  const int64_t pitch = coordinates_kept ? s.coordinates.pitch : 0;
+  const int64_t bytes = chosen ? bytes_for_bounds(rows, pitch, along, request.threads) : 0;
+  chosen = bytes > 0;
   const bool same_groups = chosen && lower_.choose_groups(rows.n, s.places.k, bytes);
   if (kept == Kept::kBothBounds && !same_groups) kept = Kept::kUpperBounds;
   return chosen;
@@ -98,6 +101,8 @@ void SearchMaker<T>::add_bounds(const km_rows& rows, const T* centroids,
   s.upper = upper_.make(s.places, rows.n, policy_.last(), skips);
 }
 
+// A copy of the labels in 32 bits: half the memory to read, and the caller may write over the
+// others.
 template <typename T>
 int32_t* SearchMaker<T>::kept_labels() {
   if (!labels_) {

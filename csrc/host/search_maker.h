@@ -17,7 +17,7 @@ namespace km {
 // What an E-step asks of a search.
 struct SearchRequest {
   const Directions& directions;  // along which rows are measured; none: all features
-  bool keeps_coordinates;        // those of the rows may be kept in memory
+  bool keeps_coordinates;        // the coordinates of the rows may be kept
   bool warm;                     // the result's labels are those of the last call
   bool keeps;                    // other calls follow: bounds and labels are kept for them
   bool every_distance;           // of each row to its centroid: no row may be skipped
@@ -31,19 +31,18 @@ class SearchMaker {
  public:
   // For centroids (k, d). Points into this object, and holds until another function is called.
   Search<T> make(const km_rows& rows, const T* centroids, int64_t k, const SearchRequest& request);
-  // The search of n rows is over: it saw these, and changed so many labels. A call that fails
-  // leaves this out, and with it all that was kept.
+  // The search of n rows is over: seen says what was measured, changed how many labels. A call that
+  // fails never gets here, and no bounds are kept.
   void finish(const Search<T>& search, int64_t n, const Seen& seen, int64_t changed);
-  // Whether its inertia followed from the sums of clusters, or can: only then may the next call
-  // skip rows, whose distances are not known.
+  // Whether the inertia of this call follows from the sums of the clusters: only then may the next
+  // call skip rows, whose distances nobody computes.
   void note_inertia(bool follows_from_sums) { policy_.note_inertia(follows_from_sums); }
 
   const LastSearch& last() const { return policy_.last(); }
 
-  // The directions are others now: coordinates of the rows along the old ones are void.
+  // The directions have changed: coordinates of the rows along the old ones are void.
   void forget_coordinates() { rows_.forget(); }
-  // Gives back the memory that grows with the rows but for a number or two for each; seeding needs
-  // as much.
+  // Gives back coordinates of the rows and lower bounds: seeding takes as much memory.
   void release_rows();
 
  private:
@@ -62,7 +61,7 @@ class SearchMaker {
   KeptUpperBounds<T> upper_;
   CentroidGaps gaps_;
   Policy policy_;
-  Array<int32_t> labels_;    // (n): of the last call; the caller's may have been written over
+  Array<int32_t> labels_;    // (n): of the last call
   int64_t n_ = -1, k_ = -1;  // of the last call
 };
 

@@ -18,7 +18,7 @@ constexpr int64_t kSums = 16;
 // Candidates that a row has a bit for in reached.
 constexpr int64_t kReachBits = 16;
 
-// Points (m, d) filled up to a multiple of so many, with points at infinity, which no row is near.
+// Points (m, d) filled up to a multiple of so many by points at infinity, where no row is nearer.
 template <typename T>
 std::vector<T> padded(const T* points, int64_t m, int64_t d, int64_t multiple) {
   std::vector<T> all(size_t((m + multiple - 1) / multiple * multiple * d),
@@ -38,7 +38,8 @@ void add_up_parts(const std::vector<double>& sums, int64_t parts, int64_t of_can
       potentials[i / of_candidate] += sums[size_t(p * of_part + i)];
 }
 
-// Numbers of a block of rows of few features, (2, block_bytes) for each: Kernel::scan and its like.
+// Elements of the memory that kernels of few features take for a block of rows: block_bytes for
+// each feature of the copied rows, and as many for the same rows feature by feature.
 template <typename T>
 size_t size_of_block(int64_t d) {
   return 2 * size_t(current_kernels().block_bytes) / sizeof(T) * size_t(d);
@@ -82,6 +83,8 @@ void Seeding<T>::potentials(const km_rows& rows, const T* nearest, const T* cand
     potentials_by_distances(rows, nearest, candidates, m, potentials, threads);
 }
 
+// Parts take the rows in turns: those far from all centers so far need more distances, and often
+// lie next to each other.
 template <typename T>
 void Seeding<T>::potentials_by_scores(const km_rows& rows, const T* nearest, const T* candidates,
                                       int64_t m, double* potentials, int threads) {
@@ -100,6 +103,7 @@ void Seeding<T>::potentials_by_scores(const km_rows& rows, const T* nearest, con
   add_up_parts(sums, parts, 1, m, potentials);
 }
 
+// All distances, of candidates that are filled up to as many as the kernel takes together.
 template <typename T>
 void Seeding<T>::potentials_by_distances(const km_rows& rows, const T* nearest, const T* candidates,
                                          int64_t m, double* potentials, int threads) {
@@ -127,12 +131,14 @@ int Seeding<T>::compared_candidate(const std::vector<T>& center) const {
   return -1;
 }
 
+// A center that was a candidate just now is nearer to the rows of which reached_ has its bit, and
+// to no others: only these are measured.
 template <typename T>
 void Seeding<T>::lower(const km_rows& rows, T* nearest, const T* center, bool unchanged,
                        int threads) {
   const std::vector<T> filled = filled_up(center, 1, rows.d);
   const int candidate = unchanged ? compared_candidate(filled) : -1;
-  candidates_.clear();  // what they reach was told of nearest as it was
+  candidates_.clear();  // reached_ compares with nearest before it is lowered
   if (candidate < 0) return lower_all(rows, nearest, filled, threads);
   const int64_t parts = n_parts(rows, 1, threads);
   const auto row = for_each_part<T>(parts, filled.size());

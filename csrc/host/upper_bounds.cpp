@@ -27,6 +27,8 @@ double distance_moved(const T* now, const T* then, int64_t d) {
 
 }  // namespace
 
+// Threads take shares of the centroids. A copy of the centroids is kept even where no drift is
+// asked for, since the next call may ask.
 template <typename T>
 void KeptUpperBounds<T>::follow(const T* centroids, const Places<T>& places, bool kept,
                                 int threads) {
@@ -41,6 +43,7 @@ void KeptUpperBounds<T>::follow(const T* centroids, const Places<T>& places, boo
   });
 }
 
+// The kernel looks drifts up by place, where the centroid of a row stands.
 template <typename T>
 UpperBounds KeptUpperBounds<T>::make(const Places<T>& places, int64_t n, const LastSearch& last,
                                      bool readable) {

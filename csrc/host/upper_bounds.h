@@ -17,7 +17,7 @@ template <typename T>
 class KeptUpperBounds {
  public:
   // Finds out how far the centroids (k, d) have moved since the last call, and remembers them.
-  // Kept: the last call left bounds to its labels; else no centroid counts as moved.
+  // Kept: bounds of the last call hold; else the drift is 0, since there is nothing to add it to.
   void follow(const T* centroids, const Places<T>& places, bool kept, int threads);
   // The drift (k) of each centroid, by index, at least as far as it moved.
   const std::vector<double>& drift() const { return drift_; }

@@ -10,6 +10,7 @@ Workspace<T>::Workspace(WorkspaceSettings& common) : settings(common) {}
 template <typename T>
 Workspace<T>::~Workspace() = default;  // here, where BoxTree and Seeding are whole types
 
+// Sorting is tried once: rows never change, so that what made it impossible stays.
 template <typename T>
 BoxTree<T>* Workspace<T>::tree(const km_rows& rows, int threads) {
   if (!settings.sort || rows.d > kSortedFeatures) return nullptr;
@@ -38,7 +39,7 @@ void Workspace<T>::end_seeding() {
 template <typename T>
 void Workspace<T>::forget_coordinates() {
   search.forget_coordinates();
-  seeding_.reset();  // it measures along the directions of its first call
+  seeding_.reset();  // its coordinates are along the old directions too
 }
 
 template class Workspace<float>;
@@ -46,6 +47,7 @@ template class Workspace<double>;
 
 }  // namespace km
 
+// The workspace of the other type has no rows, but forgets what it may have.
 void km_workspace::project(const float* basis, const float* center, int64_t p, int64_t d) {
   of_float.forget_coordinates();
   of_double.forget_coordinates();

@@ -40,12 +40,12 @@ class Workspace {
   // features, or their squares could overflow.
   BoxTree<T>* tree(const km_rows& rows, int threads);
 
-  // What seeding keeps, made by its first call. It takes the memory of the E-step's coordinates and
-  // lower bounds, which begin anew after it.
+  // What seeding keeps, made by the first call. Coordinates and lower bounds of the E-step are
+  // given back, and begin anew after seeding.
   Seeding<T>& seeding();
   // An E-step begins: what seeding kept is given back.
   void end_seeding();
-  // The directions are others now.
+  // The directions have changed: coordinates along the old ones are void.
   void forget_coordinates();
 
   WorkspaceSettings& settings;

@@ -1,142 +1,95 @@
-// The centroids made ready: in places, with their coordinates and how far they are apart.
+#include "host/centroid_places.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <numeric>
-
-#include "host/dispatch.h"
-#include "host/split.h"
-#include "host/workspace.h"
 
 namespace km {
 
-// Neighbours next to each other: halves along the widest axis, down to a group.
-template <typename T>
-void Workspace<T>::arrange(const std::vector<float>& coordinates, int64_t axes, int32_t* begin,
-                           int32_t* end) {
-  const int64_t count = end - begin;
-  if (count <= together_) return;
+namespace {
+
+// Coordinates (·, width) of centroids, from which groups of so many are made.
+struct Grouping {
+  const float* coordinates;
+  int64_t width, together;
+};
+
+// The axis along which the centroids begin to end vary most. Variances are compared as count times
+// variance, Σ x² - (Σ x)² / count; the first axis wins ties.
+int64_t widest_axis(const Grouping& g, const int32_t* begin, const int32_t* end) {
   int64_t widest = 0;
   double most = -1;
-  for (int64_t j = 0; j < axes; ++j) {
+  for (int64_t j = 0; j < g.width; ++j) {
     double sum = 0, squares = 0;
     for (const int32_t* c = begin; c < end; ++c) {
-      const double value = coordinates[*c * axes + j];
+      const double value = g.coordinates[*c * g.width + j];
       sum += value;
       squares += value * value;
     }
-    const double variance = squares - sum * sum / double(count);
+    const double variance = squares - sum * sum / double(end - begin);  // times their number
     if (variance > most) {
       most = variance;
       widest = j;
     }
   }
-  int32_t* middle = begin + ((count + together_ - 1) / together_ + 1) / 2 * together_;
+  return widest;
+}
+
+// Sorts the centroids begin to end into groups as a k-d tree does: halves along the widest axis,
+// down to a group. The first half gets whole groups, so that only the very last one is short.
+void split_into_groups(const Grouping& g, int32_t* begin, int32_t* end) {
+  const int64_t count = end - begin;
+  if (count <= g.together) return;
+  const int64_t groups = (count + g.together - 1) / g.together;
+  int32_t* const middle = begin + (groups + 1) / 2 * g.together;
+  const int64_t axis = widest_axis(g, begin, end);
   std::nth_element(begin, middle, end, [&](int32_t a, int32_t b) {
-    const float x = coordinates[a * axes + widest], y = coordinates[b * axes + widest];
-    return x < y || (x == y && a < b);
+    const float x = g.coordinates[a * g.width + axis], y = g.coordinates[b * g.width + axis];
+    return x < y || (x == y && a < b);  // ties by index: the order is the same everywhere
   });
-  arrange(coordinates, axes, begin, middle);
-  arrange(coordinates, axes, middle, end);
+  split_into_groups(g, begin, middle);
+  split_into_groups(g, middle, end);
 }
 
-// Puts the centroids and their coordinates into places.
+}  // namespace
+
+// Places from k on are empty. Their index is 0, so that nobody reads beyond the centroids.
 template <typename T>
-void Workspace<T>::pack(const T* centroids, int threads, Search<T>& s) {
-  const Kernel<T>& kernel = current_kernel<T>();
-  const std::vector<T> rows = filled_up(centroids, s.places.k, s.places.d);
-  auto coordinates = aligned<int32_t>(size_t(s.places.k * s.coordinates.pitch));
-  auto norms = aligned<float>(size_t(s.places.k));
-  const int64_t shares = n_shares(s.places.k, s.places.d, threads);
-  const auto centered = for_each_part<float>(shares, size_t(kBlock * s.places.stride));
-  const auto along =
-      for_each_part<float>(shares, size_t(kMostRowsTogether * (s.coordinates.directions + 1)));
-  in_shares(s.places.k, shares, [&](int64_t p, int64_t begin, int64_t end) {
-    for (int64_t first = begin; first < end; first += kBlock)
-      kernel.measure(s.coordinates, rows.data() + first * s.places.stride, s.places.d,
-                     s.places.stride, static_cast<int>(std::min<int64_t>(kBlock, end - first)),
-                     centered[size_t(p)].get(), along[size_t(p)].get(),
-                     coordinates.get() + first * s.coordinates.pitch, norms.get() + first);
-  });
-  if (!std::all_of(norms.get(), norms.get() + s.places.k, [](float n) { return n < kTooLarge; })) {
-    s.places.count = 0;  // bounds could overflow
-    return;
-  }
-  auto unit = [&](int64_t c) { return std::sqrt(std::max(norms[c], kLeastNorm)) * (1 / kWhole); };
-  if (!arranged_) {
-    std::iota(index_.begin(), index_.end(), 0);
-    if (s.bounds.steps && together_ > 1) {
-      const int64_t axes = std::min<int64_t>(2 * s.coordinates.width, 64);
-      std::vector<float> leading(size_t(s.places.k * axes));
-      for (int64_t i = 0; i < s.places.k * axes; ++i) {
-        const int32_t pair = coordinates[i / axes * s.coordinates.pitch + i % axes / 2];
-        leading[i] = float(i % 2 ? pair >> 16 : int16_t(pair)) * unit(i / axes);
-      }
-      arrange(leading, axes, index_.data(), index_.data() + s.places.k);
-    }
-    for (int64_t c = 0; c < s.places.k; ++c) position_[index_[c]] = static_cast<int32_t>(c);
-    arranged_ = s.bounds.steps != nullptr;
-  }
-  centroids_ = aligned<T>(size_t(s.places.count * s.places.stride));
-  placed_ = aligned<int32_t>(size_t(s.places.count * s.coordinates.pitch));
-  units_ = aligned<float>(size_t(s.places.count));
-  offsets_ = aligned<float>(size_t(s.places.count));
-  T* const placed = centroids_.get();
-  for (int64_t place = 0; place < s.places.count; ++place) {
-    int32_t* z = placed_.get() + place * s.coordinates.pitch;
-    if (place >= s.places.k) {
-      std::fill_n(z, s.coordinates.pitch, 0);
-      units_[place] = 0;
-      offsets_[place] = -std::numeric_limits<float>::infinity();
-      continue;
-    }
-    const int64_t c = index_[place];
-    std::copy_n(rows.data() + c * s.places.stride, s.places.stride,
-                placed + place * s.places.stride);
-    std::copy_n(coordinates.get() + c * s.coordinates.pitch, s.coordinates.pitch, z);
-    units_[place] = unit(c);
-    offsets_[place] = -0.5f * norms[c] * (1 - s.coordinates.margin);
-  }
-  s.places.centroids = centroids_.get();
-  s.coordinates.of_centroids = placed_.get();
-  s.coordinates.units = units_.get();
-  s.coordinates.offsets = offsets_.get();
+void CentroidPlaces<T>::order_by_index(int64_t k) {
+  index_.assign(size_t(filled(k)), 0);
+  position_.resize(size_t(k));
+  std::iota(index_.begin(), index_.begin() + k, 0);
+  std::iota(position_.begin(), position_.end(), 0);
 }
 
-// Says how far the centroids are from each other, where that can pay.
 template <typename T>
-void Workspace<T>::separate(const km_rows& rows, int threads, Search<T>& s) {
-  if (pause_of_apart_ > 0 || s.places.k > rows.n / 16) return;
-  const bool between =
-      between_pays_ && !s.coordinates.directions && !s.bounds.steps &&
-      s.places.k * s.places.count * int64_t(sizeof(float)) <= kBoundsOfThread * threads;
-  apart_ = aligned<float>(size_t(s.places.count));
-  s.gaps.blocks = filled(s.places.count / kPlaces);
-  if (between) {
-    between_ = aligned<float>(size_t(s.places.k * s.places.count));
-    closest_ = aligned<float>(size_t(s.places.k * s.gaps.blocks));
-    std::fill_n(closest_.get(), s.places.k * s.gaps.blocks, std::numeric_limits<float>::infinity());
-  }
-  const int64_t blocks = (s.places.count + kBlock - 1) / kBlock;
-  const int64_t parts = std::min<int64_t>(threads, blocks);
-  const size_t numbers = size_t(s.coordinates.pitch) * kMostRowsInLanes;
-  auto columns = aligned<int32_t>(size_t(parts) * numbers);
-  in_parallel(parts, [&](int64_t p) {
-    current_kernels().separate(
-        s.coordinates, s.places.k, s.places.count, s.gaps.blocks, blocks * p / parts * kBlock,
-        std::min(s.places.count, blocks * (p + 1) / parts * kBlock), apart_.get(),
-        between ? between_.get() : nullptr, between ? closest_.get() : nullptr,
-        columns.get() + size_t(p) * numbers);
-  });
-  s.gaps.nearest = apart_.get();
-  s.gaps.pairwise = between ? between_.get() : nullptr;
-  s.gaps.of_sixteen = between ? closest_.get() : nullptr;
+void CentroidPlaces<T>::order_in_groups(const std::vector<float>& coordinates, int64_t width,
+                                        int64_t k, int64_t together) {
+  order_by_index(k);
+  split_into_groups({coordinates.data(), width, together}, index_.data(), index_.data() + k);
+  for (int64_t place = 0; place < k; ++place)
+    position_[index_[place]] = static_cast<int32_t>(place);
 }
 
-template void Workspace<float>::pack(const float*, int, Search<float>&);
-template void Workspace<double>::pack(const double*, int, Search<double>&);
-template void Workspace<float>::separate(const km_rows&, int, Search<float>&);
-template void Workspace<double>::separate(const km_rows&, int, Search<double>&);
+// Empty places hold no numbers: their score is -infinity, so no distance to them is ever asked for.
+template <typename T>
+Places<T> CentroidPlaces<T>::make(const std::vector<T>& centroids, int64_t k, int64_t d,
+                                  bool screened) {
+  Places<T> places = {};
+  places.k = k;
+  places.d = d;
+  places.stride = filled(d);
+  places.count = screened ? filled(k) : 0;
+  centroids_ = aligned<T>(size_t(std::max(k, places.count) * places.stride));
+  for (int64_t place = 0; place < k; ++place)
+    std::copy_n(centroids.data() + index_[place] * places.stride, places.stride,
+                centroids_.get() + place * places.stride);
+  places.centroids = centroids_.get();
+  places.index = index_.data();
+  places.position = position_.data();
+  return places;
+}
+
+template class CentroidPlaces<float>;
+template class CentroidPlaces<double>;
 
 }  // namespace km

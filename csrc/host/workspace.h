@@ -1,108 +1,69 @@
-// What is known of some rows from one call to the next, and the centroids made ready.
+// What the calls on one set of rows leave for each other. It makes calls faster and changes no
+// result.
+//
+//   km_workspace -> Workspace<T> -> SearchMaker<T> -> Policy, the makers of the structs of
+//   Search<T>
+//                                -> ExactSums<T>      sums of clusters of many features
+//                                -> BoxTree<T>        rows of few features
+//                                -> Seeding<T>     -> the makers of places and coordinates
 #pragma once
 
-#include <array>
 #include <memory>
-#include <vector>
+#include <optional>
 
 #include "abi/native.h"
 #include "host/exact_sums.h"
-#include "host/memory.h"
-#include "kernel/table.h"
+#include "host/search_maker.h"
 
 namespace km {
-
-// Memory for each thread that bounds may take beyond what each row may, or distances between
-// centroids instead of them.
-constexpr int64_t kBoundsOfThread = 40 << 20;
-
-// Few directions along which rows are measured first; see km_project.
-struct Directions {
-  int64_t count = 0;          // 0: all features
-  std::vector<float> basis;   // (count / 16 rounded up, d, 16)
-  std::vector<float> center;  // (d); empty: the mean of the centroids
-};
-
-// What the workspaces of both types have in common.
-struct WorkspaceSettings {
-  bool keep = false;          // coordinates of rows
-  bool sort = false;          // rows, up to kSortedFeatures
-  int64_t few_centroids = 8;  // not worth bounds: all distances are computed
-  Directions directions;
-  double share_visited = 1;  // of the pairs of a row and a centroid, by the last E-step
-};
 
 template <typename T>
 class BoxTree;
 template <typename T>
 class Seeding;
 
+// What the workspaces of both types have in common.
+struct WorkspaceSettings {
+  bool keep = false;         // coordinates of the rows may be kept in memory
+  bool sort = false;         // rows of up to kSortedFeatures may be, sorted into boxes
+  Directions directions;     // along which rows are measured; none: all features
+  double share_visited = 1;  // of the pairs of a row and a centroid, by the last E-step: 0 to 1
+};
+
 template <typename T>
 class Workspace {
  public:
-  explicit Workspace(WorkspaceSettings& settings);
+  explicit Workspace(WorkspaceSettings& common);
   ~Workspace();
 
-  // Makes the centroids (k, d) ready for a search; what it says holds until the next call.
-  // labels (n) are those of the last call, or null; keeps says that others will follow; all, that
-  // every row is to be measured.
-  Search<T> ready(const km_rows& rows, const T* centroids, int64_t k, const int64_t* labels,
-                  bool keeps, bool all, int threads);
-  // To be called after each search of n rows, with what it saw, and how many labels have changed.
-  void searched(const Search<T>& search, int64_t n, const Seen& seen, int64_t changed);
-
-  // Coordinates are of other directions now.
-  void forget_coordinates();
-  // The rows, sorted, where they have few features and can be kept so; else null.
+  // The rows sorted into boxes by the first call; null where that may not be, or there are too many
+  // features, or their squares could overflow.
   BoxTree<T>* tree(const km_rows& rows, int threads);
-  // What it knows for seeding, until that ends with the next E-step.
+
+  // What seeding keeps, made by the first call. Coordinates and lower bounds of the E-step are
+  // given back, and begin anew after seeding.
   Seeding<T>& seeding();
+  // An E-step begins: what seeding kept is given back.
   void end_seeding();
+  // The directions have changed: coordinates along the old ones are void.
+  void forget_coordinates();
 
   WorkspaceSettings& settings;
+  SearchMaker<T> search;
   ExactSums<T> totals;
-  bool knows_inertia = false;  // from totals; distances of rows are not needed for it
 
  private:
-  void keep_coordinates_of(const km_rows& rows, Search<T>& s);
-  void pack(const T* centroids, int threads, Search<T>& s);
-  void follow(const T* centroids, int threads, Search<T>& s);
-  void move(Search<T>& s);
-  void choose_bounds(const km_rows& rows, int threads, Search<T>& s);
-  void arrange(const std::vector<float>& coordinates, int64_t axes, int32_t* begin, int32_t* end);
-  void separate(const km_rows& rows, int threads, Search<T>& s);
-
-  std::vector<int32_t> index_, position_, group_of_;
-  Array<T> centroids_;
-  Array<int32_t> placed_, coordinates_, labels_;
-  Array<float> units_, offsets_, norms_, base_, apart_, between_, closest_, reach_;
-  Array<uint8_t> bounds_;
-  std::vector<float> center_, moved_least_;
-  std::vector<std::array<float, 4>> terms_;
-  std::vector<uint8_t> moved_most_, settled_;
-  std::vector<double> moved_;
-  std::vector<T> before_;       // centroids (k, d) of the last call
-  std::vector<double> shifts_;  // (k): how far they have moved since
-  std::vector<float> drift_;    // (places)
-  int64_t n_ = -1, k_ = -1, groups_ = 0, together_ = 1;
-  double spent_ = 0;  // share of pairs visited by distances between centroids, to bring it to rest
-  double share_compared_ = 0;      // rows measured against others than their centroid
-  double typical_ = 0, step_ = 1;  // distance of a typical row; of bounds
-  bool bounded_ = false, arranged_ = false, between_pays_ = true;
-  bool followed_ = false;               // reach is there, and before_
-  int pause_ = 0, pause_of_apart_ = 0;  // calls that do without
-  bool measured_ = false;               // coordinates of rows
   std::unique_ptr<Seeding<T>> seeding_;
-  std::unique_ptr<BoxTree<T>> tree_;
-  bool sorted_ = false;  // or tried to
+  std::optional<std::unique_ptr<BoxTree<T>>> tree_;  // no value: not tried yet; null: impossible
 };
 
 }  // namespace km
 
-// The workspace of native.h: one of each type, of which rows need one.
+// The workspace of native.h: one of each type, of which the rows need one.
 struct km_workspace {
   km_workspace() : of_float(settings), of_double(settings) {}
 
+  // See km_project.
   void project(const float* basis, const float* center, int64_t p, int64_t d);
   void end_seeding();
   template <typename T>

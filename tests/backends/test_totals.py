@@ -140,6 +140,34 @@ def test_an_inertia_that_is_small_against_the_spread_is_measured(
         centroids = (stats.sums / stats.counts.unsqueeze(-1)).float()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "weighted"),
+    [(torch.float32, False), (torch.float32, True), (torch.float64, False)],
+    ids=["exact sums", "weights", "float64"],
+)
+def test_clusters_that_become_tight_are_measured_once_more(
+    dtype: torch.dtype, weighted: bool
+) -> None:
+    """By two threads: the second search adds no row to sums, whose parts are gone by then."""
+    generator = torch.Generator().manual_seed(0)
+    places = 10 * torch.randn(60, 40, generator=generator, dtype=torch.float64)
+    spread = 1e-6 if dtype == torch.float64 else 1e-4
+    noise = torch.randn(6_000, 40, generator=generator, dtype=torch.float64)
+    x = (places.repeat(100, 1) + spread * noise).to(dtype)
+    weights = torch.rand(6_000, generator=generator, dtype=torch.float64) + 0.5
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    workspace = NativeWorkspace(x, weights if weighted else None)
+    centroids = (places + 0.3 * torch.randn(60, 40, generator=generator)).to(dtype).unsqueeze(0)
+    for _ in range(4):
+        stats = workspace.statistics(centroids)
+        distances = brute_force(x, centroids[0]).amin(dim=1)
+        inertia = (distances * weights).sum() if weighted else distances.sum()
+        torch.testing.assert_close(stats.inertia[0], inertia, rtol=1e-4, atol=0)
+        centroids = (stats.sums / stats.counts.unsqueeze(-1)).to(dtype)
+    torch.set_num_threads(threads)
+
+
 def exact_sums(x: Tensor, labels: Tensor, k: int) -> Tensor:
     """(k, d), each rounded once."""
     groups = [x[labels == c].double().T.tolist() for c in range(k)]

@@ -1,5 +1,4 @@
-// How far the centroids are from each other.
-//
+// Gaps between centroids, ¼ d(c, c')², from the scores of centroids with each other.
 #pragma once
 
 #include "kernel/many/scores-inl.h"
@@ -7,46 +6,52 @@
 namespace km::KM_TARGET {
 namespace {
 
-// See Kernel::separate.
-inline void separate(const Coordinates& s, int64_t k, int64_t count, int64_t blocks, int64_t begin,
+// Gaps (see struct Gaps) of the centroids at places begin to end, begin a multiple of
+// kMostRowsInLanes; k of count places hold a centroid. Centroids stand in the lanes as rows do in
+// other tiles. A score of two centroids is z·z' - ½‖c'‖², and own = -½‖c‖², so
+//     -½ (own + score) = ¼ (‖c‖² + ‖c'‖² - 2 z·z') <= ¼ d(c, c')².
+// nearest (count); pairwise (k, count) and closest_of_sixteen (k, blocks) may be null together;
+// pairs (pitch, kMostRowsInLanes) is scratch.
+inline void separate(const Coordinates& c, int64_t k, int64_t count, int64_t blocks, int64_t begin,
                      int64_t end, float* nearest, float* pairwise, float* closest_of_sixteen,
                      int32_t* pairs) {
-  Columns columns;
-  columns.pairs = pairs;
+  TileCoordinates tile;
+  tile.pairs = pairs;
   for (int64_t first = begin; first < end; first += kRowsInLanes) {
-    auto place = [&](int r) { return least_of(first + r, count - 1); };
-    columns.fill(s.pitch, [&](int r) { return s.of_centroids + place(r) * s.pitch; });
-    for (int r = 0; r < kRowsInLanes; ++r) columns.unit[r] = s.units[place(r)];
-    const int64_t some = least_of<int64_t>(kRowsInLanes, count - first);
+    auto place_of = [&](int r) { return least_of(first + r, count - 1); };
+    tile.fill(
+        c.pitch, [&](int r) { return c.of_centroids + place_of(r) * c.pitch; },
+        [&](int r) { return c.units[place_of(r)]; });
+    const int64_t lanes_in_use = least_of<int64_t>(kRowsInLanes, count - first);
     float own[kRowsInLanes], least[kRowsInLanes], of_sixteen[kRowsInLanes];
     for (int r = 0; r < kRowsInLanes; ++r) {
-      own[r] = r < some ? s.offsets[first + r] : -kInfinity;
+      own[r] = r < lanes_in_use ? c.offsets[first + r] : -kInfinity;
       least[r] = of_sixteen[r] = kInfinity;
     }
-    for (int64_t where = 0; where < k; where += kCentroidsInTurn) {
-      Row score[kCentroidsInTurn];
-      score_places(s, [&](int i) { return where + i; }, columns, score);
-      for (int i = 0; i < kCentroidsInTurn && where + i < k; ++i) {
-        float lanes[kRowsInLanes];
-        for (int v = 0; v < kRowVectors; ++v) store(lanes + v * kLanes, score[i][v]);
+    for (int64_t place = 0; place < k; place += kCentroidsInTurn) {
+      PerRow score[kCentroidsInTurn];
+      score_places(c, [&](int i) { return place + i; }, tile, score);
+      for (int i = 0; i < kCentroidsInTurn && place + i < k; ++i) {
+        float gaps[kRowsInLanes];
+        for (int v = 0; v < kRowVectors; ++v) store(gaps + v * kLanes, score[i][v]);
         for (int r = 0; r < kRowsInLanes; ++r) {
-          // a quarter of the squared distance between the two, but for rounding
-          const float quarter = (-0.5f * (own[r] + lanes[r]) - 2 * kTiny * kTiny) / s.slack;
-          lanes[r] = first + r == where + i ? kInfinity : quarter;
-          of_sixteen[r] = least_of(of_sixteen[r], lanes[r]);
+          const float quarter = (-0.5f * (own[r] + gaps[r]) - 2 * kTiny * kTiny) / c.slack;
+          gaps[r] = first + r == place + i ? kInfinity : quarter;
+          of_sixteen[r] = least_of(of_sixteen[r], gaps[r]);
         }
         if (pairwise)
-          std::memcpy(pairwise + (where + i) * count + first, lanes, size_t(some) * sizeof(float));
-        if ((where + i + 1) % kLanes && where + i + 1 < k) continue;
+          std::memcpy(pairwise + (place + i) * count + first, gaps,
+                      size_t(lanes_in_use) * sizeof(float));
+        if ((place + i + 1) % kLanes && place + i + 1 < k) continue;  // sixteen are not complete
         for (int r = 0; r < kRowsInLanes; ++r) {
           least[r] = least_of(least[r], of_sixteen[r]);
           if (closest_of_sixteen && first + r < k)
-            closest_of_sixteen[(first + r) * blocks + (where + i) / kLanes] = of_sixteen[r];
+            closest_of_sixteen[(first + r) * blocks + (place + i) / kLanes] = of_sixteen[r];
           of_sixteen[r] = kInfinity;
         }
       }
     }
-    for (int64_t r = 0; r < some; ++r) nearest[first + r] = least_of(least[r], kTooLarge);
+    for (int64_t r = 0; r < lanes_in_use; ++r) nearest[first + r] = least_of(least[r], kTooLarge);
   }
 }
 

@@ -1,9 +1,12 @@
-// Coordinates of rows: whole numbers of 16 bits, two to a lane, in units of each row's own.
+// Coordinates of rows: integers of 16 bits, two to an int32_t, in units of each row's own.
 //
+// A row z becomes q = z / unit, rounded, with unit = ‖z‖ / kWhole, so that the product of two rows
+// is a sum of 32 bits that cannot overflow (‖q‖² is about kWhole² < 2^30). Rounding moves z by half
+// a unit at most in each coordinate: by ½ √(2 width) / kWhole of its length, which
+// Coordinates.margin allows for. Along directions, a last coordinate is the norm of what the
+// directions leave out:
 //
-// A row z becomes q, z over its unit ‖z‖ / kWhole, rounded; products of two rows are whole sums
-// of 32 bits. The error of z is half a unit at most in each coordinate: ½ √width / kWhole of its
-// length, which bounds allow for (Search::margin).
+//     z = (x - center)·b_0, .., (x - center)·b_(p-1), √(‖x - center‖² - Σ of these squares)
 #pragma once
 
 #include "kernel/rows/load-inl.h"
@@ -11,12 +14,11 @@
 namespace km::KM_TARGET {
 namespace {
 
-constexpr int kRowsTogether = KM_ROWS_TOGETHER;  // whose products are in registers
+constexpr int kRowsTogether = KM_ROWS_TOGETHER;  // whose sums of products are in registers
 static_assert(kRowsTogether <= kMostRowsTogether);
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kTiny = 1e-14f;  // squares below may lose all their digits
 
-// Of a row of some squared norm; of sixteen rows.
+// The unit of a row, of squared norm `norm`: at least that of kLeastNorm, to divide by. Of sixteen
+// rows below.
 inline float unit_of(float norm) {
   return std::sqrt(norm > kLeastNorm ? norm : kLeastNorm) * (1 / kWhole);
 }
@@ -24,7 +26,8 @@ inline Sixteen<float> unit_of(const Sixteen<float>& norm) {
   return times(square_root(no_less(norm, kLeastNorm)), 1 / kWhole);
 }
 
-// Rounds a multiple of sixteen numbers to (pitch), filled up by zeros.
+// Rounds numbers (count, a multiple of sixteen) to pairs (pitch >= count / 2), zeros behind them.
+// The first number of a pair is in the low half.
 inline void round_row(const float* numbers, int64_t count, float unit, int64_t pitch,
                       int32_t* pairs) {
   const float per_unit = 1 / unit;
@@ -37,7 +40,8 @@ inline void round_row(const float* numbers, int64_t count, float unit, int64_t p
   for (int64_t pair = count / 2; pair < pitch; ++pair) pairs[pair] = 0;
 }
 
-// Products of a few rows with sixteen others, added to sum.
+// Adds to score the products of R rows (width) with sixteen others, a panel (width, 16). The sums
+// are local so that they stay in registers.
 template <int R>
 inline void add_products(const float* const (&row)[R], const float* panel, int64_t width,
                          Sixteen<float> (&score)[R]) {
@@ -50,7 +54,7 @@ inline void add_products(const float* const (&row)[R], const float* panel, int64
   for (int r = 0; r < R; ++r) score[r] = sum[r];
 }
 
-// Of a multiple of sixteen numbers.
+// ‖·‖² of numbers (count, a multiple of sixteen).
 inline float squared_norm(const float* numbers, int64_t count) {
   Sixteen<float> sum = {};
   for (int64_t j = 0; j < count; j += kLanes)
@@ -58,54 +62,65 @@ inline float squared_norm(const float* numbers, int64_t count) {
   return total(sum);
 }
 
-// Coordinates (count, pitch) and squared norms (count) of rows.
-// centered (count, stride) and along (kMostRowsTogether, directions + 1) are scratch.
+// Products of `together` rows (1 to kRowsTogether; centered, stride apart) with all directions:
+// along (together, directions + 1), whose last number is left free. Sums of 128 features join the
+// total one by one, since short partial sums round less.
+inline void measure_along(const Coordinates& c, int64_t d, int64_t stride, int together,
+                          const float* centered, float* along) {
+  constexpr int64_t kPart = 128;
+  const int64_t numbers = c.directions + 1;
+  for (int64_t direction = 0; direction < c.directions; direction += kLanes) {
+    Sixteen<float> all[kRowsTogether] = {};
+    for (int64_t begin = 0; begin < d; begin += kPart) {
+      const float* row[kRowsTogether];
+      for (int r = 0; r < kRowsTogether; ++r)  // after the last row, the last row again
+        row[r] = centered + least_of(r, together - 1) * stride + begin;
+      Sixteen<float> sum[kRowsTogether] = {};
+      add_products(row, c.basis + (direction * d + begin * kLanes), least_of(kPart, d - begin),
+                   sum);
+      for (int r = 0; r < kRowsTogether; ++r) add(all[r], sum[r]);
+    }
+    for (int r = 0; r < together; ++r) {
+      float lanes[kLanes];
+      store(lanes, all[r]);
+      std::memcpy(along + r * numbers + direction, lanes,
+                  size_t(least_of<int64_t>(kLanes, c.directions - direction)) * sizeof(float));
+    }
+  }
+}
+
+// Coordinates (count, pitch) and squared norms (count) of rows: row_at(i) is row i (stride) of d
+// features, padded by zeros. centered (count, stride) and along (kMostRowsTogether, directions + 1)
+// are scratch. blur makes the norm left out too large rather than too small, as Cauchy and Schwarz
+// need it.
 template <typename RowAt>
-void measure_rows(const Coordinates& s, const RowAt& row_at, int64_t d, int64_t stride, int count,
+void measure_rows(const Coordinates& c, const RowAt& row_at, int64_t d, int64_t stride, int count,
                   float* centered, float* along, int32_t* coordinates, float* norms) {
   for (int i = 0; i < count; ++i) {
     const auto* row = row_at(i);
     Sixteen<float> squares = {};
     for (int64_t j = 0; j < stride; j += kLanes) {
-      const Sixteen<float> difference = minus(load(row + j), load(s.center + j));
+      const Sixteen<float> difference = minus(load(row + j), load(c.center + j));
       store(centered + i * stride + j, difference);
       add_square_of_difference(squares, difference, Sixteen<float>{});
     }
     norms[i] = total(squares);
-    if (!s.directions)
-      round_row(centered + i * stride, stride, unit_of(norms[i]), s.pitch,
-                coordinates + i * s.pitch);
+    if (!c.directions)
+      round_row(centered + i * stride, stride, unit_of(norms[i]), c.pitch,
+                coordinates + i * c.pitch);
   }
-  if (!s.directions) return;
-  constexpr int64_t kPart = 128;  // partial sums keep rounding small
-  const int64_t p = s.directions, numbers = p + 1;
+  if (!c.directions) return;
+  const int64_t numbers = c.directions + 1;
   for (int first = 0; first < count; first += kRowsTogether) {
     const int together = least_of(kRowsTogether, count - first);
-    for (int64_t direction = 0; direction < p; direction += kLanes) {
-      Sixteen<float> all[kRowsTogether] = {};
-      for (int64_t begin = 0; begin < d; begin += kPart) {
-        const float* row[kRowsTogether];
-        for (int r = 0; r < kRowsTogether; ++r)
-          row[r] = centered + (first + least_of(r, together - 1)) * stride + begin;
-        Sixteen<float> sum[kRowsTogether] = {};
-        add_products(row, s.basis + (direction * d + begin * kLanes), least_of(kPart, d - begin),
-                     sum);
-        for (int r = 0; r < kRowsTogether; ++r) add(all[r], sum[r]);
-      }
-      for (int r = 0; r < together; ++r) {
-        float lanes[kLanes];
-        store(lanes, all[r]);
-        std::memcpy(along + r * numbers + direction, lanes,
-                    size_t(least_of<int64_t>(kLanes, p - direction)) * sizeof(float));
-      }
-    }
+    measure_along(c, d, stride, together, centered + first * stride, along);
     for (int r = 0; r < together; ++r) {
       const float norm = norms[first + r];
       float* const z = along + r * numbers;
-      z[p] = 0;
+      z[c.directions] = 0;
       const float rest = norm - squared_norm(z, numbers);
-      z[p] = std::sqrt((rest > 0 ? rest : 0) + s.blur * norm);
-      round_row(z, numbers, unit_of(norm), s.pitch, coordinates + (first + r) * s.pitch);
+      z[c.directions] = std::sqrt((rest > 0 ? rest : 0) + c.blur * norm);
+      round_row(z, numbers, unit_of(norm), c.pitch, coordinates + (first + r) * c.pitch);
     }
   }
 }

@@ -1,79 +1,102 @@
-// What a search for the nearest of many-featured centroids is given: five structs, each made by a
-// file of host/.
+// What a search for the nearest of many-featured centroids is given, and what it reports.
+//
+// Search<T> has five structs for the bounds and the data they rest on. The host fills each of them
+// once per E-step (or per call of k-means++), before the kernel runs; the kernel reads sizes and
+// pointers, and writes through the pointers that are not const. A null pointer says that the
+// quantity is not kept; which strategy (strategies-inl.h) serves then, the kernel derives itself.
+//
+// Words of shapes: n rows, k centroids, d features; stride = d rounded up to a multiple of 16;
+// places = k rounded up to a multiple of 16; blocks of kBlock = 64 rows.
 #pragma once
 
 #include "kernel/limits.h"
 
 namespace km {
 
-// The centroids, made ready. A place holds a centroid, or fills up sixteen.
+// The centroids, in the order of their groups. A place is a position in that order: it holds a
+// centroid, or (from k on) zeros that fill up sixteen. Centroids of one group are neighbors in
+// space and stand side by side.
 template <typename T>
 struct Places {
-  int64_t k, d, stride;  // stride: d filled up to a multiple of 16, by zeros
-  int64_t count;         // of places: k filled up to a multiple of 16; 0: every centroid is tried
-  const T* centroids;    // (count, stride)
-  const int32_t* index;  // (count): which centroid
-  const int32_t* position;  // (k): its place
+  int64_t k, d, stride;     // k, d >= 1; stride: d rounded up to a multiple of 16, with zeros
+  int64_t count;            // places, k rounded up to a multiple of 16; 0: no bounds, try all
+  const T* centroids;       // (count, stride), or (k, stride) where count is 0
+  const int32_t* index;     // (count): place -> centroid, 0 to k - 1
+  const int32_t* position;  // (k): centroid -> place, 0 to k - 1
 };
 
-// Coordinates of rows and centroids: all features, or directions and the norm of the rest; pairs of
-// whole numbers of 16 bits, in units of √norm / kWhole.
+// Coordinates, by which a search screens: integers of 16 bits, two to an int32_t (a pair), in units
+// of ‖z‖ / kWhole. z is a row less the origin: all features; or few directions of an orthonormal
+// basis and, as the last number, the norm of what the directions leave out.
 struct Coordinates {
   int64_t pitch;                // pairs from one row to the next, a multiple of 16
-  int64_t width;                // how many of them are there, not zeros
-  int64_t directions;           // how many directions there are; 0: all features, no rest
-  const float* basis;           // (directions / 16 rounded up, d, 16)
+  int64_t width;                // pairs in use, 1 to pitch; the pairs behind them are 0
+  int64_t directions;           // of the basis, 0 to d; 0: all features, nothing is left out
+  const float* basis;           // (directions / 16 rounded up, d, 16), orthonormal; or null
   const float* center;          // (stride): the origin
   const int32_t* of_centroids;  // (places, pitch)
-  const float* units;           // (places)
-  const float* offsets;  // (places): -½‖c‖², rounded up; -infinity where there is no centroid
-  float margin;          // rounding of scores, relative to the squared norms
-  float blur;            // rounding of the rest's square, relative to the squared norm
-  float slack;           // of a squared distance, relative to it: more than 1
+  const float* units;           // (places): ‖z‖ / kWhole of each centroid
+  const float* offsets;  // (places): -½‖c‖², rounded up; -infinity at places without centroid
+  float margin;          // error of a score, relative to ‖x‖² + ‖c‖²; 0 < margin << 1
+  float blur;            // error of the squared norm left out, relative to ‖x‖²
+  float slack;           // factor above 1: a computed Σ(x - c)² times slack is no less than
+                         // the true one, and divided by slack no more
 };
 
-// Coordinates of the rows, kept from call to call; all may be null.
+// Coordinates of the rows, kept from call to call so that a search need not read the rows; all of
+// the pointers may be null. E-steps keep `coordinates`, k-means++ keeps `columns`.
 struct RowCoordinates {
   int32_t* coordinates;  // (n, pitch)
-  float* norms;          // (n), squared
-  int32_t* columns;      // for seeding: (n filled up to blocks / lanes, width, lanes)
-  bool measured;         // coordinates or columns, and norms are there
+  float* norms;          // (n): ‖x‖² about the origin; for `columns` rounded up to blocks
+  int32_t* columns;      // (n rounded up to blocks / lanes, width, lanes): a row to a lane
+  bool measured;         // norms, and coordinates or columns, hold numbers; else the kernel writes
 };
 
-// Lower bounds on the distances of rows to groups of centroids (Elkan; Yinyang), kept from call to
-// call. A group is so many places. With step = steps[i / kBlock, g, i % kBlock], all centroids of
-// group g but its own are (base[i] + step - drift_above[g]) / per_step from row i, at least.
+// Lower bounds l(x, g) on the distances of rows to groups of centroids (Elkan; Yinyang), one byte
+// for each row and group, kept from call to call. A group is `together` neighboring places.
+//
+// The unit is a step. With step = steps[i / kBlock, g, i % kBlock], every centroid of group g
+// except the centroid of row i is at least
+//     l(i, g) = (base[i] + step - drift_above[g]) / per_step
+// away from row i. base[i] keeps the distance of a row to its centroid within a byte:
+//
+//     row i      base                  u(i)                            base + 255
+//     distance ---|----- 32 steps ------|---- bounds that can prune ------|----->   (in steps)
+//     step        0                     32                               255
 struct LowerBounds {
-  uint8_t* steps;  // (n / kBlock rounded up, groups, kBlock), or null
-  float* base;     // (n rounded up to blocks), in steps
-  int64_t groups, together;
-  const int32_t* group_of;     // (places)
-  float per_step;              // 1 / the length of a step
-  const uint8_t* drift_above;  // (groups), in steps, rounded up: at most kMostSteps
+  uint8_t* steps;              // (n / kBlock rounded up, groups, kBlock), 0 to 255; or null
+  float* base;                 // (n rounded up to blocks), in steps; may be negative
+  int64_t groups, together;    // groups of `together` places, the last one short; groups >= 1
+  const int32_t* group_of;     // (places), 0 to groups - 1
+  float per_step;              // steps per unit of distance, above 0
+  const uint8_t* drift_above;  // (groups), in steps, rounded up: 0 to kMostSteps
   const float* drift_below;    // (groups), in steps, rounded down
-  const float (*terms)[4];     // (places): of units, offsets and drift_below; 0
-  const uint8_t* rebase;       // (groups): steps to take off all bounds first; or null
-  bool valid;                  // steps and base hold bounds
+  const float (*terms)[4];     // (places): Coordinates.units, .offsets, drift_below of the group, 0
+  const uint8_t* rebase;       // (groups): steps to take off all bounds of a group before they are
+                               // read, when its drift would not fit into a byte; or null
+  bool valid;                  // steps and base hold bounds for the labels of the last call
 };
 
-// Distances between centroids, as far as rounding allows; each may be null.
+// Gaps between centroids, ¼ d(c, c')² each: rounded down, so that rounding never discards. A row
+// whose squared distance to c is at most the gap of c and c' is not nearer to c' (Elkan, lemma 1).
+// Each pointer may be null; pairwise and of_sixteen come together.
 struct Gaps {
-  const float* nearest;     // (places): (½ d(c, c'))² of the nearest other centroid
-  const float* pairwise;    // (k, places): (½ d(c, c'))²
-  const float* of_sixteen;  // (k, blocks): the least of sixteen of pairwise
-  int64_t blocks;           // places / 16 filled up to a multiple of 16, by infinity
+  const float* nearest;     // (places): to the nearest other centroid: Elkan's s(c)²
+  const float* pairwise;    // (k, places): to each centroid; infinite to itself
+  const float* of_sixteen;  // (k, blocks): the least of sixteen places of pairwise
+  int64_t blocks;           // places / 16, rounded up to a multiple of 16 by infinite gaps
 };
 
-// Upper bounds on the distance of each row to its centroid as of the last call, and how far, at
-// most, the centroids have moved since.
+// Upper bounds u(x) on the distance of each row to its centroid (Hamerly), kept from call to call.
 struct UpperBounds {
-  float* reach;           // (n), or null
-  const float* drift;     // (places)
-  float pairs_before;     // of the last call: pairs measured of each row
-  float compared_before;  // of the last call: the share of rows measured against other centroids
-  bool valid;             // they are there, and rows whose label they prove need not be measured
+  float* reach;        // (n), not squared: as of the last call, the kernel adds the drift; or null
+  const float* drift;  // (places), not squared: how far a centroid has moved since the last call
+  float pairs_before;  // pairs of a row and a centroid measured per row in the last call, 0 to k
+  float compared_before;  // share of rows measured against other centroids in the last call, 0 to 1
+  bool valid;             // reach holds bounds, and rows whose label bounds prove need no distance
 };
 
+// Everything a search reads. The host makes all of it for one E-step.
 template <typename T>
 struct Search {
   Places<T> places;
@@ -82,40 +105,40 @@ struct Search {
   LowerBounds bounds;
   Gaps gaps;
   UpperBounds upper;
-  int32_t* labels;  // (n): of the last call; or null
+  int32_t* labels;  // (n), 0 to k - 1: those of the last call, which the kernel keeps up; or null
 };
 
-// A row whose label has changed.
+// A row whose label has changed. The kernel makes it.
 struct Move {
-  int64_t row;
-  int32_t from, to;
+  int64_t row;       // 0 to n - 1
+  int32_t from, to;  // centroids
 };
 
-// Rows of a block, a bit each, that may be near a group.
+// Rows of a block, a bit each, that the lower bounds do not keep from a group. The kernel makes it.
 struct NearGroup {
-  uint64_t rows;
-  int64_t group;
+  uint64_t rows;  // not 0
+  int64_t group;  // 0 to groups - 1
 };
 
-// Memory for one thread, aligned to 64 bytes.
+// Memory of one thread, each array aligned to 64 bytes. The host makes it.
 template <typename T>
 struct Scratch {
-  T* rows;               // (kBlock, stride)
+  T* rows;               // (kBlock, stride): copies of rows
   int32_t* coordinates;  // (kBlock, pitch)
-  float* centered;       // (kBlock, stride)
-  float* along;          // (kMostRowsTogether, directions + 1)
-  int32_t* columns;      // (pitch, kMostRowsInLanes)
-  float* scores;         // (kMostPlaces or, if less, places; kMostRowsInLanes)
+  float* centered;       // (kBlock, stride): rows less the origin
+  float* along;          // (kMostRowsTogether, directions + 1): coordinates before rounding
+  int32_t* columns;      // (pitch, kMostRowsInLanes): coordinates of a tile, a row to a lane
+  float* scores;         // (least of kMostPlaces and places, kMostRowsInLanes)
   NearGroup* near;       // (groups + 1)
-  Move* moves;           // (rows of the thread), or null
+  Move* moves;           // (rows of the thread), or null: not asked for
 };
 
-// What a search has seen.
+// What a search counts, for the policy of the host. The kernel adds to it.
 struct Seen {
-  int64_t pairs;     // of a row and a centroid that were measured
-  int64_t plain;     // rows whose centroid gaps proved to stay the nearest
-  int64_t compared;  // rows that were measured against others than their centroid
-  int64_t moves;     // that were written down
+  int64_t pairs;     // pairs of a row and a centroid that were scored or measured
+  int64_t plain;     // rows whose label the gaps proved
+  int64_t compared;  // rows measured against other centroids than theirs
+  int64_t moves;     // entries of Scratch.moves
 };
 
 }  // namespace km

@@ -1,149 +1,178 @@
-// Rows that are measured against all centroids together.
+// Rows that are scored against all centroids together, where no bound discards enough of them.
 //
+// A tile is a table of scores. The two highest of each row are found on the way, so that a row
+// whose second score is too low is decided by one distance, without a look at the table:
+//
+//                     lane 0    lane 1    ...    lane 31      (rows of the block: rows_[0], ...)
+//     place 0       [  score  |  score  |      |  score  ]  |
+//     place 1       [         |         |      |         ]  |  group 0: its highest score that is
+//       ...                                                 |  not a candidate's bounds the group
+//     place t - 1   [         |         |      |         ]  |
+//     place t       [         |         |      |         ]  |  group 1; t = LowerBounds.together
+//       ...
+//     place 1023                                               then the next kMostPlaces places
 #pragma once
 
-#include "kernel/many/pairs-inl.h"
+#include "kernel/many/pair_queue-inl.h"
 #include "kernel/many/scores-inl.h"
 
 namespace km::KM_TARGET {
 namespace {
 
-// Up to kRowsInLanes rows of a block, which follow each other where there are bounds.
+// TopTwo of all rows of a tile, in memory. Made by its constructor.
+struct TopTwoInMemory {
+  void take(const TopTwo (&top)[kRowVectors]) {
+    for (int v = 0; v < kRowVectors; ++v) {
+      store(highest + v * kLanes, top[v].highest);
+      store(second + v * kLanes, top[v].second);
+      store(highest_place + v * kLanes, top[v].highest_place);
+      store(second_place + v * kLanes, top[v].second_place);
+    }
+  }
+  float highest[kRowsInLanes], second[kRowsInLanes];
+  int32_t highest_place[kRowsInLanes], second_place[kRowsInLanes];
+};
+
+// Up to kRowsInLanes rows of a block, consecutive ones where lower bounds are written, since a
+// vector of bytes is written at once. The constructor is the maker; `search` does all.
 template <typename T>
 class Tile {
  public:
-  Tile(Block<T>& block, const uint8_t* which, int some, const Scratch<T>& scratch)
-      : block_(block), which_(which), some_(some), scores_(scratch.scores) {
-    fill_columns(block, which, some, scratch, columns_);
+  // which (count): rows of the block, ascending; 1 <= count <= kRowsInLanes. The block has read its
+  // rows and, along directions, found their coordinates.
+  Tile(Block<T>& block, const uint8_t* which, int count, const Scratch<T>& scratch)
+      : block_(block), rows_(which), count_(count), scores_(scratch.scores) {
+    fill_tile(block.rows, which, count, scratch, coordinates_);
   }
 
-  // All centroids. Warm: rows have a guess. Distances are exact where asked for, or needed.
-  void search(bool warm, bool exact, Pairs<T>& pairs) {
-    const Search<T>& s = block_.s;
-    exact |= s.places.k > kMostPlaces ||
-             s.coordinates.directions;  // else a score does not tell the distance
+  // Searches all centroids. warm: rows have a nearest centroid so far. exact: distances are wanted
+  // beside labels; else a row whose highest score is clear of the second gets a bound for distance.
+  void search(bool warm, bool exact, PairQueue<T>& queue) {
+    const Search<T>& s = block_.search;
+    // Along directions a score leaves the distance open; and a later run of places needs it.
+    exact |= s.places.k > kMostPlaces || s.coordinates.directions;
     for (int64_t begin = 0; begin < s.places.k; begin += kMostPlaces) {
       const int64_t end = least_of(s.places.k, begin + kMostPlaces);
-      Highest all[kRowVectors];
-      score_rows(s.coordinates, columns_, begin, end, scores_, all);
-      for (int v = 0; v < kRowVectors; ++v) {
-        store(first_ + v * kLanes, all[v].first);
-        store(second_ + v * kLanes, all[v].second);
-        store(place_ + v * kLanes, all[v].place);
-        store(next_ + v * kLanes, all[v].next);
-      }
+      TopTwo top[kRowVectors];
+      score_rows(s.coordinates, coordinates_, begin, end, scores_, top);
+      top_.take(top);
       if (begin == 0) start(warm, exact);
-      guess(exact);
-      if (block_.bounds)
-        look_and_bound(begin, end, pairs);
+      decide_top(exact);
+      if (block_.bounds.steps)
+        screen_and_bound(begin, end, queue);
       else if (open_)
-        look(begin, end, pairs);
-      pairs.look();
+        screen(begin, end, queue);
+      queue.decide();
     }
   }
 
  private:
-  // Rows without a guess take where the score is highest.
+  // Gives each row a nearest centroid so far: the one it has (warm), or that of the highest score.
+  // Sets the base of its lower bounds.
   void start(bool warm, bool exact) {
-    for (int r = 0; r < some_; ++r) {
-      const int i = which_[r];
+    for (int r = 0; r < count_; ++r) {
+      const int i = rows_[r];
+      const int32_t place = top_.highest_place[r];
       if (warm)
-        block_.take(i, block_.place[i], block_.best[i]);
+        block_.set_nearest(i, block_.nearest[i], block_.distance[i]);
       else if (exact)
-        block_.take(i, place_[r], block_.distance_to(i, place_[r]));
+        block_.set_nearest(i, place, block_.distance_to(i, place));
       else
-        block_.take(i, place_[r], most_distance(i, place_[r], first_[r]));
-      if (!block_.bounds || !block_.good(i)) continue;
-      block_.set_base(i);
-      nearest_[r] = block_.least_norm(i);
-      base_[r] = block_.base[i] + kFuzz;
+        block_.set_nearest(i, place, most_distance(i, place, top_.highest[r]));
+      if (!block_.bounds.steps || !block_.bounds_hold(i)) continue;
+      block_.bounds.set_base(i, block_.root(i));
+      norm_below_[r] = norm_below(block_.search.coordinates, block_.rows.norm[i]);
+      base_[r] = block_.bounds.base[i] + kFuzz;
     }
   }
 
-  // The largest squared distance that a score leaves possible: -2 offset is the centroid's squared
-  // norm, less a margin.
-  T most_distance(int i, int32_t where, float score) const {
-    const float margin = 2 * block_.s.coordinates.margin;
-    const float norms = block_.norm[i] * (1 + margin) -
-                        2 * margin * (1 + margin) * block_.s.coordinates.offsets[where];
+  // The largest squared distance that a score leaves possible, ‖x‖² + ‖c‖² - 2 z·z and a margin of
+  // both norms; -2 offset is the centroid's squared norm, less a margin.
+  T most_distance(int i, int32_t place, float score) const {
+    const Coordinates& c = block_.search.coordinates;
+    const float margin = 2 * c.margin;
+    const float norms =
+        block_.rows.norm[i] * (1 + margin) - 2 * margin * (1 + margin) * c.offsets[place];
     return T(norms - 2 * score);
   }
 
-  // Looks at where the score is highest, and says which scores are high enough, and for which
-  // rows there may be others.
-  void guess(bool exact) {
+  // Measures the centroids of the highest scores. Sets the least score of each row, and which rows
+  // are open: those where still more than one centroid has a score that high.
+  void decide_top(bool exact) {
     open_ = 0;
-    for (float& limit : limit_) limit = kInfinity;
-    for (int r = 0; r < some_; ++r) {
-      const int i = which_[r];
-      if (!block_.good(i)) continue;
-      if (place_[r] != block_.place[i] && first_[r] >= block_.enough[i]) block_.look(i, place_[r]);
-      if (exact && second_[r] >= block_.enough[i]) block_.look(i, next_[r]);
-      const bool others = second_[r] >= block_.enough[i];
-      if (others && !exact) block_.take(i, place_[r], block_.distance_to(i, place_[r]));
-      limit_[r] = block_.enough[i];
+    for (float& score : least_score_) score = kInfinity;
+    for (int r = 0; r < count_; ++r) {
+      const int i = rows_[r];
+      if (!block_.bounds_hold(i)) continue;
+      const int32_t place = top_.highest_place[r];
+      if (place != block_.nearest[i] && top_.highest[r] >= block_.least_score[i])
+        block_.decide(i, place);
+      if (exact && top_.second[r] >= block_.least_score[i]) block_.decide(i, top_.second_place[r]);
+      const bool others = top_.second[r] >= block_.least_score[i];
+      if (others && !exact) block_.set_nearest(i, place, block_.distance_to(i, place));
+      least_score_[r] = block_.least_score[i];
       open_ |= uint32_t{others} << r;
     }
   }
 
-  // Looks at the centroids whose scores are not too low.
-  void look(int64_t begin, int64_t end, Pairs<T>& pairs) {
-    Row limit;
-    for (int v = 0; v < kRowVectors; ++v) limit[v] = load(limit_ + v * kLanes);
+  // Queues the pairs of open rows and centroids, places begin to end, whose score is high enough.
+  void screen(int64_t begin, int64_t end, PairQueue<T>& queue) {
+    PerRow least;
+    for (int v = 0; v < kRowVectors; ++v) least[v] = load(least_score_ + v * kLanes);
     const float* scores = scores_;
     for (; begin < end; ++begin, scores += kRowsInLanes) {
       uint32_t near = 0;
       for (int v = 0; v < kRowVectors; ++v)
-        near |= at_least(load(scores + v * kLanes), limit[v]) << (v * kLanes);
+        near |= at_least(load(scores + v * kLanes), least[v]) << (v * kLanes);
       for (near &= open_; near; near &= near - 1) {
         const int r = __builtin_ctz(near);
-        pairs.add(which_[r], begin, scores[r]);
+        queue.add(rows_[r], begin, scores[r]);
       }
     }
   }
 
-  // The same, and bounds the distances to others.
-  void look_and_bound(int64_t begin, int64_t end, Pairs<T>& pairs) {
-    const Search<T>& s = block_.s;
-    Row limit, nearest, base;
+  // The same; and, from the highest of the scores that are too low, the lower bound of each group:
+  // √(norm_below - 2 score). Scores that are high enough are bounded by their distances instead.
+  void screen_and_bound(int64_t begin, int64_t end, PairQueue<T>& queue) {
+    const LowerBounds& bounds = block_.search.bounds;
+    PerRow least, norm, base;
     for (int v = 0; v < kRowVectors; ++v) {
-      limit[v] = load(limit_ + v * kLanes);
-      nearest[v] = load(nearest_ + v * kLanes);
+      least[v] = load(least_score_ + v * kLanes);
+      norm[v] = load(norm_below_ + v * kLanes);
       base[v] = load(base_ + v * kLanes);
     }
     const float* scores = scores_;
     while (begin < end) {
-      const int64_t group = s.bounds.group_of[begin];
-      const int64_t next = least_of(end, (group + 1) * s.bounds.together);
-      Row top;
+      const int64_t group = bounds.group_of[begin];
+      const int64_t next = least_of(end, (group + 1) * bounds.together);
+      PerRow top;
       for (int v = 0; v < kRowVectors; ++v) top[v] = filled(-kInfinity);
       for (; begin < next; ++begin, scores += kRowsInLanes) {
         uint32_t near = 0;
         for (int v = 0; v < kRowVectors; ++v)
-          near |= raise_to_lower(top[v], load(scores + v * kLanes), limit[v]) << (v * kLanes);
+          near |= raise_to_lower(top[v], load(scores + v * kLanes), least[v]) << (v * kLanes);
         for (near &= open_; near; near &= near - 1) {
           const int r = __builtin_ctz(near);
-          pairs.add(which_[r], begin, scores[r]);
+          queue.add(rows_[r], begin, scores[r]);
         }
       }
-      uint8_t* kept = block_.bounds + group * kBlock + which_[0];
+      uint8_t* kept = block_.bounds.of_group(group) + rows_[0];
       for (int v = 0; v < kRowVectors; ++v)
-        lower_to_steps(kept + v * kLanes, times_plus(top[v], -2, nearest[v]), s.bounds.per_step,
-                       minus(filled(s.bounds.drift_below[group]), base[v]));
+        lower_to_steps(kept + v * kLanes, times_plus(top[v], -2, norm[v]), bounds.per_step,
+                       minus(filled(bounds.drift_below[group]), base[v]));
     }
   }
 
   Block<T>& block_;
-  const uint8_t* const which_;
-  const int some_;
-  Columns columns_;
-  float* const scores_;
-  float first_[kRowsInLanes], second_[kRowsInLanes];  // the highest scores
-  int32_t place_[kRowsInLanes], next_[kRowsInLanes];  // and where they are
-  float limit_[kRowsInLanes] = {};                    // lower scores are too low
-  uint32_t open_;  // rows, a bit each, whose nearest may be another than the first
-  float nearest_[kRowsInLanes] = {};  // squared norms, rounded down
-  float base_[kRowsInLanes] = {};     // of bounds, in steps
+  const uint8_t* const rows_;  // (count_)
+  const int count_;
+  TileCoordinates coordinates_;
+  float* const scores_;  // (places of a run, kRowsInLanes)
+  TopTwoInMemory top_;
+  float least_score_[kRowsInLanes] = {};  // as Block.least_score; infinity where bounds do not hold
+  uint32_t open_;                         // rows of the tile, a bit each
+  float norm_below_[kRowsInLanes] = {};   // ‖x‖², rounded down
+  float base_[kRowsInLanes] = {};         // of lower bounds, in steps, and kFuzz
 };
 
 }  // namespace

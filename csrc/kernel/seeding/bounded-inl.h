@@ -1,5 +1,9 @@
-// Seeding where bounds tell most candidates to be farther than the nearest center so far.
+// k-means++ above kMeasuredFeatures features: scores tell which candidates are farther from a row
+// than the nearest center so far, and only the other pairs are measured.
 //
+// One step of seeding measures the potentials of some candidates, Σ w min(nearest, ‖x - c‖²), then
+// lowers `nearest` by the candidate that is taken. Row by row it is known which candidates come
+// nearer ("reach" the row), so that the second pass touches only the rows of the taken candidate.
 #pragma once
 
 #include "kernel/many/scores-inl.h"
@@ -7,167 +11,190 @@
 namespace km::KM_TARGET {
 namespace {
 
-// Pairs of a row of a block and a candidate that may be nearer than the nearest center so far.
+// Pairs of a row of a block and a candidate that may be nearer than the nearest center so far; they
+// are measured once the queue is full. The constructor is the maker.
 template <typename T>
-class Offers {
+class OfferQueue {
  public:
-  Offers(Block<T>& block, const T* nearest, const double* weights, double* potential,
-         uint16_t* reached)
+  // nearest (n): squared distances to the nearest center so far, or infinity; weights (n) or null.
+  // potential (candidates) is added to; reached (n): bit c is set where candidate c is nearer, c
+  // < 16.
+  OfferQueue(BlockRows<T>& block, const T* nearest, const double* weights, double* potential,
+             uint16_t* reached)
       : block_(block),
         nearest_(nearest),
         weights_(weights),
         potential_(potential),
         reached_(reached) {}
 
-  void add(int i, int64_t where) {
-    block_.expect(i);
+  // Row i of the block with the candidate at a place; the row starts on its way from memory.
+  void add(int i, int64_t place) {
+    block_.prefetch(i);
     row_[count_] = static_cast<uint8_t>(i);
-    where_[count_++] = static_cast<int32_t>(where);
-    if (count_ == kMost) look();
+    place_[count_++] = static_cast<int32_t>(place);
+    if (count_ == kMost) measure();
   }
 
-  // Adds to potentials what the candidates change. Rows have come from memory meanwhile.
-  void look() {
-    uint64_t some = 0;
-    for (int pair = 0; pair < count_; ++pair) some |= uint64_t{1} << row_[pair];
-    block_.read(some);
+  // Measures the pairs of the queue, and empties it. Their rows have come from memory meanwhile.
+  void measure() {
+    uint64_t rows_of_queue = 0;
+    for (int pair = 0; pair < count_; ++pair) rows_of_queue |= uint64_t{1} << row_[pair];
+    block_.read(rows_of_queue);
+    const Places<T>& places = block_.search.places;
     for (int first = 0; first < count_; first += kTogether) {
       const T *rows[kTogether], *candidates[kTogether];
       T distance[kTogether];
-      for (int n = 0; n < kTogether; ++n) {  // missing ones repeat the last
+      for (int n = 0; n < kTogether; ++n) {  // after the last pair, the last pair again
         const int pair = least_of(first + n, count_ - 1);
         rows[n] = block_.row(row_[pair]);
-        candidates[n] = block_.centroid(where_[pair]);
+        candidates[n] = places.centroids + place_[pair] * places.stride;
       }
-      squared_distances(rows, candidates, block_.s.places.stride, distance);
+      squared_distances(rows, candidates, places.stride, distance);
       for (int n = 0; n < least_of(kTogether, count_ - first); ++n)
-        offer(row_[first + n], where_[first + n], distance[n]);
+        offer(row_[first + n], place_[first + n], distance[n]);
     }
     count_ = 0;
   }
 
  private:
-  static constexpr int kTogether = 4;
-  static constexpr int kMost = 64;
+  static constexpr int kTogether = 4;  // of squared_distances
+  static constexpr int kMost = 64;  // pairs: enough for rows to arrive, few enough to stay cached
 
-  void offer(int i, int64_t where, T distance) {
-    const int64_t number = block_.first + i;
-    const T near = nearest_[number];
-    if (!(distance < near)) return;
-    const double weight = weights_ ? weights_[number] : 1.0;
-    const bool first_center = near == std::numeric_limits<T>::infinity();
-    potential_[where] += weight * (first_center ? distance : double(distance) - near);
-    if (where < 16) reached_[number] |= static_cast<uint16_t>(1u << where);
+  // Adds to the potential of a candidate by how much it lowers that of row i: a negative number, or
+  // for the first center, before which the potential is infinite, the distance itself.
+  void offer(int i, int64_t place, T distance) {
+    const int64_t row = block_.first + i;
+    const T before = nearest_[row];
+    if (!(distance < before)) return;
+    const double weight = weights_ ? weights_[row] : 1.0;
+    const bool first_center = before == std::numeric_limits<T>::infinity();
+    potential_[place] += weight * (first_center ? distance : double(distance) - before);
+    if (place < 16) reached_[row] |= static_cast<uint16_t>(1u << place);
   }
 
-  Block<T>& block_;
+  BlockRows<T>& block_;
   const T* const nearest_;
   const double* const weights_;
   double* const potential_;
   uint16_t* const reached_;
-  int count_ = 0;
+  int count_ = 0;  // pairs in the queue, 0 to kMost
   uint8_t row_[kMost];
-  int32_t where_[kMost];
+  int32_t place_[kMost];
 };
 
-// Coordinates of a tile of a block, from row number begin on, and squared norms: those that are
-// kept, or else they are measured and kept.
+// A tile of `count` consecutive rows of a block, from row `begin` on, and norm (kRowsInLanes),
+// their squared norms: those that seeding keeps, or else they are measured, and kept where there is
+// memory. Lanes without a row hold what is there.
 template <typename T>
-void find_columns(Block<T>& block, int begin, int some, const Scratch<T>& scratch, Columns& columns,
-                  float* norm) {
-  const Search<T>& s = block.s;
+void find_tile(BlockRows<T>& block, int begin, int count, const Scratch<T>& scratch,
+               TileCoordinates& tile, float* norm) {
+  const Search<T>& s = block.search;
   const int64_t numbers = s.coordinates.width * kRowsInLanes, first = block.first + begin;
   int32_t* const kept = s.rows.columns ? s.rows.columns + first / kRowsInLanes * numbers : nullptr;
   if (s.rows.measured) {
-    columns.pairs = kept;
+    tile.pairs = kept;
     for (int r = 0; r < kRowsInLanes; r += kLanes) {
       const Sixteen<float> norms = load(s.rows.norms + first + r);
       store(norm + r, norms);
-      store(columns.unit + r, unit_of(norms));
+      store(tile.unit + r, unit_of(norms));
     }
     return;
   }
   uint8_t which[kRowsInLanes];
-  for (int r = 0; r < some; ++r) which[r] = static_cast<uint8_t>(begin + r);
-  fill_columns(block, which, some, scratch, columns);
-  for (int r = 0; r < some; ++r) norm[r] = block.norm[begin + r];
+  for (int r = 0; r < count; ++r) which[r] = static_cast<uint8_t>(begin + r);
+  fill_tile(block, which, count, scratch, tile);
+  for (int r = 0; r < count; ++r) norm[r] = block.norm[begin + r];
   if (!kept) return;
-  std::memcpy(kept, columns.pairs, size_t(numbers) * sizeof(int32_t));
+  std::memcpy(kept, tile.pairs, size_t(numbers) * sizeof(int32_t));
   for (int r = 0; r < kRowsInLanes; ++r) s.rows.norms[first + r] = norm[r];
 }
 
-// Offers those of the candidates to the rows of a tile that bounds do not keep off.
+// Queues the pairs of a tile's rows and candidates whose scores are high enough to be nearer than
+// the nearest center so far; and all pairs of rows for which bounds do not hold. nearest (n).
 template <typename T>
-void offer_near(Block<T>& block, const T* nearest, int begin, int some, const Scratch<T>& scratch,
-                Offers<T>& offers) {
-  const Search<T>& s = block.s;
-  Columns columns;
-  alignas(64) float norm[kRowsInLanes] = {}, near[kRowsInLanes] = {}, enough[kRowsInLanes];
-  find_columns(block, begin, some, scratch, columns, norm);
-  if (some == kRowsInLanes)  // a loop that compilers make vectors of
+void offer_candidates(BlockRows<T>& block, const T* nearest, int begin, int count,
+                      const Scratch<T>& scratch, OfferQueue<T>& queue) {
+  const Search<T>& s = block.search;
+  TileCoordinates tile;
+  alignas(64) float norm[kRowsInLanes] = {}, distance[kRowsInLanes] = {}, least[kRowsInLanes];
+  find_tile(block, begin, count, scratch, tile, norm);
+  if (count == kRowsInLanes)  // a loop of fixed length, of which compilers make vectors
     for (int r = 0; r < kRowsInLanes; ++r)
-      near[r] = static_cast<float>(nearest[block.first + begin + r]);
+      distance[r] = static_cast<float>(nearest[block.first + begin + r]);
   else
-    for (int r = 0; r < some; ++r) near[r] = static_cast<float>(nearest[block.first + begin + r]);
-  for (int r = 0; r < kRowsInLanes; ++r) enough[r] = block.enough_for(norm[r], near[r]);
-  uint32_t known = 0;  // rows, a bit each, of which bounds tell something
+    for (int r = 0; r < count; ++r)
+      distance[r] = static_cast<float>(nearest[block.first + begin + r]);
+  for (int r = 0; r < kRowsInLanes; ++r)
+    least[r] = least_winning_score(s.coordinates, norm[r], distance[r]);
+  uint32_t bounded = 0;  // rows for which bounds hold, a bit each: norm and distance <= kTooLarge
   for (int r = 0; r < kRowsInLanes; r += kLanes)
-    known |= (at_least(minus(filled(kTooLarge), load(norm + r)), 0) &
-              at_least(minus(filled(kTooLarge), load(near + r)), 0))
-             << r;
-  const uint32_t rows = static_cast<uint32_t>((uint64_t{1} << some) - 1);
-  Row limit;
-  for (int v = 0; v < kRowVectors; ++v) limit[v] = load(enough + v * kLanes);
-  for (int64_t where = 0; where < s.places.k; where += kCentroidsInTurn) {
-    Row score[kCentroidsInTurn];
-    score_places(s.coordinates, [&](int i) { return where + i; }, columns, score);
-    for (int i = 0; i < kCentroidsInTurn && where + i < s.places.k; ++i) {
-      uint32_t open = ~known;
-      for (int v = 0; v < kRowVectors; ++v) open |= at_least(score[i][v], limit[v]) << (v * kLanes);
-      for (open &= rows; open; open &= open - 1) offers.add(begin + __builtin_ctz(open), where + i);
+    bounded |= (at_least(minus(filled(kTooLarge), load(norm + r)), 0) &
+                at_least(minus(filled(kTooLarge), load(distance + r)), 0))
+               << r;
+  const uint32_t rows = static_cast<uint32_t>((uint64_t{1} << count) - 1);
+  PerRow limit;
+  for (int v = 0; v < kRowVectors; ++v) limit[v] = load(least + v * kLanes);
+  for (int64_t place = 0; place < s.places.k; place += kCentroidsInTurn) {
+    PerRow score[kCentroidsInTurn];
+    score_places(s.coordinates, [&](int i) { return place + i; }, tile, score);
+    for (int i = 0; i < kCentroidsInTurn && place + i < s.places.k; ++i) {
+      uint32_t near = ~bounded;
+      for (int v = 0; v < kRowVectors; ++v) near |= at_least(score[i][v], limit[v]) << (v * kLanes);
+      for (near &= rows; near; near &= near - 1) queue.add(begin + __builtin_ctz(near), place + i);
     }
   }
 }
 
-// See Kernel::potentials_by_bounds.
+// Adds the weighted distances nearest (count) of a block to sum (kLanes), in lanes that need not
+// wait for each other; infinite ones (before the first center) count as 0. weights (count) or null.
+template <typename T>
+inline void add_nearest(const T* nearest, const double* weights, int count, double (&sum)[kLanes]) {
+  if (!weights && count == kBlock) {
+    for (int i = 0; i < kBlock; i += kLanes)
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const T distance = nearest[i + lane];
+        sum[lane] += distance < std::numeric_limits<T>::infinity() ? distance : T(0);
+      }
+    return;
+  }
+  for (int i = 0; i < count; ++i) {
+    const T distance = nearest[i];
+    const double weight = weights ? weights[i] : 1.0;
+    sum[i % kLanes] += distance < std::numeric_limits<T>::infinity() ? weight * distance : 0.0;
+  }
+}
+
+// See Kernel::potentials_by_bounds: potential (k) of each candidate is the present one, Σ w
+// nearest, and what its offers change. Where candidates have no coordinates (places.count 0), all
+// pairs are measured.
 template <typename T>
 void potentials_by_bounds(const km_rows& rows, const Search<T>& s, const T* nearest, int64_t begin,
                           int64_t end, double* potential, uint16_t* reached,
                           const Scratch<T>& scratch) {
-  double total[kLanes] = {};  // that need not wait for each other
+  double present[kLanes] = {};
   for (int64_t first = begin; first < end; first += kBlock) {
     const int count = static_cast<int>(least_of<int64_t>(kBlock, end - first));
-    Block<T> block(rows, s, first, count, scratch);
+    BlockRows<T> block(rows, s, first, count, scratch);
     if (!(s.rows.columns && s.rows.measured)) {
-      block.read();
+      block.read(block.every());
       block.find_coordinates();
     }
-    Offers<T> offers(block, nearest, rows.weights, potential, reached);
+    OfferQueue<T> queue(block, nearest, rows.weights, potential, reached);
     std::memset(reached + first, 0, size_t(count) * sizeof(*reached));
-    if (!rows.weights && count == kBlock)
-      for (int i = 0; i < kBlock; i += kLanes)
-        for (int lane = 0; lane < kLanes; ++lane) {
-          const T near = nearest[first + i + lane];
-          total[lane] += near < std::numeric_limits<T>::infinity() ? near : T(0);
-        }
-    else
-      for (int i = 0; i < count; ++i) {
-        const T near = nearest[first + i];
-        const double weight = rows.weights ? rows.weights[first + i] : 1.0;
-        total[i % kLanes] += near < std::numeric_limits<T>::infinity() ? weight * near : 0.0;
-      }
+    add_nearest(nearest + first, rows.weights ? rows.weights + first : nullptr, count, present);
     for (int tile = 0; s.places.count && tile < count; tile += kRowsInLanes)
-      offer_near(block, nearest, tile, least_of(kRowsInLanes, count - tile), scratch, offers);
-    for (int64_t where = 0; !s.places.count && where < s.places.k; ++where)
-      for (int i = 0; i < count; ++i) offers.add(i, where);
-    offers.look();
+      offer_candidates(block, nearest, tile, least_of(kRowsInLanes, count - tile), scratch, queue);
+    for (int64_t place = 0; !s.places.count && place < s.places.k; ++place)
+      for (int i = 0; i < count; ++i) queue.add(i, place);
+    queue.measure();
   }
   double all = 0;
-  for (double part : total) all += part;
+  for (double part : present) all += part;
   for (int64_t c = 0; c < s.places.k; ++c) potential[c] += all;
 }
 
-// See Kernel::lower_reached.
+// See Kernel::lower_reached: only rows that candidate (0 to 15) is known to reach are measured.
+// Four rows' masks of 16 bits are looked at together, as most are 0.
 template <typename T>
 void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t stride,
                    const uint16_t* reached, int candidate, int64_t begin, int64_t end, T* row) {
@@ -182,16 +209,19 @@ void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t str
       }
     }
     if (!(reached[i] >> candidate & 1)) continue;
-    const bool in_place = can_be_read_in_place(rows, rows.d > kFewFeatures ? stride : rows.d);
-    if (!in_place) load_rows(rows, i, 1, stride, row);
-    const T* const x = in_place ? row_at<T>(rows, i) : row;
+    const T* x = static_cast<const T*>(rows.x) + i * rows.row_stride;
+    if (!as_they_are(rows, rows.d > kFewFeatures ? stride : rows.d)) {
+      load_rows(rows, i, 1, stride, row);
+      x = row;
+    }
     const T distance = rows.d > kFewFeatures ? squared_distance(x, center, stride)
                                              : squared_distance_of_few(x, center, rows.d);
     nearest[i] = least_of(nearest[i], distance);
   }
 }
 
-// For more features; see Kernel::lower.
+// See Kernel::lower, for more than kMeasuredFeatures features: every row is measured, four at a
+// time. block (kBlock, stride) is scratch for copies.
 template <typename T>
 void lower_each(const km_rows& rows, T* nearest, const T* center, int64_t stride, int64_t begin,
                 int64_t end, T* block) {
@@ -199,16 +229,16 @@ void lower_each(const km_rows& rows, T* nearest, const T* center, int64_t stride
   const T* const centers[kTogether] = {center, center, center, center};
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t count = least_of<int64_t>(kBlock, end - first);
-    const bool read = can_be_read_in_place(rows, stride);
-    if (!read) load_rows(rows, first, count, stride, block);
-    const T* const x = read ? row_at<T>(rows, first) : block;
-    const int64_t pitch = read ? rows.row_stride : stride;
+    const bool in_place = as_they_are(rows, stride);
+    if (!in_place) load_rows(rows, first, count, stride, block);
+    const T* const x = in_place ? static_cast<const T*>(rows.x) + first * rows.row_stride : block;
+    const int64_t pitch = in_place ? rows.row_stride : stride;
     for (int64_t i = 0; i < count; i += kTogether) {
-      const T* some[kTogether];
+      const T* four[kTogether];
       T distance[kTogether];
-      for (int n = 0; n < kTogether; ++n)  // missing ones repeat the last
-        some[n] = x + least_of(i + n, count - 1) * pitch;
-      squared_distances(some, centers, stride, distance);
+      for (int n = 0; n < kTogether; ++n)  // after the last row, the last row again
+        four[n] = x + least_of(i + n, count - 1) * pitch;
+      squared_distances(four, centers, stride, distance);
       for (int n = 0; n < least_of<int64_t>(kTogether, count - i); ++n)
         nearest[first + i + n] = least_of(nearest[first + i + n], distance[n]);
     }

@@ -1,0 +1,140 @@
+// The strategies of a search: which bounds a block is searched by, and which it writes.
+//
+// One is chosen per call, from what the host has filled in of Search<T>. Names say what is read;
+// "and_bound" says that lower bounds are written for the first time. Every strategy but the first
+// leaves what write_results needs to write upper bounds, where they are kept (UpperBounds.reach).
+//
+//     strategy                          reads                          writes lower bounds
+//     try_all_centroids                 nothing                        none are kept
+//     search_cold                       nothing: no labels             none are kept
+//     search_cold_and_bound             nothing: no labels             first
+//     search_by_gaps                    labels, gaps                   none are kept
+//     search_by_gaps_and_bound          labels, nearest gaps           first
+//     search_by_upper_bounds            labels, upper bounds, gaps     none are kept
+//     search_by_lower_bounds            labels, nearest gaps, lower    of candidate groups
+//     search_by_upper_and_lower_bounds  the same and upper bounds      of candidate groups
+//
+// Gaps are read where there are any (Gaps.nearest or pairwise not null). A strategy goes from the
+// cheapest proof to the dearest: upper bounds against gaps (no row is read), measured distances
+// against gaps, lower bounds of groups, scores of coordinates, and at last the deciding distance.
+//
+// Where a further screen goes. A screen discards pairs of a row and a centroid, cheaper than the
+// next one, and never decides. Products of 8 bits, for example:
+//   - of tiles: a pass over 8-bit coordinates before score_rows (scores-inl.h) in Tile::search,
+//   after
+//     which only turns of centroids with a high enough rough score are scored by 16 bits;
+//   - of candidate groups: a class with PairFilter's `add` and `finish` that hands its survivors to
+//     PairFilter, put between in CandidateGroups::search;
+//   - the coordinates: a field beside Coordinates.of_centroids, with a margin of its own in
+//     margins-inl.h, rounded in coordinates-inl.h, and RowCoordinates beside it;
+//   - its cost in costs-inl.h, if it does not always pay; then a strategy here that calls it, and a
+//     line in strategy_for.
+#pragma once
+
+#include "kernel/many/screens-inl.h"
+
+namespace km::KM_TARGET {
+namespace {
+
+// Finds the labels of a block: `measured`, `nearest` and `distance` of rows whose label may have
+// changed. Rows that are not in `measured` keep their labels.
+template <typename T>
+using Strategy = void (*)(const BlockSearch<T>&);
+
+// Few centroids, or numbers so large that bounds could overflow: write_results decides among all
+// centroids for every row, as for single rows whose bounds do not hold.
+template <typename T>
+void try_all_centroids(const BlockSearch<T>& b) {
+  b.block.rows.read(b.block.rows.every());
+  b.block.measured = b.block.rows.every();
+  for (float& norm : b.block.rows.norm) norm = kInfinity;
+}
+
+template <typename T>
+void search_cold(const BlockSearch<T>& b) {
+  b.block.rows.find_coordinates();
+  b.block.measured = b.block.rows.every();
+  search_tiles(b, b.block.measured);
+}
+
+template <typename T>
+void search_cold_and_bound(const BlockSearch<T>& b) {
+  b.block.rows.find_coordinates();
+  b.block.measured = b.block.rows.every();
+  search_tiles_and_bound(b, b.block.measured);
+}
+
+template <typename T>
+void search_by_gaps(const BlockSearch<T>& b) {
+  b.block.rows.find_coordinates();
+  uint64_t unproven = prove_by_distances(b);
+  if (b.block.search.gaps.pairwise) unproven = screen_by_pairwise_gaps(b, unproven);
+  search_tiles(b, unproven);
+}
+
+template <typename T>
+void search_by_gaps_and_bound(const BlockSearch<T>& b) {
+  b.block.rows.find_coordinates();
+  search_tiles_and_bound(b, prove_by_distances(b));
+}
+
+template <typename T>
+void search_by_upper_bounds(const BlockSearch<T>& b) {
+  uint64_t unproven = prove_by_upper_bounds(b);
+  if (!unproven) return;
+  b.block.rows.find_coordinates();
+  unproven &= ~b.block.measure_assigned(unproven);
+  if (b.block.search.gaps.pairwise) unproven = screen_by_pairwise_gaps(b, unproven);
+  search_tiles(b, unproven);
+}
+
+// The last steps of both strategies by lower bounds: candidate groups one by one where they are
+// few, else a tile of all centroids, which writes all lower bounds afresh.
+template <typename T>
+void search_groups_or_tiles(const BlockSearch<T>& b, uint64_t unproven) {
+  Block<T>& block = b.block;
+  CandidateGroups<T> groups(block, b.scratch.near);
+  unproven = screen_by_group_bounds(b, unproven, groups);
+  if (groups.few()) {
+    b.seen.pairs += groups.search();
+    b.seen.compared += __builtin_popcountll(groups.compared());
+    return;
+  }
+  unproven &= ~block.measure_assigned(unproven & ~block.measured);
+  block.measure_assigned(block.rows.every() & ~block.measured);
+  search_tiles_and_bound(b, unproven);
+}
+
+template <typename T>
+void search_by_lower_bounds(const BlockSearch<T>& b) {
+  b.block.rows.find_coordinates();
+  const uint64_t unproven = prove_by_distances(b);
+  if (!unproven && !b.block.search.bounds.rebase) return;  // a rebase concerns proven rows too
+  search_groups_or_tiles(b, unproven);
+}
+
+template <typename T>
+void search_by_upper_and_lower_bounds(const BlockSearch<T>& b) {
+  const Search<T>& s = b.block.search;
+  uint64_t unproven = prove_by_upper_bounds(b);
+  if (!unproven && !s.bounds.rebase) return;  // a rebase concerns proven rows too
+  b.block.rows.find_coordinates();
+  if (s.coordinates.directions)
+    unproven &= ~b.block.measure_assigned(unproven & b.block.drifted_beyond(far_drift<T>(s)));
+  search_groups_or_tiles(b, unproven);
+}
+
+// The strategy of a call. warm: the result's labels are those of the last call. Without labels no
+// bounds are valid; upper bounds are valid only together with lower bounds or gaps.
+template <typename T>
+Strategy<T> strategy_for(const Search<T>& s, bool warm) {
+  if (!s.places.count) return try_all_centroids<T>;
+  if (!warm) return s.bounds.steps ? search_cold_and_bound<T> : search_cold<T>;
+  if (s.bounds.valid)
+    return s.upper.valid ? search_by_upper_and_lower_bounds<T> : search_by_lower_bounds<T>;
+  if (s.bounds.steps) return search_by_gaps_and_bound<T>;
+  return s.upper.valid ? search_by_upper_bounds<T> : search_by_gaps<T>;
+}
+
+}  // namespace
+}  // namespace km::KM_TARGET

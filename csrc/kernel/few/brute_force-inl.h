@@ -51,7 +51,7 @@ inline int64_t note_labels(const Result<T>& result, int64_t first, int count,
 template <int D, typename T>
 inline void add_rows_in_place(const km_rows& rows, int count, const typename Lanes<T>::Int* label,
                               const SumCopies& sums) {
-  const T* row = static_cast<const T*>(rows.x);
+  const T* row = row_at<T>(rows, 0);
   for (int s = 0; s < count; ++s, row += rows.row_stride) {
     double* const terms = terms_at<D>(sums, s, label[s]);
     for (int j = 0; j < D; ++j) terms[j] += row[j];

@@ -30,9 +30,9 @@ struct BlockRows {
   // Makes `row` valid for a set of rows: points to them where they are if they can be used there,
   // else copies those that are not copied yet (converted, padded by zeros, for cosine normalized).
   void read(uint64_t wanted) {
-    if (as_they_are(all_, search.places.stride)) {
+    if (can_be_read_in_place(all_, search.places.stride)) {
       pitch_ = all_.row_stride;
-      rows_ = static_cast<const T*>(all_.x) + first * pitch_;
+      rows_ = row_at<T>(all_, first);
       return;
     }
     T* const copies = scratch_.rows;

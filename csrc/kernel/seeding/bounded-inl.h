@@ -209,8 +209,8 @@ void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t str
       }
     }
     if (!(reached[i] >> candidate & 1)) continue;
-    const T* x = static_cast<const T*>(rows.x) + i * rows.row_stride;
-    if (!as_they_are(rows, rows.d > kFewFeatures ? stride : rows.d)) {
+    const T* x = row_at<T>(rows, i);
+    if (!can_be_read_in_place(rows, rows.d > kFewFeatures ? stride : rows.d)) {
       load_rows(rows, i, 1, stride, row);
       x = row;
     }
@@ -229,9 +229,9 @@ void lower_each(const km_rows& rows, T* nearest, const T* center, int64_t stride
   const T* const centers[kTogether] = {center, center, center, center};
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t count = least_of<int64_t>(kBlock, end - first);
-    const bool in_place = as_they_are(rows, stride);
+    const bool in_place = can_be_read_in_place(rows, stride);
     if (!in_place) load_rows(rows, first, count, stride, block);
-    const T* const x = in_place ? static_cast<const T*>(rows.x) + first * rows.row_stride : block;
+    const T* const x = in_place ? row_at<T>(rows, first) : block;
     const int64_t pitch = in_place ? rows.row_stride : stride;
     for (int64_t i = 0; i < count; i += kTogether) {
       const T* four[kTogether];

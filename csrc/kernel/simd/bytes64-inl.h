@@ -11,7 +11,7 @@ typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 
 // √square per_step + more: 0 to 255, rounded down.
 inline Bytes to_steps(const Sixteen<float>& square, float per_step, const Sixteen<float>& more) {
-#if defined(__AVX512F__)
+#if KM_AVX512
   const __m512 positive = _mm512_max_ps(square.part[0], _mm512_set1_ps(1e-37f));
   // The root is at most 2^-14 too large, relatively.
   const __m512 root = positive * _mm512_rsqrt14_ps(positive);
@@ -19,7 +19,7 @@ inline Bytes to_steps(const Sixteen<float>& square, float per_step, const Sixtee
   const __m512i whole = _mm512_cvttps_epi32(
       _mm512_min_ps(_mm512_max_ps(steps, _mm512_setzero_ps()), _mm512_set1_ps(255)));
   return Bytes(_mm512_cvtepi32_epi8(whole));
-#elif defined(__AVX2__)
+#elif KM_AVX2
   __m256i whole[2];
   for (int v = 0; v < 2; ++v) {
     const __m256 positive = _mm256_max_ps(square.part[v], _mm256_set1_ps(1e-37f));
@@ -57,10 +57,10 @@ inline void lower_to_steps(uint8_t* kept, const Sixteen<float>& square, float pe
 
 // Takes a number off 64 bytes, down to 0.
 inline void take_off(uint8_t* bytes, uint8_t number) {
-#if defined(__AVX512BW__)
+#if KM_AVX512
   _mm512_storeu_si512(bytes,
                       _mm512_subs_epu8(_mm512_loadu_si512(bytes), _mm512_set1_epi8(char(number))));
-#elif defined(__AVX2__)
+#elif KM_AVX2
   for (int half = 0; half < 2; ++half) {
     __m256i* const some = reinterpret_cast<__m256i*>(bytes + half * 32);
     _mm256_storeu_si256(some,
@@ -73,9 +73,9 @@ inline void take_off(uint8_t* bytes, uint8_t number) {
 
 // Makes those of 64 bytes 255 whose bit is set.
 inline void fill_up(uint8_t* bytes, uint64_t which) {
-#if defined(__AVX512BW__)
+#if KM_AVX512
   _mm512_mask_storeu_epi8(bytes, which, _mm512_set1_epi8(char(255)));
-#elif defined(__AVX2__)
+#elif KM_AVX2
   const __m256i byte_of =
       _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
   const __m256i bits = _mm256_set1_epi64x(int64_t(0x8040201008040201));
@@ -94,10 +94,10 @@ inline void fill_up(uint8_t* bytes, uint64_t which) {
 // Which of 64 bytes are below limit + more; the sum is at most 255.
 inline uint64_t below(const uint8_t* bytes, const uint8_t* limit, uint8_t more) {
   uint64_t mask = 0;
-#if defined(__AVX512BW__)
+#if KM_AVX512
   const __m512i limits = _mm512_add_epi8(_mm512_loadu_si512(limit), _mm512_set1_epi8(char(more)));
   mask = _mm512_cmplt_epu8_mask(_mm512_loadu_si512(bytes), limits);
-#elif defined(__AVX2__)
+#elif KM_AVX2
   for (int half = 0; half < 2; ++half) {
     const __m256i limits =
         _mm256_add_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(limit + half * 32)),

@@ -12,7 +12,7 @@ typedef float FloatVector __attribute__((vector_size(KM_VECTOR_BYTES)));
 typedef double DoubleVector __attribute__((vector_size(KM_VECTOR_BYTES)));
 
 // a x b + c, rounded once; on processors that cannot do that, which README.md names, twice.
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMA)
+#if KM_FMA
 inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #else
@@ -27,7 +27,7 @@ inline FloatVector fused(const FloatVector& a, const FloatVector& b, const Float
   return _mm256_fmadd_ps(a, b, c);
 #elif defined(__aarch64__)
   return FloatVector(vfmaq_f32(float32x4_t(c), float32x4_t(a), float32x4_t(b)));
-#elif defined(__x86_64__) && !defined(__FMA__)
+#elif !KM_FMA
   return a * b + c;
 #else
   FloatVector sum;
@@ -43,7 +43,7 @@ inline DoubleVector fused(const DoubleVector& a, const DoubleVector& b, const Do
   return _mm256_fmadd_pd(a, b, c);
 #elif defined(__aarch64__)
   return DoubleVector(vfmaq_f64(float64x2_t(c), float64x2_t(a), float64x2_t(b)));
-#elif defined(__x86_64__) && !defined(__FMA__)
+#elif !KM_FMA
   return a * b + c;
 #else
   DoubleVector sum;

@@ -21,12 +21,12 @@ struct Lanes {
 // Which lanes are set, a bit each.
 template <typename T>
 inline unsigned bits_of(const typename Lanes<T>::Mask& mask) {
-#if defined(__AVX512F__)
+#if KM_AVX512
   if constexpr (sizeof(T) == 4)
     return _mm512_movepi32_mask(__m512i(mask));
   else
     return _mm512_movepi64_mask(__m512i(mask));
-#elif defined(__AVX2__)
+#elif KM_AVX2
   if constexpr (sizeof(T) == 4)
     return unsigned(_mm256_movemask_ps(__m256(mask)));
   else

@@ -59,10 +59,10 @@ inline void add_products_of_pairs(Sixteen<int32_t>& sum, const Sixteen<int32_t>&
                                   const Sixteen<int32_t>& b) {
   for (int v = 0; v < Sixteen<int32_t>::kParts; ++v) {
     using Vector = Sixteen<int32_t>::Vector;
-#if defined(__AVX512BW__)
+#if KM_AVX512
     const __m512i products = _mm512_madd_epi16(__m512i(a.part[v]), __m512i(b.part[v]));
     sum.part[v] = Vector(_mm512_add_epi32(__m512i(sum.part[v]), products));
-#elif defined(__AVX2__)
+#elif KM_AVX2
     const __m256i products = _mm256_madd_epi16(__m256i(a.part[v]), __m256i(b.part[v]));
     sum.part[v] = Vector(_mm256_add_epi32(__m256i(sum.part[v]), products));
 #elif defined(__SSE2__) && KM_VECTOR_BYTES == 16
@@ -209,7 +209,7 @@ inline T largest(const Sixteen<T>& value) {
 
 // Totals of four.
 inline void totals(const Sixteen<int32_t> (&values)[4], int32_t* to) {
-#if defined(__AVX512F__)
+#if KM_AVX512
   const __m512i a = __m512i(values[0].part[0]), b = __m512i(values[1].part[0]);
   const __m512i c = __m512i(values[2].part[0]), d = __m512i(values[3].part[0]);
   const __m512i of_ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
@@ -218,7 +218,7 @@ inline void totals(const Sixteen<int32_t> (&values)[4], int32_t* to) {
       _mm512_add_epi32(_mm512_unpacklo_epi64(of_ab, of_cd), _mm512_unpackhi_epi64(of_ab, of_cd));
   const __m256i eight =
       _mm256_add_epi32(_mm512_castsi512_si256(sixteen), _mm512_extracti64x4_epi64(sixteen, 1));
-#elif defined(__AVX2__)
+#elif KM_AVX2
   __m256i of[4];
   for (int i = 0; i < 4; ++i)
     of[i] = _mm256_add_epi32(__m256i(values[i].part[0]), __m256i(values[i].part[1]));
@@ -229,7 +229,7 @@ inline void totals(const Sixteen<int32_t> (&values)[4], int32_t* to) {
   const __m256i eight =
       _mm256_add_epi32(_mm256_unpacklo_epi64(of_ab, of_cd), _mm256_unpackhi_epi64(of_ab, of_cd));
 #endif
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if KM_AVX512 || KM_AVX2
   _mm_storeu_si128(
       reinterpret_cast<__m128i*>(to),
       _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)));
@@ -245,7 +245,7 @@ inline void totals(const Sixteen<int32_t> (&values)[4], int32_t* to) {
 
 // Columns of those rows of a table (., 4), row by row in the lanes.
 inline void gather(const float (*table)[4], const int32_t* which, Sixteen<float> (&columns)[4]) {
-#if defined(__AVX512F__)
+#if KM_AVX512
   auto row = [&](int r) { return _mm_loadu_ps(table[which[r]]); };
   __m512 rows[4];
   for (int r = 0; r < 4; ++r) {
@@ -260,7 +260,7 @@ inline void gather(const float (*table)[4], const int32_t* which, Sixteen<float>
   columns[1].part[0] = _mm512_shuffle_ps(low[0], low[1], 0xee);
   columns[2].part[0] = _mm512_shuffle_ps(high[0], high[1], 0x44);
   columns[3].part[0] = _mm512_shuffle_ps(high[0], high[1], 0xee);
-#elif defined(__AVX2__)
+#elif KM_AVX2
   auto row = [&](int r) { return _mm_loadu_ps(table[which[r]]); };
   for (int v = 0; v < 2; ++v) {
     __m256 rows[4];
@@ -283,7 +283,7 @@ inline void gather(const float (*table)[4], const int32_t* which, Sixteen<float>
 #endif
 }
 
-#if defined(__AVX512F__)
+#if KM_AVX512
 inline float total(const Sixteen<float>& value) {
   const __m512 all = value.part[0];
   const __m256 eight = _mm512_castps512_ps256(all) +
@@ -302,7 +302,7 @@ inline double total(const Sixteen<double>& value) {
 inline unsigned at_least(const Sixteen<float>& value, float limit) {
   return _mm512_cmp_ps_mask(value.part[0], _mm512_set1_ps(limit), _CMP_GE_OQ);
 }
-#elif defined(__AVX2__)
+#elif KM_AVX2
 inline float total(const Sixteen<float>& value) {
   const __m256 eight = value.part[0] + value.part[1];
   const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
@@ -332,9 +332,9 @@ inline unsigned at_least(const Sixteen<float>& value, float limit) {
 
 // Which lanes are at least those of the limit.
 inline unsigned at_least(const Sixteen<float>& value, const Sixteen<float>& limit) {
-#if defined(__AVX512F__)
+#if KM_AVX512
   return _mm512_cmp_ps_mask(value.part[0], limit.part[0], _CMP_GE_OQ);
-#elif defined(__AVX2__)
+#elif KM_AVX2
   return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(value.part[0], limit.part[0], _CMP_GE_OQ))) |
          unsigned(_mm256_movemask_ps(_mm256_cmp_ps(value.part[1], limit.part[1], _CMP_GE_OQ))) << 8;
 #else
@@ -364,12 +364,12 @@ inline unsigned raise_to_lower(Sixteen<float>& top, const Sixteen<float>& score,
 
 // a with another number in the lanes whose bit is not set.
 inline Sixteen<float> only(unsigned which, const Sixteen<float>& a, float other) {
-#if defined(__AVX512F__)
+#if KM_AVX512
   Sixteen<float> chosen;
   chosen.part[0] =
       _mm512_mask_mov_ps(_mm512_set1_ps(other), static_cast<__mmask16>(which), a.part[0]);
   return chosen;
-#elif defined(__AVX2__)
+#elif KM_AVX2
   Sixteen<float> chosen;
   for (int v = 0; v < 2; ++v) {
     const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -390,7 +390,7 @@ inline Sixteen<float> only(unsigned which, const Sixteen<float>& a, float other)
 template <typename T>
 inline void transpose(const T* const (&rows)[kLanes], T* to, int64_t step) {
   static_assert(sizeof(T) == sizeof(float));
-#if defined(__AVX512F__)
+#if KM_AVX512
   __m512 a[16], b[16];
   for (int r = 0; r < 16; ++r) a[r] = _mm512_loadu_ps(reinterpret_cast<const float*>(rows[r]));
   for (int r = 0; r < 16; r += 2) {
@@ -413,7 +413,7 @@ inline void transpose(const T* const (&rows)[kLanes], T* to, int64_t step) {
     _mm512_storeu_ps(columns + (4 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0x88));
     _mm512_storeu_ps(columns + (12 + j) * step, _mm512_shuffle_f32x4(high, more_high, 0xdd));
   }
-#elif defined(__AVX2__)
+#elif KM_AVX2
   for (int first = 0; first < kLanes; first += 8)      // eight rows
     for (int begin = 0; begin < kLanes; begin += 8) {  // eight columns
       __m256 a[8], b[8];

@@ -7,11 +7,6 @@
 namespace km::KM_TARGET {
 namespace {
 
-template <typename T>
-inline T least_of(T a, T b) {
-  return a < b ? a : b;
-}
-
 // Squared distance of two rows (stride) of more than kFewFeatures features: features 16 apart are
 // added up in order, by parts of 1,024 features, then the lanes. Wherever two rows meet, the
 // distance has the same bits.

@@ -1,7 +1,11 @@
-// The table of the inner loops, compiled once per instruction set: the including file says how wide
-// vectors are (KM_VECTOR_BYTES), how many centroids (KM_CENTROIDS) and how many rows
-// (KM_ROWS_TOGETHER) go together, and what the instruction set is called (KM_TARGET).
-// No function here may be shared with other files, which run on older processors.
+// The table of the inner loops, compiled once per instruction set by targets/*.cpp, which define
+// what the instruction set is called (KM_TARGET, a namespace), how wide its vectors are
+// (KM_VECTOR_BYTES), how many centroids (KM_CENTROIDS) and how many rows (KM_ROWS_TOGETHER) its
+// registers take together, and which intrinsics it has (KM_AVX512, KM_AVX2, KM_SSE2, KM_NEON,
+// KM_FMA: 0 or 1).
+//
+// Every function is in km::KM_TARGET and, being in an anonymous namespace, of this file alone: a
+// function with one name for all files would be kept once, perhaps that for newer processors.
 #pragma once
 
 #include "kernel/beam/beam-inl.h"
@@ -23,7 +27,9 @@
 namespace km::KM_TARGET {
 namespace {
 
-// The loops for as many features as there are.
+// Below, one function for each member of Kernel<T> (table.h) that has to choose first: a loop that
+// is compiled for each number of few features, or one of two loops.
+
 template <typename T>
 void scan_few(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
               const Result<T>& result, T* block, const SumCopies& sums) {

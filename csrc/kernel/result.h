@@ -1,4 +1,5 @@
-// Where the results of an E-step go: km_result with the type that distances are computed in.
+// Where the results of an E-step go: km_result of abi/native.h with the type that distances are
+// computed in, made of it by host/e_step.cpp and host/sparse.cpp.
 #pragma once
 
 #include <cstdint>
@@ -7,13 +8,13 @@ namespace km {
 
 template <typename T>
 struct Result {
-  int64_t* labels;   // (n); also read where warm
-  T* distances;      // (n), squared, or null
-  double* sums;      // (k, d), or null
-  double* counts;    // (k), or null
-  double* inertia;   // (1)
-  int64_t* changed;  // (1)
-  bool warm;         // labels hold good guesses: those of the last call
+  int64_t* labels;   // (n), 0 to k - 1, written; read first where warm
+  T* distances;      // (n), squared, written; or null
+  double* sums;      // (k, d) of rows by weight, added to; or null, then counts is null too
+  double* counts;    // (k): weights of the rows of a cluster, added to; or null
+  double* inertia;   // (1): squared distances by weight, added to
+  int64_t* changed;  // (1): labels that are other ones now, added to; all of them if not warm
+  bool warm;         // labels hold those of the last call: good guesses, and what changed compares
 };
 
 }  // namespace km

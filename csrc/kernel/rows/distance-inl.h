@@ -9,11 +9,6 @@
 namespace km::KM_TARGET {
 namespace {
 
-template <typename T>
-inline T least_of(T a, T b) {
-  return a < b ? a : b;
-}
-
 // Lanes start again from 0 after so many features: a sum of d squares then has an error of about
 // 64 + d / 1024 roundings instead of d / 16.
 constexpr int64_t kFeaturesInPart = 1024;

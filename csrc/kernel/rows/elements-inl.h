@@ -92,7 +92,7 @@ inline bool convert(const char* __restrict from, int64_t count, int64_t step, T*
     return value;
   };
   int64_t j = 0;
-#if defined(__AVX512F__)  // has an instruction for half precision, which no flag flushes
+#if KM_AVX512  // has an instruction for half precision, which no flag flushes
   if constexpr (std::is_same_v<S, Half> && std::is_same_v<T, float>)
     for (; step == 1 && j + 16 <= count; j += 16)
       _mm512_storeu_ps(

@@ -1,18 +1,20 @@
-// The operations of what decides (see README.md): each is rounded once, whatever compilers may do
-// with a * b + c.
+// The operations of the deciding distance (csrc/README.md): each is rounded once, whatever
+// compilers make of a * b + c (-ffp-contract=fast lets them fuse it, or not).
 #pragma once
 
-#include "kernel/simd/standard.h"
+#include "kernel/simd/scalar-inl.h"
 
 namespace km::KM_TARGET {
 namespace {
 
-// Numbers of a vector register.
+// A register of the instruction set, KM_VECTOR_BYTES (16, 32 or 64) wide. GCC and clang compute
+// with such types lane by lane: +, *, <, ?:.
 typedef float FloatVector __attribute__((vector_size(KM_VECTOR_BYTES)));
 typedef double DoubleVector __attribute__((vector_size(KM_VECTOR_BYTES)));
 
-// a x b + c, rounded once; on processors that cannot do that, which README.md names, twice.
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMA)
+// a · b + c, rounded once. Processors without FMA (baseline on x86-64) round twice, after the
+// product too: the one exception to "the same bits everywhere", which csrc/README.md names.
+#if KM_FMA
 inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #else
@@ -20,14 +22,15 @@ inline float fused(float a, float b, float c) { return a * b + c; }
 inline double fused(double a, double b, double c) { return a * b + c; }
 #endif
 
+// The same lane by lane.
 inline FloatVector fused(const FloatVector& a, const FloatVector& b, const FloatVector& c) {
-#if KM_VECTOR_BYTES == 64
+#if KM_AVX512
   return _mm512_fmadd_ps(a, b, c);
-#elif KM_VECTOR_BYTES == 32
+#elif KM_AVX2
   return _mm256_fmadd_ps(a, b, c);
-#elif defined(__aarch64__)
+#elif KM_NEON
   return FloatVector(vfmaq_f32(float32x4_t(c), float32x4_t(a), float32x4_t(b)));
-#elif defined(__x86_64__) && !defined(__FMA__)
+#elif !KM_FMA
   return a * b + c;
 #else
   FloatVector sum;
@@ -37,13 +40,13 @@ inline FloatVector fused(const FloatVector& a, const FloatVector& b, const Float
 }
 
 inline DoubleVector fused(const DoubleVector& a, const DoubleVector& b, const DoubleVector& c) {
-#if KM_VECTOR_BYTES == 64
+#if KM_AVX512
   return _mm512_fmadd_pd(a, b, c);
-#elif KM_VECTOR_BYTES == 32
+#elif KM_AVX2
   return _mm256_fmadd_pd(a, b, c);
-#elif defined(__aarch64__)
+#elif KM_NEON
   return DoubleVector(vfmaq_f64(float64x2_t(c), float64x2_t(a), float64x2_t(b)));
-#elif defined(__x86_64__) && !defined(__FMA__)
+#elif !KM_FMA
   return a * b + c;
 #else
   DoubleVector sum;
@@ -52,56 +55,46 @@ inline DoubleVector fused(const DoubleVector& a, const DoubleVector& b, const Do
 #endif
 }
 
+// √value lane by lane, rounded once: the norm of rows in the lanes.
 inline FloatVector square_root(FloatVector value) {
-#if KM_VECTOR_BYTES == 64
-  return _mm512_maskz_sqrt_ps(0xffff, value);  // the plain one warns of what it leaves undefined
-#elif KM_VECTOR_BYTES == 32
+#if KM_AVX512
+  return _mm512_sqrt_ps(value);
+#elif KM_AVX2
   return _mm256_sqrt_ps(value);
 #else
-  for (int i = 0; i < KM_VECTOR_BYTES / 4; ++i) value[i] = std::sqrt(value[i]);
+  for (int i = 0; i < KM_VECTOR_BYTES / 4; ++i) value[i] = square_root(value[i]);
   return value;
 #endif
 }
 
 inline DoubleVector square_root(DoubleVector value) {
-#if KM_VECTOR_BYTES == 64
-  return _mm512_maskz_sqrt_pd(0xff, value);
-#elif KM_VECTOR_BYTES == 32
+#if KM_AVX512
+  return _mm512_sqrt_pd(value);
+#elif KM_AVX2
   return _mm256_sqrt_pd(value);
 #else
-  for (int i = 0; i < KM_VECTOR_BYTES / 8; ++i) value[i] = std::sqrt(value[i]);
+  for (int i = 0; i < KM_VECTOR_BYTES / 8; ++i) value[i] = square_root(value[i]);
   return value;
 #endif
 }
 
-// An integer of the size of T.
-template <typename T>
-using IntOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-
-template <typename V>
-inline V size_of(const V& value) {
-  return value > -value ? value : -value;
-}
-
-template <typename V>
-inline V larger_of(const V& a, const V& b) {
-  return b > a ? b : a;
-}
-
-// The power of two that numbers are scaled by before they are squared, the largest of them given;
-// of T or of a vector V of T, with Int, integers of the same size.
+// The power of two that a row is multiplied by before its features are squared, so that no square
+// overflows and none that counts underflows; largest = max |x_j|, at least 0 and finite. With
+// E the exponent of largest as it is stored (0 to 254 or 2046), the scale has the stored exponent
+// 254 - E (or 2046 - E), which brings largest to [1, 2) if it is normal; E is kept within 1 .. 253,
+// where the scale itself is normal. Infinity and NaN count as the largest exponent.
+// T: float or double; V: T, or a vector of T; Int: the integers of the same size as V.
 template <typename T, typename Int, typename V>
 inline V scale_of(const V& largest) {
   static_assert(sizeof(Int) == sizeof(V));
-  constexpr int kDigits = std::numeric_limits<T>::digits - 1;
-  constexpr int kTwice = 2 * (std::numeric_limits<T>::max_exponent - 1);
+  constexpr int kTwice = 2 * kBiasOf<T>;
   Int bits;
   std::memcpy(&bits, &largest, sizeof(bits));
   const Int least = Int{} + 1, most = Int{} + (kTwice - 1);
-  Int exponent = bits >> kDigits;
+  Int exponent = bits >> kDigitsOf<T>;
   exponent = exponent > least ? exponent : least;
   exponent = exponent < most ? exponent : most;
-  bits = (Int{} + kTwice - exponent) << kDigits;
+  bits = (Int{} + kTwice - exponent) << kDigitsOf<T>;
   V scale;
   std::memcpy(&scale, &bits, sizeof(scale));
   return scale;

@@ -70,7 +70,7 @@ void CentroidPlaces<T>::order_in_groups(const std::vector<float>& coordinates, i
     position_[index_[place]] = static_cast<int32_t>(place);
 }
 
-// Empty places hold no numbers: their score is -infinity, so no distance to them is ever asked for.
+// Empty places are zeros. Their score is -infinity, so that nobody asks for a distance to one.
 template <typename T>
 Places<T> CentroidPlaces<T>::make(const std::vector<T>& centroids, int64_t k, int64_t d,
                                   bool screened) {
@@ -83,6 +83,8 @@ Places<T> CentroidPlaces<T>::make(const std::vector<T>& centroids, int64_t k, in
   for (int64_t place = 0; place < k; ++place)
     std::copy_n(centroids.data() + index_[place] * places.stride, places.stride,
                 centroids_.get() + place * places.stride);
+  for (int64_t place = k; place < places.count; ++place)
+    std::fill_n(centroids_.get() + place * places.stride, places.stride, T(0));
   places.centroids = centroids_.get();
   places.index = index_.data();
   places.position = position_.data();

@@ -46,7 +46,7 @@ class Policy {
   // Whether this call should have lower bounds. directions: coordinates are not the features;
   // coordinates_kept: there is memory for the coordinates of the rows.
   bool lower_bounds_pay(bool directions, bool coordinates_kept) const;
-  // Whether it should have the gap of each centroid to the nearest other one.
+  // Whether this call should have the gap of each centroid to the nearest other one.
   bool gaps_pay(int64_t k, int64_t n) const;
   // Whether this call should have the gaps of all pairs of k centroids at so many places.
   bool pairwise_gaps_pay(int64_t k, int64_t places, bool directions, bool lower_bounds,
@@ -54,7 +54,7 @@ class Policy {
   // Whether a row that upper bounds prove to keep its label need not be read.
   bool rows_may_be_skipped(Kept kept, bool lower_bounds, bool gaps) const;
 
-  // The search s of n rows is over: it saw these, and changed so many labels.
+  // The search s of n rows is over: seen says what was measured, changed how many labels.
   template <typename T>
   void finish(const Search<T>& s, int64_t n, const Seen& seen, int64_t changed);
 
@@ -64,8 +64,8 @@ class Policy {
   void note_inertia(bool follows_from_sums) { inertia_follows_ = follows_from_sums; }
 
   const LastSearch& last() const { return last_; }
-  // Median distance of the rows to their centroids when it was asked last, rounded up; 0: not
-  // known, and no lower bounds, since a step would have no length.
+  // Median distance of the rows to their centroids as of the last call without lower bounds; 0
+  // where it is not known: then a step would have no length, and there are no lower bounds.
   double typical_distance() const { return typical_distance_; }
 
  private:
@@ -77,7 +77,7 @@ class Policy {
 
   Kept kept_ = Kept::kNothing;
   Screen screen_ = Screen::kPairwiseGaps;
-  int calls_without_lower_bounds_ = 0, calls_without_gaps_ = 0;  // still to come
+  int calls_without_lower_bounds_ = 0, calls_without_gaps_ = 0;  // to come, before the next try
   double spent_on_gaps_ = 0;  // pairs that pairwise gaps left, as shares of all, summed up
   double typical_distance_ = 0;
   LastSearch last_;

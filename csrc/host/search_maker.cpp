@@ -34,7 +34,6 @@ Search<T> SearchMaker<T>::make(const km_rows& rows, const T* centroids, int64_t 
   // Bounds that are kept are of groups of places: these stay as they are.
   if (kept != Kept::kBothBounds) order_centroids(k, lower_bounds);
   s.places = places_.make(filled, k, rows.d, screened);
-  s.bounds.together = k;  // one group, without a bound
   if (screened) {
     s.coordinates = coordinates_.place(s.places.index, s.places.count);
     add_bounds(rows, centroids, request, kept, lower_bounds, s);

@@ -65,7 +65,6 @@ Search<T> Seeding<T>::search_for(const km_rows& rows, const T* candidates, int64
   const bool screened = coordinates_.measure(filled, m, rows.d, 1);
   places_.order_by_index(m);
   s.places = places_.make(filled, m, rows.d, screened);
-  s.bounds.together = m;
   if (!screened) return s;
   s.coordinates = coordinates_.place(s.places.index, s.places.count);
   if (keeps_) s.rows = rows_.by_tile(rows.n, s.coordinates);

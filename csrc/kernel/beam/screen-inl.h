@@ -80,8 +80,8 @@ class Screen {
     }
   }
 
-  // Makes candidates of those of vector v and centroids code to code + 15 that may be wanted. least
-  // and most are the bounds on ‖z‖²; halves (16) the first line of the panel.
+  // Makes candidates of the choices of vector v and centroids code to code + 15 that may be wanted.
+  // least and most are the bounds on ‖z‖²; halves (16) is the first line of the panel.
   void offer(int v, int64_t code, const float* halves, const Sixteen<float>& score, float least,
              float most) {
     const int64_t k = level_.search.sizes.k;

@@ -76,6 +76,7 @@ class CodebookMaker {
   const Codebooks<T>& made() const { return made_; }
 
  private:
+  // Centroid c of a level: (stride).
   const T* centroid(int64_t level, int64_t c) const {
     return made_.centroids + (level * sizes_.k + c) * made_.stride;
   }
@@ -126,7 +127,8 @@ class CodebookMaker {
     made_.origins = origins_.data();
   }
 
-  // Writes the column of centroid c, which may be beyond k - 1, to column[0], column[16], ..
+  // Writes the column of centroid c, which may be beyond k - 1, to column[0], column[16], ..: the
+  // half norm, and d numbers. Norms are summed in double, and rounded once.
   void pack_column(int64_t level, int64_t c, float* column) const {
     const T* const o = centroid(level, origins_[size_t(level)]);
     const T* const numbers = centroid(level, std::min(c, sizes_.k - 1));

@@ -1,4 +1,4 @@
-// Denormal numbers, those below the least normal one (1.2e-38 of floats), count in this library.
+// Denormal numbers, smaller than the least normal one (1.2e-38 of floats), count in this library.
 // torch.set_flush_denormal(True) makes the processor read and write them as 0, but only in the
 // threads that torch tells: the caller, perhaps, and not OpenMP's workers. Distances, and so
 // labels, would depend on which thread has a row. So the mode is set for the time of a call, in

@@ -13,7 +13,7 @@ namespace km {
 
 namespace {
 
-// Bytes of split sums (2, k, d) that a thread may have; each thread of a call has its own.
+// Bytes of split sums (2, k, d) that each thread of a call may have.
 constexpr int64_t kMostBytes = 16 << 20;
 // Work (changes × features) below which a thread more costs more than it saves.
 constexpr int64_t kChangesPerThread = 1 << 15;
@@ -98,6 +98,7 @@ void ExactSums<T>::add_parts(const km_rows& rows, int64_t stride, const int64_t*
       add_all(rows, stride, labels);
     }
   }
+  // In the order of the parts; of exact sums no order would make a difference.
   Part& all = parts_[0];
   for (size_t p = 1; p < parts_.size(); ++p) {
     const Part& part = parts_[p];
@@ -116,8 +117,8 @@ template <typename T>
 void ExactSums<T>::move(const km_rows& rows, int64_t stride, const std::vector<Move>& moves,
                         int threads) {
   const int64_t count = 2 * int64_t(moves.size());
-  // A counting sort. end: how many changes a cluster has; then where its next change goes, first
-  // that of its first one; at last the end of its changes.
+  // A counting sort. end[c] is how many changes cluster c has; then the place of its next change;
+  // and at last, as the name says, the end of its changes.
   std::vector<int64_t> end(size_t(k_), 0);
   for (const Move& m : moves) ++end[m.from], ++end[m.to];
   int64_t begin = 0;
@@ -128,6 +129,7 @@ void ExactSums<T>::move(const km_rows& rows, int64_t stride, const std::vector<M
     changes[end[m.to]++] = {m.row, m.to, true};
   }
   const int64_t parts = std::min<int64_t>(threads, count * d_ / kChangesPerThread + 1);
+  // The first change of a part: the end of the first cluster that reaches a share p / parts.
   auto begin_of_part = [&](int64_t p) {
     return p ? *std::lower_bound(end.begin(), end.end(), count * p / parts) : 0;
   };

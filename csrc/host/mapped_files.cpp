@@ -41,7 +41,7 @@ uintptr_t page_size;             // bytes
 
 // Maps zeros over the mapping of an address, from its page to the end: a file that is cut has lost
 // all that follows, and one signal for each page would be slow. Returns whether there was one.
-// Pages before stay those of the file. Private: nothing is ever written to the file.
+// Pages before keep showing the file. Private: nothing is ever written to the file.
 bool replace_by_zeros(uintptr_t address) {
   for (Mapping& mapping : mappings) {
     const uintptr_t first = mapping.first.load(), last = mapping.last.load();

@@ -14,7 +14,7 @@ namespace km {
 
 namespace {
 
-// Range and sums of each of so many columns: features of some rows, or of groups of rows.
+// Range and sums of each of so many columns, which are features, or features of rows side by side.
 template <typename T>
 struct Moments {
   explicit Moments(int64_t columns)
@@ -22,8 +22,8 @@ struct Moments {
         high(columns, -std::numeric_limits<T>::infinity()),
         sums(columns) {}
 
-  // Adds rows (count, d) one by one; those of weight 0 do not count in sums. center (d) and weights
-  // (count) may be null.
+  // Adds rows (count, d) one by one; a row of weight 0 does not count in sums. center (d) and
+  // weights (count) may be null.
   void add_rows(const T* row, int64_t count, const double* weights, const double* center) {
     const int64_t d = static_cast<int64_t>(sums.size());
     for (int64_t i = 0; i < count; ++i, row += d) {
@@ -39,7 +39,7 @@ struct Moments {
     }
   }
 
-  // Adds those of as many columns, or of a multiple, which are these features again and again.
+  // Adds the moments of a part, of as many columns or a multiple: feature j % columns is column j.
   void merge(const Moments& part) {
     for (size_t j = 0; j < part.sums.size(); ++j) {
       const size_t feature = j % sums.size();
@@ -80,8 +80,7 @@ void moments(const km_rows& rows, const double* center, double* low, double* hig
   for (int64_t i = 0; center && i < reading.together; ++i)
     centers.insert(centers.end(), center, center + d);
   std::vector<Moments<T>> of_part(static_cast<size_t>(parts), Moments<T>(d));
-  std::vector<Moments<T>> of_groups(static_cast<size_t>(parts),
-                                    Moments<T>(reading.together * d));
+  std::vector<Moments<T>> of_groups(static_cast<size_t>(parts), Moments<T>(reading.together * d));
   in_parts(rows, parts, [&](int64_t p, int64_t begin, int64_t end) {
     Moments<T>& groups = of_groups[size_t(p)];
     for (int64_t first = begin; first < end; first += reading.at_once) {
@@ -105,6 +104,7 @@ void moments(const km_rows& rows, const double* center, double* low, double* hig
     }
     of_part[size_t(p)].merge(groups);
   });
+  // In the order of the parts, however many threads worked at a time.
   Moments<T> all(d);
   for (const Moments<T>& part : of_part) all.merge(part);
   std::copy(all.low.begin(), all.low.end(), low);

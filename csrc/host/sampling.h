@@ -50,7 +50,7 @@ void block_sums(const Values<T>& values, int64_t* sums, int threads) {
 
 // Writes for each of targets (m) the position of the first value with which the cumulative sum
 // exceeds it; for targets beyond the total, that of the last value that does not count as 0. sums
-// (blocks) are those of block_sums: only the block of a target is counted again.
+// (blocks) come from block_sums: only the block of a target is counted again.
 template <typename T>
 void search_sums(const Values<T>& values, const int64_t* sums, const int64_t* targets, int64_t m,
                  int64_t* positions) {

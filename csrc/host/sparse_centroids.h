@@ -1,4 +1,5 @@
-// Centroids made ready for an E-step of sparse rows.
+// Centroids made ready for an E-step of sparse rows: norms, and a transpose. A header alone, which
+// host/sparse_e_step.cpp includes.
 #pragma once
 
 #include <algorithm>
@@ -48,6 +49,7 @@ class SparseCentroids {
  private:
   // Norms of all centroids, and copies filled up by zeros where they are needed.
   void measure() {
+    // Places beyond k: an infinite score, which no row is near to.
     halves_.assign(size_t(count_), std::numeric_limits<T>::infinity());
     norms_.assign(size_t(count_), T(0));
     squares_.resize(size_t(k_));
@@ -56,6 +58,7 @@ class SparseCentroids {
       current_kernel<T>().squares_of(centroids_ + begin * d_, end - begin, d_,
                                      squares_.data() + begin);
       for (int64_t c = begin; c < end; ++c) {
+        // Rounded once, from double: the screen counts on it.
         halves_[size_t(c)] = static_cast<T>(squares_[size_t(c)] / 2);
         norms_[size_t(c)] = static_cast<T>(std::sqrt(squares_[size_t(c)]));
         if (stride_ == d_) continue;
@@ -83,7 +86,7 @@ class SparseCentroids {
   }
 
   const T* const centroids_;  // (k, d)
-  const int64_t k_, d_;       // those of SparsePlaces, as are stride_ and count_
+  const int64_t k_, d_;       // as in SparsePlaces, and so are stride_ and count_
   const int64_t stride_, count_;
   const int64_t shares_;           // threads that share the centroids
   Array<T> columns_;               // (d, count)

@@ -12,8 +12,8 @@ namespace km {
 
 namespace {
 
-// Rows in the order of their clusters, those of one cluster in the order they came; made from the
-// labels by a counting sort.
+// Rows in the order of their clusters, and within a cluster in the order they came; made from the
+// labels (n), each 0 to k - 1, by a counting sort in O(n + k).
 class RowsByCluster {
  public:
   RowsByCluster(const km_sparse& rows, const int64_t* labels, int64_t k)
@@ -26,6 +26,7 @@ class RowsByCluster {
       first_[size_t(c) + 1] += first_[size_t(c)];
       numbers_[size_t(c) + 1] += numbers_[size_t(c)] + rows.d;
     }
+    // next[c]: the place of the next row of cluster c.
     std::vector<int64_t> next(first_.begin(), first_.end() - 1);
     for (int64_t i = 0; i < rows.n; ++i) order_[size_t(next[size_t(labels[i])]++)] = i;
   }
@@ -53,8 +54,9 @@ class RowsByCluster {
   std::vector<int64_t> order_;    // (n): row numbers
 };
 
-// Sums and counts of clusters. Each cluster is added up by one thread, in the order of its rows, so
-// that nothing depends on how many threads there are.
+// Writes result.sums (k, d) and result.counts (k), by weight. Each cluster is added up by one
+// thread, in the order of the rows, so that nothing depends on how many threads there are. Adding
+// rows where they are found would need (k, d) for each thread, most of it zeros.
 template <typename T>
 void add_up(const km_sparse& rows, int64_t k, const Result<T>& result, int threads) {
   const RowsByCluster by_cluster(rows, result.labels, k);
@@ -85,6 +87,7 @@ void sparse_e_step(const km_sparse& rows, const T* centroids, int64_t k, const R
   const SparseCentroids<T> ready(centroids, k, rows.d, threads);
   const SparsePlaces<T> places = ready.places();
   const SparseParts parts(rows, k, threads);
+  // SparseScratch of each part.
   const auto lower = for_each_part<T>(parts.count(), size_t(places.count));
   const auto row = for_each_part<T>(parts.count(), size_t(places.stride));
   std::vector<double> inertia(size_t(parts.count()));
@@ -97,6 +100,7 @@ void sparse_e_step(const km_sparse& rows, const T* centroids, int64_t k, const R
     current_kernel<T>().search_sparse(rows, places, begin, end, part_result,
                                       {row[size_t(p)].get(), lower[size_t(p)].get()});
   });
+  // Parts are added up in order; how many there are depends on sizes and threads only.
   *result.inertia = 0;
   *result.changed = 0;
   for (int64_t p = 0; p < parts.count(); ++p) {

@@ -6,8 +6,9 @@
 
 namespace km {
 
-// centroids (k, d), contiguous. Labels and distances are those of an E-step of the whole rows, bit
-// for bit; sums are plain ones in double, each cluster's in the order of its rows.
+// Searches centroids (k, d), contiguous. Labels and distances have the bits of an E-step of the
+// same rows with their zeros; sums are plain ones in double, each cluster's in the order of its
+// rows.
 template <typename T>
 void sparse_e_step(const km_sparse& rows, const T* centroids, int64_t k, const Result<T>& result,
                    int threads);

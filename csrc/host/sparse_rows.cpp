@@ -4,6 +4,7 @@
 
 namespace km {
 
+// Rows do not depend on each other: any split gives the same bits.
 template <typename T>
 void sparse_unit(const km_sparse& rows, T* values, int threads) {
   SparseParts(rows, 1, threads).each([&](int64_t, int64_t begin, int64_t end) {

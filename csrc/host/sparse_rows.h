@@ -1,5 +1,5 @@
-// Sparse rows (km_sparse: CSR, only some numbers are given, the others being 0) for what host/ does
-// with them: their weights, their unit length, and how they are split over threads.
+// Sparse rows (km_sparse, CSR: only numbers other than 0 are given) for what host/ does with them:
+// their weights, their unit length, and how they are split over threads.
 #pragma once
 
 #include <algorithm>

@@ -20,6 +20,7 @@ template <typename T, typename Use>
 void measure(const km_sparse& rows, const T* points, int64_t m, const SparseParts& parts,
              const Use& use) {
   const Kernel<T>& kernel = current_kernel<T>();
+  // A single point needs no transpose, and no 15 idle lanes. Lanes beyond m hold zeros.
   const int64_t lanes = m == 1 ? 1 : kPointsTogether;
   std::vector<double> squares(static_cast<size_t>(lanes));
   std::vector<double> columns(m == 1 ? 0 : size_t(rows.d * lanes));  // the points, transposed
@@ -40,6 +41,8 @@ void measure(const km_sparse& rows, const T* points, int64_t m, const SparsePart
 
 }  // namespace
 
+// A pass over the rows for each sixteen centroids. ‖x - c‖² of unit vectors is 2 (1 - cos), of
+// which cosine wants half; a row of zeros has no angle, and gets 1.
 template <typename T>
 void sparse_distances(const km_sparse& rows, const T* centroids, int64_t k, T* to, int threads) {
   for (int64_t first = 0; first < k; first += kPointsTogether) {
@@ -62,7 +65,8 @@ void sparse_potentials(const km_sparse& rows, const T* nearest, const T* candida
   for (int64_t first = 0; first < m; first += kPointsTogether) {
     const int64_t together = std::min<int64_t>(m - first, kPointsTogether);
     const SparseParts parts(rows, kPointsTogether, threads);
-    // Each part adds to a line of its own, so that no two threads write the same number.
+    // (parts, 16): a line for each part, so that no two threads write the same number, and sums do
+    // not depend on which thread is faster.
     std::vector<double> part_potentials(size_t(parts.count() * kPointsTogether));
     measure(rows, candidates + first * rows.d, together, parts,
             [&](int64_t p, int64_t i, const double* distances) {
@@ -78,6 +82,8 @@ void sparse_potentials(const km_sparse& rows, const T* nearest, const T* candida
   }
 }
 
+// Distances of one center have the bits that they had among sixteen candidates, so that a row that
+// sparse_potentials lowered is lowered to the same number here.
 template <typename T>
 void sparse_lower(const km_sparse& rows, T* nearest, const T* center, int threads) {
   measure(rows, center, 1, SparseParts(rows, 1, threads),

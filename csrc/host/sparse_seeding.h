@@ -6,7 +6,8 @@
 
 namespace km {
 
-// Lowers nearest (n), squared distances to the nearest center so far, by those to center (d).
+// Lowers nearest (n), squared distances to the nearest center so far, by the distances to another
+// center (d).
 template <typename T>
 void sparse_lower(const km_sparse& rows, T* nearest, const T* center, int threads);
 

@@ -16,6 +16,7 @@ constexpr int kFloatDigits = 24;
 constexpr int kLeastExponent = -125;  // digits of the least normal float, 2^-126
 constexpr int64_t kSample = 256;      // rows that are read to choose a unit
 
+// IEEE bits of a float without its sign.
 uint32_t bits_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -37,6 +38,8 @@ int digits_of(double number) {
 
 }  // namespace
 
+// The least u for which multiples_fit below holds of numbers 2^kSlack times as large: the smaller
+// the unit, the fewer digits the rests have.
 void SumUnit::choose(uint32_t largest, int64_t n) {
   exponent_ = digits_of(float_of(largest)) + kSlack + digits_of(double(n)) - (kDigits - 1);
 }
@@ -58,7 +61,7 @@ bool SumUnit::is_exact(const FloatRange& range, int64_t n) const {
 double SumUnit::splitter() const { return std::ldexp(1.5, exponent_ + kDigits - 1); }
 
 uint32_t largest_in_sample(const km_rows& rows) {
-  if (rows.cosine) return bits_of(1);
+  if (rows.cosine) return bits_of(1);  // rows have unit length; these here are not normalized yet
   uint32_t largest = 0;
   std::vector<float> row(static_cast<size_t>(rows.d));
   for (int64_t i = 0; i < rows.n; i += rows.n / kSample + 1) {

@@ -33,14 +33,14 @@ class SumUnit {
   double splitter() const;
 
  private:
-  static constexpr int kSlack =
-      3;  // a sample of rows may miss larger numbers: up to 2^kSlack times
+  // A sample of rows may miss larger numbers: up to 2^kSlack times the largest that it has.
+  static constexpr int kSlack = 3;
 
   int exponent_ = 0;  // u
 };
 
-// The largest size of numbers in a sample of rows, as IEEE bits; of all of them 1 at most under the
-// cosine metric.
+// The largest size of the numbers of 256 rows at most, evenly spread over all, as IEEE bits; under
+// the cosine metric that of 1, which no number of a row of unit length exceeds.
 uint32_t largest_in_sample(const km_rows& rows);
 
 }  // namespace km

@@ -31,7 +31,7 @@ std::atomic<bool> forked{false};
 // then OpenMP is not used at all.
 const int refused_watch = pthread_atfork(nullptr, nullptr, note_fork);
 
-// The interface of GCC's runtime, which those of LLVM and Intel offer too; filled by openmp. A
+// The interface of GCC's runtime, which LLVM's and Intel's offer too; filled by openmp. A
 // function is null where nobody has loaded a runtime with it.
 struct OpenMP {
   // Runs function(data) in a team of so many threads; flags 0.

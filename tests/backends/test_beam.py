@@ -310,3 +310,16 @@ def test_numbers_that_overflow_harm_no_memory_and_no_other_sample(value: float, 
         assert ((codes >= 0) & (codes < 20)).all()
     finally:
         assert any(use(other) for other in reversed(INSTRUCTION_SETS))
+
+
+@needs_native
+def test_norms_of_long_rows_that_round_up_discard_no_nearest_centroid() -> None:
+    # A lane of sixteen adds up 2^14 equal squares. From 2^13 on floats are 2^-10 apart, and each
+    # addition rounds up by 2^-11: the norm is too large by 2^-12, as no bound may take it to be.
+    d, k = 2**18, 129  # more centroids than candidates that are measured together
+    x = torch.full((1, d), (1 + 2.0**-11 + 2.0**-20) ** 0.5)
+    centroids = torch.zeros(k, d)
+    centroids[:, 5] = torch.linspace(0, 0.01, k)
+    centroids[-1, 7] = 0.4
+    codes, _ = beam_search(x, centroids[None], beam_size=1)
+    assert codes.item() == k - 1

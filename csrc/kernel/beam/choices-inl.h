@@ -1,4 +1,4 @@
-// The best choices of one row at one level, and those that are still to be measured.
+// The best choices of one row at one level, and candidates that are still to be measured.
 #pragma once
 
 #include "kernel/rows/distance-inl.h"

@@ -1,6 +1,6 @@
 // One level of a beam search for a few rows: which choices are nearest, by the deciding distance.
-// Each row has some beams, vectors v, and each choice leaves v - c. Up to kFewFeatures all choices
-// are measured; above, screen-inl.h hands over those that its scores cannot discard.
+// Each row has beams, vectors v, and each choice leaves v - c. Up to kFewFeatures all choices are
+// measured; above, screen-inl.h hands over the choices that scores cannot discard.
 #pragma once
 
 #include "kernel/beam/beams.h"
@@ -20,11 +20,13 @@ struct Level {
   const int beams;         // of each row
   Choices<T>* const best;  // (rows), started
 
+  // Centroid code, 0 to k - 1, of this level: (stride).
   const T* centroid(int64_t code) const {
     return search.codebooks.centroids + (level * search.sizes.k + code) * search.codebooks.stride;
   }
 
-  // Measures all choices of at most kFewFeatures features, with centroids in the lanes.
+  // Measures all choices of at most kFewFeatures features, with centroids in the lanes of vectors
+  // (few/block-inl.h): a block of R centroids at a time, of which the nearer ones are offered.
   void measure_all() const {
     constexpr int R = Lanes<T>::kRows;
     const int64_t k = search.sizes.k, d = search.sizes.d;
@@ -46,8 +48,8 @@ struct Level {
     }
   }
 
-  // Measures the candidates of a row that its limit, lower by now, still leaves; four at a time,
-  // see squared_distances.
+  // Measures the candidates of a row, 0 to rows - 1, that the limit, lower by now, still leaves;
+  // four at a time, see squared_distances.
   void measure_candidates(int row) const {
     constexpr int kTogether = 4;
     const int64_t k = search.sizes.k, stride = search.codebooks.stride;

@@ -3,9 +3,10 @@
 // With o the origin of the level, z = v - o and w = c - o, the score z·w - ½‖w‖² gives
 //   ‖v - c‖² = ‖z‖² - 2 score,   to within margin (‖z‖² + ‖w‖²)
 // by rounding (margin_of in host/beam.cpp). Hence, with half = -½‖w‖² (1 - margin) in the panels,
-//   lower bound  ‖z‖² (1 - margin) - 2 score                  (the score is raised by ½ margin
-//   ‖w‖²) upper bound  ‖z‖² (1 + margin) - 2 score + 2 margin ‖w‖²  (2 margin ‖w‖² =
-//   -margin_of_half half)
+//   lower bound  ‖z‖² (1 - margin) - 2 score
+//                since half raises the score by ½ margin ‖w‖²
+//   upper bound  ‖z‖² (1 + margin) - 2 score + 2 margin ‖w‖²
+//                where 2 margin ‖w‖² = -margin_of_half · half
 // A choice whose lower bound exceeds the limit of its row is discarded: as many choices as are
 // wanted are no farther than the limit. The others become candidates, which the deciding distance
 // measures.
@@ -21,7 +22,7 @@ namespace {
 // d / 128 instead of d. margin_of counts on it.
 constexpr int64_t kProductsInPart = 128;
 // Squares of z and w below the least normal float underflow; what they could add to a squared
-// distance, d · 1e-38, is less than this for all d up to 1e8.
+// distance, d · 1.2e-38, is less than this for all d up to 1e7.
 constexpr float kTinySquare = 1e-30f;
 
 // The screen of one level; made by BeamBlock::find.
@@ -80,8 +81,8 @@ class Screen {
     }
   }
 
-  // Makes candidates of those of vector v and centroids code to code + 15 that may be wanted. least
-  // and most are the bounds on ‖z‖²; halves (16) the first line of the panel.
+  // Makes candidates of the choices of vector v and centroids code to code + 15 that may be wanted.
+  // least and most are the bounds on ‖z‖²; halves (16) is the first line of the panel.
   void offer(int v, int64_t code, const float* halves, const Sixteen<float>& score, float least,
              float most) {
     const int64_t k = level_.search.sizes.k;

@@ -118,8 +118,8 @@ inline bool convert(const char* __restrict from, int64_t count, int64_t step, T*
   return false;
 }
 
-// Calls call(S{}) for the type S that a km_element names, and returns its result; what is not in
-// the list is float, KM_FLOAT32.
+// Calls call(S{}) for the type S that a km_element names, and returns the result of call; numbers
+// that are not in the list are floats, KM_FLOAT32.
 template <typename Call>
 inline auto with_element(int32_t element, const Call& call) {
   switch (element) {

@@ -51,7 +51,8 @@ void load_rows(const km_rows& rows, int64_t first, int64_t count, int64_t stride
   for (T* row = to; row < end; row += stride)
     for (int64_t j = rows.d; j < stride; ++j) row[j] = 0;
   if (!rows.cosine) return;
-  // A loop of its own: a vector read right after narrower writes of the same bytes stalls.
+  // A second loop over the rows: a vector read right after narrower writes of the same bytes
+  // stalls.
   for (T* row = to; row < end; row += stride) {
     if (rows.d > kFewFeatures)
       normalize(row, stride);

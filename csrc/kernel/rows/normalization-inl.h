@@ -1,9 +1,9 @@
 // The normalization for cosine, x / ‖x‖: normalized(x, d) of csrc/README.md, for rows one by one,
 // in place. few/block-inl.h has it for rows in the lanes of vectors, sparse/ for rows without their
-// zeros. m, p, y and norm are those of the pseudo-code.
+// zeros. m, p, y and norm have the names of the pseudo-code.
 //
 // Scaling by p, a power of two, before squares are summed loses nothing: m·p is in [1, 2), so that
-// no square overflows, and those that underflow are too small to count beside 1.
+// no square overflows, and a square that underflows is too small to count beside 1.
 #pragma once
 
 #include "kernel/rows/distance-inl.h"

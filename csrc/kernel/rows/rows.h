@@ -31,7 +31,7 @@ static inline const T* row_at(const km_rows& rows, int64_t i) {
 }
 
 // The numbers of all sparse rows, which always are of the type T that distances are computed in:
-// row i has those from rows.starts[i] to rows.starts[i + 1] - 1.
+// row i has the numbers from rows.starts[i] to rows.starts[i + 1] - 1.
 template <typename T>
 static inline const T* values_of(const km_sparse& rows) {
   return static_cast<const T*>(rows.values);

@@ -1,6 +1,6 @@
 // The normalization for cosine of csrc/README.md, of sparse rows: zeros change neither m nor a sum
 // of squares, so that the numbers get the bits that they would get in the whole row. m, p, y, lane,
-// total and norm are those of the pseudo-code.
+// totals and norm have the names of the pseudo-code.
 #pragma once
 
 #include "kernel/sparse/row-inl.h"
@@ -16,6 +16,8 @@ inline T sum_of_squares_of_sparse(const SparseRow<T>& row, const T* y, int64_t d
     for (int64_t n = 0; n < row.count; ++n) s = fused(y[n], y[n], s);
     return s;
   }
+  // Columns ascend, so that parts of kFeaturesInPart come one after the other; a part without
+  // numbers would add zeros, and is left out.
   T lane[kLanes] = {}, totals[kLanes] = {};
   int64_t part = 0;
   auto end_part = [&] {

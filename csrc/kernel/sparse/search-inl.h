@@ -53,9 +53,9 @@ class SparseSearch {
   // cannot be the nearest by the deciding distance. Returns the centroid of the least bound.
   //
   // A sum of count products is off by count roundings of Σ |x c| <= ‖x‖‖c‖ at most (Higham,
-  // Accuracy and Stability of Numerical Algorithms, section 3.1); 16 leaves room for those of ‖x‖,
-  // ‖c‖ and of the line that makes a bound of them, 1.125 as in the constructor. So a score is
-  // within margin (½‖c‖² + ‖x‖‖c‖) of what it would be without rounding.
+  // Accuracy and Stability of Numerical Algorithms, section 3.1); 16 leaves room for the roundings
+  // of ‖x‖, of ‖c‖ and of the line that makes a bound of them, 1.125 as in the constructor. So a
+  // score is within margin (½‖c‖² + ‖x‖‖c‖) of what it would be without rounding.
   int64_t screen(const SparseRow<T>& row, T norm) {
     multiply_all(row, s_, lower_);
     const T margin = T(1.125) * T(row.count + 16) * kUnit;
@@ -110,7 +110,7 @@ class SparseSearch {
   }
 
   const SparsePlaces<T>& s_;
-  const T* const halves_;  // those of s_
+  const T* const halves_;  // (count), as in s_, and norms_
   const T* const norms_;
   T* const lower_;     // (count): lower bounds of scores
   T* const dense_;     // (stride): the row with its zeros while it is measured, else zeros
@@ -132,7 +132,7 @@ void search_sparse(const km_sparse& rows, const SparsePlaces<T>& s, int64_t begi
     int64_t label = search.label;
     double weight = rows.weights ? rows.weights[i] : 1.0, distance = double(search.distance);
     if (!search.measured && result.sums) {
-      // In double, a product is near enough for the inertia.
+      // From a product in double, whose rounding does not show in the inertia.
       const T* const centroid = s.centroids + label * s.stride;
       distance = larger_of((squares + s.squares[label]) - 2 * row.product(centroid), 0.0);
     } else if (!search.measured) {

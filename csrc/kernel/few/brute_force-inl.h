@@ -21,12 +21,20 @@ inline void read_weights(const km_rows& rows, int64_t first, int count,
 template <int D, typename T>
 inline void to_cosine(const T* block, NearestOfRows<T>& nearest,
                       double (&weights)[Lanes<T>::kRows]) {
-  constexpr int R = Lanes<T>::kRows;
-  for (int s = 0; s < R; ++s) {
-    bool zero = true;
-    for (int j = 0; j < D; ++j) zero &= block[j * R + s] == 0;
-    nearest.distance[s] = zero ? 1 : nearest.distance[s] / 2;
-    if (zero) nearest.label[s] = 0, weights[s] = 0;
+  using V = typename Lanes<T>::Vector;
+  using M = typename Lanes<T>::Mask;
+  constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
+  for (int v = 0; v < kVectors; ++v) {
+    M zero = M{} == M{};
+    for (int j = 0; j < D; ++j) zero &= vector_at(block + j * R + v * W) == V{};
+    const V half = vector_at(nearest.distance + v * W) / 2;
+    const V distance = zero ? V{} + T(1) : half;
+    std::memcpy(nearest.distance + v * W, &distance, sizeof(distance));
+    for (unsigned zeros = bits_of<T>(zero); zeros; zeros &= zeros - 1) {
+      const int s = v * W + __builtin_ctz(zeros);
+      nearest.label[s] = 0;
+      weights[s] = 0;
+    }
   }
 }
 

@@ -91,6 +91,7 @@ template <typename T, int D>
 void scan(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
           const Result<T>& result, T* block, const SumCopies& sums) {
   constexpr int R = Lanes<T>::kRows;
+  const int64_t k = sums.k;
   double inertia[kSumLanes] = {};
   T not_finite[kSumLanes] = {};  // Σ 0 ‖x - c‖²: 0, or NaN once a distance is not finite
   int64_t changed = 0;
@@ -100,7 +101,7 @@ void scan(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     const km_rows batch = rows_of(rows, first, count, block + R * D);
     load_block<T, D>(batch, block);
-    find_nearest_of_rows<D>(block, centroids, sums.k, D, 1, nearest);
+    find_nearest_of_rows<D>(block, centroids, k, D, 1, nearest);
     read_weights<T>(rows, first, count, weights);
     if (rows.cosine) to_cosine<D>(block, nearest, weights);
     changed += note_labels(result, first, count, nearest.label);

@@ -67,8 +67,8 @@ class CellSort {
   // The box of all rows; false where a number is not finite or too large.
   bool measure(Box<T, D>& box) const {
     std::vector<Box<T, D>> boxes(static_cast<size_t>(parts_));
-    std::vector<char> within(static_cast<size_t>(parts_),
-                             true);  // not bool: threads write neighbors at once
+    // Not bool, which has eight elements to a byte: threads write at the same time.
+    std::vector<char> within(static_cast<size_t>(parts_), true);
     in_parallel(parts_, [&](int64_t p) {
       Box<T, D> of_part;
       bool all_within = true;

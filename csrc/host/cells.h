@@ -59,8 +59,8 @@ class Cells {
   }
 
   // Cells by place of rows (count, D) that lie in the box: cells (count). No place is negative,
-  // since no row is below low; a place that
-  // rounding makes one too large does no harm: boxes of a tree are made from rows, not from cells.
+  // since no row is below low; a place that rounding makes one too large does no harm, since boxes
+  // of a tree are made from rows, not from cells.
   void find(const T* rows, int64_t count, uint8_t* cells) const {
     T low[D], scale[D];
     int last[D], step[D];  // stores to bytes may change members, as compilers see it, not these
@@ -89,6 +89,8 @@ class Cells {
     int across[D] = {};   // how many cuts are across a side
   };
 
+  // Cuts until there are cells enough, and counts them. Doubling the number of cells by each cut
+  // keeps them as close to cubes as a box allows: a leaf of rows then has a small box.
   Cuts cut(const Box<T, D>& box, int64_t at_least) {
     Cuts cuts;
     T side[D];

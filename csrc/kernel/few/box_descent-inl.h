@@ -4,8 +4,8 @@
 // All rows of a box with one candidate belong to it, and the moments of the box are added at once.
 //
 // With z the candidate nearest to the middle of a box, a candidate c is pruned if even the corner
-// of the box that lies farthest in the direction c - z is closer to z. With a = z - middle, b = c -
-// middle and the box's half sides h, this is so if
+// of the box that lies farthest in the direction c - z is closer to z. With a = z - middle and
+// b = c - middle and the box's half sides h, this is so if
 //
 //   ‖b‖² - ‖a‖² > 2 Σ |b_j - a_j| h_j
 //
@@ -131,8 +131,8 @@ class BoxDescent {
     ++to.count;
   }
 
-  // Assigns all rows of a box to one centroid c = centroid label. About its middle m, with e = c -
-  // m and the moments W = Σ w, S = Σ w (x - m):
+  // Assigns all rows of a box to one centroid c, whose number is label. About the middle m of the
+  // box, with e = c - m and the moments W = Σ w and S = Σ w (x - m):
   //
   //   Σ w x = S + W m,   Σ w ‖x - c‖² = Σ w ‖x - m‖² + Σ_j e_j (W e_j - 2 S_j)
   void assign_box(int level, int64_t node, int32_t label) {

@@ -21,12 +21,20 @@ inline void read_weights(const km_rows& rows, int64_t first, int count,
 template <int D, typename T>
 inline void to_cosine(const T* block, NearestOfRows<T>& nearest,
                       double (&weights)[Lanes<T>::kRows]) {
-  constexpr int R = Lanes<T>::kRows;
-  for (int s = 0; s < R; ++s) {
-    bool zero = true;
-    for (int j = 0; j < D; ++j) zero &= block[j * R + s] == 0;
-    nearest.distance[s] = zero ? 1 : nearest.distance[s] / 2;
-    if (zero) nearest.label[s] = 0, weights[s] = 0;
+  using V = typename Lanes<T>::Vector;
+  using M = typename Lanes<T>::Mask;
+  constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
+  for (int v = 0; v < kVectors; ++v) {
+    M zero = M{} == M{};
+    for (int j = 0; j < D; ++j) zero &= vector_at(block + j * R + v * W) == V{};
+    const V half = vector_at(nearest.distance + v * W) / 2;
+    const V distance = zero ? V{} + T(1) : half;
+    std::memcpy(nearest.distance + v * W, &distance, sizeof(distance));
+    for (unsigned zeros = bits_of<T>(zero); zeros; zeros &= zeros - 1) {
+      const int s = v * W + __builtin_ctz(zeros);
+      nearest.label[s] = 0;
+      weights[s] = 0;
+    }
   }
 }
 
@@ -83,6 +91,7 @@ template <typename T, int D>
 void scan(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
           const Result<T>& result, T* block, const SumCopies& sums) {
   constexpr int R = Lanes<T>::kRows;
+  const int64_t k = sums.k;
   double inertia[kSumLanes] = {};
   T not_finite[kSumLanes] = {};  // Σ 0 ‖x - c‖²: 0, or NaN once a distance is not finite
   int64_t changed = 0;
@@ -92,7 +101,7 @@ void scan(const km_rows& rows, const T* centroids, int64_t begin, int64_t end,
     const int count = static_cast<int>(least_of<int64_t>(R, end - first));
     const km_rows batch = rows_of(rows, first, count, block + R * D);
     load_block<T, D>(batch, block);
-    find_nearest_of_rows<D>(block, centroids, sums.k, D, 1, nearest);
+    find_nearest_of_rows<D>(block, centroids, k, D, 1, nearest);
     read_weights<T>(rows, first, count, weights);
     if (rows.cosine) to_cosine<D>(block, nearest, weights);
     changed += note_labels(result, first, count, nearest.label);

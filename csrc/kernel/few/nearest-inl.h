@@ -46,14 +46,16 @@ struct NearestOfRows {
 
 // Compares the rows of a block with count centroids, KM_CENTROIDS at a time: with kVectors vectors
 // of rows, so many sums fill the registers of the instruction set. Always inline, since of_centroid
-// and of_feature are constants of each caller.
+// and of_feature are constants of each caller. count is a reference, which leaves open to the
+// compiler how many centroids are left for the second loop: knowing that these are fewer than
+// KM_CENTROIDS, compilers unroll the loop, and the nearest centroids leave the registers.
 template <int D, typename T>
 [[gnu::always_inline]] inline void find_nearest_of_rows(
-    const T* block,       // (D, kRows)
-    const T* centroids,   // feature j of centroid c at c * of_centroid + j * of_feature
-    int64_t count,        // centroids: at least 1
-    int64_t of_centroid,  // numbers from one centroid to the next
-    int64_t of_feature,   // numbers from one feature to the next
+    const T* block,        // (D, kRows)
+    const T* centroids,    // feature j of centroid c at c * of_centroid + j * of_feature
+    const int64_t& count,  // centroids: at least 1
+    int64_t of_centroid,   // numbers from one centroid to the next
+    int64_t of_feature,    // numbers from one feature to the next
     NearestOfRows<T>& rows) {
   Nearest<T> nearest;
   int64_t c = 0;

@@ -110,8 +110,8 @@ struct Block {
     if (bounds.steps) bounds.clear(i, 1);
   }
 
-  // Starts from the labels of the last call, and writes them where the result has others: rows that
-  // bounds prove are not written to later.
+  // Starts from the labels of the last call, and writes a label where the result has another one:
+  // rows that bounds prove are not written to later.
   void start_at_labels(int64_t* labels) {
     for (int i = 0; i < rows.count; ++i) {
       const int64_t label = previous_label(search, labels, rows.first + i);
@@ -145,8 +145,8 @@ struct Block {
     return which;
   }
 
-  // Measures a set of rows against their nearest centroids so far. Returns those whose label the
-  // gap of that centroid proves: d(x, c)² <= (½ d(c, c'))² for every other centroid c'.
+  // Measures a set of rows against their nearest centroids so far. Returns the rows whose label
+  // the gap of that centroid proves: d(x, c)² <= (½ d(c, c'))² for every other centroid c'.
   uint64_t measure_assigned(uint64_t wanted) {
     constexpr int kTogether = 4;  // of squared_distances
     rows.read(wanted);

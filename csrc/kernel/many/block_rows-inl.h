@@ -10,7 +10,8 @@ namespace km::KM_TARGET {
 namespace {
 
 // At most kBlock rows that are searched together. A set of rows is a uint64_t, a bit each. The
-// constructor is the maker; read and find_coordinates fill in what the search turns out to need.
+// constructor is the maker; read and find_coordinates fill in rows and coordinates once a search
+// needs them.
 template <typename T>
 struct BlockRows {
   // Rows begin to begin + size of x, 1 <= size <= kBlock; reads nothing yet.
@@ -27,8 +28,8 @@ struct BlockRows {
   // The set of all rows.
   uint64_t every() const { return ~uint64_t{0} >> (kBlock - count); }
 
-  // Makes `row` valid for a set of rows: points to them where they are if they can be used there,
-  // else copies those that are not copied yet (converted, padded by zeros, for cosine normalized).
+  // Makes `row` valid for a set of rows: points into x if x can be used as it stands, else
+  // copies the rows that are not copied yet (converted, padded by zeros, for cosine normalized).
   void read(uint64_t wanted) {
     if (can_be_read_in_place(all_, search.places.stride)) {
       pitch_ = all_.row_stride;

@@ -18,7 +18,7 @@ class CandidateGroups {
   // groups: memory for all groups of centroids and one more.
   CandidateGroups(Block<T>& block, NearGroup* groups) : block_(block), groups_(groups) {}
 
-  // Takes the upper bounds of a set of rows as they are now. Rows that are not among any `limit`
+  // Takes the present upper bounds of a set of rows. Rows that no call of `limit` names
   // have no candidates; neither have rows for which bounds do not hold.
   void limit(uint64_t rows) {
     for (; rows; rows &= rows - 1) limit_row(__builtin_ctzll(rows));
@@ -32,10 +32,11 @@ class CandidateGroups {
     const LowerBounds& bounds = block_.search.bounds;
     if (bounds.rebase) block_.bounds.rebase();
     const uint64_t known = known_;
-    return collect(bounds.groups, [&](int64_t g) { return NearGroup{near_rows(known, g), g}; });
+    return collect(bounds.groups,
+                   [&](int64_t g) { return NearGroup{candidate_rows(known, g), g}; });
   }
 
-  // Keeps of the groups that were found what is near the unproven rows; `lowered`: rows whose upper
+  // Keeps of the candidate groups only pairs with unproven rows; `lowered`: rows whose upper
   // bounds may be lower now, and are compared again.
   void find_again(uint64_t unproven, uint64_t lowered) {
     lowered &= known_;
@@ -43,12 +44,12 @@ class CandidateGroups {
     collect(count_, [&](int64_t n) {
       const NearGroup before = groups_[n];
       uint64_t rows = before.rows & unproven;
-      if (before.rows & lowered) rows |= near_rows(before.rows & lowered, before.group);
+      if (before.rows & lowered) rows |= candidate_rows(before.rows & lowered, before.group);
       return NearGroup{rows, before.group};
     });
   }
 
-  // Whether the candidates are so few that one by one they cost less than a tile of all centroids.
+  // Whether the candidates are so few that single pairs cost less than a tile of all centroids.
   bool few() const {
     const Search<T>& s = block_.search;
     const float cost =
@@ -78,7 +79,8 @@ class CandidateGroups {
     compared_ = queue.compared();
     return pairs_;
   }
-  // After search: the set of rows that were measured against other centroids than theirs.
+  // After search: the set of rows that were measured against other centroids than the nearest so
+  // far.
   uint64_t compared() const { return compared_; }
 
  private:
@@ -98,19 +100,19 @@ class CandidateGroups {
   }
 
   // The rows of a set for which a group is a candidate.
-  uint64_t near_rows(uint64_t rows, int64_t group) const {
+  uint64_t candidate_rows(uint64_t rows, int64_t group) const {
     const uint8_t drift = block_.search.bounds.drift_above[group];
     return rows & (beyond_bytes_ | below(block_.bounds.of_group(group), limit_, drift));
   }
 
-  // Lists the groups near(0), .. near(groups - 1) that have rows, without a branch. Returns the
-  // rows of all of them.
-  template <typename Near>
-  uint64_t collect(int64_t groups, const Near& near) {
+  // Lists the groups group_at(0), .. group_at(groups - 1) that have rows, without a branch. Returns
+  // the rows of all listed groups.
+  template <typename GroupAt>
+  uint64_t collect(int64_t groups, const GroupAt& group_at) {
     uint64_t all = 0;
     int64_t count = 0, pairs = 0;
     for (int64_t n = 0; n < groups; ++n) {
-      const NearGroup group = near(n);
+      const NearGroup group = group_at(n);
       groups_[count] = group;
       count += group.rows != 0;
       pairs += __builtin_popcountll(group.rows);
@@ -122,16 +124,16 @@ class CandidateGroups {
   }
 
   // Calls call(rows, place) for each centroid of each candidate group. The bounds of these rows and
-  // groups start from the highest byte: each centroid lowers them by what the call finds.
+  // groups start from the highest byte: each call lowers the bounds again.
   template <typename Call>
   void for_each_centroid(const Call& call) {
     const Search<T>& s = block_.search;
     for (int64_t n = 0; n < count_; ++n) {
-      const NearGroup near = groups_[n];
-      fill_up(block_.bounds.of_group(near.group), near.rows);
-      const int64_t end = least_of(s.places.k, (near.group + 1) * s.bounds.together);
-      for (int64_t place = near.group * s.bounds.together; place < end; ++place)
-        call(near.rows, place);
+      const NearGroup near_group = groups_[n];
+      fill_up(block_.bounds.of_group(near_group.group), near_group.rows);
+      const int64_t end = least_of(s.places.k, (near_group.group + 1) * s.bounds.together);
+      for (int64_t place = near_group.group * s.bounds.together; place < end; ++place)
+        call(near_group.rows, place);
     }
   }
 

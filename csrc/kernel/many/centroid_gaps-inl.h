@@ -1,4 +1,5 @@
-// Gaps between centroids, ¼ d(c, c')², from the scores of centroids with each other.
+// Gaps between centroids, ¼ d(c, c')², from the scores of pairs of centroids: k² products of few
+// coordinates instead of distances of all features. Rounded down, as a gap proves labels.
 #pragma once
 
 #include "kernel/many/scores-inl.h"
@@ -8,8 +9,8 @@ namespace {
 
 // Gaps (see struct Gaps) of the centroids at places begin to end, begin a multiple of
 // kMostRowsInLanes; k of count places hold a centroid. Centroids stand in the lanes as rows do in
-// other tiles. A score of two centroids is z·z' - ½‖c'‖², and own = -½‖c‖², so
-//     -½ (own + score) = ¼ (‖c‖² + ‖c'‖² - 2 z·z') <= ¼ d(c, c')².
+// other tiles. A score of two centroids is z·z' - ½‖c'‖², and offset = -½‖c‖², so
+//     -½ (offset + score) = ¼ (‖c‖² + ‖c'‖² - 2 z·z') <= ¼ d(c, c')².
 // nearest (count); pairwise (k, count) and closest_of_sixteen (k, blocks) may be null together;
 // pairs (pitch, kMostRowsInLanes) is scratch.
 inline void separate(const Coordinates& c, int64_t k, int64_t count, int64_t blocks, int64_t begin,
@@ -23,9 +24,9 @@ inline void separate(const Coordinates& c, int64_t k, int64_t count, int64_t blo
         c.pitch, [&](int r) { return c.of_centroids + place_of(r) * c.pitch; },
         [&](int r) { return c.units[place_of(r)]; });
     const int64_t lanes_in_use = least_of<int64_t>(kRowsInLanes, count - first);
-    float own[kRowsInLanes], least[kRowsInLanes], of_sixteen[kRowsInLanes];
+    float offset[kRowsInLanes], least[kRowsInLanes], of_sixteen[kRowsInLanes];
     for (int r = 0; r < kRowsInLanes; ++r) {
-      own[r] = r < lanes_in_use ? c.offsets[first + r] : -kInfinity;
+      offset[r] = r < lanes_in_use ? c.offsets[first + r] : -kInfinity;
       least[r] = of_sixteen[r] = kInfinity;
     }
     for (int64_t place = 0; place < k; place += kCentroidsInTurn) {
@@ -35,7 +36,7 @@ inline void separate(const Coordinates& c, int64_t k, int64_t count, int64_t blo
         float gaps[kRowsInLanes];
         for (int v = 0; v < kRowVectors; ++v) store(gaps + v * kLanes, score[i][v]);
         for (int r = 0; r < kRowsInLanes; ++r) {
-          const float quarter = (-0.5f * (own[r] + gaps[r]) - 2 * kTiny * kTiny) / c.slack;
+          const float quarter = (-0.5f * (offset[r] + gaps[r]) - 2 * kTiny * kTiny) / c.slack;
           gaps[r] = first + r == place + i ? kInfinity : quarter;
           of_sixteen[r] = least_of(of_sixteen[r], gaps[r]);
         }

@@ -2,7 +2,7 @@
 //
 // A row z becomes q = z / unit, rounded, with unit = ‖z‖ / kWhole, so that the product of two rows
 // is a sum of 32 bits that cannot overflow (‖q‖² is about kWhole² < 2^30). Rounding moves z by half
-// a unit at most in each coordinate: by ½ √(2 width) / kWhole of its length, which
+// a unit at most in each coordinate: by ½ √numbers / kWhole of its length, which
 // Coordinates.margin allows for. Along directions, a last coordinate is the norm of what the
 // directions leave out:
 //
@@ -40,8 +40,8 @@ inline void round_row(const float* numbers, int64_t count, float unit, int64_t p
   for (int64_t pair = count / 2; pair < pitch; ++pair) pairs[pair] = 0;
 }
 
-// Adds to score the products of R rows (width) with sixteen others, a panel (width, 16). The sums
-// are local so that they stay in registers.
+// Adds to score the products of R rows (width) with sixteen directions, a panel (width, 16). The
+// sums are local, which keeps them in registers.
 template <int R>
 inline void add_products(const float* const (&row)[R], const float* panel, int64_t width,
                          Sixteen<float> (&score)[R]) {

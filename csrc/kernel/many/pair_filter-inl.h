@@ -19,7 +19,7 @@ namespace {
 template <typename T>
 class PairFilter {
  public:
-  // Copies what is known of the rows now; survivors are added to the queue.
+  // Copies the present terms of all rows; pairs that survive the screen go to the queue.
   PairFilter(const Block<T>& block, PairQueue<T>& queue) : block_(block), queue_(queue) {
     for (int i = 0; i < block.rows.count; ++i) {
       row_terms_[i][0] = block.rows.unit[i];
@@ -37,8 +37,8 @@ class PairFilter {
         row_[p] = __builtin_ctzll(rows);
         place_[p] = static_cast<int32_t>(place);
         bound_[p] = bounds + row_[p];
-        const uint64_t others = rows & (rows - 1);
-        rows = others ? others : rows;
+        const uint64_t later = rows & (rows - 1);
+        rows = later ? later : rows;
       }
       multiply(count_, place);
       count_ += least_of(left, kTogether);
@@ -59,7 +59,7 @@ class PairFilter {
   static constexpr int kTogether = 4;  // pairs whose sums are in registers
   static constexpr int kMost = 512;    // pairs that wait: products stay in the first-level cache
   static constexpr int kRoom =
-      kMost + kBlock + kLanes;  // one `add` beyond kMost, and its last four
+      kMost + kBlock + kLanes;  // one `add` beyond kMost, rounded up to sixteen
 
   // z_x·z_c, in units of both, of four pairs from `first` on with the centroid at a place.
   void multiply(int first, int64_t place) {
@@ -77,8 +77,8 @@ class PairFilter {
     totals(sums, product_ + first);
   }
 
-  // Of sixteen pairs from `first` on (`pairs`: the lanes in use), those whose score is high enough
-  // go on to the queue. The scores of the others become lower bounds of their groups: the distance
+  // Of sixteen pairs from `first` on (`pairs`: the lanes in use), pairs whose score is high enough
+  // go on to the queue. The scores of all other pairs lower the bounds of their groups: a distance
   // is at least √(norm_below - 2 score).
   void screen(int first, unsigned pairs) {
     const LowerBounds& bounds = block_.search.bounds;
@@ -87,17 +87,18 @@ class PairFilter {
     gather(bounds.terms, place_ + first, of_centroid);
     Sixteen<float> score = of_centroid[1];
     add_products(score, as_floats(load(product_ + first)), times(of_row[0], of_centroid[0]));
-    const unsigned near = at_least(score, of_row[1]) & pairs;
-    const Bytes steps = to_steps(only(pairs & ~near, times_plus(score, -2, of_row[2]), kTooLarge),
-                                 bounds.per_step, minus(of_centroid[2], of_row[3]));
+    const unsigned candidates = at_least(score, of_row[1]) & pairs;
+    const Bytes steps =
+        to_steps(only(pairs & ~candidates, times_plus(score, -2, of_row[2]), kTooLarge),
+                 bounds.per_step, minus(of_centroid[2], of_row[3]));
     for (int r = 0; r < kLanes; ++r) {
       uint8_t& kept = block_.bounds.steps[bound_[first + r]];
       const uint8_t before = kept;
       kept = steps[r] < before ? steps[r] : before;
     }
     float scores[kLanes];
-    if (near) store(scores, score);
-    for (unsigned left = near; left; left &= left - 1) {
+    if (candidates) store(scores, score);
+    for (unsigned left = candidates; left; left &= left - 1) {
       const int r = __builtin_ctz(left);
       queue_.add(row_[first + r], place_[first + r], scores[r]);
     }

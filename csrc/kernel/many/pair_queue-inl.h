@@ -7,14 +7,16 @@ namespace km::KM_TARGET {
 namespace {
 
 // Collects pairs, and measures them four at a time once the queue is full: distances of four pairs
-// are computed together, and a nearer centroid that an early pair finds discards later ones.
+// are computed together, and a nearer centroid that an early pair finds discards later ones. Pairs
+// are measured in the order of `add`; among equal distances the lower index wins, so that the order
+// does not show in the labels.
 template <typename T>
 class PairQueue {
  public:
   explicit PairQueue(Block<T>& block) : block_(block) {}
 
-  // Row i (0 to kBlock - 1) with the centroid at a place; its score, or infinity where there is
-  // none.
+  // Row i (0 to kBlock - 1) with the centroid at a place; its score, or infinity for
+  // a pair without a score.
   void add(int i, int64_t place, float score) {
     row_[count_] = static_cast<uint8_t>(i);
     place_[count_] = static_cast<int32_t>(place);
@@ -50,7 +52,7 @@ class PairQueue {
   uint64_t compared() const { return compared_; }
 
  private:
-  static constexpr int kMost = 512;  // pairs in the queue: its arrays stay in the first-level cache
+  static constexpr int kMost = 512;    // pairs in the queue: 4.5 KiB, in the first-level cache
   static constexpr int kTogether = 4;  // of squared_distances
 
   // Measures up to four pairs of the queue, in their order.

@@ -1,7 +1,14 @@
-// The steps that strategies are built of: proofs of labels, screens, and searches of what is left.
+// The steps that strategies are built of: proofs of labels, screens, and searches of all centroids.
 //
 // "Unproven" is a set of rows of a block, a bit each, that other centroids than the nearest so far
-// may be nearer to. Each proof or screen returns the rows that stay unproven.
+// may be nearer to. Each proof or screen returns the rows that stay unproven:
+//
+//     every row --proof--> unproven --screens--> unproven --tiles or candidate groups--> decided
+//                  |                     |
+//               proven                decided
+//
+// A proof settles a label without another centroid; a screen leaves few centroids to decide among,
+// and decides. No step depends on the order of rows, so that strategies differ in time alone.
 #pragma once
 
 #include "kernel/many/candidate_groups-inl.h"
@@ -17,7 +24,7 @@ struct BlockSearch {
   const Result<T>& result;
   const Scratch<T>& scratch;
   Seen& seen;
-  const bool exact;  // distances of rows are wanted, or sums that rest on them
+  const bool exact;  // the result wants distances of rows, or sums, whose inertia needs distances
 };
 
 // Proof by distances: measures each row against its centroid of the last call; proven by the gap of
@@ -41,8 +48,8 @@ uint64_t prove_by_upper_bounds(const BlockSearch<T>& b) {
 }
 
 // The places whose gap to the centroid of row i is less than the row's squared distance to that
-// centroid: only they can be nearer (Elkan, lemma 1). places (most + kLanes) gets them; returns how
-// many, above `most` where the count was given up.
+// centroid: no other place can hold a nearer centroid (Elkan, lemma 1). places (most + kLanes) is
+// written; returns how many, above `most` where the count was given up.
 template <typename T>
 int find_within_gaps(const Block<T>& block, int i, int most, int32_t* places) {
   const Search<T>& s = block.search;
@@ -51,9 +58,9 @@ int find_within_gaps(const Block<T>& block, int i, int most, int32_t* places) {
   const float distance = static_cast<float>(block.distance[i]);
   int count = 0;
   for (int64_t sixteens = 0; sixteens < s.gaps.blocks && count <= most; sixteens += kLanes)
-    for (unsigned near = below(of_sixteen + sixteens, distance); near && count <= most;
-         near &= near - 1) {
-      const int64_t first = (sixteens + __builtin_ctz(near)) * kLanes;
+    for (unsigned closer = below(of_sixteen + sixteens, distance); closer && count <= most;
+         closer &= closer - 1) {
+      const int64_t first = (sixteens + __builtin_ctz(closer)) * kLanes;
       for (unsigned left = below(pairwise + first, distance); left; left &= left - 1)
         places[count++] = static_cast<int32_t>(first) + __builtin_ctz(left);
     }

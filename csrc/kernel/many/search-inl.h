@@ -1,5 +1,5 @@
-// The E-step for many features: block by block, a strategy finds the labels, which then are
-// written.
+// The E-step for many features: block by block, a strategy finds the labels, and write_results
+// stores them.
 #pragma once
 
 #include "kernel/many/strategies-inl.h"
@@ -9,7 +9,9 @@ namespace {
 
 // Writes the labels, distances and upper bounds of the measured rows of a block, adds their
 // weighted distances to the inertia and their changes of label to the result. moves: memory for
-// moves, of which seen.moves are written already; or null.
+// moves, of which seen.moves are written already; or null. A row for which bounds do not hold (an
+// overflow) is decided here, among all centroids, and its upper bound is infinite. A zero row under
+// the cosine metric gets label 0, distance 1 and no weight.
 template <typename T>
 void write_results(const km_rows& rows, Block<T>& block, const Result<T>& result, Move* moves,
                    Seen& seen) {
@@ -49,7 +51,8 @@ void write_results(const km_rows& rows, Block<T>& block, const Result<T>& result
   *result.inertia += sum;
 }
 
-// Rows begin to begin + count, one block.
+// Rows begin to begin + count, one block: 1 <= count <= kBlock, begin a multiple of kBlock. Rows
+// that the strategy has not measured keep their labels, and are not read.
 template <typename T>
 void search_block(const km_rows& rows, const Search<T>& s, Strategy<T> strategy, int64_t begin,
                   int count, const Result<T>& result, const Scratch<T>& scratch, Seen& seen) {
@@ -58,7 +61,8 @@ void search_block(const km_rows& rows, const Search<T>& s, Strategy<T> strategy,
   if (block.measured) write_results(rows, block, result, scratch.moves, seen);
 }
 
-// See Kernel::search.
+// See Kernel::search. The strategy is the same for all blocks of a call, which is what makes it
+// possible to say from Search<T> alone which bounds a call reads and writes.
 template <typename T>
 void search_rows(const km_rows& rows, const Search<T>& s, int64_t begin, int64_t end,
                  const Result<T>& result, const Scratch<T>& scratch, Seen& seen) {

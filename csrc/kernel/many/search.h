@@ -1,4 +1,4 @@
-// What a search for the nearest of many-featured centroids is given, and what it reports.
+// The inputs and outputs of a search for the nearest centroid of rows of many features.
 //
 // Search<T> has five structs for the bounds and the data they rest on. The host fills each of them
 // once per E-step (or per call of k-means++), before the kernel runs; the kernel reads sizes and
@@ -13,7 +13,7 @@
 
 namespace km {
 
-// The centroids, in the order of their groups. A place is a position in that order: it holds a
+// The centroids, in the order of their groups. A place is a position in that order, and holds a
 // centroid, or (from k on) zeros that fill up sixteen. Centroids of one group are neighbors in
 // space and stand side by side.
 template <typename T>
@@ -66,7 +66,7 @@ struct RowCoordinates {
 struct LowerBounds {
   uint8_t* steps;              // (n / kBlock rounded up, groups, kBlock), 0 to 255; or null
   float* base;                 // (n rounded up to blocks), in steps; may be negative
-  int64_t groups, together;    // groups of `together` places, the last one short; groups >= 1
+  int64_t groups, together;    // groups of `together` places, the last one short; 0 without steps
   const int32_t* group_of;     // (places), 0 to groups - 1
   float per_step;              // steps per unit of distance, above 0
   const uint8_t* drift_above;  // (groups), in steps, rounded up: 0 to kMostSteps
@@ -74,7 +74,7 @@ struct LowerBounds {
   const float (*terms)[4];     // (places): Coordinates.units, .offsets, drift_below of the group, 0
   const uint8_t* rebase;       // (groups): steps to take off all bounds of a group before they are
                                // read, when its drift would not fit into a byte; or null
-  bool valid;                  // steps and base hold bounds for the labels of the last call
+  bool valid;  // steps and base hold bounds that go with the labels of the last call
 };
 
 // Gaps between centroids, ¼ d(c, c')² each: rounded down, so that rounding never discards. A row
@@ -105,7 +105,7 @@ struct Search {
   LowerBounds bounds;
   Gaps gaps;
   UpperBounds upper;
-  int32_t* labels;  // (n), 0 to k - 1: those of the last call, which the kernel keeps up; or null
+  int32_t* labels;  // (n), 0 to k - 1: labels of the last call, which the kernel updates; or null
 };
 
 // A row whose label has changed. The kernel makes it.
@@ -137,7 +137,7 @@ struct Scratch {
 struct Seen {
   int64_t pairs;     // pairs of a row and a centroid that were scored or measured
   int64_t plain;     // rows whose label the gaps proved
-  int64_t compared;  // rows measured against other centroids than theirs
+  int64_t compared;  // rows measured against other centroids than that of their label
   int64_t moves;     // entries of Scratch.moves
 };
 

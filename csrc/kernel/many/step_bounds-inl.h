@@ -56,7 +56,7 @@ struct StepBounds {
     kept = least_of(kept, in_steps(i, group, distance));
   }
 
-  // Takes off every bound what its group's drift is rebased by.
+  // Subtracts from every bound, down to 0, the steps that the drift of its group is rebased by.
   void rebase() const {
     for (int64_t group = 0; group < all.groups; ++group)
       take_off(of_group(group), all.rebase[group]);

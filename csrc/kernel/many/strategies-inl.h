@@ -1,8 +1,9 @@
 // The strategies of a search: which bounds a block is searched by, and which it writes.
 //
-// One is chosen per call, from what the host has filled in of Search<T>. Names say what is read;
-// "and_bound" says that lower bounds are written for the first time. Every strategy but the first
-// leaves what write_results needs to write upper bounds, where they are kept (UpperBounds.reach).
+// One is chosen per call, from what the host has filled in of Search<T>. Names say which bounds are
+// read; "and_bound" says that lower bounds are written for the first time. Every strategy but the
+// first leaves the distances from which write_results writes upper bounds, where they are kept
+// (UpperBounds.reach).
 //
 //     strategy                          reads                          writes lower bounds
 //     try_all_centroids                 nothing                        none are kept
@@ -14,21 +15,25 @@
 //     search_by_lower_bounds            labels, nearest gaps, lower    of candidate groups
 //     search_by_upper_and_lower_bounds  the same and upper bounds      of candidate groups
 //
-// Gaps are read where there are any (Gaps.nearest or pairwise not null). A strategy goes from the
-// cheapest proof to the dearest: upper bounds against gaps (no row is read), measured distances
-// against gaps, lower bounds of groups, scores of coordinates, and at last the deciding distance.
+// Gaps are read where there are any (Gaps.nearest or pairwise not null). Where candidate groups are
+// too many, the last two search tiles, and write the lower bounds of all groups. A strategy goes
+// from the cheapest proof to the dearest: upper bounds against gaps (no row is read), measured
+// distances against gaps, lower bounds of groups, scores of coordinates, and at last the deciding
+// distance.
 //
-// Where a further screen goes. A screen discards pairs of a row and a centroid, cheaper than the
-// next one, and never decides. Products of 8 bits, for example:
-//   - of tiles: a pass over 8-bit coordinates before score_rows (scores-inl.h) in Tile::search,
-//   after
-//     which only turns of centroids with a high enough rough score are scored by 16 bits;
-//   - of candidate groups: a class with PairFilter's `add` and `finish` that hands its survivors to
-//     PairFilter, put between in CandidateGroups::search;
-//   - the coordinates: a field beside Coordinates.of_centroids, with a margin of its own in
-//     margins-inl.h, rounded in coordinates-inl.h, and RowCoordinates beside it;
-//   - its cost in costs-inl.h, if it does not always pay; then a strategy here that calls it, and a
-//     line in strategy_for.
+// Where a further screen goes. A screen discards pairs of a row and a centroid at less cost than
+// the next screen, and never decides. Products of 8 bits, for example, are
+//   - in tiles: a pass in Tile::search before score_rows (scores-inl.h), which then skips the turns
+//     of centroids whose rough scores are all too low; the rough score, raised by its margin,
+//     bounds the group in Tile::screen_and_bound;
+//   - in candidate groups: a class with `add` and `finish` like PairFilter, whose survivors go to
+//     PairFilter; CandidateGroups::search puts the two in a row;
+//   - their coordinates: fields beside Coordinates.of_centroids and RowCoordinates.coordinates,
+//     rounded in coordinates-inl.h, with a margin in margins-inl.h;
+//   - their cost: in costs-inl.h, if the screen does not always pay.
+// A screen of whole rows, before all of that, is a function in screens-inl.h that takes and returns
+// unproven rows, called by the strategies that have what it reads; a new quantity to read is a new
+// strategy, and a line in strategy_for.
 #pragma once
 
 #include "kernel/many/screens-inl.h"

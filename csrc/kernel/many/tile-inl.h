@@ -5,8 +5,8 @@
 //
 //                     lane 0    lane 1    ...    lane 31      (rows of the block: rows_[0], ...)
 //     place 0       [  score  |  score  |      |  score  ]  |
-//     place 1       [         |         |      |         ]  |  group 0: its highest score that is
-//       ...                                                 |  not a candidate's bounds the group
+//     place 1       [         |         |      |         ]  |  group 0: bounded by its highest
+//       ...                                                 |  score below the row's least score
 //     place t - 1   [         |         |      |         ]  |
 //     place t       [         |         |      |         ]  |  group 1; t = LowerBounds.together
 //       ...
@@ -19,7 +19,7 @@
 namespace km::KM_TARGET {
 namespace {
 
-// TopTwo of all rows of a tile, in memory. Made by its constructor.
+// TopTwo of all rows of a tile, in memory. `take` is the maker.
 struct TopTwoInMemory {
   void take(const TopTwo (&top)[kRowVectors]) {
     for (int v = 0; v < kRowVectors; ++v) {
@@ -49,7 +49,8 @@ class Tile {
   // beside labels; else a row whose highest score is clear of the second gets a bound for distance.
   void search(bool warm, bool exact, PairQueue<T>& queue) {
     const Search<T>& s = block_.search;
-    // Along directions a score leaves the distance open; and a later run of places needs it.
+    // Along directions a score leaves the distance open, and a second run of places compares with
+    // it.
     exact |= s.places.k > kMostPlaces || s.coordinates.directions;
     for (int64_t begin = 0; begin < s.places.k; begin += kMostPlaces) {
       const int64_t end = least_of(s.places.k, begin + kMostPlaces);
@@ -67,8 +68,8 @@ class Tile {
   }
 
  private:
-  // Gives each row a nearest centroid so far: the one it has (warm), or that of the highest score.
-  // Sets the base of its lower bounds.
+  // Gives each row a nearest centroid so far: the last call's (warm), or the one of the highest
+  // score. Sets the base of its lower bounds.
   void start(bool warm, bool exact) {
     for (int r = 0; r < count_; ++r) {
       const int i = rows_[r];
@@ -97,7 +98,7 @@ class Tile {
   }
 
   // Measures the centroids of the highest scores. Sets the least score of each row, and which rows
-  // are open: those where still more than one centroid has a score that high.
+  // are open: rows of which still more than one centroid has a score that high.
   void decide_top(bool exact) {
     open_ = 0;
     for (float& score : least_score_) score = kInfinity;
@@ -108,10 +109,10 @@ class Tile {
       if (place != block_.nearest[i] && top_.highest[r] >= block_.least_score[i])
         block_.decide(i, place);
       if (exact && top_.second[r] >= block_.least_score[i]) block_.decide(i, top_.second_place[r]);
-      const bool others = top_.second[r] >= block_.least_score[i];
-      if (others && !exact) block_.set_nearest(i, place, block_.distance_to(i, place));
+      const bool several = top_.second[r] >= block_.least_score[i];
+      if (several && !exact) block_.set_nearest(i, place, block_.distance_to(i, place));
       least_score_[r] = block_.least_score[i];
-      open_ |= uint32_t{others} << r;
+      open_ |= uint32_t{several} << r;
     }
   }
 
@@ -121,11 +122,11 @@ class Tile {
     for (int v = 0; v < kRowVectors; ++v) least[v] = load(least_score_ + v * kLanes);
     const float* scores = scores_;
     for (; begin < end; ++begin, scores += kRowsInLanes) {
-      uint32_t near = 0;
+      uint32_t candidates = 0;
       for (int v = 0; v < kRowVectors; ++v)
-        near |= at_least(load(scores + v * kLanes), least[v]) << (v * kLanes);
-      for (near &= open_; near; near &= near - 1) {
-        const int r = __builtin_ctz(near);
+        candidates |= at_least(load(scores + v * kLanes), least[v]) << (v * kLanes);
+      for (candidates &= open_; candidates; candidates &= candidates - 1) {
+        const int r = __builtin_ctz(candidates);
         queue.add(rows_[r], begin, scores[r]);
       }
     }
@@ -148,11 +149,11 @@ class Tile {
       PerRow top;
       for (int v = 0; v < kRowVectors; ++v) top[v] = filled(-kInfinity);
       for (; begin < next; ++begin, scores += kRowsInLanes) {
-        uint32_t near = 0;
+        uint32_t candidates = 0;
         for (int v = 0; v < kRowVectors; ++v)
-          near |= raise_to_lower(top[v], load(scores + v * kLanes), least[v]) << (v * kLanes);
-        for (near &= open_; near; near &= near - 1) {
-          const int r = __builtin_ctz(near);
+          candidates |= raise_to_lower(top[v], load(scores + v * kLanes), least[v]) << (v * kLanes);
+        for (candidates &= open_; candidates; candidates &= candidates - 1) {
+          const int r = __builtin_ctz(candidates);
           queue.add(rows_[r], begin, scores[r]);
         }
       }

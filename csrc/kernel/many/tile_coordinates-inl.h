@@ -22,7 +22,7 @@ static_assert(kRowsInLanes <= kMostRowsInLanes);
 using PerRow = Sixteen<float>[kRowVectors];
 
 // Made by `fill` for coordinates that are known, by fill_tile for rows of a block, and by
-// find_tile (seeding/bounded-inl.h) for those that seeding keeps.
+// find_tile (seeding/bounded-inl.h) for coordinates that seeding keeps.
 struct TileCoordinates {
   int32_t* pairs;            // (pitch or, where only width is used, width; kRowsInLanes)
   float unit[kRowsInLanes];  // ‖x‖ / kWhole

@@ -2,8 +2,16 @@
 // than the nearest center so far, and only the other pairs are measured.
 //
 // One step of seeding measures the potentials of some candidates, Σ w min(nearest, ‖x - c‖²), then
-// lowers `nearest` by the candidate that is taken. Row by row it is known which candidates come
+// lowers `nearest` by the candidate that is taken. Row by row a mask says which candidates come
 // nearer ("reach" the row), so that the second pass touches only the rows of the taken candidate.
+//
+// Candidates stand where centroids do in an E-step: Search<T>.places holds k candidates, and
+// Search<T>.rows.columns the coordinates of all rows, tile after tile, kept while seeding lasts. A
+// step of seeding then reads 2 bytes a number and only the rows that scores leave in doubt:
+//
+//     tile 0 (rows 0 to 31)   tile 1 (rows 32 to 63)   ...      columns (tiles, width, lanes)
+//         |                       |
+//     scores with k candidates, a row to a lane  --(high enough)-->  OfferQueue  -->  potential
 #pragma once
 
 #include "kernel/many/scores-inl.h"
@@ -11,8 +19,8 @@
 namespace km::KM_TARGET {
 namespace {
 
-// Pairs of a row of a block and a candidate that may be nearer than the nearest center so far; they
-// are measured once the queue is full. The constructor is the maker.
+// Pairs of a row of a block and a candidate that may be nearer than the nearest center so far.
+// Pairs are measured once the queue is full. The constructor is the maker.
 template <typename T>
 class OfferQueue {
  public:
@@ -35,7 +43,7 @@ class OfferQueue {
     if (count_ == kMost) measure();
   }
 
-  // Measures the pairs of the queue, and empties it. Their rows have come from memory meanwhile.
+  // Measures the pairs of the queue, and empties it. The rows have come from memory since `add`.
   void measure() {
     uint64_t rows_of_queue = 0;
     for (int pair = 0; pair < count_; ++pair) rows_of_queue |= uint64_t{1} << row_[pair];
@@ -73,25 +81,25 @@ class OfferQueue {
   }
 
   BlockRows<T>& block_;
-  const T* const nearest_;
-  const double* const weights_;
-  double* const potential_;
-  uint16_t* const reached_;
-  int count_ = 0;  // pairs in the queue, 0 to kMost
-  uint8_t row_[kMost];
-  int32_t place_[kMost];
+  const T* const nearest_;       // (n), squared, or infinity
+  const double* const weights_;  // (n), or null for weight 1
+  double* const potential_;      // (candidates), weighted sums of squared distances
+  uint16_t* const reached_;      // (n), a bit for each of the first 16 candidates
+  int count_ = 0;                // pairs in the queue, 0 to kMost
+  uint8_t row_[kMost];           // of the block
+  int32_t place_[kMost];         // of the candidate, 0 to k - 1
 };
 
 // A tile of `count` consecutive rows of a block, from row `begin` on, and norm (kRowsInLanes),
-// their squared norms: those that seeding keeps, or else they are measured, and kept where there is
-// memory. Lanes without a row hold what is there.
+// their squared norms: taken from what seeding keeps, or else measured, and kept where there is
+// memory. Lanes without a row are void.
 template <typename T>
 void find_tile(BlockRows<T>& block, int begin, int count, const Scratch<T>& scratch,
                TileCoordinates& tile, float* norm) {
   const Search<T>& s = block.search;
   const int64_t numbers = s.coordinates.width * kRowsInLanes, first = block.first + begin;
   int32_t* const kept = s.rows.columns ? s.rows.columns + first / kRowsInLanes * numbers : nullptr;
-  if (s.rows.measured) {
+  if (s.rows.measured) {  // an earlier step of seeding has written columns and norms
     tile.pairs = kept;
     for (int r = 0; r < kRowsInLanes; r += kLanes) {
       const Sixteen<float> norms = load(s.rows.norms + first + r);
@@ -126,6 +134,8 @@ void offer_candidates(BlockRows<T>& block, const T* nearest, int begin, int coun
       distance[r] = static_cast<float>(nearest[block.first + begin + r]);
   for (int r = 0; r < kRowsInLanes; ++r)
     least[r] = least_winning_score(s.coordinates, norm[r], distance[r]);
+  // A row is measured against every candidate where bounds do not hold, above all before the first
+  // center, when `nearest` is infinite.
   uint32_t bounded = 0;  // rows for which bounds hold, a bit each: norm and distance <= kTooLarge
   for (int r = 0; r < kRowsInLanes; r += kLanes)
     bounded |= (at_least(minus(filled(kTooLarge), load(norm + r)), 0) &
@@ -138,15 +148,18 @@ void offer_candidates(BlockRows<T>& block, const T* nearest, int begin, int coun
     PerRow score[kCentroidsInTurn];
     score_places(s.coordinates, [&](int i) { return place + i; }, tile, score);
     for (int i = 0; i < kCentroidsInTurn && place + i < s.places.k; ++i) {
-      uint32_t near = ~bounded;
-      for (int v = 0; v < kRowVectors; ++v) near |= at_least(score[i][v], limit[v]) << (v * kLanes);
-      for (near &= rows; near; near &= near - 1) queue.add(begin + __builtin_ctz(near), place + i);
+      uint32_t candidates = ~bounded;  // rows that the candidate may be nearer to
+      for (int v = 0; v < kRowVectors; ++v)
+        candidates |= at_least(score[i][v], limit[v]) << (v * kLanes);
+      for (candidates &= rows; candidates; candidates &= candidates - 1)
+        queue.add(begin + __builtin_ctz(candidates), place + i);
     }
   }
 }
 
 // Adds the weighted distances nearest (count) of a block to sum (kLanes), in lanes that need not
-// wait for each other; infinite ones (before the first center) count as 0. weights (count) or null.
+// wait for one another; infinite ones (before the first center) count as 0. weights (count) or
+// null.
 template <typename T>
 inline void add_nearest(const T* nearest, const double* weights, int count, double (&sum)[kLanes]) {
   if (!weights && count == kBlock) {
@@ -165,8 +178,8 @@ inline void add_nearest(const T* nearest, const double* weights, int count, doub
 }
 
 // See Kernel::potentials_by_bounds: potential (k) of each candidate is the present one, Σ w
-// nearest, and what its offers change. Where candidates have no coordinates (places.count 0), all
-// pairs are measured.
+// nearest, and the changes by its offers. Where candidates have no coordinates (places.count 0),
+// all pairs are measured.
 template <typename T>
 void potentials_by_bounds(const km_rows& rows, const Search<T>& s, const T* nearest, int64_t begin,
                           int64_t end, double* potential, uint16_t* reached,
@@ -188,7 +201,7 @@ void potentials_by_bounds(const km_rows& rows, const Search<T>& s, const T* near
       for (int i = 0; i < count; ++i) queue.add(i, place);
     queue.measure();
   }
-  double all = 0;
+  double all = 0;  // lane after lane: the same order for any number of rows
   for (double part : present) all += part;
   for (int64_t c = 0; c < s.places.k; ++c) potential[c] += all;
 }

@@ -46,7 +46,7 @@ void check_vectors(Report report, Random& random) {
     for (int i = 0; i < kWidth; ++i) {
       report("fused vectors", same(T(sum[i]), fused(T(a[i]), T(b[i]), T(c[i]))));
       report("square_root of vectors", same(T(root[i]), square_root(T(a[i]))));
-      report("size_of vectors", same(T(size[i]), size_of(T(a[i]))));
+      report("size_of vectors", size[i] == size_of(T(a[i])) || is_nan(T(a[i])));
       report("larger_of vectors", same(T(larger[i]), larger_of(T(a[i]), T(b[i]))));
       const T most = size_of(number<T>(random, false)) + T(0);
       const T of_number = scale_of<T, IntOf<T>>(most), scaled = most * of_number;

@@ -132,7 +132,7 @@ void check_masks(Report report, Random& random) {
 }
 
 // Coordinates: pairs of 16 bits, of all sizes and at the ends of their range.
-Sixteen<int32_t> pairs_of(Random& random, int32_t (&lane)[kLanes]) {
+Sixteen<int32_t> random_pairs(Random& random, int32_t (&lane)[kLanes]) {
   for (int32_t& value : lane) {
     const uint32_t ends[] = {0, 1, 0xffff, 32000, uint32_t(-32000) & 0xffff, 0x7fff, 0x8001};
     const uint32_t low = random.bits() & 1 ? random.bits() & 0xffff : ends[random.bits() % 7];
@@ -147,8 +147,8 @@ int64_t high_of(int32_t pair) { return int16_t(uint16_t(uint32_t(pair) >> 16)); 
 void check_integers(Report report, Random& random) {
   for (int round = 0; round < kRounds; ++round) {
     int32_t a[kLanes], b[kLanes], start[kLanes], sums[4];
-    const Sixteen<int32_t> all_a = pairs_of(random, a), all_b = pairs_of(random, b);
-    Sixteen<int32_t> sum = pairs_of(random, start);
+    const Sixteen<int32_t> all_a = random_pairs(random, a), all_b = random_pairs(random, b);
+    Sixteen<int32_t> sum = random_pairs(random, start);
     report("paired", lanes_are(paired(all_a, all_b), [&](int i) {
              return int32_t((uint32_t(a[i]) & 0xffff) | uint32_t(b[i]) << 16);
            }));

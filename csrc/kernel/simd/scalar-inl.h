@@ -50,7 +50,11 @@ inline V larger_of(const V& a, const V& b) {
   return b > a ? b : a;
 }
 
-// |value| of a number, or of a vector lane by lane. A zero may keep or change its sign.
+// |value| of a number.
+inline float size_of(float value) { return __builtin_fabsf(value); }
+inline double size_of(double value) { return __builtin_fabs(value); }
+
+// |value| of a vector, lane by lane; a zero may have either sign.
 template <typename V>
 inline V size_of(const V& value) {
   return value > -value ? value : -value;

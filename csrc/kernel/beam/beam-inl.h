@@ -34,8 +34,7 @@ struct Choices {
 
   // Takes a choice that was measured. A distance that is no number counts as infinite.
   void add(T measured, int64_t number) {
-    if (!(measured < std::numeric_limits<T>::infinity()))
-      measured = std::numeric_limits<T>::infinity();
+    if (!(measured < kInfinityOf<T>)) measured = kInfinityOf<T>;
     if (full() && !before(measured, number, wanted - 1)) return;
     int place = count < wanted ? count++ : wanted - 1;
     for (; place > 0 && before(measured, number, place - 1); --place) {

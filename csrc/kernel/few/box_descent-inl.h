@@ -73,7 +73,7 @@ class Descent {
     const T* const half = tree_.half + number * D;
     const int64_t room = lists_.room;
     T* const squares = lists_.squares;
-    V least = V{} + std::numeric_limits<T>::infinity();
+    V least = V{} + kInfinityOf<T>;
     M where = {};
     for (int64_t c = 0; c < from.count; c += W) {
       V square = {};

@@ -9,9 +9,9 @@ namespace {
 // Rounding of a distance and of a bound, relative to ‖a‖² + ‖b‖² + ‖h‖²; what is smaller than the
 // numbers that have all their digits does not count either.
 template <typename T>
-constexpr T kMarginOfBox = 32 * std::numeric_limits<T>::epsilon();
+constexpr T kMarginOfBox = 32 * kEpsilonOf<T>;
 template <typename T>
-constexpr T kLeastGap = 64 * std::numeric_limits<T>::min();
+constexpr T kLeastGap = 64 * kLeastNormalOf<T>;
 
 }  // namespace
 }  // namespace km::KM_TARGET

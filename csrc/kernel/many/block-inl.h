@@ -122,11 +122,12 @@ struct Block {
 
   // At most the distance that was computed squared, and at least it.
   float root_below(T distance) const {
-    const float root = std::sqrt(static_cast<float>(distance)) * (2 - s.coordinates.slack) - kTiny;
+    const float root =
+        square_root(static_cast<float>(distance)) * (2 - s.coordinates.slack) - kTiny;
     return root > 0 ? root : 0;
   }
   float root_above(T distance) const {
-    return std::sqrt(static_cast<float>(distance)) * s.coordinates.slack + kTiny;
+    return square_root(static_cast<float>(distance)) * s.coordinates.slack + kTiny;
   }
 
   // What a score tells of a distance is twice the score less than this, squared.
@@ -134,7 +135,7 @@ struct Block {
 
   float least_distance(int i, float score) const {
     const float square = least_norm(i) - 2 * score;
-    return std::sqrt(square > 0 ? square : 0) * (1 - 2e-6f);
+    return square_root(square > 0 ? square : 0) * (1 - 2e-6f);
   }
 
   // From where on the bounds of a row are counted: its distance is 64 steps above.
@@ -197,7 +198,7 @@ struct Block {
   // Takes how far rows are from these at most. Returns rows, a bit each, that can be nearer to
   // others.
   uint64_t take_reach() {
-    constexpr float kRoundedUp = 1 + 4 * std::numeric_limits<float>::epsilon();
+    constexpr float kRoundedUp = 1 + 4 * kEpsilonOf<float>;
     float* const reach = s.upper.reach + first;
     uint64_t open = 0;
     for (int i = 0; i < count; ++i) {

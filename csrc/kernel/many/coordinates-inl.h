@@ -13,12 +13,12 @@ namespace {
 
 constexpr int kRowsTogether = KM_ROWS_TOGETHER;  // whose products are in registers
 static_assert(kRowsTogether <= kMostRowsTogether);
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kInfinity = kInfinityOf<float>;
 constexpr float kTiny = 1e-14f;  // squares below may lose all their digits
 
 // Of a row of some squared norm; of sixteen rows.
 inline float unit_of(float norm) {
-  return std::sqrt(norm > kLeastNorm ? norm : kLeastNorm) * (1 / kWhole);
+  return square_root(norm > kLeastNorm ? norm : kLeastNorm) * (1 / kWhole);
 }
 inline Sixteen<float> unit_of(const Sixteen<float>& norm) {
   return times(square_root(no_less(norm, kLeastNorm)), 1 / kWhole);
@@ -104,7 +104,7 @@ void measure_rows(const Coordinates& s, const RowAt& row_at, int64_t d, int64_t 
       float* const z = along + r * numbers;
       z[p] = 0;
       const float rest = norm - squared_norm(z, numbers);
-      z[p] = std::sqrt((rest > 0 ? rest : 0) + s.blur * norm);
+      z[p] = square_root((rest > 0 ? rest : 0) + s.blur * norm);
       round_row(z, numbers, unit_of(norm), s.pitch, coordinates + (first + r) * s.pitch);
     }
   }

@@ -25,7 +25,7 @@ KM_BY_ITSELF void to_unit_length(T* row, int64_t stride) {
     }
     add(all, sum);
   }
-  const T norm = std::sqrt(total(all));
+  const T norm = square_root(total(all));
   for (int64_t j = 0; j < stride; j += kLanes) store(row + j, divided(load(row + j), norm));
 }
 
@@ -40,7 +40,7 @@ void to_unit_length_of_few(T* row, int64_t d) {
     row[j] *= scale;
     squares = fused(row[j], row[j], squares);
   }
-  const T norm = std::sqrt(squares);
+  const T norm = square_root(squares);
   for (int64_t j = 0; j < d; ++j) row[j] /= norm;
 }
 

@@ -55,7 +55,7 @@ class Offers {
     const T near = nearest_[number];
     if (!(distance < near)) return;
     const double weight = weights_ ? weights_[number] : 1.0;
-    const bool first_center = near == std::numeric_limits<T>::infinity();
+    const bool first_center = near == kInfinityOf<T>;
     potential_[where] += weight * (first_center ? distance : double(distance) - near);
     if (where < 16) reached_[number] |= static_cast<uint16_t>(1u << where);
   }
@@ -148,13 +148,13 @@ void potentials_by_bounds(const km_rows& rows, const Search<T>& s, const T* near
       for (int i = 0; i < kBlock; i += kLanes)
         for (int lane = 0; lane < kLanes; ++lane) {
           const T near = nearest[first + i + lane];
-          total[lane] += near < std::numeric_limits<T>::infinity() ? near : T(0);
+          total[lane] += near < kInfinityOf<T> ? near : T(0);
         }
     else
       for (int i = 0; i < count; ++i) {
         const T near = nearest[first + i];
         const double weight = rows.weights ? rows.weights[first + i] : 1.0;
-        total[i % kLanes] += near < std::numeric_limits<T>::infinity() ? weight * near : 0.0;
+        total[i % kLanes] += near < kInfinityOf<T> ? weight * near : 0.0;
       }
     for (int tile = 0; s.places.count && tile < count; tile += kRowsInLanes)
       offer_near(block, nearest, tile, least_of(kRowsInLanes, count - tile), scratch, offers);

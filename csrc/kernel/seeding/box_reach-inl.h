@@ -83,7 +83,7 @@ class Reach {
     const T* const half = tree_.half + number * D;
     T square = 0, size = 0;
     for (int j = 0; j < D; ++j) {
-      const T apart = std::abs(point[j] - middle[j]), beyond = apart - half[j];
+      const T apart = size_of(point[j] - middle[j]), beyond = apart - half[j];
       square += beyond > 0 ? beyond * beyond : T(0);
       size += apart * apart + half[j] * half[j];
     }

@@ -89,7 +89,7 @@ class SparseSearch {
   // Finds label; the distance too where it is asked for, or had to be computed.
   void search(const SparseRow<T>& row, double squares, bool measures) {
     measured = false;
-    const int64_t first = screen(row, static_cast<T>(std::sqrt(squares)));
+    const int64_t first = screen(row, static_cast<T>(square_root(squares)));
     int64_t candidates = 0;
     for (int64_t c = 0; c < s_.k; ++c) candidates += !(lower_[c] > limit_);
     label = first;
@@ -117,8 +117,8 @@ class SparseSearch {
   T distance = 0;
 
  private:
-  static constexpr T kUnit = std::numeric_limits<T>::epsilon() / 2;
-  static constexpr T kInfinite = std::numeric_limits<T>::infinity();
+  static constexpr T kUnit = kEpsilonOf<T> / 2;
+  static constexpr T kInfinite = kInfinityOf<T>;
 
   // Lower bounds of the scores ½‖c‖² - x·c, and the limit beyond which a centroid is not the
   // nearest by the deciding distance: an upper bound of the least score, and what rounding may take
@@ -147,9 +147,9 @@ class SparseSearch {
     while (first < s_.k && !(lower_[first] == lowest)) ++first;
     first = least_of(first, s_.k - 1);
     const T upper = lowest + 2 * margin * (halves_[first] + norm * norms_[first]);
-    const T underflow = T(4) * T(row.count + s_.d + 8) * std::numeric_limits<T>::min();
+    const T underflow = T(4) * T(row.count + s_.d + 8) * kLeastNormalOf<T>;
     limit_ = upper + deciding_ * (2 * upper + norm * norm) + underflow;
-    if (!(limit_ < kInfinite)) limit_ = std::numeric_limits<T>::quiet_NaN();  // all are measured
+    if (!(limit_ < kInfinite)) limit_ = kNanOf<T>;  // all are measured
     return first;
   }
 
@@ -268,7 +268,7 @@ void unit_sparse(const km_sparse& rows, int64_t begin, int64_t end, T* to) {
       end_part();
       squares = total(load(all));
     }
-    const T norm = std::sqrt(squares);
+    const T norm = square_root(squares);
     for (int64_t n = 0; n < row.count; ++n) unit[n] /= norm;
   }
 }

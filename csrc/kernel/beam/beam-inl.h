@@ -172,7 +172,7 @@ struct BeamBlock {
   // Which of them are less than those of the wanted choices: later choices lose ties.
   static unsigned nearer(const float* distance, const Choices<T>& of_row) {
     static_assert(Lanes<float>::kRows >= kLanes);
-    return of_row.full() ? below(distance, of_row.distance[of_row.wanted - 1]) : 0xffffu;
+    return of_row.full() ? lanes_below(distance, of_row.distance[of_row.wanted - 1]) : 0xffffu;
   }
   static unsigned nearer(const double* distance, const Choices<T>& of_row) {
     unsigned lanes = 0;

@@ -102,11 +102,11 @@ class Descent {
       V reach = {};
       for (int j = 0; j < D; ++j) {
         const V b = vector_at(from.features + j * room + c) - middle[j];
-        reach += size_of(V(b - a[j])) * half[j];
+        reach += magnitude(V(b - a[j])) * half[j];
       }
       const V square = vector_at(squares + c);
       const M beaten = square - a_squared - 2 * reach > kMarginOfBox<T> * square + least_gap;
-      unsigned left = ~bits_of<T>(beaten) & ((1u << W) - 1);
+      unsigned left = ~lane_bits<T>(beaten) & ((1u << W) - 1);
       if (from.count - c < W) left &= (1u << (from.count - c)) - 1;
       for (; left; left &= left - 1) {
         const int64_t which = c + __builtin_ctz(left);

@@ -37,8 +37,8 @@ struct Block {
     coordinates =
         s.rows.coordinates ? s.rows.coordinates + first * s.coordinates.pitch : scratch.coordinates;
     for (int i = 0; i < kBlock; i += kLanes) {
-      store(norm + i, filled(0.0f));
-      store(unit + i, filled(0.0f));
+      store(norm + i, broadcast(0.0f));
+      store(unit + i, broadcast(0.0f));
     }
   }
 

@@ -21,7 +21,7 @@ inline float unit_of(float norm) {
   return square_root(norm > kLeastNorm ? norm : kLeastNorm) * (1 / kWhole);
 }
 inline Sixteen<float> unit_of(const Sixteen<float>& norm) {
-  return times(square_root(no_less(norm, kLeastNorm)), 1 / kWhole);
+  return times(square_root(raised_to(norm, kLeastNorm)), 1 / kWhole);
 }
 
 // Rounds a multiple of sixteen numbers to (pitch), filled up by zeros.
@@ -55,7 +55,7 @@ inline float squared_norm(const float* numbers, int64_t count) {
   Sixteen<float> sum = {};
   for (int64_t j = 0; j < count; j += kLanes)
     add_square_of_difference(sum, load(numbers + j), Sixteen<float>{});
-  return total(sum);
+  return sum_of_lanes(sum);
 }
 
 // Coordinates (count, pitch) and squared norms (count) of rows.
@@ -71,7 +71,7 @@ void measure_rows(const Coordinates& s, const RowAt& row_at, int64_t d, int64_t 
       store(centered + i * stride + j, difference);
       add_square_of_difference(squares, difference, Sixteen<float>{});
     }
-    norms[i] = total(squares);
+    norms[i] = sum_of_lanes(squares);
     if (!s.directions)
       round_row(centered + i * stride, stride, unit_of(norms[i]), s.pitch,
                 coordinates + i * s.pitch);

@@ -34,7 +34,7 @@ class Nearby {
     const Search<T>& s = block_.s;
     if (s.bounds.rebase)
       for (int64_t g = 0; g < s.bounds.groups; ++g)
-        take_off(block_.bounds + g * kBlock, s.bounds.rebase[g]);
+        subtract_saturated(block_.bounds + g * kBlock, s.bounds.rebase[g]);
     const uint64_t known = known_;
     return choose(s.bounds.groups, [&](int64_t g) { return NearGroup{near_rows(known, g), g}; });
   }
@@ -83,8 +83,8 @@ class Nearby {
   // Those of some rows that are near a group.
   uint64_t near_rows(uint64_t rows, int64_t group) const {
     const Search<T>& s = block_.s;
-    return rows &
-           (lost_ | below(block_.bounds + group * kBlock, limit_, s.bounds.drift_above[group]));
+    return rows & (lost_ | lanes_below(block_.bounds + group * kBlock, limit_,
+                                       s.bounds.drift_above[group]));
   }
 
   // Takes those of so many groups that rows are near; returns these rows.
@@ -111,7 +111,7 @@ class Nearby {
     const Search<T>& s = block_.s;
     for (int64_t n = 0; n < count_; ++n) {
       const NearGroup near = near_[n];
-      fill_up(block_.bounds + near.group * kBlock, near.rows);
+      set_bytes(block_.bounds + near.group * kBlock, near.rows);
       const int64_t end = least_of(s.places.k, (near.group + 1) * s.bounds.together);
       for (int64_t where = near.group * s.bounds.together; where < end; ++where)
         call(near.rows, where);

@@ -58,12 +58,12 @@ class Sift {
     Sixteen<int32_t> sums[kTogether];
     for (int r = 0; r < kTogether; ++r) {
       rows[r] = block_.coordinates_of(row_[first + r]);
-      sums[r] = filled(0);
+      sums[r] = broadcast(0);
     }
     for (int64_t j = 0; j < s.coordinates.pitch; j += kLanes)
       for (int r = 0; r < kTogether; ++r)
         add_products_of_pairs(sums[r], load(rows[r] + j), load(centroid + j));
-    totals(sums, product_ + first);
+    sums_of_lanes(sums, product_ + first);
   }
 
   // Of sixteen pairs, a bit each, those that may be nearest go on; the others get bounds.
@@ -75,8 +75,9 @@ class Sift {
     Sixteen<float> score = of_centroid[1];
     add_products(score, as_floats(load(product_ + first)), times(of_row[0], of_centroid[0]));
     const unsigned near = at_least(score, of_row[1]) & pairs;
-    const Bytes steps = to_steps(only(pairs & ~near, times_plus(score, -2, of_row[2]), kTooLarge),
-                                 s.bounds.per_step, minus(of_centroid[2], of_row[3]));
+    const Bytes steps =
+        to_steps(keep_lanes(pairs & ~near, times_plus(score, -2, of_row[2]), kTooLarge),
+                 s.bounds.per_step, minus(of_centroid[2], of_row[3]));
     for (int r = 0; r < kLanes; ++r) {
       uint8_t& kept = block_.bounds[bound_[first + r]];
       const uint8_t before = kept;

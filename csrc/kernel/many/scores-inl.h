@@ -15,7 +15,7 @@ using Row = Sixteen<float>[kRowVectors];  // a number of each row
 
 // The highest and the second highest score of each row.
 struct Highest {
-  Sixteen<float> first = filled(-kInfinity), second = filled(-kInfinity);
+  Sixteen<float> first = broadcast(-kInfinity), second = broadcast(-kInfinity);
   Sixteen<int32_t> place = {}, next = {};  // where they are
 
   void add(const Sixteen<float>& score, int32_t where) {
@@ -82,8 +82,8 @@ void fill_columns(Block<T>& block, const uint8_t* which, int some, const Scratch
     store(columns.unit + first, units);
     for (int64_t j = 0; j < s.coordinates.width; ++j)
       store(columns.pairs + j * kRowsInLanes + first,
-            paired(rounded(times(load(feature + 2 * j * kLanes), scale)),
-                   rounded(times(load(feature + (2 * j + 1) * kLanes), scale))));
+            pairs_of(rounded(times(load(feature + 2 * j * kLanes), scale)),
+                     rounded(times(load(feature + (2 * j + 1) * kLanes), scale))));
   }
 }
 
@@ -95,25 +95,25 @@ inline void score_places(const Coordinates& s, const Place& place, const Columns
   for (int i = 0; i < kCentroidsInTurn; ++i) centroid[i] = s.of_centroids + place(i) * s.pitch;
   Sixteen<int32_t> sum[kCentroidsInTurn][kRowVectors];
   for (int i = 0; i < kCentroidsInTurn; ++i)
-    for (int v = 0; v < kRowVectors; ++v) sum[i][v] = filled(0);
+    for (int v = 0; v < kRowVectors; ++v) sum[i][v] = broadcast(0);
   for (int64_t j = 0; j < s.width; ++j)
     for (int v = 0; v < kRowVectors; ++v) {
       const Sixteen<int32_t> column = load(columns.pairs + (j * kRowVectors + v) * kLanes);
       for (int i = 0; i < kCentroidsInTurn; ++i)
-        add_products_of_pairs(sum[i][v], column, filled(centroid[i][j]));
+        add_products_of_pairs(sum[i][v], column, broadcast(centroid[i][j]));
     }
   for (int i = 0; i < kCentroidsInTurn; ++i)
     for (int v = 0; v < kRowVectors; ++v) {
       const Sixteen<float> units = times(load(columns.unit + v * kLanes), s.units[place(i)]);
-      score[i][v] = filled(s.offsets[place(i)]);
+      score[i][v] = broadcast(s.offsets[place(i)]);
       add_products(score[i][v], as_floats(sum[i][v]), units);
     }
 }
 
 // Scores (end - begin, kRowsInLanes) with the centroids at places begin to end, and some that
 // fill up the last turn; begin is a multiple of a turn.
-KM_BY_ITSELF void score_rows(const Coordinates& s, const Columns& columns, int64_t begin,
-                             int64_t end, float* scores, Highest (&highest)[kRowVectors]) {
+KM_NOINLINE void score_rows(const Coordinates& s, const Columns& columns, int64_t begin,
+                            int64_t end, float* scores, Highest (&highest)[kRowVectors]) {
   for (int64_t where = begin; where < end; where += kCentroidsInTurn) {
     Row score[kCentroidsInTurn];
     score_places(s, [&](int i) { return where + i; }, columns, score);

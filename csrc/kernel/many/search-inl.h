@@ -28,10 +28,10 @@ uint64_t search_between(Block<T>& block, uint64_t open, int64_t& pairs) {
     int32_t near[kMost + kLanes];
     int count = 0;
     for (int64_t group = 0; group < s.gaps.blocks && count <= most; group += kLanes)
-      for (unsigned near_blocks = below(closest + group, distance); near_blocks && count <= most;
-           near_blocks &= near_blocks - 1) {
+      for (unsigned near_blocks = lanes_below(closest + group, distance);
+           near_blocks && count <= most; near_blocks &= near_blocks - 1) {
         const int64_t first = (group + __builtin_ctz(near_blocks)) * kLanes;
-        for (unsigned some = below(between + first, distance); some; some &= some - 1)
+        for (unsigned some = lanes_below(between + first, distance); some; some &= some - 1)
           near[count++] = static_cast<int32_t>(first) + __builtin_ctz(some);
       }
     if (count > most || !block.good(i)) {

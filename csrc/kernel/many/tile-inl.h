@@ -116,11 +116,12 @@ class Tile {
       const int64_t group = s.bounds.group_of[begin];
       const int64_t next = least_of(end, (group + 1) * s.bounds.together);
       Row top;
-      for (int v = 0; v < kRowVectors; ++v) top[v] = filled(-kInfinity);
+      for (int v = 0; v < kRowVectors; ++v) top[v] = broadcast(-kInfinity);
       for (; begin < next; ++begin, scores += kRowsInLanes) {
         uint32_t near = 0;
         for (int v = 0; v < kRowVectors; ++v)
-          near |= raise_to_lower(top[v], load(scores + v * kLanes), limit[v]) << (v * kLanes);
+          near |= raise_to_scores_below(top[v], load(scores + v * kLanes), limit[v])
+                  << (v * kLanes);
         for (near &= open_; near; near &= near - 1) {
           const int r = __builtin_ctz(near);
           pairs.add(which_[r], begin, scores[r]);
@@ -129,7 +130,7 @@ class Tile {
       uint8_t* kept = block_.bounds + group * kBlock + which_[0];
       for (int v = 0; v < kRowVectors; ++v)
         lower_to_steps(kept + v * kLanes, times_plus(top[v], -2, nearest[v]), s.bounds.per_step,
-                       minus(filled(s.bounds.drift_below[group]), base[v]));
+                       minus(broadcast(s.bounds.drift_below[group]), base[v]));
     }
   }
 

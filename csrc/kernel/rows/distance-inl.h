@@ -14,34 +14,34 @@ constexpr int64_t kFeaturesInPart = 1024;
 
 template <typename T>
 inline T squared_distance(const T* a, const T* b, int64_t stride) {
-  Sixteen<T> all = filled(T(0));
+  Sixteen<T> all = broadcast(T(0));
   if (stride <= kFeaturesInPart) {
     for (int64_t j = 0; j < stride; j += kLanes)
       add_square_of_difference(all, load(a + j), load(b + j));
-    return total(all);
+    return sum_of_lanes(all);
   }
   for (int64_t begin = 0; begin < stride; begin += kFeaturesInPart) {
-    Sixteen<T> sum = filled(T(0));
+    Sixteen<T> sum = broadcast(T(0));
     for (int64_t j = begin; j < least_of(stride, begin + kFeaturesInPart); j += kLanes)
       add_square_of_difference(sum, load(a + j), load(b + j));
     add(all, sum);
   }
-  return total(all);
+  return sum_of_lanes(all);
 }
 
 // The same of four pairs of rows, whose sums need not wait for each other.
 template <typename T>
-KM_BY_ITSELF void squared_distances(const T* const (&a)[4], const T* const (&b)[4], int64_t stride,
-                                    T (&distance)[4]) {
+KM_NOINLINE void squared_distances(const T* const (&a)[4], const T* const (&b)[4], int64_t stride,
+                                   T (&distance)[4]) {
   if (stride > kFeaturesInPart) {
     for (int i = 0; i < 4; ++i) distance[i] = squared_distance(a[i], b[i], stride);
     return;
   }
   Sixteen<T> sum[4];
-  for (int i = 0; i < 4; ++i) sum[i] = filled(T(0));
+  for (int i = 0; i < 4; ++i) sum[i] = broadcast(T(0));
   for (int64_t j = 0; j < stride; j += kLanes)
     for (int i = 0; i < 4; ++i) add_square_of_difference(sum[i], load(a[i] + j), load(b[i] + j));
-  for (int i = 0; i < 4; ++i) distance[i] = total(sum[i]);
+  for (int i = 0; i < 4; ++i) distance[i] = sum_of_lanes(sum[i]);
 }
 
 // The same of few features (d): one after the other.

@@ -112,8 +112,8 @@ void offer_near(Block<T>& block, const T* nearest, int begin, int some, const Sc
   for (int r = 0; r < kRowsInLanes; ++r) enough[r] = block.enough_for(norm[r], near[r]);
   uint32_t known = 0;  // rows, a bit each, of which bounds tell something
   for (int r = 0; r < kRowsInLanes; r += kLanes)
-    known |= (at_least(minus(filled(kTooLarge), load(norm + r)), 0) &
-              at_least(minus(filled(kTooLarge), load(near + r)), 0))
+    known |= (at_least(minus(broadcast(kTooLarge), load(norm + r)), 0) &
+              at_least(minus(broadcast(kTooLarge), load(near + r)), 0))
              << r;
   const uint32_t rows = static_cast<uint32_t>((uint64_t{1} << some) - 1);
   Row limit;

@@ -65,13 +65,13 @@ class Reach {
     for (int c = 0; c < kCandidates && which >> c; c += W) {
       V square = {}, size = {};
       for (int j = 0; j < D; ++j) {
-        const V apart = size_of(V(vector_at(candidates + j * kCandidates + c) - middle[j]));
+        const V apart = magnitude(V(vector_at(candidates + j * kCandidates + c) - middle[j]));
         const V over = apart - half[j], beyond = over > 0 ? over : V{};
         square += beyond * beyond;
         size += apart * apart + half[j] * half[j];
       }
       const auto reached = square - kMarginOfBox<T> * size - kLeastGap<T> < farthest;
-      reaching |= bits_of<T>(reached) << c;
+      reaching |= lane_bits<T>(reached) << c;
     }
     return reaching & which;
   }
@@ -83,7 +83,7 @@ class Reach {
     const T* const half = tree_.half + number * D;
     T square = 0, size = 0;
     for (int j = 0; j < D; ++j) {
-      const T apart = size_of(point[j] - middle[j]), beyond = apart - half[j];
+      const T apart = magnitude(point[j] - middle[j]), beyond = apart - half[j];
       square += beyond > 0 ? beyond * beyond : T(0);
       size += apart * apart + half[j] * half[j];
     }
@@ -109,7 +109,7 @@ class Reach {
       const V now = closer ? distance[0][v] : before;
       most = now > most ? now : most;
       std::memcpy(near + v * W, &now, sizeof(now));
-      for (unsigned left = bits_of<T>(closer); left; left &= left - 1) {
+      for (unsigned left = lane_bits<T>(closer); left; left &= left - 1) {
         const int s = v * W + __builtin_ctz(left);
         if (s < count) nearest[tree_.number[first + s]] = near[s];
       }

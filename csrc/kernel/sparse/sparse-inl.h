@@ -53,9 +53,9 @@ inline void fetch_ahead(const SparseRow<T>& row, int64_t n, const P* table, int6
 
 // Products of a row with kWide times sixteen centroids; see SparsePlaces::columns.
 template <int kWide, typename T>
-KM_BY_ITSELF void multiply(const SparseRow<T>& row, const T* columns, int64_t places, T* products) {
+KM_NOINLINE void multiply(const SparseRow<T>& row, const T* columns, int64_t places, T* products) {
   Sixteen<T> sum[kWide];
-  for (int w = 0; w < kWide; ++w) sum[w] = filled(T(0));
+  for (int w = 0; w < kWide; ++w) sum[w] = broadcast(T(0));
   for (int64_t n = 0; n < row.count; ++n) {
     fetch_ahead<kWide * kLanes>(row, n, columns, places);
     const T* const column = columns + int64_t{row.columns[n]} * places;
@@ -128,7 +128,7 @@ class SparseSearch {
   int64_t screen(const SparseRow<T>& row, T norm) {
     multiply_all(row, s_, lower_);
     const T margin = T(1.125) * T(row.count + 16) * kUnit;
-    Sixteen<T> least = filled(kInfinite);
+    Sixteen<T> least = broadcast(kInfinite);
     for (int64_t place = 0; place < s_.count; place += kLanes) {
       const Sixteen<T> half = load(halves_ + place), length = load(norms_ + place);
       Sixteen<T> bound = load(lower_ + place);
@@ -215,7 +215,7 @@ void measure_sparse_sixteen(const km_sparse& rows, const double* columns, const 
   for (int64_t i = begin; i < end; ++i, distances += kLanes) {
     const SparseRow<T> row(rows, i);
     const double own = row.squares();
-    Sixteen<double> product = filled(0.0);
+    Sixteen<double> product = broadcast(0.0);
     for (int64_t n = 0; n < row.count; ++n) {
       fetch_ahead<kLanes>(row, n, columns, kLanes);
       const Sixteen<double> column = load(columns + int64_t{row.columns[n]} * kLanes);
@@ -246,7 +246,7 @@ void unit_sparse(const km_sparse& rows, int64_t begin, int64_t end, T* to) {
     const SparseRow<T> row(rows, i);
     T* const unit = to + rows.starts[i];
     T most = 0;
-    for (int64_t n = 0; n < row.count; ++n) most = larger_of(most, size_of(row.values[n]));
+    for (int64_t n = 0; n < row.count; ++n) most = larger_of(most, magnitude(row.values[n]));
     const T scale = most > 0 ? scale_of<T, IntOf<T>>(most) : T(1);
     for (int64_t n = 0; n < row.count; ++n) unit[n] = row.values[n] * scale;
     if (!(most > 0)) continue;
@@ -266,7 +266,7 @@ void unit_sparse(const km_sparse& rows, int64_t begin, int64_t end, T* to) {
         sum = fused(unit[n], unit[n], sum);
       }
       end_part();
-      squares = total(load(all));
+      squares = sum_of_lanes(load(all));
     }
     const T norm = square_root(squares);
     for (int64_t n = 0; n < row.count; ++n) unit[n] /= norm;

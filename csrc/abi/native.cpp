@@ -12,11 +12,10 @@
 #include "host/mapped_files.h"
 #include "host/moments.h"
 #include "host/sampling.h"
+#include "host/seeding_step.h"
 #include "host/sparse_e_step.h"
 #include "host/sparse_rows.h"
 #include "host/sparse_seeding.h"
-
-#include "host/seeding_step.h"
 #include "host/threads.h"
 #include "host/unit_rows.h"
 

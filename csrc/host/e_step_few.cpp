@@ -44,9 +44,8 @@ double e_step_by_boxes(BoxTree<T>& tree, const km_rows& rows, const T* centroids
   std::vector<int64_t> pairs(static_cast<size_t>(parts));
   PartResults<T> results(result, parts, k, rows.d);
   in_parallel(parts, [&](int64_t p) {
-    pairs[size_t(p)] =
-        current_kernel<T>().descend(boxes, lists.of_part(p), p, parts, results.of_part(p),
-                                    sums.of_part(p));
+    pairs[size_t(p)] = current_kernel<T>().descend(boxes, lists.of_part(p), p, parts,
+                                                   results.of_part(p), sums.of_part(p));
   });
   results.add_up();
   return double(std::accumulate(pairs.begin(), pairs.end(), int64_t{0})) / double(k * rows.n);

@@ -208,24 +208,56 @@ def test_denormal_distances_count_on_every_thread() -> None:
     assert torch.equal(step.distances, expected.distances)
 
 
+def fuses(instruction_set: str) -> bool:
+    """Whether a·b + c is rounded once: (1 + 2^-12)² + 2^-40 lies just above a middle."""
+    if not use(instruction_set):
+        return False
+    x = torch.tensor([[2.0**-20, 1 + 2.0**-12]])
+    distances = NativeWorkspace(x).e_step(torch.zeros(1, 1, 2)).distances
+    return bool(distances.item() == 1 + 2.0**-11 + 2.0**-23)
+
+
+def test_avx2_and_avx512_fuse() -> None:
+    present = [name for name in FUSING if use(name)]
+    assert [name for name in FUSING if fuses(name)] == present
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-@pytest.mark.parametrize("d", [3, 16, 100])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    ("n", "k", "d"), [(5_000, 50, 3), (5_000, 50, 16), (4_000, 50, 100), (12_000, 100, 128)]
+)
 def test_whole_searches_have_the_same_bits_on_every_processor_that_fuses(
-    metric: str, d: int
+    n: int, k: int, d: int, dtype: str, metric: str
 ) -> None:
-    if not all(use(name) for name in FUSING):
-        pytest.skip("this processor does not have both")
+    fusing = [name for name in ("baseline", *FUSING) if fuses(name)]
+    if len(fusing) < 2:
+        pytest.skip(f"of the instruction sets of this processor only {fusing} fuse")
     generator = torch.Generator().manual_seed(d)
-    first = torch.randn(1, 50, d, generator=generator)
-    pairs = first[0, torch.randint(0, 50, (2, 5_000), generator=generator)]
+    computed = torch.float64 if dtype == "float64" else torch.float32
+    first = torch.randn(1, k, d, generator=generator, dtype=computed)
+    if d == 128:  # of falling variance, so that searches measure along directions
+        first /= torch.arange(1, d + 1)
+    x = first[0, torch.randint(0, k, (2, n), generator=generator)].mean(dim=0)  # halfway
+    x[1::2] = torch.nextafter(x[1::2], first[0, 0])  # nearly
+    x = x.to(getattr(torch, dtype))
+    path = [first]  # of the centroids, the same for all: sums of float64 are not exact
     found = []
-    for name in FUSING:
+    for name in fusing:
         use(name)
-        rows, centroids = NativeWorkspace(pairs.mean(dim=0), metric=metric), first
-        for _ in range(4):  # by bounds, too
-            stats = rows.statistics(centroids)
-            centroids = (stats.sums / stats.counts.clamp(min=1).unsqueeze(-1)).float()
-        step = rows.e_step(centroids)
-        found.append((step.labels.clone(), step.distances, centroids))
-    for ours, theirs in zip(*found, strict=True):
-        assert torch.equal(ours, theirs)
+        rows = NativeWorkspace(x, metric=metric, dtype=computed)
+        results = []
+        for i in range(5):  # by bounds, too
+            stats = rows.statistics(path[i])
+            if len(path) == i + 1:
+                sums, counts = stats.sums, stats.counts.clamp(min=1)
+                path.append((sums / counts.unsqueeze(-1)).to(computed))
+            results += [rows.labels.clone()] if dtype == "float64" else [stats.sums.clone()]
+            if i in (0, 4):
+                step = rows.e_step(path[i])
+                results += [step.labels.clone(), step.distances.clone()]
+        assert (rows.memories[0].directions is not None) == (d == 128)
+        found.append(results)
+    for results in found[1:]:
+        for ours, theirs in zip(found[0], results, strict=True):
+            assert torch.equal(ours, theirs)

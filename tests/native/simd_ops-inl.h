@@ -20,7 +20,7 @@ void check_scalars(Report report, Random& random) {
     const T a = number<T>(random), b = number<T>(random);
     report("least_of", same(least_of(a, b), a < b ? a : b));
     report("larger_of", same(larger_of(a, b), b > a ? b : a));
-    report("size_of", is_nan(a) ? is_nan(size_of(a)) : size_of(a) == (a < 0 ? -a : a));
+    report("magnitude", is_nan(a) ? is_nan(magnitude(a)) : magnitude(a) == (a < 0 ? -a : a));
     const T whole = T(random.bits() % 2048);
     report("square_root", same(square_root(whole * whole), whole));
   }
@@ -41,14 +41,14 @@ void check_vectors(Report report, Random& random) {
       b[i] = number<T>(random);
       c[i] = number<T>(random);
     }
-    const Vector sum = fused(a, b, c), root = square_root(a), size = size_of(a);
-    const Vector larger = larger_of(a, b), least = size_of(c), scale = scale_of<T, Int>(least);
+    const Vector sum = fused(a, b, c), root = square_root(a), size = magnitude(a);
+    const Vector larger = larger_of(a, b), least = magnitude(c), scale = scale_of<T, Int>(least);
     for (int i = 0; i < kWidth; ++i) {
       report("fused vectors", same(T(sum[i]), fused(T(a[i]), T(b[i]), T(c[i]))));
       report("square_root of vectors", same(T(root[i]), square_root(T(a[i]))));
-      report("size_of vectors", size[i] == size_of(T(a[i])) || is_nan(T(a[i])));
+      report("magnitude vectors", size[i] == magnitude(T(a[i])) || is_nan(T(a[i])));
       report("larger_of vectors", same(T(larger[i]), larger_of(T(a[i]), T(b[i]))));
-      const T most = size_of(number<T>(random, false)) + T(0);
+      const T most = magnitude(number<T>(random, false)) + T(0);
       const T of_number = scale_of<T, IntOf<T>>(most), scaled = most * of_number;
       const T greatest = sizeof(T) == 4 ? T(0x1p126) : T(0x1p1022);
       const T expected_least = 1 / greatest;
@@ -62,7 +62,7 @@ void check_vectors(Report report, Random& random) {
   for (unsigned bits = 0; bits < 1u << kWidth; ++bits) {
     Int mask;
     for (int i = 0; i < kWidth; ++i) mask[i] = -IntOf<T>(bits >> i & 1);
-    report("bits_of", bits_of<T>(mask) == bits);
+    report("lane_bits", lane_bits<T>(mask) == bits);
   }
   T numbers[kWidth + 1];
   for (T& value : numbers) value = number<T>(random);
@@ -99,9 +99,9 @@ void check_steps(Report report, Random& random) {
       report("lower_to_steps", bounds[i] == (steps[i] < before[i] ? steps[i] : before[i]));
     }
   }
-  const Bytes far = to_steps(filled(1e36f), 1.0f, filled(-1000.0f));
-  const Bytes none = to_steps(filled(1.0f), 1.0f, filled(-kInfinityOf<float>));
-  const Bytes unknown = to_steps(filled(1.0f), 1.0f, filled(kNanOf<float>));
+  const Bytes far = to_steps(broadcast(1e36f), 1.0f, broadcast(-1000.0f));
+  const Bytes none = to_steps(broadcast(1.0f), 1.0f, broadcast(-kInfinityOf<float>));
+  const Bytes unknown = to_steps(broadcast(1.0f), 1.0f, broadcast(kNanOf<float>));
   for (int i = 0; i < kLanes; ++i)
     report("to_steps at the ends", far[i] == 255 && none[i] == 0 && unknown[i] == 0);
 }
@@ -112,16 +112,16 @@ void check_bytes(Report report, Random& random) {
     for (uint8_t& byte : before) byte = uint8_t(random.bits());
     const uint8_t number = uint8_t(round);
     std::memcpy(bytes, before, 64);
-    take_off(bytes, number);
+    subtract_saturated(bytes, number);
     for (int i = 0; i < 64; ++i)
-      report("take_off", bytes[i] == (before[i] > number ? before[i] - number : 0));
+      report("subtract_saturated", bytes[i] == (before[i] > number ? before[i] - number : 0));
     const uint64_t one = uint64_t{1} << round % 64;
     const uint64_t masks[] = {random.long_bits(), one, ~one, 0, ~uint64_t{0}};
     for (const uint64_t which : masks) {
       std::memcpy(bytes, before, 64);
-      fill_up(bytes, which);
+      set_bytes(bytes, which);
       for (int i = 0; i < 64; ++i)
-        report("fill_up", bytes[i] == (which >> i & 1 ? 255 : before[i]));
+        report("set_bytes", bytes[i] == (which >> i & 1 ? 255 : before[i]));
     }
     uint64_t expected = 0;
     for (int i = 0; i < 64; ++i) {  // the sum is at most 255, and often near the byte
@@ -130,7 +130,7 @@ void check_bytes(Report report, Random& random) {
       limit[i] = uint8_t(random.bits() % 2 && near >= 0 && near <= most ? near : any);
       expected |= uint64_t(before[i] < limit[i] + number) << i;
     }
-    report("below bytes", below(before, limit, number) == expected);
+    report("lanes_below bytes", lanes_below(before, limit, number) == expected);
   }
 }
 

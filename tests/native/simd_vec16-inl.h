@@ -20,7 +20,7 @@ void check_memory(Report report, Random& random) {
       good &= inside ? same(to[i], from[i]) : same(to[i], T(0));
     }
     report("load, store", good);
-    report("filled", lanes_are(filled(from[0]), [&](int) { return from[0] + T(0); }));
+    report("broadcast", lanes_are(broadcast(from[0]), [&](int) { return from[0] + T(0); }));
   }
 }
 
@@ -66,16 +66,16 @@ void check_reductions(Report report, Random& random) {
     store(lanes, a.all);
     for (int half = 8; half; half /= 2)
       for (int i = 0; i < half; ++i) lanes[i] = rounded_twice(lanes[i], T(1), lanes[i + half]);
-    report("total", same(total(a.all), lanes[0]));
+    report("sum_of_lanes", same(sum_of_lanes(a.all), lanes[0]));
     T most = b.lane[0];
     for (const T value : b.lane) most = value > most ? value : most;
-    report("largest", largest(b.all) == most);
+    report("largest_lane", largest_lane(b.all) == most);
     Sixteen<T> raised = b.all;
-    raise_to_size(raised, a.all);
+    raise_to_magnitude(raised, a.all);
     store(lanes, raised);
     for (int i = 0; i < kLanes; ++i) {
       const T size = a.lane[i] < 0 ? -a.lane[i] : a.lane[i];
-      report("raise_to_size", lanes[i] == (size > b.lane[i] ? size : b.lane[i]));
+      report("raise_to_magnitude", lanes[i] == (size > b.lane[i] ? size : b.lane[i]));
     }
   }
 }
@@ -94,7 +94,7 @@ void check_floats(Report report, Random& random) {
     each("times", times(a.all, b.all), [&](int i) { return a.lane[i] * b.lane[i]; });
     each("reciprocal", reciprocal(a.all), [&](int i) { return 1 / a.lane[i]; });
     each("square_root", square_root(a.all), [&](int i) { return square_root(a.lane[i]); });
-    each("no_less", no_less(a.all, floor),
+    each("raised_to", raised_to(a.all, floor),
          [&](int i) { return a.lane[i] > floor ? a.lane[i] : floor; });
     Sixteen<float> sum = c.all;
     add_products(sum, a.all, b.all);
@@ -116,10 +116,11 @@ void check_masks(Report report, Random& random) {
            at_least(a.all, bound) == mask_of([&](int i) { return a.lane[i] >= bound; }));
     const unsigned reached = mask_of([&](int i) { return a.lane[i] >= limit.lane[i]; });
     report("at_least", at_least(a.all, limit.all) == reached);
-    report("below", below(a.lane, bound) == mask_of([&](int i) { return !(a.lane[i] >= bound); }));
+    report("lanes_below",
+           lanes_below(a.lane, bound) == mask_of([&](int i) { return !(a.lane[i] >= bound); }));
     Sixteen<float> raised = top.all;
-    report("raise_to_lower", raise_to_lower(raised, a.all, limit.all) == reached);
-    report("raise_to_lower", lanes_are(raised, [&](int i) {
+    report("raise_to_scores_below", raise_to_scores_below(raised, a.all, limit.all) == reached);
+    report("raise_to_scores_below", lanes_are(raised, [&](int i) {
              const bool better = a.lane[i] < limit.lane[i] && a.lane[i] > top.lane[i];
              return better ? a.lane[i] : top.lane[i];
            }));
@@ -127,8 +128,8 @@ void check_masks(Report report, Random& random) {
   const Input<float> a(random);
   const float other = -7;
   for (unsigned which = 0; which < 1u << kLanes; ++which)
-    report("only", lanes_are(only(which, a.all, other),
-                             [&](int i) { return which >> i & 1 ? a.lane[i] : other; }));
+    report("keep_lanes", lanes_are(keep_lanes(which, a.all, other),
+                                   [&](int i) { return which >> i & 1 ? a.lane[i] : other; }));
 }
 
 // Coordinates: pairs of 16 bits, of all sizes and at the ends of their range.
@@ -149,7 +150,7 @@ void check_integers(Report report, Random& random) {
     int32_t a[kLanes], b[kLanes], start[kLanes], sums[4];
     const Sixteen<int32_t> all_a = random_pairs(random, a), all_b = random_pairs(random, b);
     Sixteen<int32_t> sum = random_pairs(random, start);
-    report("paired", lanes_are(paired(all_a, all_b), [&](int i) {
+    report("pairs_of", lanes_are(pairs_of(all_a, all_b), [&](int i) {
              return int32_t((uint32_t(a[i]) & 0xffff) | uint32_t(b[i]) << 16);
            }));
     report("as_floats", lanes_are(as_floats(all_a), [&](int i) { return float(a[i]); }));
@@ -176,8 +177,8 @@ void check_integers(Report report, Random& random) {
       }
       four[n] = load(lanes);
     }
-    totals(four, sums);
-    for (int n = 0; n < 4; ++n) report("totals", sums[n] == expected[n]);
+    sums_of_lanes(four, sums);
+    for (int n = 0; n < 4; ++n) report("sums_of_lanes", sums[n] == expected[n]);
   }
 }
 

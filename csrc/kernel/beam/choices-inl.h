@@ -17,7 +17,7 @@ struct Choices {
   void start(int most) {
     wanted = most;
     count = candidates = bounds = 0;
-    limit = std::numeric_limits<float>::infinity();
+    limit = kInfinityOf<float>;
   }
 
   bool is_full() const { return count == wanted; }
@@ -25,8 +25,7 @@ struct Choices {
   // Takes a choice whose deciding distance was computed. NaN counts as infinity, so that there are
   // always enough choices. Insertion into a sorted list: most choices end after one comparison.
   void add(T measured, int64_t number) {
-    if (!(measured < std::numeric_limits<T>::infinity()))
-      measured = std::numeric_limits<T>::infinity();
+    if (!(measured < kInfinityOf<T>)) measured = kInfinityOf<T>;
     if (is_full() && !precedes(measured, number, wanted - 1)) return;
     int place = count < wanted ? count++ : wanted - 1;
     for (; place > 0 && precedes(measured, number, place - 1); --place) {

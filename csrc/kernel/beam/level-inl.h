@@ -80,7 +80,7 @@ struct Level {
   // equal: choices come in the order of their numbers, so that a later one loses ties.
   static unsigned nearer(const float* distance, const Choices<T>& of_row) {
     static_assert(Lanes<float>::kRows >= kLanes);
-    return of_row.is_full() ? below(distance, of_row.distance[of_row.wanted - 1]) : 0xffffu;
+    return of_row.is_full() ? lanes_below(distance, of_row.distance[of_row.wanted - 1]) : 0xffffu;
   }
   static unsigned nearer(const double* distance, const Choices<T>& of_row) {
     unsigned lanes = 0;

@@ -104,7 +104,7 @@ inline void to_unit_lengths(T* block, int64_t d) {
   };
   V largest[kVectors] = {}, squares[1][kVectors];
   for (int64_t j = 0; j < d; ++j)
-    for (int v = 0; v < kVectors; ++v) largest[v] = larger_of(largest[v], size_of(row(j, v)));
+    for (int v = 0; v < kVectors; ++v) largest[v] = larger_of(largest[v], magnitude(row(j, v)));
   for (int v = 0; v < kVectors; ++v) {
     const V scale = scale_of<T, typename Lanes<T>::Mask>(largest[v]);
     for (int64_t j = 0; j < d; ++j) row(j, v) *= scale;

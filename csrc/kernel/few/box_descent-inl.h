@@ -71,7 +71,7 @@ class BoxDescent {
   // squared distances of all. These are not the deciding distance, and need not be: any candidate
   // prunes rightly as z, the nearest one prunes most.
   int64_t nearest_to_middle(const T* middle, const Candidates<T>& list) const {
-    V least = V{} + std::numeric_limits<T>::infinity();
+    V least = V{} + kInfinityOf<T>;
     M where = {};
     for (int64_t c = 0; c < list.count; c += W) {
       V square = {};
@@ -109,12 +109,12 @@ class BoxDescent {
       V farthest_corner = {};  // Σ |b_j - a_j| h_j
       for (int j = 0; j < D; ++j) {
         const V b = vector_at(of_parent.features + j * room + c) - middle[j];
-        farthest_corner += size_of(V(b - a[j])) * half[j];
+        farthest_corner += magnitude(V(b - a[j])) * half[j];
       }
       const V square = vector_at(squares + c);
       const M pruned =
           square - a_squared - 2 * farthest_corner > kMarginOfBox<T> * square + least_gap;
-      unsigned kept_bits = ~bits_of<T>(pruned) & ((1u << W) - 1);
+      unsigned kept_bits = ~lane_bits<T>(pruned) & ((1u << W) - 1);
       if (of_parent.count - c < W) kept_bits &= (1u << (of_parent.count - c)) - 1;
       for (; kept_bits; kept_bits &= kept_bits - 1)
         append(of_parent, c + __builtin_ctz(kept_bits), kept);

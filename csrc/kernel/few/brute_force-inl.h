@@ -30,7 +30,7 @@ inline void to_cosine(const T* block, NearestOfRows<T>& nearest,
     const V half = vector_at(nearest.distance + v * W) / 2;
     const V distance = zero ? V{} + T(1) : half;
     std::memcpy(nearest.distance + v * W, &distance, sizeof(distance));
-    for (unsigned zeros = bits_of<T>(zero); zeros; zeros &= zeros - 1) {
+    for (unsigned zeros = lane_bits<T>(zero); zeros; zeros &= zeros - 1) {
       const int s = v * W + __builtin_ctz(zeros);
       nearest.label[s] = 0;
       weights[s] = 0;

@@ -15,7 +15,7 @@ struct Nearest {
 
   Nearest() {
     for (int v = 0; v < kVectors; ++v) {
-      distance[v] = typename Lanes<T>::Vector{} + std::numeric_limits<T>::infinity();
+      distance[v] = typename Lanes<T>::Vector{} + kInfinityOf<T>;
       label[v] = typename Lanes<T>::Mask{};
     }
   }

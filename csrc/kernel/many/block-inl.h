@@ -124,7 +124,7 @@ struct Block {
   // Raises the upper bounds by the drift of each row's centroid. Returns the rows that other
   // centroids may be nearer to, since u(x)² exceeds the gap of their centroid.
   uint64_t raise_upper_bounds() {
-    constexpr float kRoundedUp = 1 + 4 * std::numeric_limits<float>::epsilon();
+    constexpr float kRoundedUp = 1 + 4 * kEpsilonOf<float>;
     float* const reach = search.upper.reach + rows.first;
     uint64_t unproven = 0;
     for (int i = 0; i < rows.count; ++i) {

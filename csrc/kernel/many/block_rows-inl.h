@@ -20,8 +20,8 @@ struct BlockRows {
     coordinates =
         s.rows.coordinates ? s.rows.coordinates + first * s.coordinates.pitch : memory.coordinates;
     for (int i = 0; i < kBlock; i += kLanes) {  // rows that are missing in a last block
-      store(norm + i, filled(0.0f));
-      store(unit + i, filled(0.0f));
+      store(norm + i, broadcast(0.0f));
+      store(unit + i, broadcast(0.0f));
     }
   }
 

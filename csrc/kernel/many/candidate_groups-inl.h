@@ -102,7 +102,7 @@ class CandidateGroups {
   // The rows of a set for which a group is a candidate.
   uint64_t candidate_rows(uint64_t rows, int64_t group) const {
     const uint8_t drift = block_.search.bounds.drift_above[group];
-    return rows & (beyond_bytes_ | below(block_.bounds.of_group(group), limit_, drift));
+    return rows & (beyond_bytes_ | lanes_below(block_.bounds.of_group(group), limit_, drift));
   }
 
   // Lists the groups group_at(0), .. group_at(groups - 1) that have rows, without a branch. Returns
@@ -130,7 +130,7 @@ class CandidateGroups {
     const Search<T>& s = block_.search;
     for (int64_t n = 0; n < count_; ++n) {
       const NearGroup near_group = groups_[n];
-      fill_up(block_.bounds.of_group(near_group.group), near_group.rows);
+      set_bytes(block_.bounds.of_group(near_group.group), near_group.rows);
       const int64_t end = least_of(s.places.k, (near_group.group + 1) * s.bounds.together);
       for (int64_t place = near_group.group * s.bounds.together; place < end; ++place)
         call(near_group.rows, place);

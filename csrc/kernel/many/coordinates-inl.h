@@ -20,10 +20,10 @@ static_assert(kRowsTogether <= kMostRowsTogether);
 // The unit of a row, of squared norm `norm`: at least that of kLeastNorm, to divide by. Of sixteen
 // rows below.
 inline float unit_of(float norm) {
-  return std::sqrt(norm > kLeastNorm ? norm : kLeastNorm) * (1 / kWhole);
+  return square_root(norm > kLeastNorm ? norm : kLeastNorm) * (1 / kWhole);
 }
 inline Sixteen<float> unit_of(const Sixteen<float>& norm) {
-  return times(square_root(no_less(norm, kLeastNorm)), 1 / kWhole);
+  return times(square_root(raised_to(norm, kLeastNorm)), 1 / kWhole);
 }
 
 // Rounds numbers (count, a multiple of sixteen) to pairs (pitch >= count / 2), zeros behind them.
@@ -59,7 +59,7 @@ inline float squared_norm(const float* numbers, int64_t count) {
   Sixteen<float> sum = {};
   for (int64_t j = 0; j < count; j += kLanes)
     add_square_of_difference(sum, load(numbers + j), Sixteen<float>{});
-  return total(sum);
+  return sum_of_lanes(sum);
 }
 
 // Products of `together` rows (1 to kRowsTogether; centered, stride apart) with all directions:
@@ -104,7 +104,7 @@ void measure_rows(const Coordinates& c, const RowAt& row_at, int64_t d, int64_t 
       store(centered + i * stride + j, difference);
       add_square_of_difference(squares, difference, Sixteen<float>{});
     }
-    norms[i] = total(squares);
+    norms[i] = sum_of_lanes(squares);
     if (!c.directions)
       round_row(centered + i * stride, stride, unit_of(norms[i]), c.pitch,
                 coordinates + i * c.pitch);
@@ -119,7 +119,7 @@ void measure_rows(const Coordinates& c, const RowAt& row_at, int64_t d, int64_t 
       float* const z = along + r * numbers;
       z[c.directions] = 0;
       const float rest = norm - squared_norm(z, numbers);
-      z[c.directions] = std::sqrt((rest > 0 ? rest : 0) + c.blur * norm);
+      z[c.directions] = square_root((rest > 0 ? rest : 0) + c.blur * norm);
       round_row(z, numbers, unit_of(norm), c.pitch, coordinates + (first + r) * c.pitch);
     }
   }

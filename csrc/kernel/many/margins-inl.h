@@ -10,7 +10,7 @@
 namespace km::KM_TARGET {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kInfinity = kInfinityOf<float>;
 // Distances below may be rounding alone: units are at least √kLeastNorm / kWhole, so that
 // coordinates of rows shorter than √kLeastNorm = 1e-15 lose their digits.
 constexpr float kTiny = 1e-14f;
@@ -32,18 +32,18 @@ inline float norm_below(const Coordinates& c, float norm) {
 // the rounding of a square root, 2^-24.
 inline float distance_below(const Coordinates& c, float norm, float score) {
   const float square = norm_below(c, norm) - 2 * score;
-  return std::sqrt(square > 0 ? square : 0) * (1 - 2e-6f);
+  return square_root(square > 0 ? square : 0) * (1 - 2e-6f);
 }
 
 // Bounds on a distance (not squared), from the computed Σ(x - c)²: 2 - slack is at most 1 / slack.
 template <typename T>
 inline float root_below(const Coordinates& c, T distance) {
-  const float root = std::sqrt(static_cast<float>(distance)) * (2 - c.slack) - kTiny;
+  const float root = square_root(static_cast<float>(distance)) * (2 - c.slack) - kTiny;
   return root > 0 ? root : 0;
 }
 template <typename T>
 inline float root_above(const Coordinates& c, T distance) {
-  return std::sqrt(static_cast<float>(distance)) * c.slack + kTiny;
+  return square_root(static_cast<float>(distance)) * c.slack + kTiny;
 }
 
 }  // namespace

@@ -69,12 +69,12 @@ class PairFilter {
     Sixteen<int32_t> sums[kTogether];
     for (int r = 0; r < kTogether; ++r) {
       rows[r] = block_.rows.coordinates_of(row_[first + r]);
-      sums[r] = filled(0);
+      sums[r] = broadcast(0);
     }
     for (int64_t j = 0; j < c.pitch; j += kLanes)
       for (int r = 0; r < kTogether; ++r)
         add_products_of_pairs(sums[r], load(rows[r] + j), load(centroid + j));
-    totals(sums, product_ + first);
+    sums_of_lanes(sums, product_ + first);
   }
 
   // Of sixteen pairs from `first` on (`pairs`: the lanes in use), pairs whose score is high enough
@@ -89,7 +89,7 @@ class PairFilter {
     add_products(score, as_floats(load(product_ + first)), times(of_row[0], of_centroid[0]));
     const unsigned candidates = at_least(score, of_row[1]) & pairs;
     const Bytes steps =
-        to_steps(only(pairs & ~candidates, times_plus(score, -2, of_row[2]), kTooLarge),
+        to_steps(keep_lanes(pairs & ~candidates, times_plus(score, -2, of_row[2]), kTooLarge),
                  bounds.per_step, minus(of_centroid[2], of_row[3]));
     for (int r = 0; r < kLanes; ++r) {
       uint8_t& kept = block_.bounds.steps[bound_[first + r]];

@@ -13,7 +13,7 @@ constexpr int kCentroidsInTurn = KM_VECTOR_BYTES / 8;  // whose sums fit into th
 // The two highest scores of each of sixteen rows, and the places of their centroids; of equal
 // scores the first. Made with -infinity and place 0.
 struct TopTwo {
-  Sixteen<float> highest = filled(-kInfinity), second = filled(-kInfinity);
+  Sixteen<float> highest = broadcast(-kInfinity), second = broadcast(-kInfinity);
   Sixteen<int32_t> highest_place = {}, second_place = {};
 
   // Scores of the sixteen rows with the centroid at a place.
@@ -42,17 +42,17 @@ inline void score_places(const Coordinates& c, const PlaceAt& place, const TileC
   for (int i = 0; i < kCentroidsInTurn; ++i) centroid[i] = c.of_centroids + place(i) * c.pitch;
   Sixteen<int32_t> sum[kCentroidsInTurn][kRowVectors];
   for (int i = 0; i < kCentroidsInTurn; ++i)
-    for (int v = 0; v < kRowVectors; ++v) sum[i][v] = filled(0);
+    for (int v = 0; v < kRowVectors; ++v) sum[i][v] = broadcast(0);
   for (int64_t j = 0; j < c.width; ++j)
     for (int v = 0; v < kRowVectors; ++v) {
       const Sixteen<int32_t> pair = load(tile.pairs + (j * kRowVectors + v) * kLanes);
       for (int i = 0; i < kCentroidsInTurn; ++i)
-        add_products_of_pairs(sum[i][v], pair, filled(centroid[i][j]));
+        add_products_of_pairs(sum[i][v], pair, broadcast(centroid[i][j]));
     }
   for (int i = 0; i < kCentroidsInTurn; ++i)
     for (int v = 0; v < kRowVectors; ++v) {
       const Sixteen<float> units = times(load(tile.unit + v * kLanes), c.units[place(i)]);
-      score[i][v] = filled(c.offsets[place(i)]);
+      score[i][v] = broadcast(c.offsets[place(i)]);
       add_products(score[i][v], as_floats(sum[i][v]), units);
     }
 }
@@ -60,8 +60,8 @@ inline void score_places(const Coordinates& c, const PlaceAt& place, const TileC
 // Writes the scores (end - begin, kRowsInLanes) of a tile with the centroids at places begin to
 // end, and of places that fill up the last turn; raises the two highest. begin is a multiple of a
 // turn.
-KM_BY_ITSELF void score_rows(const Coordinates& c, const TileCoordinates& tile, int64_t begin,
-                             int64_t end, float* scores, TopTwo (&top)[kRowVectors]) {
+KM_NOINLINE void score_rows(const Coordinates& c, const TileCoordinates& tile, int64_t begin,
+                            int64_t end, float* scores, TopTwo (&top)[kRowVectors]) {
   for (int64_t place = begin; place < end; place += kCentroidsInTurn) {
     PerRow score[kCentroidsInTurn];
     score_places(c, [&](int i) { return place + i; }, tile, score);

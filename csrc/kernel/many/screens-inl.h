@@ -58,10 +58,10 @@ int find_within_gaps(const Block<T>& block, int i, int most, int32_t* places) {
   const float distance = static_cast<float>(block.distance[i]);
   int count = 0;
   for (int64_t sixteens = 0; sixteens < s.gaps.blocks && count <= most; sixteens += kLanes)
-    for (unsigned closer = below(of_sixteen + sixteens, distance); closer && count <= most;
+    for (unsigned closer = lanes_below(of_sixteen + sixteens, distance); closer && count <= most;
          closer &= closer - 1) {
       const int64_t first = (sixteens + __builtin_ctz(closer)) * kLanes;
-      for (unsigned left = below(pairwise + first, distance); left; left &= left - 1)
+      for (unsigned left = lanes_below(pairwise + first, distance); left; left &= left - 1)
         places[count++] = static_cast<int32_t>(first) + __builtin_ctz(left);
     }
   return count;

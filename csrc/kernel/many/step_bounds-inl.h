@@ -59,7 +59,7 @@ struct StepBounds {
   // Subtracts from every bound, down to 0, the steps that the drift of its group is rebased by.
   void rebase() const {
     for (int64_t group = 0; group < all.groups; ++group)
-      take_off(of_group(group), all.rebase[group]);
+      subtract_saturated(of_group(group), all.rebase[group]);
   }
 
   // Sets all bounds to the highest byte, from where a search lowers them, centroid by centroid.

@@ -147,11 +147,12 @@ class Tile {
       const int64_t group = bounds.group_of[begin];
       const int64_t next = least_of(end, (group + 1) * bounds.together);
       PerRow top;
-      for (int v = 0; v < kRowVectors; ++v) top[v] = filled(-kInfinity);
+      for (int v = 0; v < kRowVectors; ++v) top[v] = broadcast(-kInfinity);
       for (; begin < next; ++begin, scores += kRowsInLanes) {
         uint32_t candidates = 0;
         for (int v = 0; v < kRowVectors; ++v)
-          candidates |= raise_to_lower(top[v], load(scores + v * kLanes), least[v]) << (v * kLanes);
+          candidates |= raise_to_scores_below(top[v], load(scores + v * kLanes), least[v])
+                        << (v * kLanes);
         for (candidates &= open_; candidates; candidates &= candidates - 1) {
           const int r = __builtin_ctz(candidates);
           queue.add(rows_[r], begin, scores[r]);
@@ -160,7 +161,7 @@ class Tile {
       uint8_t* kept = block_.bounds.of_group(group) + rows_[0];
       for (int v = 0; v < kRowVectors; ++v)
         lower_to_steps(kept + v * kLanes, times_plus(top[v], -2, norm[v]), bounds.per_step,
-                       minus(filled(bounds.drift_below[group]), base[v]));
+                       minus(broadcast(bounds.drift_below[group]), base[v]));
     }
   }
 

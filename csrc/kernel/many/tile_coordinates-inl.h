@@ -77,8 +77,8 @@ void fill_tile(BlockRows<T>& block, const uint8_t* which, int count, const Scrat
     store(tile.unit + first, units);
     for (int64_t j = 0; j < c.width; ++j)
       store(tile.pairs + j * kRowsInLanes + first,
-            paired(rounded(times(load(feature + 2 * j * kLanes), scale)),
-                   rounded(times(load(feature + (2 * j + 1) * kLanes), scale))));
+            pairs_of(rounded(times(load(feature + 2 * j * kLanes), scale)),
+                     rounded(times(load(feature + (2 * j + 1) * kLanes), scale))));
   }
 }
 

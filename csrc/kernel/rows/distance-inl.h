@@ -17,7 +17,7 @@ constexpr int64_t kFeaturesInPart = 1024;
 // add_squares(lane, j) does lane[i] = fused(v[j + i], v[j + i], lane[i]) for i = 0 .. 15.
 template <typename T, typename AddSquares>
 inline Sixteen<T> lanes_of_part(int64_t begin, int64_t end, const AddSquares& add_squares) {
-  Sixteen<T> lane = filled(T(0));
+  Sixteen<T> lane = broadcast(T(0));
   for (int64_t j = begin; j < end; j += kLanes) add_squares(lane, j);
   return lane;
 }
@@ -26,11 +26,11 @@ inline Sixteen<T> lanes_of_part(int64_t begin, int64_t end, const AddSquares& ad
 // stride, a multiple of 16, which changes no bit.
 template <typename T, typename AddSquares>
 inline T sum_of_squares(int64_t stride, const AddSquares& add_squares) {
-  if (stride <= kFeaturesInPart) return total(lanes_of_part<T>(0, stride, add_squares));
-  Sixteen<T> totals = filled(T(0));  // total[0 .. 15] of the pseudo-code
+  if (stride <= kFeaturesInPart) return sum_of_lanes(lanes_of_part<T>(0, stride, add_squares));
+  Sixteen<T> totals = broadcast(T(0));  // total[0 .. 15] of the pseudo-code
   for (int64_t begin = 0; begin < stride; begin += kFeaturesInPart)
     add(totals, lanes_of_part<T>(begin, least_of(stride, begin + kFeaturesInPart), add_squares));
-  return total(totals);  // by halves: lanes 8 apart, then 4, 2, 1
+  return sum_of_lanes(totals);  // by halves: lanes 8 apart, then 4, 2, 1
 }
 
 // distance(x, c, d) for more than kFewFeatures features, of x and c (stride). The sign of x - c
@@ -45,17 +45,17 @@ inline T squared_distance(const T* x, const T* c, int64_t stride) {
 // distance(x, c, d) of four pairs x[i], c[i] (stride). A sum waits for each of its additions (4
 // cycles on most processors); four sums side by side keep the processor busy meanwhile.
 template <typename T>
-KM_BY_ITSELF void squared_distances(const T* const (&x)[4], const T* const (&c)[4], int64_t stride,
-                                    T (&distance)[4]) {
+KM_NOINLINE void squared_distances(const T* const (&x)[4], const T* const (&c)[4], int64_t stride,
+                                   T (&distance)[4]) {
   if (stride > kFeaturesInPart) {  // long sums: pairs one by one
     for (int i = 0; i < 4; ++i) distance[i] = squared_distance(x[i], c[i], stride);
     return;
   }
   Sixteen<T> lane[4];
-  for (int i = 0; i < 4; ++i) lane[i] = filled(T(0));
+  for (int i = 0; i < 4; ++i) lane[i] = broadcast(T(0));
   for (int64_t j = 0; j < stride; j += kLanes)
     for (int i = 0; i < 4; ++i) add_square_of_difference(lane[i], load(x[i] + j), load(c[i] + j));
-  for (int i = 0; i < 4; ++i) distance[i] = total(lane[i]);
+  for (int i = 0; i < 4; ++i) distance[i] = sum_of_lanes(lane[i]);
 }
 
 // distance(x, c, d) for d <= kFewFeatures, of x and c (d): one feature after the other.

@@ -14,10 +14,10 @@ namespace {
 // A row of more than kFewFeatures features, filled up by zeros to stride, a multiple of 16. A row
 // of zeros, whose m is 0, stays as it is.
 template <typename T>
-KM_BY_ITSELF void normalize(T* x, int64_t stride) {
-  Sixteen<T> sizes = filled(T(0));
-  for (int64_t j = 0; j < stride; j += kLanes) raise_to_size(sizes, load(x + j));
-  const T m = largest(sizes);
+KM_NOINLINE void normalize(T* x, int64_t stride) {
+  Sixteen<T> sizes = broadcast(T(0));
+  for (int64_t j = 0; j < stride; j += kLanes) raise_to_magnitude(sizes, load(x + j));
+  const T m = largest_lane(sizes);
   if (!(m > 0)) return;
   const T p = scale_of<T, IntOf<T>>(m);
   const T squares = sum_of_squares<T>(stride, [x, p](Sixteen<T>& lane, int64_t j) {
@@ -25,7 +25,7 @@ KM_BY_ITSELF void normalize(T* x, int64_t stride) {
     store(x + j, y);
     add_square(lane, y);
   });
-  const T norm = std::sqrt(squares);
+  const T norm = square_root(squares);
   for (int64_t j = 0; j < stride; j += kLanes) store(x + j, divided(load(x + j), norm));
 }
 
@@ -33,14 +33,14 @@ KM_BY_ITSELF void normalize(T* x, int64_t stride) {
 template <typename T>
 void normalize_few(T* x, int64_t d) {
   T m = 0, squares = 0;
-  for (int64_t j = 0; j < d; ++j) m = larger_of(m, size_of(x[j]));
+  for (int64_t j = 0; j < d; ++j) m = larger_of(m, magnitude(x[j]));
   if (!(m > 0)) return;
   const T p = scale_of<T, IntOf<T>>(m);
   for (int64_t j = 0; j < d; ++j) {
     x[j] *= p;  // y[j]
     squares = fused(x[j], x[j], squares);
   }
-  const T norm = std::sqrt(squares);
+  const T norm = square_root(squares);
   for (int64_t j = 0; j < d; ++j) x[j] /= norm;
 }
 

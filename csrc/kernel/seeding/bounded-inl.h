@@ -75,7 +75,7 @@ class OfferQueue {
     const T before = nearest_[row];
     if (!(distance < before)) return;
     const double weight = weights_ ? weights_[row] : 1.0;
-    const bool first_center = before == std::numeric_limits<T>::infinity();
+    const bool first_center = before == kInfinityOf<T>;
     potential_[place] += weight * (first_center ? distance : double(distance) - before);
     if (place < 16) reached_[row] |= static_cast<uint16_t>(1u << place);
   }
@@ -138,8 +138,8 @@ void offer_candidates(BlockRows<T>& block, const T* nearest, int begin, int coun
   // center, when `nearest` is infinite.
   uint32_t bounded = 0;  // rows for which bounds hold, a bit each: norm and distance <= kTooLarge
   for (int r = 0; r < kRowsInLanes; r += kLanes)
-    bounded |= (at_least(minus(filled(kTooLarge), load(norm + r)), 0) &
-                at_least(minus(filled(kTooLarge), load(distance + r)), 0))
+    bounded |= (at_least(minus(broadcast(kTooLarge), load(norm + r)), 0) &
+                at_least(minus(broadcast(kTooLarge), load(distance + r)), 0))
                << r;
   const uint32_t rows = static_cast<uint32_t>((uint64_t{1} << count) - 1);
   PerRow limit;
@@ -166,14 +166,14 @@ inline void add_nearest(const T* nearest, const double* weights, int count, doub
     for (int i = 0; i < kBlock; i += kLanes)
       for (int lane = 0; lane < kLanes; ++lane) {
         const T distance = nearest[i + lane];
-        sum[lane] += distance < std::numeric_limits<T>::infinity() ? distance : T(0);
+        sum[lane] += distance < kInfinityOf<T> ? distance : T(0);
       }
     return;
   }
   for (int i = 0; i < count; ++i) {
     const T distance = nearest[i];
     const double weight = weights ? weights[i] : 1.0;
-    sum[i % kLanes] += distance < std::numeric_limits<T>::infinity() ? weight * distance : 0.0;
+    sum[i % kLanes] += distance < kInfinityOf<T> ? weight * distance : 0.0;
   }
 }
 

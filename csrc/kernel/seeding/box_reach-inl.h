@@ -24,15 +24,15 @@ class BoxReach {
   // See Kernel::lower_in_boxes: one thread's part, nodes part, part + parts, .. of the uppermost
   // level. By itself, once for each D: inlined into one function for every D, compilers choose by
   // its size whether w × distance + potential is rounded once or twice.
-  KM_BY_ITSELF void lower(const T* center, int64_t part, int64_t parts, T* nearest) const {
+  KM_NOINLINE void lower(const T* center, int64_t part, int64_t parts, T* nearest) const {
     const int top = tree_.levels.count - 1;
     for (int64_t node = part; node < tree_.levels.nodes[top]; node += parts)
       lower_node(top, node, center, nearest);
   }
 
   // See Kernel::gain_in_boxes; m: 1 to kCandidates.
-  KM_BY_ITSELF void gain(const T* candidates, int64_t m, int64_t part, int64_t parts,
-                         double* gains) const {
+  KM_NOINLINE void gain(const T* candidates, int64_t m, int64_t part, int64_t parts,
+                        double* gains) const {
     const int top = tree_.levels.count - 1;
     for (int64_t node = part; node < tree_.levels.nodes[top]; node += parts)
       gain_of_node(top, node, candidates, ~uint32_t{0} >> (kCandidates - m), gains);
@@ -94,13 +94,13 @@ class BoxReach {
     for (int c = 0; c < kCandidates && candidate_bits >> c; c += W) {
       V square = {}, size = {};  // of the margin: ‖p - m‖² + ‖h‖²
       for (int j = 0; j < D; ++j) {
-        const V apart = size_of(V(vector_at(candidates + j * kCandidates + c) - middle[j]));
+        const V apart = magnitude(V(vector_at(candidates + j * kCandidates + c) - middle[j]));
         const V over = apart - half[j], beyond = over > 0 ? over : V{};
         square += beyond * beyond;
         size += apart * apart + half[j] * half[j];
       }
       const auto reached = square - kMarginOfBox<T> * size - kLeastGap<T> < farthest;
-      reaching |= bits_of<T>(reached) << c;
+      reaching |= lane_bits<T>(reached) << c;
     }
     return reaching & candidate_bits;
   }
@@ -112,7 +112,7 @@ class BoxReach {
     const T* const half = tree_.sides.half + number * D;
     T square = 0, size = 0;
     for (int j = 0; j < D; ++j) {
-      const T apart = std::abs(point[j] - middle[j]), beyond = apart - half[j];
+      const T apart = magnitude(point[j] - middle[j]), beyond = apart - half[j];
       square += beyond > 0 ? beyond * beyond : T(0);
       size += apart * apart + half[j] * half[j];
     }
@@ -141,7 +141,7 @@ class BoxReach {
       const V now = closer ? distance[0][v] : before;
       most = now > most ? now : most;
       std::memcpy(nearest_in_leaf + v * W, &now, sizeof(now));
-      for (unsigned lowered = bits_of<T>(closer); lowered; lowered &= lowered - 1) {
+      for (unsigned lowered = lane_bits<T>(closer); lowered; lowered &= lowered - 1) {
         const int s = v * W + __builtin_ctz(lowered);
         if (s < count) nearest[tree_.rows.number[first + s]] = nearest_in_leaf[s];
       }

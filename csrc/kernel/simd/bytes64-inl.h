@@ -70,7 +70,7 @@ inline void lower_to_steps(uint8_t* bounds, const Sixteen<float>& square, float 
 
 // bytes (64) = max(bytes - number, 0): when the base of the bounds of a block grows (a rebase),
 // each bound loses as many steps, and a bound that has no more says nothing.
-inline void take_off(uint8_t* bytes, uint8_t number) {
+inline void subtract_saturated(uint8_t* bytes, uint8_t number) {
 #if KM_AVX512
   _mm512_storeu_si512(bytes,
                       _mm512_subs_epu8(_mm512_loadu_si512(bytes), _mm512_set1_epi8(char(number))));
@@ -88,7 +88,7 @@ inline void take_off(uint8_t* bytes, uint8_t number) {
 // bytes (64): those whose bit is set become 255, from where the measured centroids of a group lower
 // them. AVX2 has no masks: the 32 bits are copied to all bytes, byte b of the mask to the eight
 // lanes that its bits stand for, and each lane tests its own bit.
-inline void fill_up(uint8_t* bytes, uint64_t which) {
+inline void set_bytes(uint8_t* bytes, uint64_t which) {
 #if KM_AVX512
   _mm512_mask_storeu_epi8(bytes, which, _mm512_set1_epi8(char(255)));
 #elif KM_AVX2
@@ -110,7 +110,7 @@ inline void fill_up(uint8_t* bytes, uint64_t which) {
 // The mask of bytes (64) that are below limit (64) + more; the sum is at most 255. Rows whose bound
 // is below what they are away from their centroid, their group having drifted by more: bounds
 // do not keep the group off them.
-inline uint64_t below(const uint8_t* bytes, const uint8_t* limit, uint8_t more) {
+inline uint64_t lanes_below(const uint8_t* bytes, const uint8_t* limit, uint8_t more) {
   uint64_t mask = 0;
 #if KM_AVX512
   const __m512i limits = _mm512_add_epi8(_mm512_loadu_si512(limit), _mm512_set1_epi8(char(more)));

@@ -27,7 +27,7 @@ struct Lanes {
 
 // Bit i says whether lane i of a mask is set; each lane is 0 or -1, as comparisons leave it.
 template <typename T>
-inline unsigned bits_of(const typename Lanes<T>::Mask& mask) {
+inline unsigned lane_bits(const typename Lanes<T>::Mask& mask) {
 #if KM_AVX512
   if constexpr (sizeof(T) == 4)
     return _mm512_movepi32_mask(__m512i(mask));

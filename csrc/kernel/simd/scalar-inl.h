@@ -51,12 +51,12 @@ inline V larger_of(const V& a, const V& b) {
 }
 
 // |value| of a number.
-inline float size_of(float value) { return __builtin_fabsf(value); }
-inline double size_of(double value) { return __builtin_fabs(value); }
+inline float magnitude(float value) { return __builtin_fabsf(value); }
+inline double magnitude(double value) { return __builtin_fabs(value); }
 
 // |value| of a vector, lane by lane; a zero may have either sign.
 template <typename V>
-inline V size_of(const V& value) {
+inline V magnitude(const V& value) {
   return value > -value ? value : -value;
 }
 

@@ -25,4 +25,4 @@
 
 // An inner loop that gets registers of its own: inlined into a larger function, its accumulators
 // would be spilled to memory in each round.
-#define KM_BY_ITSELF __attribute__((noinline))
+#define KM_NOINLINE __attribute__((noinline))

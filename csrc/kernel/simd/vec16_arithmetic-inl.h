@@ -97,7 +97,7 @@ inline Sixteen<float> square_root(Sixteen<float> value) {
 }
 
 // max(value, floor), and floor where value is NaN.
-inline Sixteen<float> no_less(Sixteen<float> value, float floor) {
+inline Sixteen<float> raised_to(Sixteen<float> value, float floor) {
   for (int v = 0; v < Sixteen<float>::kParts; ++v) {
     const auto least = Sixteen<float>::Vector{} + floor;
     value.part[v] = value.part[v] > least ? value.part[v] : least;
@@ -107,9 +107,9 @@ inline Sixteen<float> no_less(Sixteen<float> value, float floor) {
 
 // most = max(most, |value|); lanes of value that are NaN are passed over.
 template <typename T>
-inline void raise_to_size(Sixteen<T>& most, const Sixteen<T>& value) {
+inline void raise_to_magnitude(Sixteen<T>& most, const Sixteen<T>& value) {
   for (int v = 0; v < Sixteen<T>::kParts; ++v)
-    most.part[v] = larger_of(most.part[v], size_of(value.part[v]));
+    most.part[v] = larger_of(most.part[v], magnitude(value.part[v]));
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ inline Sixteen<float> as_floats(const Sixteen<int32_t>& value) {
 }
 
 // Lanes of two numbers of 16 bits each: the low 16 bits of low and of high.
-inline Sixteen<int32_t> paired(const Sixteen<int32_t>& low, const Sixteen<int32_t>& high) {
+inline Sixteen<int32_t> pairs_of(const Sixteen<int32_t>& low, const Sixteen<int32_t>& high) {
   Sixteen<int32_t> both;
   for (int v = 0; v < Sixteen<int32_t>::kParts; ++v)
     both.part[v] = (low.part[v] & 0xffff) |

@@ -42,14 +42,14 @@ inline unsigned at_least(const Sixteen<float>& value, const Sixteen<float>& limi
 }
 
 // Which of the sixteen numbers at an address are below a limit, or NaN.
-inline unsigned below(const float* numbers, float limit) {
+inline unsigned lanes_below(const float* numbers, float limit) {
   return ~at_least(load(numbers), limit) & 0xffffu;
 }
 
 // Raises top to the scores that are below their limit, lane by lane, for the best score among the
 // centroids that did not pass; returns which lanes are at least their limit (candidates).
-inline unsigned raise_to_lower(Sixteen<float>& top, const Sixteen<float>& score,
-                               const Sixteen<float>& limit) {
+inline unsigned raise_to_scores_below(Sixteen<float>& top, const Sixteen<float>& score,
+                                      const Sixteen<float>& limit) {
   for (int v = 0; v < Sixteen<float>::kParts; ++v) {
     const auto lower = score.part[v] < limit.part[v] ? score.part[v] : top.part[v];
     top.part[v] = lower > top.part[v] ? lower : top.part[v];
@@ -58,7 +58,7 @@ inline unsigned raise_to_lower(Sixteen<float>& top, const Sixteen<float>& score,
 }
 
 // a in the lanes whose bit is set, another number in the others.
-inline Sixteen<float> only(unsigned which, const Sixteen<float>& a, float other) {
+inline Sixteen<float> keep_lanes(unsigned which, const Sixteen<float>& a, float other) {
 #if KM_AVX512
   Sixteen<float> chosen;
   chosen.part[0] =

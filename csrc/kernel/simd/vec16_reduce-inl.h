@@ -9,7 +9,7 @@ namespace {
 // The sum of the lanes in the one order that every processor keeps: the upper half is added to the
 // lower half, lanes i + 8 to i, then i + 4 to i, i + 2 to i and 1 to 0.
 template <typename T>
-inline T total(const Sixteen<T>& value) {
+inline T sum_of_lanes(const Sixteen<T>& value) {
   T lanes[kLanes];
   store(lanes, value);
   for (int half = kLanes / 2; half; half /= 2)
@@ -19,7 +19,7 @@ inline T total(const Sixteen<T>& value) {
 
 // The largest lane; no lane is NaN. Of zeros of both signs, either.
 template <typename T>
-inline T largest(const Sixteen<T>& value) {
+inline T largest_lane(const Sixteen<T>& value) {
   T lanes[kLanes];
   store(lanes, value);
   for (int half = kLanes / 2; half; half /= 2)
@@ -30,7 +30,7 @@ inline T largest(const Sixteen<T>& value) {
 // The same with registers, in the same order: with AVX-512 for floats and doubles, with AVX2 for
 // floats.
 #if KM_AVX512
-inline float total(const Sixteen<float>& value) {
+inline float sum_of_lanes(const Sixteen<float>& value) {
   const __m512 all = value.part[0];
   const __m256 eight = _mm512_castps512_ps256(all) +
                        _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(all), 1));
@@ -38,21 +38,23 @@ inline float total(const Sixteen<float>& value) {
   const __m128 two = four + _mm_movehl_ps(four, four);
   return two[0] + two[1];
 }
-inline double total(const Sixteen<double>& value) {
+inline double sum_of_lanes(const Sixteen<double>& value) {
   const __m512d eight = value.part[0] + value.part[1];
   const __m256d four = _mm512_castpd512_pd256(eight) + _mm512_extractf64x4_pd(eight, 1);
   const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
   return two[0] + two[1];
 }
-inline float largest(const Sixteen<float>& value) { return _mm512_reduce_max_ps(value.part[0]); }
+inline float largest_lane(const Sixteen<float>& value) {
+  return _mm512_reduce_max_ps(value.part[0]);
+}
 #elif KM_AVX2
-inline float total(const Sixteen<float>& value) {
+inline float sum_of_lanes(const Sixteen<float>& value) {
   const __m256 eight = value.part[0] + value.part[1];
   const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
   const __m128 two = four + _mm_movehl_ps(four, four);
   return two[0] + two[1];
 }
-inline float largest(const Sixteen<float>& value) {
+inline float largest_lane(const Sixteen<float>& value) {
   const __m256 eight = _mm256_max_ps(value.part[0], value.part[1]);
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
@@ -62,7 +64,7 @@ inline float largest(const Sixteen<float>& value) {
 
 // to (4): the sum of the lanes of each of four; sums fit into 32 bits, so that their order does not
 // matter. Four at once share their shuffles: lanes are transposed 4 × 4 as they are added.
-inline void totals(const Sixteen<int32_t> (&values)[4], int32_t* to) {
+inline void sums_of_lanes(const Sixteen<int32_t> (&values)[4], int32_t* to) {
 #if KM_AVX512
   const __m512i a = __m512i(values[0].part[0]), b = __m512i(values[1].part[0]);
   const __m512i c = __m512i(values[2].part[0]), d = __m512i(values[3].part[0]);

@@ -39,7 +39,7 @@ inline Sixteen<T> load(const T* from) {
 
 // A number in every lane; -0 becomes 0.
 template <typename T>
-inline Sixteen<T> filled(T with) {
+inline Sixteen<T> broadcast(T with) {
   Sixteen<T> value;
   for (int v = 0; v < Sixteen<T>::kParts; ++v) value.part[v] = typename Sixteen<T>::Vector{} + with;
   return value;

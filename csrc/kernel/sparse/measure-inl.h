@@ -28,7 +28,7 @@ void measure_sparse_sixteen(const km_sparse& rows, const double* columns, const 
   for (int64_t i = begin; i < end; ++i, distances += kLanes) {
     const SparseRow<T> row(rows, i);
     const double row_squares = row.squares();
-    Sixteen<double> product = filled(0.0);
+    Sixteen<double> product = broadcast(0.0);
     for (int64_t n = 0; n < row.count; ++n) {
       fetch_ahead<kLanes>(row, n, columns, kLanes);
       const Sixteen<double> column = load(columns + int64_t{row.columns[n]} * kLanes);

@@ -30,7 +30,7 @@ inline T sum_of_squares_of_sparse(const SparseRow<T>& row, const T* y, int64_t d
     sum = fused(y[n], y[n], sum);
   }
   end_part();
-  return total(load(totals));
+  return sum_of_lanes(load(totals));
 }
 
 // See Kernel::unit_sparse. A row of zeros stays as it is.
@@ -40,11 +40,11 @@ void unit_sparse(const km_sparse& rows, int64_t begin, int64_t end, T* to) {
     const SparseRow<T> row(rows, i);
     T* const y = to + rows.starts[i];
     T m = 0;
-    for (int64_t n = 0; n < row.count; ++n) m = larger_of(m, size_of(row.values[n]));
+    for (int64_t n = 0; n < row.count; ++n) m = larger_of(m, magnitude(row.values[n]));
     const T p = m > 0 ? scale_of<T, IntOf<T>>(m) : T(1);
     for (int64_t n = 0; n < row.count; ++n) y[n] = row.values[n] * p;
     if (!(m > 0)) continue;
-    const T norm = std::sqrt(sum_of_squares_of_sparse(row, y, rows.d));
+    const T norm = square_root(sum_of_squares_of_sparse(row, y, rows.d));
     for (int64_t n = 0; n < row.count; ++n) y[n] /= norm;
   }
 }

@@ -59,9 +59,9 @@ inline void fetch_ahead(const SparseRow<T>& row, int64_t n, const P* table, int6
 // Products x·c (kWide * 16) of a row with so many centroids: a strip of SparsePlaces::columns,
 // whose lines are `places` numbers apart.
 template <int kWide, typename T>
-KM_BY_ITSELF void multiply(const SparseRow<T>& row, const T* columns, int64_t places, T* products) {
+KM_NOINLINE void multiply(const SparseRow<T>& row, const T* columns, int64_t places, T* products) {
   Sixteen<T> sum[kWide];
-  for (int w = 0; w < kWide; ++w) sum[w] = filled(T(0));
+  for (int w = 0; w < kWide; ++w) sum[w] = broadcast(T(0));
   for (int64_t n = 0; n < row.count; ++n) {
     fetch_ahead<kWide * kLanes>(row, n, columns, places);
     const T* const column = columns + int64_t{row.columns[n]} * places;

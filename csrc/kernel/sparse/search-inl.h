@@ -27,7 +27,7 @@ class SparseSearch {
   // says so by measured, where it is asked for (measures) or where it had to decide.
   void search(const SparseRow<T>& row, double squares, bool measures) {
     measured = false;
-    const int64_t lowest = screen(row, static_cast<T>(std::sqrt(squares)));
+    const int64_t lowest = screen(row, static_cast<T>(square_root(squares)));
     int64_t candidates = 0;
     for (int64_t c = 0; c < s_.k; ++c) candidates += !(lower_[c] > limit_);
     label = lowest;
@@ -46,8 +46,8 @@ class SparseSearch {
   T distance = 0;         // squared, to centroid label
 
  private:
-  static constexpr T kUnit = std::numeric_limits<T>::epsilon() / 2;  // u, of one rounding
-  static constexpr T kInfinite = std::numeric_limits<T>::infinity();
+  static constexpr T kUnit = kEpsilonOf<T> / 2;  // u, of one rounding
+  static constexpr T kInfinite = kInfinityOf<T>;
 
   // Writes lower bounds of the scores to lower_, and limit_: a centroid whose bound is beyond
   // cannot be the nearest by the deciding distance. Returns the centroid of the least bound.
@@ -59,7 +59,7 @@ class SparseSearch {
   int64_t screen(const SparseRow<T>& row, T norm) {
     multiply_all(row, s_, lower_);
     const T margin = T(1.125) * T(row.count + 16) * kUnit;
-    Sixteen<T> least = filled(kInfinite);
+    Sixteen<T> least = broadcast(kInfinite);
     for (int64_t place = 0; place < s_.count; place += kLanes) {
       const Sixteen<T> half = load(halves_ + place), length = load(norms_ + place);
       Sixteen<T> bound = load(lower_ + place);
@@ -81,10 +81,10 @@ class SparseSearch {
     // the deciding distance too where (2 s + ‖x‖²) > (2 upper + ‖x‖²) (1 + 2 deciding_margin_).
     const T upper = lowest + 2 * margin * (halves_[first] + norm * norms_[first]);
     // Products and squares that underflow lose less than the least normal number each.
-    const T underflow = T(4) * T(row.count + s_.d + 8) * std::numeric_limits<T>::min();
+    const T underflow = T(4) * T(row.count + s_.d + 8) * kLeastNormalOf<T>;
     limit_ = upper + deciding_margin_ * (2 * upper + norm * norm) + underflow;
     // Overflow: no bound is above NaN, so that all centroids are measured.
-    if (!(limit_ < kInfinite)) limit_ = std::numeric_limits<T>::quiet_NaN();
+    if (!(limit_ < kInfinite)) limit_ = kNanOf<T>;
     return first;
   }
 

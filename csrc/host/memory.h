@@ -13,6 +13,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "abi/native.h"
+
 namespace km {
 
 struct Free {
@@ -41,7 +43,7 @@ std::unique_ptr<T[], Free> aligned(size_t count) {
 }
 
 // Centroids come by sixteen, as features do.
-constexpr int64_t kPlaces = 16;
+constexpr int64_t kPlaces = KM_LANES;
 inline int64_t filled(int64_t count) { return (count + kPlaces - 1) / kPlaces * kPlaces; }
 
 // A number for each of so many things, not filled, aligned to 64 bytes.

@@ -3,15 +3,17 @@
 
 #include <cstdint>
 
+#include "abi/native.h"
+
 namespace km {
 
 // Up to so many features, rows are measured against every centroid or by boxes; above, first by
 // bounds.
-constexpr int64_t kFewFeatures = 8;
+constexpr int64_t kFewFeatures = KM_FEW_FEATURES;
 // Up to so many, seeding measures every distance: bounds cost as much.
-constexpr int64_t kMeasuredFeatures = 23;
+constexpr int64_t kMeasuredFeatures = KM_MEASURED_FEATURES;
 // Up to so many they are sorted into boxes for seeding.
-constexpr int64_t kSortedFeatures = 16;
+constexpr int64_t kSortedFeatures = KM_SORTED_FEATURES;
 // Numbers that a row of few features adds to its cluster: features, its weight, and what fills up
 // fours.
 constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
@@ -26,7 +28,7 @@ constexpr float kWhole = 32000;
 constexpr float kLeastNorm = 1e-30f;
 constexpr int kMostSteps = 127;  // that a group of centroids moves before its bounds are rebased
 
-constexpr int kMostBeams = 64;
+constexpr int kMostBeams = KM_MOST_BEAMS;
 constexpr int kBeamRows = 8;  // whose beams are searched together
 
 // Squared norms above may overflow: bounds are of no use, and all centroids are tried.

@@ -26,6 +26,16 @@ struct Kernel {
   // Copies count rows to (count, stride), filled up by zeros; for cosine at unit length.
   void (*load)(const km_rows& rows, int64_t first, int64_t count, int64_t stride, T* to);
 
+  // The deciding distance of each row to the centroid of its label, with the bits of the E-step.
+  void (*label_distances)(const T* rows,          // (count, stride), as load writes them
+                          int64_t count,          // of rows
+                          int64_t d,              // features
+                          int64_t stride,         // d filled up to 16
+                          bool cosine,            // halves distances; a zero row is at distance 1
+                          const T* centroids,     // (k, stride), filled up by zeros
+                          const int64_t* labels,  // (count), 0 to k - 1
+                          T* distances);          // (count), overwritten
+
   // For few features, on rows begin to end: the result's sums and counts are added to; block
   // has twice Kernels::block_bytes for each feature, and sums (copies, k, terms_of(d)) is all zero.
   void (*scan)(const km_rows& rows, const T* centroids, int64_t k, int64_t begin, int64_t end,

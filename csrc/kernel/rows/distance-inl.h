@@ -15,7 +15,7 @@ inline T least_of(T a, T b) {
 // Squared distance of two rows (stride) of more than kFewFeatures features: features 16 apart are
 // added up in order, by parts of 1,024 features, then the lanes. Wherever two rows meet, the
 // distance has the same bits.
-constexpr int64_t kFeaturesInPart = 1024;
+constexpr int64_t kFeaturesInPart = KM_FEATURES_IN_PART;
 
 template <typename T>
 inline T squared_distance(const T* a, const T* b, int64_t stride) {

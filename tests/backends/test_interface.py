@@ -76,6 +76,16 @@ def test_numbers_that_core_and_the_kernels_share_are_the_same() -> None:
             assert 0 <= bits <= interface.MOST_BITS
 
 
+def test_the_triton_kernels_have_the_order_of_the_deciding_distance() -> None:
+    """Their source is read, since it cannot be imported without Triton."""
+    package = Path(backends.__file__).parent
+    text = (package / "triton/kernels/order.py").read_text()
+    numbers = dict(re.findall(r"^(\w+) = tl\.constexpr\((\d+)\)", text, re.MULTILINE))
+    assert int(numbers["FEW_FEATURES"]) == interface.FEW_FEATURES
+    assert int(numbers["LANES"]) == interface.LANES
+    assert int(numbers["PART"]) == interface.FEATURES_IN_PART
+
+
 @needs_native
 def test_hooks_of_tests_are_exported_beside_the_interface() -> None:
     kernels = library()

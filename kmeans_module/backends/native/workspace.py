@@ -93,7 +93,7 @@ class NativeWorkspace:
         self._seeding_weight: Tensor | None = None
         self._labels_version = 0
         self._k = 0
-        self._looks = self._keeps_k = False
+        self._uses_directions = self._remembers = False
         self._seeding_pays = worthwhile(x.shape[-2], _ASSUMED_CENTERS, x.shape[-1])
         self._results: list[ResultStruct] = []
 
@@ -107,10 +107,10 @@ class NativeWorkspace:
         inertia = torch.empty(problems, dtype=torch.float64, device="cpu")
         changed = torch.empty(problems, dtype=torch.int64, device="cpu")
         centroids = self._ready(centroids)
-        looks = worthwhile(n, *centroids.shape[1:], once=True)
+        uses_directions = worthwhile(n, *centroids.shape[1:], once=True)
         for p in range(problems):
             memory = None
-            if looks:
+            if uses_directions:
                 memory = Memory()
                 self._find_directions(memory, p, centroids[p], once=True)
             result = ResultStruct(
@@ -196,7 +196,7 @@ class NativeWorkspace:
         centroids = self._ready(centroids)
         pointers = sums.data_ptr(), counts.data_ptr(), inertia.data_ptr(), self.changed.data_ptr()
         for p, memory in enumerate(self.memories):
-            if self._looks:
+            if self._uses_directions:
                 self._find_directions(memory, p, centroids[p], once=self._once)
             result = self._results[p]
             result.distances = 0 if distances is None else address(distances, p)
@@ -205,7 +205,7 @@ class NativeWorkspace:
             result.inertia = pointers[2] + 8 * p
             result.changed = pointers[3] + 8 * p
             result.warm = warm
-            remembers = self._keeps_k and not (self._once and memory.directions is None)
+            remembers = self._remembers and not (self._once and memory.directions is None)
             self._call(
                 "km_e_step",
                 self._of(self._rows, p),
@@ -221,8 +221,8 @@ class NativeWorkspace:
         self._memories(problems)
         self._k = k
         n = self.x.shape[-2]
-        self._keeps_k = keeps = self._keeps(problems)
-        self._looks = keeps and (
+        self._remembers = keeps = self._keeps(problems)
+        self._uses_directions = keeps and (
             worthwhile(n, k, d, once=self._once) or any(m.directions for m in self.memories)
         )
         self.labels = torch.empty((problems, n), dtype=torch.int64, device="cpu")
@@ -314,9 +314,9 @@ class NativeWorkspace:
         self._check_nearest(nearest)
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64, device="cpu")
         candidates = self._ready(candidates)
-        looks = self._seeding_pays and self._keeps(len(candidates))
+        uses_directions = self._seeding_pays and self._keeps(len(candidates))
         for p, memory in enumerate(self._memories(len(candidates))):
-            if looks or memory.directions is not None:
+            if uses_directions or memory.directions is not None:
                 self._find_directions_for_seeding(memory, p, candidates.shape[1])
             self._call(
                 "km_potentials", self._of(self._seeding_rows, p), address(nearest, p),

@@ -1,5 +1,6 @@
-// Distances of rows to the centroids of given labels: what a caller of the E-step needs who learns
-// only from the counts that a cluster is empty, and so asks for the farthest rows.
+// Distances of rows to the centroids of given labels, in O(n d). An E-step that keeps bounds spares
+// most distances; a caller that learns from its counts that a cluster is empty needs them after
+// all, for the rows that are farthest from their centroids, and need not search again.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,7 @@
 
 namespace km {
 
-// See km_label_distances.
+// See km_label_distances (abi/native.h). Throws std::bad_alloc, as the function below does.
 template <typename T>
 void label_distances(const km_rows& rows, const T* centroids, int64_t k, const int64_t* labels,
                      T* distances, int threads);

@@ -1,4 +1,5 @@
-// The deciding distance of each row to the centroid of its label.
+// The deciding distance of each row to the centroid of its label: n distances, for a caller that
+// has the labels of an E-step and not its distances.
 #pragma once
 
 #include "kernel/rows/load-inl.h"
@@ -6,8 +7,11 @@
 namespace km::KM_TARGET {
 namespace {
 
-// See Kernel::label_distances. Blocks of few features have the same order of operations, row by
-// row, and so do four pairs at once: the bits are those of every E-step (csrc/README.md).
+// See Kernel::label_distances for the arguments. Under cosine rows have unit length, a distance is
+// ½‖x - c‖² = 1 - cos, and a zero row, which has no direction, is at distance 1 of everything.
+//
+// An E-step measures few features in blocks of rows, and many features four pairs at a time; both
+// keep the order of operations of a single pair, so that the bits are the same (csrc/README.md).
 template <typename T>
 void label_distances(const T* rows, int64_t count, int64_t d, int64_t stride, bool cosine,
                      const T* centroids, const int64_t* labels, T* distances) {

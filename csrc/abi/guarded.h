@@ -1,4 +1,4 @@
-// What functions of the C interface have in common.
+// What the functions of the C interface have in common.
 #pragma once
 
 #include <new>
@@ -7,7 +7,8 @@
 
 namespace km {
 
-// Does some work, denormal numbers included. Returns 0, or 1 where there is no memory.
+// Calls work() with denormal numbers switched on (torch.set_flush_denormal may have switched them
+// off), and keeps C++ exceptions from a caller in C. Returns 0, or 1 where there is no memory.
 template <typename Work>
 int guarded(const Work& work) {
   const WithDenormals counting;

@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "abi/native.h"
+
 namespace km {
 
 // Gives back what std::aligned_alloc gave.
@@ -51,7 +53,7 @@ Array<T> aligned(size_t count) {
 }
 
 // Centroids and features are read by sixteen, the lanes of kernel/simd/vec16-inl.h.
-constexpr int64_t kPlaces = 16;
+constexpr int64_t kPlaces = KM_LANES;
 // count filled up to a multiple of 16.
 inline int64_t filled(int64_t count) { return (count + kPlaces - 1) / kPlaces * kPlaces; }
 

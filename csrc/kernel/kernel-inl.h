@@ -15,6 +15,7 @@
 #include "kernel/many/accumulate-inl.h"
 #include "kernel/many/centroid_gaps-inl.h"
 #include "kernel/many/search-inl.h"
+#include "kernel/rows/label_distances-inl.h"
 #include "kernel/rows/moments-inl.h"
 #include "kernel/seeding/bounded-inl.h"
 #include "kernel/seeding/box_reach-inl.h"
@@ -103,6 +104,7 @@ constexpr Kernel<T> kernel_of() {
   Kernel<T> kernel = {};
   kernel.copy_rows = copy_rows<T>;
   kernel.load = load_rows<T>;
+  kernel.label_distances = label_distances<T>;
   kernel.scan = scan_few<T>;
   kernel.descend = descend<T>;
   kernel.search = search_rows<T>;

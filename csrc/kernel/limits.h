@@ -9,14 +9,16 @@
 
 #include <cstdint>
 
+#include "abi/native.h"
+
 namespace km {
 
 // Few features: rows are measured against every centroid, or discarded by boxes. Above, many.
-constexpr int64_t kFewFeatures = 8;
+constexpr int64_t kFewFeatures = KM_FEW_FEATURES;
 // Features up to which seeding measures every distance: bounds cost as much.
-constexpr int64_t kMeasuredFeatures = 23;
+constexpr int64_t kMeasuredFeatures = KM_MEASURED_FEATURES;
 // Features up to which rows are sorted into boxes for seeding: boxes of more features overlap.
-constexpr int64_t kSortedFeatures = 16;
+constexpr int64_t kSortedFeatures = KM_SORTED_FEATURES;
 // Numbers that a row of d few features adds to its cluster's sum, in doubles: the features, its
 // weight, and zeros up to a multiple of 4 (a register of AVX2).
 constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
@@ -39,7 +41,7 @@ constexpr float kLeastNorm = 1e-30f;
 constexpr int kMostSteps = 127;
 
 // Beams of a beam search and neighbors of a search, at most; the C ABI promises it.
-constexpr int kMostBeams = 64;
+constexpr int kMostBeams = KM_MOST_BEAMS;
 // Rows whose beams are searched together: they share the loads of a codebook.
 constexpr int kBeamRows = 8;
 

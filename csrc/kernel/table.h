@@ -40,6 +40,15 @@ struct Kernel {
                int64_t count,   // of rows, at least 0
                int64_t stride,  // from one copy to the next
                T* to);          // (count, stride), written
+  // The deciding distance of each row to the centroid of its label, with the bits of the E-step.
+  void (*label_distances)(const T* rows,          // (count, stride), as load writes them
+                          int64_t count,          // of rows
+                          int64_t d,              // features
+                          int64_t stride,         // d filled up to 16
+                          bool cosine,            // halves distances; a zero row is at distance 1
+                          const T* centroids,     // (k, stride), filled up by zeros
+                          const int64_t* labels,  // (count), 0 to k - 1
+                          T* distances);          // (count), overwritten
   // Of each feature extremes and sums or, about a center, squared differences alone.
   void (*moments)(const T* x,            // (count, size)
                   int64_t count,         // of rows

@@ -25,7 +25,8 @@ _SIGNED = {
     torch.uint32: torch.int32,
     torch.uint64: torch.int64,
 }
-_MOST_OF_FLOAT32 = 1 << 24
+# Every integer up to this one is a float32 (KM_MOST_INTEGER_OF_FLOAT in csrc/abi/native.h).
+MOST_INTEGER_OF_FLOAT32 = 1 << 24
 
 
 @contextmanager
@@ -73,8 +74,8 @@ def beyond_float32(x: Tensor) -> bool:
         return False
     signed = x.view(_SIGNED[x.dtype])  # large unsigned numbers are negative
     lowest, highest = (int(bound) for bound in signed.aminmax())
-    least = 0 if signed.dtype != x.dtype else -_MOST_OF_FLOAT32
-    return lowest < least or highest > _MOST_OF_FLOAT32
+    least = 0 if signed.dtype != x.dtype else -MOST_INTEGER_OF_FLOAT32
+    return lowest < least or highest > MOST_INTEGER_OF_FLOAT32
 
 
 def chunk_rows(n: int, k: int, d: int, problems: int, device: torch.device) -> int:

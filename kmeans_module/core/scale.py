@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Bits of an integer at most: numbers below 2^52 have room to be rounded in float64.
+# Bits of an integer at most: numbers below 2^52 have room to be rounded in float64. The native
+# kernel rounds no more (KM_MOST_BITS in csrc/abi/native.h).
 MOST_BITS = 51
 # Bits of a sum.
 _SUM_BITS = 62

@@ -29,8 +29,8 @@ InitFunction = Callable[[Tensor, int, "torch.Generator | None"], Tensor]
 Told = Callable[[int, int], object]
 Init = str | Tensor | InitFunction
 
-# For each center of k-means++. More than the usual 2 + ln k: they are measured together, and fits
-# end lower.
+# For each center of k-means++. More than the usual 2 + ln k: candidates are measured together, and
+# fits end lower. The kernels are made for no more (KM_CANDIDATES_TOGETHER in csrc/abi/native.h).
 CANDIDATES = 16
 # Potentials that differ by less, relatively, are taken for equal.
 ROUNDING = 1e-9

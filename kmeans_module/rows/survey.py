@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends import backend_for
-from kmeans_module.core.distances import compute_dtype
+from kmeans_module.core.distances import MOST_INTEGER_OF_FLOAT32, compute_dtype
 from kmeans_module.core.problem import Problem
 from kmeans_module.core.rows import Moments
 from kmeans_module.core.sparse import is_sparse, rows_of_numbers
@@ -237,7 +237,8 @@ def dtype_for(example: Tensor, moments: Moments) -> torch.dtype:
     """
     wide = example.dtype == torch.float64
     if not example.is_floating_point() and moments.low.numel():
-        wide = float(torch.maximum(moments.low.abs(), moments.high.abs()).max()) > 2**24
+        largest = float(torch.maximum(moments.low.abs(), moments.high.abs()).max())
+        wide = largest > MOST_INTEGER_OF_FLOAT32
     return accumulator_dtype(example.device) if wide else torch.float32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from kmeans_module.backends.native import library, workspace
 from kmeans_module.backends.native.directions import Directions
+from kmeans_module.backends.native.library import loaded
+from kmeans_module.backends.native.memory import Memory
 
 needs_native = pytest.mark.skipif(
     library() is None, reason="the package was installed without a C++ compiler"
@@ -20,8 +23,17 @@ INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 
 def use(name: str) -> bool:
+    """Serve by the loops of an instruction set (csrc/abi/testing.h); False where there is none."""
     kernels = library()
     return kernels is not None and kernels.km_use_instruction_set(name.encode()) == 0
+
+
+def share_visited(memory: Memory) -> float:
+    """Of the pairs of a row and a centroid, by the last E-step (csrc/abi/testing.h)."""
+    hook = loaded().km_share_visited
+    hook.restype, hook.argtypes = ctypes.c_double, (ctypes.c_void_p,)
+    share: float = hook(memory.handle)
+    return share
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "abi/native.h"
+#include "abi/testing.h"
 
 namespace {
 
@@ -70,6 +71,11 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
     failed += km_e_step(&rows, centroids.get(), k, &result, workspace, threads);
     for (int64_t i = 0; i < n; ++i)
       failed += labels[i] < 0 || labels[i] >= k || !(distances[i] >= 0);
+    if (result.distances) {
+      std::vector<T> again(n);
+      failed += km_label_distances(&rows, centroids.get(), k, labels.data(), again.data(), threads);
+      failed += again != distances;
+    }
     for (int64_t j = 0; j < k * d; ++j) centroids[j] += static_cast<T>(0.01 * (uniform() - 0.5));
     result.warm = 1;
   }
@@ -117,6 +123,8 @@ int check_sparse(int64_t n, int64_t d, int64_t k, bool weighted, bool cosine, in
                               sums_up ? sums.get() : nullptr, sums_up ? counts.get() : nullptr,
                               &inertia, &changed, call > 0};
     failed += km_sparse_e_step(&rows, centroids.get(), k, &result, threads);
+    failed += km_sparse_label_distances(&rows, centroids.get(), k, labels.get(), nearest.get(),
+                                        threads);
     for (int64_t i = 0; i < n; ++i) failed += labels[i] < 0 || labels[i] >= k;
   }
   return failed;

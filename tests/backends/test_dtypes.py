@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 import warnings
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from kmeans_module import KMeansLayer
 from kmeans_module import functional as F
-from kmeans_module.backends.native import NativeWorkspace, calls, library
-from kmeans_module.backends.native.library import ABI_VERSION
+from kmeans_module.backends.native import NativeWorkspace, calls
 from kmeans_module.core.distances import compute_dtype, declared_dtype
 from kmeans_module.layer.result import FitResult
 from tests.backends.conftest import brute_force, needs_native
@@ -338,18 +336,3 @@ assert peak() - before < copy / 4, (peak() - before, copy)
 """
     for dtype in ("bfloat16", "uint8"):
         subprocess.run([sys.executable, "-c", code.replace("DTYPE", dtype)], check=True)
-
-
-def test_a_library_of_another_interface_does_not_serve(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Older:
-        km_e_step = None
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Older())
-    library.cache_clear()
-    try:
-        assert library() is None
-        assert f"has interface 1, not {ABI_VERSION}: build it again" in caplog.text
-    finally:
-        library.cache_clear()

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kmeans_module import KMeansLayer
-from kmeans_module.backends.native import NativeWorkspace, library
+from kmeans_module.backends.native import NativeWorkspace
 from kmeans_module.backends.native import workspace as native
 from kmeans_module.core.statistics import ClusterStats
-from tests.backends.conftest import KINDS, brute_force, data_of, needs_native
+from tests.backends.conftest import KINDS, brute_force, data_of, needs_native, share_visited
 
 pytestmark = needs_native
 
@@ -57,7 +57,7 @@ def check(x: Tensor, k: int, weight: Tensor | None = None, *, steps: int = 6) ->
 
 @pytest.fixture
 def sorted_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_SORTED", 1)
+    monkeypatch.setattr(native, "_LEAST_ROWS_TO_SORT", 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -231,6 +231,4 @@ def test_most_rows_are_not_measured_again() -> None:
     layer.fit(x, max_iter=3)
     workspace = NativeWorkspace(x)
     workspace.statistics(layer.centroids.unsqueeze(0))
-    kernels = library()
-    assert kernels is not None
-    assert kernels.km_share_visited(workspace.memories[0].handle) < 0.1
+    assert share_visited(workspace.memories[0]) < 0.1

@@ -137,7 +137,7 @@ def test_rows_between_centroids_get_the_distances_and_labels_of_the_written_orde
 def test_seeding_measures_in_the_written_order(
     fusing: str, dtype: str, in_a_tree: bool, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "_SORTED", 1 if in_a_tree else 10**9)
+    monkeypatch.setattr(native, "_LEAST_ROWS_TO_SORT", 1 if in_a_tree else 10**9)
     for d in (*range(1, 34), 100, 1_025) if dtype == "float32" else (1, 8, 9, 16, 23, 24):
         data, points, expected = between(dtype, d, 1.0)
         if metric == "cosine":

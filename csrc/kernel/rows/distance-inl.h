@@ -11,7 +11,7 @@ namespace {
 
 // Lanes start again from 0 after so many features: a sum of d squares then has an error of about
 // 64 + d / 1024 roundings instead of d / 16.
-constexpr int64_t kFeaturesInPart = 1024;
+constexpr int64_t kFeaturesInPart = KM_FEATURES_IN_PART;
 
 // lane[0 .. 15] of the part of features begin to end: for each j that is a multiple of 16,
 // add_squares(lane, j) does lane[i] = fused(v[j + i], v[j + i], lane[i]) for i = 0 .. 15.

@@ -37,7 +37,7 @@ constexpr bool kWide = std::is_integral_v<S> && sizeof(S) >= 4;
 template <typename S>
 inline bool is_beyond(S value) {
   using Bits = std::make_unsigned_t<S>;
-  constexpr Bits kMost = 1 << 24;
+  constexpr Bits kMost = KM_MOST_INTEGER_OF_FLOAT;
   return std::is_signed_v<S> ? Bits(value) + kMost > 2 * kMost : Bits(value) > kMost;
 }
 

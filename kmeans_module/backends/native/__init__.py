@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.native import calls
-from kmeans_module.backends.native.library import ELEMENTS, INSTALLED, library
+from kmeans_module.backends.native.interface import ELEMENTS
+from kmeans_module.backends.native.library import INSTALLED, library
 from kmeans_module.backends.native.sparse import NativeSparseWorkspace
 from kmeans_module.backends.native.workspace import NativeWorkspace
 from kmeans_module.core.sparse import is_sparse
 
-_MOST_SPARSE_FEATURES = 2**31 - 1
+_MOST_SPARSE_FEATURES = torch.iinfo(torch.int32).max  # the type of columns in km_sparse
 
 
 class NativeBackend:

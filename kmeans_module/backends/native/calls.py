@@ -1,4 +1,4 @@
-"""Calls of the compiled library that keep nothing from one to the next."""
+"""Calls of the compiled library that need no workspace."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from kmeans_module.backends.beam import torch_beam_search
 from kmeans_module.backends.moments import torch_moments
-from kmeans_module.backends.native.library import (
+from kmeans_module.backends.native.interface import (
     ELEMENTS,
+    MOST_BEAMS,
     RowsStruct,
     SparseStruct,
-    address,
-    loaded,
 )
+from kmeans_module.backends.native.library import address, loaded
 from kmeans_module.backends.sparse import sparse_moments
 from kmeans_module.core.distances import compute_dtype, declared_dtype
 from kmeans_module.core.guard import no_plain, transformed
@@ -23,8 +23,8 @@ from kmeans_module.core.neighbors import Neighbors, of_unit_rows, ranked
 from kmeans_module.core.scale import Scale
 from kmeans_module.core.sparse import is_sparse, with_numbers
 
-MAX_BEAMS = 64  # choices that the kernel keeps
-_NUMBERS = 1 << 22  # of rows that are searched together
+# Numbers of rows, or of their results, that a search for neighbors holds at a time.
+_NUMBERS = 1 << 22
 
 
 def rows_struct(
@@ -34,14 +34,15 @@ def rows_struct(
     dtype: torch.dtype,
     beyond: ctypes.c_int32 | None = None,
 ) -> RowsStruct:
-    """The C view of rows.
+    """km_rows, the C view of the rows of one problem.
 
     Args:
         x: rows, (n, d).
         weight: weights, (n,), contiguous and of float64; None for weight 1.
         metric: "euclidean" or "cosine".
-        dtype: that is computed in, float32 or float64.
-        beyond: becomes 1 where integers are read in float32 that need float64.
+        dtype: that distances are computed in, float32 or float64.
+        beyond: becomes 1 where dtype is float32 and a row holds an integer beyond 2^24. The caller
+            keeps it alive, as long as the struct.
     """
     return RowsStruct(
         x.data_ptr(),
@@ -51,14 +52,14 @@ def rows_struct(
         dtype == torch.float64,
         metric == "cosine",
         ELEMENTS[x.dtype],
-        None if beyond is None else ctypes.pointer(beyond),
+        None if beyond is None else ctypes.addressof(beyond),
     )
 
 
 def rows_structs(
     x: Tensor, weight: Tensor | None, metric: str, dtype: torch.dtype, beyond: ctypes.c_int32
 ) -> list[RowsStruct]:
-    """The C view of the rows of each problem; a single one where all problems share them.
+    """km_rows of each problem; a single one where all problems share rows and weights.
 
     Args:
         x: rows, (n, d) or (P, n, d).
@@ -82,12 +83,12 @@ def rows_structs(
 def sparse_struct(
     starts: Tensor, columns: Tensor, values: Tensor, weight: Tensor | None, d: int, metric: str
 ) -> SparseStruct:
-    """The C view of sparse rows.
+    """km_sparse, the C view of sparse rows.
 
     Args:
         starts: (n + 1,) int64.
         columns: (m,) int32.
-        values: (m,) float32 or float64, which is computed in.
+        values: (m,) of the type that distances are computed in, float32 or float64.
         weight: as for :func:`rows_struct`.
         d: features.
         metric: "euclidean" or "cosine".
@@ -119,16 +120,20 @@ def kernel_centroids(centroids: Tensor, d: int, dtype: torch.dtype) -> Tensor:
 
 
 def refuse_modes() -> None:
-    """Refuse to take pointers of what a call would make where a mode has come up since rows were
-    prepared."""
+    """Refuse to go on with rows that were prepared in eager code where a mode of torch (fake
+    tensors, functorch, tracing) has come up since: the results of a call would have no memory.
+
+    Raises:
+        RuntimeError: such a mode is active; names it.
+    """
     mode = transformed()
     if mode is not None:
         raise RuntimeError(f"rows prepared in eager code meet them again where {mode}")
 
 
 def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
-    """See :func:`kmeans_module.backends.beam_search`; many beams are left to torch."""
-    if beam_size > MAX_BEAMS:
+    """See :func:`kmeans_module.backends.beam_search`; more than MOST_BEAMS are left to torch."""
+    if beam_size > MOST_BEAMS:
         return torch_beam_search(x, codebooks, beam_size=beam_size)
     x, codebooks = x.contiguous(), codebooks.contiguous()
     levels, k, _ = codebooks.shape
@@ -149,37 +154,38 @@ def search(x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
     centroids = centroids.to(dtype).contiguous()
     distances = torch.empty((problems, n, m), dtype=dtype, device="cpu")
     labels = torch.empty((problems, n, m), dtype=torch.int64, device="cpu")
-    size = max(1, _NUMBERS // max(d, k if m > MAX_BEAMS else m))
+    size = max(1, _NUMBERS // max(d, k if m > MOST_BEAMS else m))
     for first in range(0, n, size):
         part = slice(first, min(first + size, n))
         rows = x[..., part, :].to(dtype)
         rows = unit_rows(rows) if metric == "cosine" else rows.contiguous()
         for p in range(problems):
             of_problem = rows[p] if rows.ndim == 3 else rows
-            found = _search_rows(of_problem, centroids[p], m)
+            neighbors = _search_rows(of_problem, centroids[p], m)
             if metric == "cosine":
-                found = of_unit_rows(found, of_problem)
-            distances[p, part], labels[p, part] = found
+                neighbors = of_unit_rows(neighbors, of_problem)
+            distances[p, part], labels[p, part] = neighbors
     return Neighbors(distances, labels)
 
 
 def _search_rows(rows: Tensor, centroids: Tensor, m: int) -> Neighbors:
-    """Of rows (n, d) and centroids (k, d), both contiguous: (n, m)."""
+    """The m nearest of centroids (k, d) of each of rows (n, d), both contiguous: (n, m)."""
     n, k = len(rows), len(centroids)
-    if m > MAX_BEAMS:  # more than the kernel keeps: it measures all, so many at a time
+    if m > MOST_BEAMS:  # more than the kernel keeps: all distances, MOST_BEAMS centroids at a time
         measured = rows.new_empty((n, k))
-        for first in range(0, k, MAX_BEAMS):
-            some = centroids[first : first + MAX_BEAMS]
-            found = _search_rows(rows, some, len(some))
-            measured.scatter_(1, first + found.labels, found.distances)
+        for first in range(0, k, MOST_BEAMS):
+            together = centroids[first : first + MOST_BEAMS]
+            ordered = _search_rows(rows, together, len(together))
+            measured.scatter_(1, first + ordered.labels, ordered.distances)
         return ranked(measured, torch.arange(k, device="cpu").expand(n, k), m)
-    found = Neighbors(rows.new_empty((n, m)), torch.empty((n, m), dtype=torch.int64, device="cpu"))
+    labels = torch.empty((n, m), dtype=torch.int64, device="cpu")
+    neighbors = Neighbors(rows.new_empty((n, m)), labels)
     if loaded().km_neighbors(
         rows.data_ptr(), rows.dtype == torch.float64, *rows.shape, centroids.data_ptr(), k, m,
-        found.labels.data_ptr(), found.distances.data_ptr(), torch.get_num_threads(),
+        labels.data_ptr(), neighbors.distances.data_ptr(), torch.get_num_threads(),
     ):  # fmt: skip
         raise MemoryError(f"no memory to search {tuple(rows.shape)} rows")
-    return found
+    return neighbors
 
 
 def unit_rows(x: Tensor) -> Tensor:

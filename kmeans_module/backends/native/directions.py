@@ -1,8 +1,10 @@
-"""Few directions along which most centroids can be told to be farther than the nearest.
+"""Few directions of space that tell of most centroids that they are not the nearest.
 
-A search that knows the leading principal directions of the rows discards centroids by a bound
-on the distance (see csrc/kernel/many/block-inl.h). How many directions pay depends on the data:
-they are tried on a sample. Directions only save time; whatever they are, the search is exact.
+Coordinates along p orthonormal directions, and the norm of what the directions leave out, bound
+the distance of a row and a centroid from below (Cauchy and Schwarz). A search discards centroids by
+the bound (csrc/kernel/many/coordinates-inl.h) and measures all features for the survivors only. The
+leading principal directions of the rows discard most. How many of them pay depends on the data:
+numbers of directions are tried on a sample. Whatever the directions are, the search is exact.
 """
 
 from __future__ import annotations
@@ -12,20 +14,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kmeans_module.backends.native.interface import LANES, MEASURED_FEATURES
+
+# Rows on which directions are tried; of them, rows whose survivors are counted.
 SAMPLE = 1024
 _TRIED = 128
-# With the norm of what they leave out, a multiple of 16 numbers.
-_NUMBERS = (15, 31, 63, 95, 127, 191, 255)
-# Below so many products of features, finding directions costs more than they save.
+# Numbers of directions that are tried. With the norm of the rest, a row has a multiple of 16
+# numbers (km_project in csrc/abi/native.h).
+_NUMBERS = tuple(LANES * panels - 1 for panels in (1, 2, 4, 6, 8, 12, 16))
+# Below so many products of features (n k d), finding directions costs more than they save.
 _WORTHWHILE = 1 << 27
 
 
 class Directions(NamedTuple):
-    """What a search measures along before it measures all features.
+    """Directions along which a search bounds distances before it measures all features.
 
     Attributes:
         basis: orthonormal directions, the leading ones first, (p, d) float32.
-        center: the origin, (d,) float32.
+        center: the origin of the coordinates, (d,) float32.
     """
 
     basis: Tensor
@@ -33,22 +39,30 @@ class Directions(NamedTuple):
 
 
 def worthwhile(n: int, k: int, d: int, *, once: bool = False) -> bool:
-    """Whether a search for directions can pay on n rows, which are searched once or often."""
+    """Whether directions can pay for n rows and k centroids of d features.
+
+    Args:
+        n: rows; a search that happens once has to be larger, since coordinates serve once.
+        k: centroids.
+        d: features; the kernel bounds distances of seeding above MEASURED_FEATURES only.
+        once: whether the rows are searched a single time.
+    """
     least = (16 if once else 4) * SAMPLE
-    return k >= 32 and d >= 24 and n >= least and n * k * d >= _WORTHWHILE
+    return k >= 32 and d > MEASURED_FEATURES and n >= least and n * k * d >= _WORTHWHILE
 
 
 def find_directions(
     rows: Tensor, centroids: Tensor, *, most: int, once: bool = False
 ) -> Directions | None:
-    """The directions with which a search costs least; None where all features cost less.
+    """The number of directions with which a search costs least; None where a search by all
+    features costs less.
 
     Args:
         rows: a sample of the rows, (m, d).
         centroids: (k, d).
-        most: how many directions there may be.
+        most: directions, at most.
         once: whether the rows are searched a single time, so that their coordinates have to
-            pay at once; else the centroids are taken to become means of the rows.
+            pay at once; else the coordinates are kept, and centroids become means of the rows.
     """
     rows = rows.to(torch.float32)
     center = rows.mean(dim=0)
@@ -58,25 +72,27 @@ def find_directions(
     if not basis.isfinite().all():
         return None
     survivors = _survivors(rows, centroids, basis)
-    if not once:  # at first the centroids are those given, later means
+    if not once:  # centroids that are means leave other survivors than the given ones
         later = _survivors(rows, _moved(rows, centroids), basis)
         survivors = {p: (number + later[p]) / 2 for p, number in survivors.items()}
     best, cheapest = 0, 0.9 * (_scores(k, d) + _distances(1, d))
     for p, number in survivors.items():
-        along = 0.07 * d * p * (1.0 if once else 0.1)
-        cost = _scores(k, p + 1) + _distances(number, d) + along
+        # The products of a row with the directions; kept ones serve about ten searches.
+        coordinates = 0.07 * d * p * (1.0 if once else 0.1)
+        cost = _scores(k, p + 1) + _distances(number, d) + coordinates
         if cost < cheapest:
             best, cheapest = p, cost
     return Directions(basis[:best].contiguous(), center) if best else None
 
 
 def find_directions_for_seeding(rows: Tensor, *, n_candidates: int, most: int) -> Directions | None:
-    """The directions with which potentials of candidates cost least; None for all features.
+    """The number of directions with which the potentials of candidates cost least; None where
+    potentials by all features cost less.
 
     Args:
         rows: a sample of the rows, (m, d).
-        n_candidates: how many are measured together, again and again.
-        most: how many directions there may be.
+        n_candidates: candidates of a round of k-means++, which are measured together.
+        most: directions, at most.
     """
     rows = rows.to(torch.float32)
     center = rows.mean(dim=0)
@@ -85,20 +101,25 @@ def find_directions_for_seeding(rows: Tensor, *, n_candidates: int, most: int) -
     basis = _principal(rows, min(most, len(rows), d, _NUMBERS[-1]))
     if not basis.isfinite().all():
         return None
-    # As in the midst of seeding: candidates come by their squared distance to the nearest centre.
+    # A round in the middle of seeding, played on the sample: one quarter of the rows are the
+    # centers so far, one quarter the candidates, each as probable as k-means++ draws it, by its
+    # squared distance to the nearest center. A candidate matters to a row that is nearer to the
+    # candidate than to the nearest center.
     centers, candidates, rows = rows[::4], rows[1::4], rows[2::4]
     nearest = torch.cdist(candidates, centers).amin(dim=1).square()
-    weight = nearest / nearest.sum().clamp(min=torch.finfo().tiny)
+    probability = nearest / nearest.sum().clamp(min=torch.finfo().tiny)
     reach = torch.cdist(rows, centers).amin(dim=1, keepdim=True).square()
 
     def cost(numbers: int, share: float) -> float:
-        read = 0.5 * numbers  # coordinates come from memory every time, as rows do that are near
+        """Cycles of a row with so many numbers, where a share of the candidates survives."""
+        read = 0.5 * numbers  # each round reads coordinates from memory, and rows of survivors
         return _scores(n_candidates, numbers) + read + n_candidates * share * (200 + 0.3 * d)
 
     best, cheapest = 0, 0.9 * cost(d, 1 / len(centers))
-    for p, share in _survivors(rows, candidates, basis, reach=reach, weight=weight).items():
-        if (found := cost(p + 1, share)) < cheapest:
-            best, cheapest = p, found
+    for p, share in _survivors(rows, candidates, basis, reach=reach, weight=probability).items():
+        cycles = cost(p + 1, share)
+        if cycles < cheapest:
+            best, cheapest = p, cycles
     return Directions(basis[:best].contiguous(), center) if best else None
 
 
@@ -110,15 +131,15 @@ def _survivors(
     reach: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> dict[int, float]:
-    """How many centroids the bound of the first directions leaves a row, for numbers of them.
+    """How many centroids survive the bound, on average over the rows, by number of directions.
 
     Args:
         rows: (m, d).
         centroids: (k, d).
         basis: orthonormal directions, (p, d).
-        reach: squared distance within which a centroid matters to a row, (m, 1); by default that
-            of the nearest.
-        weight: what a centroid counts for, (k,); by default 1.
+        reach: squared distance within which a centroid matters to a row, (m, 1); by default the
+            squared distance to the nearest centroid.
+        weight: how much the survival of a centroid counts, (k,); by default 1.
     """
     every = max(1, len(rows) // _TRIED)
     rows, reach = rows[::every], None if reach is None else reach[::every]
@@ -134,10 +155,11 @@ def _survivors(
     for p in _NUMBERS:
         if p > len(basis):
             break
-        part, parts = row_coordinates[:, :p], coordinates[:, :p]
-        row_rest = (row_norms - part.square().sum(dim=1, keepdim=True)).clamp(min=0).sqrt()
-        rest = (norms - parts.square().sum(dim=1)).clamp(min=0).sqrt()
-        bounds = row_norms + norms - 2 * (part @ parts.T + row_rest * rest)
+        of_rows, of_centroids = row_coordinates[:, :p], coordinates[:, :p]
+        # Norms of what the directions leave out; a product of two rests is at most theirs.
+        row_rest = (row_norms - of_rows.square().sum(dim=1, keepdim=True)).clamp(min=0).sqrt()
+        rest = (norms - of_centroids.square().sum(dim=1)).clamp(min=0).sqrt()
+        bounds = row_norms + norms - 2 * (of_rows @ of_centroids.T + row_rest * rest)
         survivors[p] = float(((bounds <= reach).float() @ weight).mean())
     return survivors
 
@@ -149,24 +171,29 @@ def _moved(rows: Tensor, centroids: Tensor) -> Tensor:
     return centroids.index_add(0, labels, rows) / counts.unsqueeze(1)
 
 
+# A search has two cost models, since two decisions are taken. This one chooses the number of
+# directions, once, before the first search, from survivors on a sample, in cycles of a processor
+# with wide vectors. csrc/kernel/many/costs-inl.h chooses the way through a block of rows in the
+# middle of a search, from what the last search saw, in cycles of the instruction set that runs.
+# Either changes speed only.
 def _scores(k: int, width: int) -> float:
-    """Processor cycles of the scores of a row with all centroids, about."""
+    """Processor cycles of the scores of a row with k centroids, by width numbers each."""
     return k * (0.026 * width + 1.7)
 
 
 def _distances(number: float, d: int) -> float:
-    """Of distances of a row that are measured along all features."""
+    """Processor cycles of a number of distances of a row, by all features."""
     return number * (0.3 * d + 50)
 
 
 def _principal(rows: Tensor, p: int) -> Tensor:
-    """About the p leading principal directions of centered rows (m, d): (p, d), by a few
+    """The p leading principal directions of centered rows (m, d), approximately: (p, d), by two
     subspace iterations (Halko, Martinsson & Tropp, SIAM Review 2011, section 4.5)."""
     start = rows[:: len(rows) // p][:p].T
     basis = torch.linalg.qr(start).Q
     for _ in range(2):
         basis = torch.linalg.qr(rows.T @ (rows @ basis)).Q
-    seen = rows @ basis
-    order = torch.linalg.eigh(seen.T @ seen).eigenvectors.flip(-1)
+    coordinates = rows @ basis
+    order = torch.linalg.eigh(coordinates.T @ coordinates).eigenvectors.flip(-1)
     principal: Tensor = (basis @ order).T
     return principal

@@ -1,9 +1,10 @@
-"""What the C++ kernel keeps of rows between its calls."""
+"""The memory of the C++ kernel: what a km_workspace keeps of rows from call to call."""
 
 from __future__ import annotations
 
 import weakref
 
+import torch
 from torch import Tensor
 
 from kmeans_module.backends.native.directions import Directions
@@ -19,22 +20,37 @@ class BeyondFloat32Error(ValueError):
 
 
 class Memory:
-    """What the C++ kernel keeps of the rows of one problem, freed with this object."""
+    """A km_workspace (csrc/abi/native.h) of the rows of one problem, freed with this object.
+
+    Args:
+        keep: whether the kernel may keep coordinates of the rows.
+        sort: whether it may keep rows of few features sorted into boxes.
+    """
 
     def __init__(self, *, keep: bool = False, sort: bool = False) -> None:
         library = loaded()
         self.handle = library.km_open(keep, sort)
         if not self.handle:
             raise MemoryError("no memory for a workspace")
-        # Directions by purpose, and those that the handle has.
+        # Directions by the purpose they were found for, and the directions the handle uses now.
         self.directions_for: dict[str, Directions | None] = {}
         self.directions: Directions | None = None
-        # Distances to the nearest center as the last call left them, and their version.
+        # For seeding: the tensor of distances to the nearest center that the last call wrote, and
+        # its version.
         self.nearest: tuple[weakref.ref[Tensor], int] | None = None
         weakref.finalize(self, library.km_close, self.handle)
 
+    def use(self, directions: Directions | None, *, n_features: int) -> None:
+        """Let the calls that follow bound distances along directions; None for all features."""
+        if directions is self.directions:
+            return
+        self.directions = directions
+        basis, center = directions or (torch.empty(0, n_features), torch.empty(0))
+        if loaded().km_project(self.handle, basis.data_ptr(), center.data_ptr(), *basis.shape):
+            raise MemoryError("no memory for directions")
+
     def knows(self, nearest: Tensor) -> bool:
-        """Whether these are the distances of the last call, unchanged since."""
+        """Whether distances to the nearest center are as the last call left them."""
         if self.nearest is None:
             return False
         reference, version = self.nearest

@@ -13,7 +13,8 @@ from kmeans_module.backends.native.calls import (
     sparse_struct,
     unit_rows,
 )
-from kmeans_module.backends.native.library import ResultStruct, SparseStruct, address, loaded
+from kmeans_module.backends.native.interface import ResultStruct, SparseStruct
+from kmeans_module.backends.native.library import address, loaded
 from kmeans_module.backends.sparse import sparse_farthest, sparse_stats_of_labels, sparse_weights
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import version_of
@@ -85,15 +86,10 @@ class NativeSparseWorkspace:
         return labels, inertia.isfinite().all()
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
-        problems, k, _ = centroids.shape
-        distances = torch.empty((problems, self.n), dtype=self.dtype, device="cpu")
+        distances = torch.empty((len(centroids), self.n), dtype=self.dtype, device="cpu")
         stats = self._step(centroids, distances)
         if bool((stats.counts == 0).any()):
-            farthest = sparse_farthest(
-                self.x, self._weights(problems), self.labels, distances, k, metric=self.metric,
-                start=start,
-            )  # fmt: skip
-            stats = ClusterStats(stats.sums, stats.counts, stats.inertia, farthest)
+            stats = self._with_farthest(stats, distances, start)
         return EStep(self.labels, distances, stats)
 
     def statistics(
@@ -101,10 +97,28 @@ class NativeSparseWorkspace:
     ) -> ClusterStats:
         stats = self._step(centroids, None)
         if farthest and bool((stats.counts == 0).any()):
-            changed = self.changed
-            stats = self.e_step(centroids, start=start).stats
-            self.changed = changed
+            stats = self._with_farthest(stats, self._label_distances(centroids), start)
         return stats
+
+    def _with_farthest(self, stats: ClusterStats, distances: Tensor, start: int) -> ClusterStats:
+        """Statistics with the samples to fill the empty clusters with, at distances (P, n)."""
+        problems, k = stats.counts.shape
+        farthest = sparse_farthest(
+            self.x, self._weights(problems), self.labels, distances, k, metric=self.metric,
+            start=start,
+        )  # fmt: skip
+        return ClusterStats(stats.sums, stats.counts, stats.inertia, farthest)
+
+    def _label_distances(self, centroids: Tensor) -> Tensor:
+        """Of each row to the centroid of its label, (P, n): the bits that an E-step writes."""
+        distances = torch.empty(self.labels.shape, dtype=self.dtype, device="cpu")
+        centroids = kernel_centroids(centroids, self.d, self.dtype)
+        for p in range(len(centroids)):
+            self._call(
+                "km_sparse_label_distances", self._of(p), address(centroids, p),
+                centroids.shape[1], address(self.labels, p), address(distances, p),
+            )  # fmt: skip
+        return distances
 
     def _step(self, centroids: Tensor, distances: Tensor | None) -> ClusterStats:
         """An E-step that leaves its labels in the workspace."""

@@ -20,7 +20,8 @@ from kmeans_module.backends.native.directions import (
     find_directions_for_seeding,
     worthwhile,
 )
-from kmeans_module.backends.native.library import ResultStruct, RowsStruct, address, loaded
+from kmeans_module.backends.native.interface import ResultStruct, RowsStruct
+from kmeans_module.backends.native.library import address, loaded
 from kmeans_module.backends.native.memory import BeyondFloat32Error, Memory
 from kmeans_module.core.distances import declared_dtype, full_precision, unit_rows
 from kmeans_module.core.guard import version_of
@@ -35,12 +36,13 @@ from kmeans_module.core.statistics import (
 
 log = logging.getLogger(__name__)
 
-_Found = TypeVar("_Found")
+_Result = TypeVar("_Result")
 
-# As many rows or more are sorted into boxes, where they have few features.
-_SORTED = 4096
-# Centers that seeding is taken to end with.
-_SEEDING = 512
+# Below so many rows, sorting them into boxes costs more than the boxes save.
+_LEAST_ROWS_TO_SORT = 4096
+# Whether directions pay for seeding depends on how many centers seeding will find, which a
+# workspace is not told: it assumes this number.
+_ASSUMED_CENTERS = 512
 
 
 def has_empty(counts: Tensor) -> bool:
@@ -56,11 +58,11 @@ class NativeWorkspace:
         sample_weight: (n,) or (P, n); None for weight 1.
         metric: "euclidean" or "cosine".
         dtype: of the centroids; None for that of x, or float32.
-        once: whether one E-step is all.
+        once: whether a single E-step follows, so that nothing is worth keeping.
 
     Attributes:
-        dtype: in which distances are computed; becomes float64 with the first E-step of rows that
-            hold integers beyond 2^24.
+        dtype: the type that distances are computed in; becomes float64 with the first E-step of
+            rows that hold integers beyond 2^24.
     """
 
     together = False
@@ -91,8 +93,8 @@ class NativeWorkspace:
         self._seeding_weight: Tensor | None = None
         self._labels_version = 0
         self._k = 0
-        self._looks = self._keeps_k = False
-        self._seeding_pays = worthwhile(x.shape[-2], _SEEDING, x.shape[-1])
+        self._uses_directions = self._remembers = False
+        self._seeding_pays = worthwhile(x.shape[-2], _ASSUMED_CENTERS, x.shape[-1])
         self._results: list[ResultStruct] = []
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
@@ -105,10 +107,10 @@ class NativeWorkspace:
         inertia = torch.empty(problems, dtype=torch.float64, device="cpu")
         changed = torch.empty(problems, dtype=torch.int64, device="cpu")
         centroids = self._ready(centroids)
-        looks = worthwhile(n, *centroids.shape[1:], once=True)
+        uses_directions = worthwhile(n, *centroids.shape[1:], once=True)
         for p in range(problems):
             memory = None
-            if looks:
+            if uses_directions:
                 memory = Memory()
                 self._find_directions(memory, p, centroids[p], once=True)
             result = ResultStruct(
@@ -122,19 +124,10 @@ class NativeWorkspace:
 
     def e_step(self, centroids: Tensor, *, start: int = 0) -> EStep:
         refuse_modes()
-        problems, _, d = centroids.shape
         stats, distances = self._in_dtype(self._search, centroids, True)
         assert distances is not None
         if has_empty(stats.counts):
-            farthest = find_farthest(
-                lambda part: rows_and_weights(
-                    self.x, self.sample_weight, part, metric=self.metric, dtype=self.dtype,
-                    problems=problems,
-                ),
-                self.labels, distances, n_features=d, m=min(centroids.shape[1], MAX_FARTHEST),
-                start=start,
-            )  # fmt: skip
-            stats = ClusterStats(stats.sums, stats.counts, stats.inertia, farthest)
+            stats = self._with_farthest(stats, distances, start)
         return EStep(self.labels, distances, stats)
 
     def statistics(
@@ -143,13 +136,35 @@ class NativeWorkspace:
         refuse_modes()
         stats, _ = self._in_dtype(self._search, centroids, False)
         if farthest and has_empty(stats.counts):
-            changed = self.changed
-            stats = self.e_step(centroids, start=start).stats
-            self.changed = changed
+            stats = self._with_farthest(stats, self._label_distances(centroids), start)
         return stats
 
-    def _in_dtype(self, call: Callable[..., _Found], *arguments: object) -> _Found:
-        """A first call in float32, and once more in float64 where the rows need that."""
+    def _with_farthest(self, stats: ClusterStats, distances: Tensor, start: int) -> ClusterStats:
+        """Statistics with the samples to fill the empty clusters with, at distances (P, n)."""
+        problems, k, d = stats.sums.shape
+        farthest = find_farthest(
+            lambda part: rows_and_weights(
+                self.x, self.sample_weight, part, metric=self.metric, dtype=self.dtype,
+                problems=problems,
+            ),
+            self.labels, distances, n_features=d, m=min(k, MAX_FARTHEST), start=start,
+        )  # fmt: skip
+        return ClusterStats(stats.sums, stats.counts, stats.inertia, farthest)
+
+    def _label_distances(self, centroids: Tensor) -> Tensor:
+        """Of each row to the centroid of its label, (P, n): the bits that an E-step writes, which
+        left them out since it does without most of them."""
+        distances = torch.empty(self.labels.shape, dtype=self.dtype, device="cpu")
+        centroids = self._ready(centroids)
+        for p in range(len(centroids)):
+            self._call(
+                "km_label_distances", self._of(self._rows, p), address(centroids, p),
+                centroids.shape[1], address(self.labels, p), address(distances, p),
+            )  # fmt: skip
+        return distances
+
+    def _in_dtype(self, call: Callable[..., _Result], *arguments: object) -> _Result:
+        """What a call returns, which is repeated in float64 where float32 cannot hold the rows."""
         try:
             return call(*arguments)
         except BeyondFloat32Error:
@@ -159,12 +174,17 @@ class NativeWorkspace:
             return call(*arguments)
 
     def _search(self, centroids: Tensor, measures: bool) -> tuple[ClusterStats, Tensor | None]:
-        """An E-step that leaves its labels in the workspace; with distances if it measures."""
+        """An E-step that leaves its labels in the workspace.
+
+        Args:
+            centroids: (P, k, d).
+            measures: whether to return distances (P, n); without, bounds may spare most of them.
+        """
         problems, k, d = centroids.shape
         distances = None
         if measures:
             distances = torch.empty((problems, self.x.shape[-2]), dtype=self.dtype, device="cpu")
-        # Labels of the last call are good guesses, unless somebody wrote into them.
+        # Labels of the last call are the guesses of this one, unless a caller wrote into them.
         warm = len(self.memories) == problems and self._k == k
         warm = warm and self._labels_version == version_of(self.labels)
         if not warm:
@@ -176,7 +196,7 @@ class NativeWorkspace:
         centroids = self._ready(centroids)
         pointers = sums.data_ptr(), counts.data_ptr(), inertia.data_ptr(), self.changed.data_ptr()
         for p, memory in enumerate(self.memories):
-            if self._looks:
+            if self._uses_directions:
                 self._find_directions(memory, p, centroids[p], once=self._once)
             result = self._results[p]
             result.distances = 0 if distances is None else address(distances, p)
@@ -185,7 +205,7 @@ class NativeWorkspace:
             result.inertia = pointers[2] + 8 * p
             result.changed = pointers[3] + 8 * p
             result.warm = warm
-            remembers = self._keeps_k and not (self._once and memory.directions is None)
+            remembers = self._remembers and not (self._once and memory.directions is None)
             self._call(
                 "km_e_step",
                 self._of(self._rows, p),
@@ -201,8 +221,8 @@ class NativeWorkspace:
         self._memories(problems)
         self._k = k
         n = self.x.shape[-2]
-        self._keeps_k = keeps = self._keeps(problems)
-        self._looks = keeps and (
+        self._remembers = keeps = self._keeps(problems)
+        self._uses_directions = keeps and (
             worthwhile(n, k, d, once=self._once) or any(m.directions for m in self.memories)
         )
         self.labels = torch.empty((problems, n), dtype=torch.int64, device="cpu")
@@ -213,14 +233,14 @@ class NativeWorkspace:
         return kernel_centroids(centroids, self.x.shape[-1], self.dtype)
 
     def _keeps(self, problems: int) -> bool:
-        """Whether coordinates and bounds are kept: together they may take half as much memory as
-        the rows, so not for several problems on the same ones."""
+        """Whether coordinates and bounds of rows are kept. Together they may take half as much
+        memory as the rows, of each problem: too much where several problems share rows."""
         return problems == 1 or self.x.ndim == 3
 
     def _memories(self, problems: int) -> list[Memory]:
         if len(self.memories) != problems:
             keep = self._keeps(problems) and not self._once
-            sort = keep and self.x.shape[-2] >= _SORTED
+            sort = keep and self.x.shape[-2] >= _LEAST_ROWS_TO_SORT
             self.memories = [Memory(keep=keep, sort=sort) for _ in range(problems)]
             self._k = 0
         return self.memories
@@ -228,9 +248,10 @@ class NativeWorkspace:
     def _find_directions(
         self, memory: Memory, p: int, centroids: Tensor, *, once: bool = False
     ) -> None:
-        """Make the search of problem p cheaper, if that can be; it stays exact."""
+        """Give the search of problem p directions to discard centroids by, where that pays."""
         n, d = self.x.shape[-2:]
-        # Coordinates that are kept take a quarter of the memory of the rows, and leave bounds some.
+        # 2 bytes a coordinate: those that are kept take at most a quarter of the memory of the
+        # rows, and leave another quarter to bounds.
         most = d - 1 if once else d * self.dtype.itemsize // 8 - 1
         self._measure_along(
             memory, p, "a search", worthwhile(n, *centroids.shape, once=once),
@@ -238,7 +259,7 @@ class NativeWorkspace:
         )  # fmt: skip
 
     def _find_directions_for_seeding(self, memory: Memory, p: int, n_candidates: int) -> None:
-        """The same for potentials, where the coordinates are read again in each round."""
+        """Give seeding directions, where that pays; each round reads the coordinates again."""
         most = self.x.shape[-1] * self.dtype.itemsize // 4 - 1
         self._measure_along(
             memory, p, "seeding", self._seeding_pays,
@@ -249,21 +270,22 @@ class NativeWorkspace:
         self, memory: Memory, p: int, purpose: str, pays: bool,
         find: Callable[[Tensor], Directions | None],
     ) -> None:  # fmt: skip
-        """Use the directions for a purpose, which are sought on a sample of the rows if it pays."""
+        """Use the directions of a purpose from here on.
+
+        Args:
+            memory: of problem p.
+            p: problem.
+            purpose: "a search" or "seeding".
+            pays: whether directions can pay, so that they are to be found where they are not known.
+            find: finds them, on a sample of the rows.
+        """
         if pays and purpose not in memory.directions_for:
-            # Directions that are not orthonormal, as autocast makes them, would give wrong bounds.
+            # Under autocast directions would not be orthonormal to float32, and bounds wrong.
             with full_precision(self.x.device):
                 leading = memory.directions_for[purpose] = find(self._sample(p))
             number = f"{len(leading.basis)} directions of" if leading else "all"
             log.debug("bounds of %s from %s %d features", purpose, number, self.x.shape[-1])
-        directions = memory.directions_for.get(purpose)
-        if directions is memory.directions:
-            return
-        memory.directions = directions
-        none = Directions(torch.empty(0, self.x.shape[-1]), torch.empty(0))
-        basis, center = directions or none
-        if loaded().km_project(memory.handle, basis.data_ptr(), center.data_ptr(), *basis.shape):
-            raise MemoryError("no memory for directions")
+        memory.use(memory.directions_for.get(purpose), n_features=self.x.shape[-1])
 
     def _sample(self, p: int) -> Tensor:
         x = self.x if self.x.ndim == 2 else self.x[p]
@@ -292,9 +314,9 @@ class NativeWorkspace:
         self._check_nearest(nearest)
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64, device="cpu")
         candidates = self._ready(candidates)
-        looks = self._seeding_pays and self._keeps(len(candidates))
+        uses_directions = self._seeding_pays and self._keeps(len(candidates))
         for p, memory in enumerate(self._memories(len(candidates))):
-            if looks or memory.directions is not None:
+            if uses_directions or memory.directions is not None:
                 self._find_directions_for_seeding(memory, p, candidates.shape[1])
             self._call(
                 "km_potentials", self._of(self._seeding_rows, p), address(nearest, p),
@@ -322,7 +344,7 @@ class NativeWorkspace:
         return structs[p] if len(structs) > 1 else structs[0]
 
     def _check_nearest(self, nearest: Tensor) -> None:
-        """Distances that the kernel writes into are of the searched dtype, one for each row."""
+        """Refuse distances to the nearest center that the kernel cannot write into."""
         if nearest.dtype != self.dtype or nearest.shape[1:] != self.x.shape[-2:-1]:
             raise TypeError(
                 f"distances should be {self.dtype} for {self.x.shape[-2]} rows; got "

@@ -141,6 +141,12 @@ class Dense {
     // A workspace counts changes since its last call with sums.
     PROMISE(answer.changed == changed || (workspace && !summed_));
     check(rows_, centroids_, k_, answer);
+#if KM_ABI_VERSION >= 5
+    std::vector<T> again(n);
+    PROMISE(!km_label_distances(&rows_.view, centroids_.data(), k_, answer.labels.data(),
+                                again.data(), threads()));
+    PROMISE(answer.distances.empty() || !is_tame() || again == answer.distances);
+#endif
     labels_ = answer.labels, warm_ = true, last_ = workspace;
     if (workspace) summed_ = !answer.sums.empty();
     unchanged_ = false;  // a workspace may forget what seeding knew

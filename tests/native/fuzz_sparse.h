@@ -46,6 +46,12 @@ class Sparse {
     if (!is_tame) return seed(centroids, k, false);
     PROMISE(sparse.labels == dense.labels);
     PROMISE(sparse.distances == dense.distances);
+#if KM_ABI_VERSION >= 5
+    std::vector<T> again(n_);
+    PROMISE(!km_sparse_label_distances(&sparse_, centroids.data(), k, sparse.labels.data(),
+                                       again.data(), threads()));
+    PROMISE(again == sparse.distances);
+#endif
     for (int64_t c = 0; c < k; ++c)
       PROMISE(close(sparse.counts[c], dense.counts[c], 1e-12, dense.counts[c]));
     PROMISE(close(sparse.inertia, dense.inertia, sizeof(T) == 8 ? 1e-9 : 1e-3, dense.inertia));

@@ -9,9 +9,6 @@
 #include <vector>
 
 #include "abi/native.h"
-#if __has_include("abi/testing.h")
-#include "abi/testing.h"
-#endif
 
 namespace {
 

@@ -94,13 +94,12 @@ struct Rows {
       for (int64_t i = 1; i < n && !columns_first; ++i)
         std::copy_n(plain.begin(), d, plain.begin() + i * d);
     }
-    // As many bytes as there are: one too far is seen. An odd address, now and then.
+    // As many bytes as there are: one too far is seen.
     const int64_t last = n ? (n - 1) * view.row_stride + (d - 1) * view.column_stride + 1 : 0;
-    const int64_t odd = input.byte() % 8 == 0;
-    bytes_ = std::make_unique<char[]>(last * size + odd);
+    bytes_ = std::make_unique<char[]>(last * size);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < d; ++j) {
-        char* const to = bytes_.get() + odd + (i * view.row_stride + j * view.column_stride) * size;
+        char* const to = bytes_.get() + (i * view.row_stride + j * view.column_stride) * size;
         T& value = plain[i * d + j];
         if (type == own_type) {
           std::memcpy(to, &value, size);
@@ -110,7 +109,7 @@ struct Rows {
           std::memcpy(to, &element.bits, size);  // little endian
         }
       }
-    view.x = bytes_.get() + odd;
+    view.x = bytes_.get();
     unit = plain;
     for (int64_t i = 0; view.cosine && i < n; ++i)
       reference::normalize(unit.data() + i * d, d, rounds_once);

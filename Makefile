@@ -47,6 +47,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' | \
+		xargs $(BIN)/clang-format --dry-run -Werror
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks lloyd

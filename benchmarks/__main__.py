@@ -3,6 +3,7 @@
     python -m benchmarks                    lloyd, on all workloads, with all peers
     python -m benchmarks lloyd pixels       one workload
     python -m benchmarks gpu                on a GPU, in about five minutes
+    python -m benchmarks instructions --library NEW.so --against OLD.so    of the C++ kernel
 
 Medians of several runs; ratios count, not seconds: machines differ and are noisy.
 """
@@ -49,7 +50,7 @@ PLOTS = {"lloyd": ROOT / "docs" / "speed.png", "growth": ROOT / "docs" / "growth
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args((sys.argv[1:] if arguments is None else arguments) or ["lloyd"])
     module = importlib.import_module(f"benchmarks.{options.what}")
-    if options.what in ("table", "gpu"):  # which write for themselves
+    if options.what in ("table", "gpu", "instructions"):  # which write for themselves
         module.run(options)
         return
     import torch
@@ -135,6 +136,25 @@ def parser() -> argparse.ArgumentParser:
         "--interpret", action="store_true",
         help="try the code on the CPU, tiny, and measure nothing; so with TRITON_INTERPRET=1",
     )  # fmt: skip
+    text = "two builds of the C++ kernel: instructions in callgrind, or seconds in pairs"
+    pair = commands.add_parser("instructions", help=text, description=text)
+    pair.add_argument("workloads", nargs="*", help="names of workloads of lloyd; default all")
+    pair.add_argument("--library", type=Path, required=True, help="a kmeans_native.so")
+    pair.add_argument("--against", type=Path, required=True, help="the one to compare with")
+    pair.add_argument(
+        "--headers", type=Path, default=ROOT / "csrc" / "abi",
+        help="folder of the native.h of --library",
+    )  # fmt: skip
+    pair.add_argument("--against-headers", type=Path, help="of --against, if it has another")
+    pair.add_argument("--time", action="store_true", help="seconds, of the best instruction set")
+    pair.add_argument("--phases", nargs="+", default=["lloyd", "seeding"], metavar="NAME",
+                      choices=("lloyd", "seeding", "neighbors"))  # fmt: skip
+    pair.add_argument("--rows", type=int, help="of each workload; default fewer, --time: all")
+    pair.add_argument("--iterations", type=int, help="of each phase")
+    pair.add_argument("--repeats", type=int, default=15, help="pairs of --time; default 15")
+    pair.add_argument("--threads", type=int, default=1, help="of --time; default 1")
+    pair.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    pair.add_argument("--keep", type=Path, help="folder for the profiles of callgrind")
     text = "the README's tables of speeds, from the figures of lloyd or of gpu"
     table = commands.add_parser("table", help=text, description=text)
     table.add_argument("source", type=Path, nargs="?", default=RESULTS / "lloyd.json")

@@ -56,8 +56,10 @@ def answer(args: Sequence[str]) -> str | None:
         return HELP.format(program=program())
     if list(args[:1]) in (["--version"], ["-V"]):
         from kmeans_module import __version__
+        from kmeans_module.backends.native.library import INSTALLED
 
-        return f"kmeans_module {__version__}\n"
+        without = "" if INSTALLED else ", without its native kernel: no C++ compiler built it"
+        return f"kmeans_module {__version__}{without}\n"
     return None
 
 

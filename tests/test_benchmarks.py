@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import codebooks, draws, machine, peers, stream, table, workloads
+from benchmarks import codebooks, draws, instructions, machine, peers, stream, table, workloads
 from benchmarks.__main__ import is_full, main, parser
 from benchmarks.peers import OURS, PEERS, Peer, Run
+from kmeans_module.backends.native.library import LIBRARY
+from tests.backends.conftest import needs_native
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -266,3 +269,29 @@ def test_only_a_run_of_the_usual_sizes_is_full(what: str) -> None:
 @pytest.mark.parametrize("size", ["inits --ks 10", "stream --batches 4", "seeding --rows 9"])
 def test_a_run_of_other_sizes_is_not_full(size: str) -> None:
     assert not is_full(parser().parse_args(size.split()))
+
+
+@needs_native
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a program in C++ calls the library")
+@pytest.mark.parametrize("time", [False, True])
+def test_two_builds_are_compared(time: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    if not time and shutil.which("valgrind") is None:
+        pytest.skip("instructions are counted by valgrind")
+    library = str(LIBRARY)
+    main([
+        "instructions", "blobs-2d-6", "embeddings", "--library", library, "--against", library,
+        "--rows", "200", "--iterations", "2", "--phases", "lloyd", "seeding", "neighbors",
+        "--repeats", "3", *(["--time"] if time else []),
+    ])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()[3:]
+    assert len(lines) == 2 * 3
+    for line in lines:
+        against, library, ratio = (float(number) for number in line.split(": ")[1].split()[1:4])
+        assert min(against, library) > 0
+        assert time or ratio == pytest.approx(1, abs=0.01)
+        assert "DIFFER" not in line
+
+
+def test_the_interval_of_ratios_is_that_of_the_sign_test() -> None:
+    assert instructions.interval([float(i) for i in range(15)]) == (7, 3, 11)
+    assert instructions.interval([3.0, 1.0, 2.0]) == (2, 1, 3)

@@ -352,9 +352,14 @@ def test_an_interrupt_before_anything_runs_is_one_line(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("args", [["--version"], ["-V"], ["--version", "fit"]])
-def test_the_version_is_the_package(args, capsys):
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_version_is_the_package(args, installed, capsys, monkeypatch):
+    library = sys.modules["kmeans_module.backends.native.library"]  # a function has its name too
+    monkeypatch.setattr(library, "INSTALLED", installed)
     main(args)
-    assert capsys.readouterr().out == f"kmeans_module {kmeans_module.__version__}\n"
+    shown = capsys.readouterr().out
+    without = ", without its native kernel: no C++ compiler built it"
+    assert shown == f"kmeans_module {kmeans_module.__version__}{'' if installed else without}\n"
 
 
 @pytest.mark.parametrize(

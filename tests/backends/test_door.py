@@ -77,6 +77,15 @@ def test_without_the_library_the_reference_serves(no_library: None) -> None:
     assert torch.equal(layer.fit(x, generator=seeded()).labels, layer(x))
 
 
+def test_a_library_that_was_not_built_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the line of the caller, who may know nothing of compilers."""
+    module = sys.modules[native.library.__module__]
+    monkeypatch.setattr(module, "INSTALLED", False)
+    with pytest.warns(UserWarning, match=r"no native kernel.*KMEANS_REQUIRE_NATIVE=1") as warned:
+        assert native.library.__wrapped__() is None
+    assert warned[0].filename == __file__
+
+
 @needs_native
 def test_a_workspace_is_that_of_the_backend() -> None:
     assert isinstance(backends.workspace(X), NativeWorkspace)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -11,24 +10,31 @@ from pathlib import Path
 from torch import Tensor
 
 from kmeans_module.backends.native.interface import ABI_VERSION, FUNCTIONS
-
-log = logging.getLogger(__name__)
+from kmeans_module.core.warn import warn
 
 _IMPORTED_BY = os.getpid()
 
 LIBRARY = Path(__file__).with_name("kmeans_native.so")
 # A tracing compiler cannot load the library: it has to know beforehand.
 INSTALLED = LIBRARY.is_file()
+# pip says nothing of a wheel that was built all the same.
+_NOT_BUILT = (
+    "when it was installed, no C++ compiler could build it. Where there is one, install again: "
+    "KMEANS_REQUIRE_NATIVE=1 pip install --force-reinstall --no-deps --no-cache-dir ..., which "
+    "says what fails"
+)
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None, said once in the log, where there are none."""
+    """The compiled kernels; None, of which the first call warns, where there are none."""
     try:
+        if not INSTALLED:
+            raise OSError(_NOT_BUILT)
         opened = ctypes.CDLL(str(LIBRARY))
         _bind(opened)
     except OSError as error:
-        log.warning("no native kernel, the slower torch path serves: %s", error)
+        warn(f"kmeans_module has no native kernel, torch alone serves, many times slower: {error}")
         return None
     if os.getpid() != _IMPORTED_BY:
         opened.km_forked()

@@ -1,4 +1,5 @@
-// Runs every native function on a grid of shapes; built with sanitizers by test_sanitizers.py.
+// Runs every native function on a grid of shapes; tests/backends/test_sanitizers.py builds it with
+// sanitizers.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -34,9 +35,16 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
   auto centroids = random<T>(k * d), nearest = random<T>(n);
   auto weights = random<double>(n);
   for (int64_t i = 0; i < n; ++i) weights[i] = std::fabs(weights[i]);
-  const km_rows rows = {x.get(), n, d, columns_first ? 1 : d, columns_first ? n : 1,
-                        weighted ? weights.get() : nullptr, sizeof(T) == 8, cosine,
-                        element, &beyond};
+  const km_rows rows = {x.get(),
+                        n,
+                        d,
+                        columns_first ? 1 : d,
+                        columns_first ? n : 1,
+                        weighted ? weights.get() : nullptr,
+                        sizeof(T) == 8,
+                        cosine,
+                        element,
+                        &beyond};
   std::vector<int64_t> labels(n);
   std::vector<T> distances(n);
   std::vector<double> sums(k * d), counts(k), potentials(k), spread(3 * d);
@@ -48,8 +56,8 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
     for (int64_t i = 0; i < 15; ++i) basis[i * d + i] = 1;
     if (km_project(workspace, basis.data(), center.data(), 15, d)) return 1;
   }
-  km_result result = {labels.data(), distances.data(), sums.data(), counts.data(),
-                      &inertia,      &changed,         0};
+  km_result result = {
+      labels.data(), distances.data(), sums.data(), counts.data(), &inertia, &changed, 0};
   int failed = 0;
   for (int call = 0; call < 2; ++call) {  // coordinates are measured, and used again
     failed += km_potentials(&rows, nearest.get(), centroids.get(), k, call, potentials.data(),
@@ -83,8 +91,8 @@ int check(int64_t n, int64_t d, int64_t k, bool columns_first, bool weighted, bo
   result.distances = nullptr;
   result.sums = result.counts = nullptr;
   failed += km_e_step(&rows, centroids.get(), k, &result, nullptr, threads);
-  return failed + km_spread(&rows, nullptr, spread.data(), spread.data() + d,
-                            spread.data() + 2 * d, threads);
+  return failed + km_spread(&rows, nullptr, spread.data(), spread.data() + d, spread.data() + 2 * d,
+                            threads);
 }
 
 // Rows of which about a fourth of the numbers are given; none, of some rows.
@@ -103,8 +111,9 @@ int check_sparse(int64_t n, int64_t d, int64_t k, bool weighted, bool cosine, in
   if (columns.size() > 2) values[0] = T(1e38);  // products overflow
   auto centroids = random<T>(k * d), nearest = random<T>(n);
   auto weights = random<double>(n);
-  km_sparse rows = {starts.data(), given.get(), values.get(), n, d,
-                    weighted ? weights.get() : nullptr, sizeof(T) == 8, cosine};
+  km_sparse rows = {
+      starts.data(),  given.get(), values.get(), n, d, weighted ? weights.get() : nullptr,
+      sizeof(T) == 8, cosine};
   int failed = km_sparse_unit(&rows, unit.get(), threads);
   if (cosine) rows.values = unit.get();
   auto labels = std::make_unique<int64_t[]>(n);
@@ -113,15 +122,20 @@ int check_sparse(int64_t n, int64_t d, int64_t k, bool weighted, bool cosine, in
   auto potentials = std::make_unique<double[]>(k);
   double inertia = 0;
   int64_t changed = 0;
-  failed += km_sparse_potentials(&rows, nearest.get(), centroids.get(), k, potentials.get(), threads);
+  failed +=
+      km_sparse_potentials(&rows, nearest.get(), centroids.get(), k, potentials.get(), threads);
   failed += km_sparse_lower(&rows, nearest.get(), centroids.get(), threads);
   auto pairs = std::make_unique<T[]>(n * k);
   failed += km_sparse_distances(&rows, centroids.get(), k, pairs.get(), threads);
   for (int call = 0; call < 4; ++call) {
     const bool sums_up = call != 3;
-    const km_result result = {labels.get(), call % 2 ? nullptr : distances.get(),
-                              sums_up ? sums.get() : nullptr, sums_up ? counts.get() : nullptr,
-                              &inertia, &changed, call > 0};
+    const km_result result = {labels.get(),
+                              call % 2 ? nullptr : distances.get(),
+                              sums_up ? sums.get() : nullptr,
+                              sums_up ? counts.get() : nullptr,
+                              &inertia,
+                              &changed,
+                              call > 0};
     failed += km_sparse_e_step(&rows, centroids.get(), k, &result, threads);
     failed += km_sparse_label_distances(&rows, centroids.get(), k, labels.get(), nearest.get(),
                                         threads);

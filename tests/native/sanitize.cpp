@@ -137,8 +137,8 @@ int check_sparse(int64_t n, int64_t d, int64_t k, bool weighted, bool cosine, in
                               &changed,
                               call > 0};
     failed += km_sparse_e_step(&rows, centroids.get(), k, &result, threads);
-    failed += km_sparse_label_distances(&rows, centroids.get(), k, labels.get(), nearest.get(),
-                                        threads);
+    failed +=
+        km_sparse_label_distances(&rows, centroids.get(), k, labels.get(), nearest.get(), threads);
     for (int64_t i = 0; i < n; ++i) failed += labels[i] < 0 || labels[i] >= k;
   }
   return failed;

@@ -34,7 +34,8 @@ class ExactSums {
   // and adds all rows (n, by their labels) again with another unit where they are not. stride is d
   // filled up to a multiple of 16.
   void add_parts(const km_rows& rows, int64_t stride, const int64_t* labels);
-  // Instead of that: takes rows off the sums of their old clusters and adds them to the new ones.
+  // Instead of add_parts: takes rows off the sums of their old clusters and adds them to the new
+  // ones.
   void move(const km_rows& rows, int64_t stride, const std::vector<Move>& moves, int threads);
 
   // Writes sums (k, d), rounded once each, and counts (k), after add_parts or move.

@@ -70,9 +70,9 @@ class Policy {
 
  private:
   void count_down();
-  void rest_lower_bounds();
+  void suspend_lower_bounds();
   void weigh_pairwise_gaps(bool few_changed);
-  void rest_gaps();
+  void suspend_gaps();
   void take_typical_distance(const float* reach, int64_t n);
 
   Kept kept_ = Kept::kNothing;

@@ -25,7 +25,7 @@ namespace km {
 
 namespace {
 
-// Whether this process is a forked child. Of a child's child it is too.
+// Whether this process is a forked child, or the child of one.
 std::atomic<bool> forked{false};
 // Sees to it that every child of this process knows; not 0 where that is refused (no memory), and
 // then OpenMP is not used at all.

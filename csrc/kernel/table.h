@@ -32,7 +32,7 @@ struct Kernel {
       const km_rows& rows,
       int64_t first,  // row, 0 to n - count
       int64_t count,  // of rows, at least 0
-      int64_t pitch,  // from one copy to the next, at least d; the rest stays as it is
+      int64_t pitch,  // from one copy to the next, at least d; numbers from d on are left
       T* to);         // (count, pitch), written
   // Copies rows as distances take them: at unit length for cosine, filled up by zeros.
   void (*load)(const km_rows& rows,
@@ -87,7 +87,7 @@ struct Kernel {
                  const Result<T>& result,    // changed and, of measured rows, inertia are added to
                  const Scratch<T>& scratch,  // of this thread
                  Seen& seen);                // added to
-  // Coordinates of rows: 16-bit numbers in units of each row's own.
+  // Coordinates of rows: 16-bit numbers, in units of ‖x‖ / kWhole.
   void (*measure)(const Coordinates& coordinates,
                   const T* rows,    // (count, stride)
                   int64_t d,        // features

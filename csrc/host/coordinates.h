@@ -21,7 +21,7 @@ struct Directions {
 // 0, into panels.
 Directions directions_of(const float* basis, const float* center, int64_t p, int64_t d);
 
-// Makes Coordinates, of the centroids of one call, in three steps: the axes depend on the
+// Makes the Coordinates of the centroids of one call, in three steps: the axes depend on the
 // features alone, the coordinates depend on the axes, and the places on the coordinates (neighbors
 // get places next to each other).
 class CentroidCoordinates {

@@ -60,7 +60,7 @@ class ExactSums {
   Sum inertia_of(int64_t cluster, const T* centroid) const;
 
   int64_t n_ = 0, k_ = 0, d_ = 0;  // of the last call
-  bool current_ = false;           // sums are exact, and those of the labels of the last call
+  bool current_ = false;           // sums are exact, and go with the labels of the last call
   bool follows_ = false;           // this call moves rows
   bool inexact_ = false;           // sums of these rows were tried, and cannot be exact
   bool splits_ = false;            // this call's sums are split at unit_

@@ -203,7 +203,7 @@ struct Kernel {
 // The loops of one instruction set: those that take float alone, and the tables of both types.
 // Filled at the end of kernel-inl.h, once in each of targets/*.cpp.
 struct Kernels {
-  // Applies changes of labels to sums that are exact, which those of floats alone can be.
+  // Applies changes of labels to exact sums, which only sums of floats can be.
   void (*change)(const km_rows& rows,
                  int64_t stride,           // of rows
                  const Change* changes,    // (count)

@@ -24,7 +24,7 @@ namespace km::KM_TARGET {
 namespace {
 
 // The label of a row in the last call, 0 to k - 1. A result's labels belong to the caller, who may
-// have written anything there since: out of range counts as 0, as any guess is as good.
+// have written anything there since: a label out of range counts as 0.
 template <typename T>
 inline int64_t previous_label(const Search<T>& s, const int64_t* labels, int64_t row) {
   if (s.labels) return s.labels[row];

@@ -115,7 +115,7 @@ struct Move {
   int32_t from, to;  // centroids
 };
 
-// A group that may hold the nearest centroid of rows of a block. The kernel makes it.
+// A group that may hold the nearest centroid of rows of a block. Made by CandidateGroups.
 struct CandidateGroup {
   uint64_t rows;  // of the block, a bit each: rows whose lower bound does not rule the group out
   int64_t group;  // 0 to groups - 1

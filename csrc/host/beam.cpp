@@ -34,10 +34,11 @@ void in_levels(const BeamSizes& sizes, int threads, const Work& work) {
 //              themselves, halves, the margin's own products, the score joining ‖z‖²
 float margin_of(int64_t d) {
   constexpr float kUnit = 0x1p-24f;
+  constexpr float kPart = kProductsInPart, kSumPart = KM_FEATURES_IN_PART;
   const float features = static_cast<float>(d);
-  const float products = std::min(features, 128.0f) + features / 128;
-  const float norm = features / 16;
-  const float deciding = std::min(features, 1024.0f) / 16 + features / 1024;
+  const float products = std::min(features, kPart) + features / kPart;
+  const float norm = features / kLanes;
+  const float deciding = std::min(features, kSumPart) / kLanes + features / kSumPart;
   return kUnit * (1.05f * products + norm + 3 * deciding + 64);
 }
 
@@ -110,8 +111,8 @@ class CodebookMaker {
   // Finds the origins, and packs the panels: see Codebooks::panels. Memory is taken before threads
   // start, which could not hand over that there is none.
   void pack_panels(int threads) {
-    const int64_t panels = (sizes_.k + kPlaces - 1) / kPlaces;
-    const int64_t panel_size = (1 + sizes_.d) * kPlaces;
+    const int64_t panels = (sizes_.k + kLanes - 1) / kLanes;
+    const int64_t panel_size = (1 + sizes_.d) * kLanes;
     made_.margin = margin_of(sizes_.d);
     made_.margin_of_half = 4 * made_.margin / (1 - made_.margin);
     panels_ = aligned<float>(size_t(sizes_.levels * panels * panel_size));
@@ -119,9 +120,9 @@ class CodebookMaker {
     std::vector<double> means(size_t(sizes_.levels * made_.stride));
     in_levels(sizes_, threads, [&](int64_t level) {
       origins_[size_t(level)] = origin(level, means.data() + level * made_.stride);
-      for (int64_t c = 0; c < panels * kPlaces; ++c)
+      for (int64_t c = 0; c < panels * kLanes; ++c)
         pack_column(level, c,
-                    panels_.get() + (level * panels + c / kPlaces) * panel_size + c % kPlaces);
+                    panels_.get() + (level * panels + c / kLanes) * panel_size + c % kLanes);
     });
     made_.panels = panels_.get();
     made_.origins = origins_.data();
@@ -135,7 +136,7 @@ class CodebookMaker {
     const double squares = squared_distance(numbers, o, made_.stride);
     const bool exists = c < sizes_.k, scored = exists && squares < kTooLarge;
     for (int64_t j = 0; j < sizes_.d; ++j)
-      column[(1 + j) * kPlaces] = scored ? static_cast<float>(numbers[j] - o[j]) : 0;
+      column[(1 + j) * kLanes] = scored ? static_cast<float>(numbers[j] - o[j]) : 0;
     if (scored)
       column[0] = static_cast<float>(-0.5 * (1 - double(made_.margin)) * squares);
     else

@@ -11,8 +11,8 @@
 
 namespace km {
 
-// Threads that share the nodes of a level, where they have so many nodes each: fewer cost less than
-// waking a thread.
+// Threads for the nodes of a level: as many as get kNodesPerThread nodes each, since fewer nodes
+// cost less than waking a thread.
 inline int64_t parts_of_level(const BoxLevels& levels, int level, int threads) {
   constexpr int64_t kNodesPerThread = 64;
   return std::min<int64_t>(threads, levels.nodes[level] / kNodesPerThread + 1);
@@ -77,9 +77,9 @@ class BoxMaker {
       const double weight = weights ? weights[s] : 1.0;
       moments[0] += weight;
       for (int j = 0; j < D; ++j) {
-        const double apart = double(rows[s * D + j]) - double(middle[j]);
-        moments[1] += weight * apart * apart;
-        moments[2 + j] += weight * apart;
+        const double offset = double(rows[s * D + j]) - double(middle[j]);
+        moments[1] += weight * offset * offset;
+        moments[2 + j] += weight * offset;
       }
     }
   }
@@ -108,9 +108,9 @@ class BoxMaker {
       moments[0] += of_child[0];
       moments[1] += of_child[1];
       for (int j = 0; j < D; ++j) {
-        const double apart = double(middles[child * D + j]) - double(middles[number * D + j]);
-        moments[1] += apart * (2 * of_child[2 + j] + of_child[0] * apart);
-        moments[2 + j] += of_child[2 + j] + of_child[0] * apart;
+        const double offset = double(middles[child * D + j]) - double(middles[number * D + j]);
+        moments[1] += offset * (2 * of_child[2 + j] + of_child[0] * offset);
+        moments[2 + j] += of_child[2 + j] + of_child[0] * offset;
       }
     }
   }

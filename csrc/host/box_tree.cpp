@@ -16,7 +16,7 @@ namespace km {
 
 namespace {
 
-// Threads that share a walk of seeding through a tree, where they have so many leaves each.
+// Threads for a walk of seeding through a tree: as many as get kLeavesPerThread leaves each.
 template <typename T>
 int64_t parts_of_walk(const Boxes<T>& tree, int threads) {
   constexpr int64_t kLeavesPerThread = 32;

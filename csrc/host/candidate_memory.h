@@ -13,13 +13,13 @@ namespace km {
 
 // Makes CandidateLists: the list of all centroids once, read by every part, and lists for each
 // level of the tree and each part. A list has room for k candidates and what fills up a whole
-// vector after them: at most kPlaces numbers of any instruction set.
+// vector after them: at most kLanes numbers of any instruction set.
 template <typename T>
 class CandidateMemory {
  public:
   // centroids: (k, d), which BoxTree<T>::measures says yes to.
   CandidateMemory(const Boxes<T>& tree, const T* centroids, int64_t k, int64_t parts)
-      : room_(filled(k) + kPlaces),
+      : room_(filled(k) + kLanes),
         d_(tree.rows.d),
         every_label_(aligned<int32_t>(size_t(room_))),
         every_feature_(aligned<T>(size_t(room_ * d_))) {

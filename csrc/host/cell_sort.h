@@ -45,7 +45,7 @@ class CellSort {
 
  private:
   // Rows that crowd ever closer around one point need a sort of a cell in a cell for each scale.
-  // After so many, of at most 8 cuts each, the rest of a cell stays in the order it has: boxes of
+  // After so many, of at most 8 cuts each, the rows of a cell stay in the order they have: boxes of
   // leaves may overlap then, which prunes less and changes no result.
   static constexpr int kDeepest = 64;
   static constexpr int64_t kAtOnce = 256;  // rows that are converted at once: they stay in a cache
@@ -150,12 +150,13 @@ class CellSort {
   // they have, so a thread takes the next one whenever it has finished one.
   void sort_each(const std::vector<int64_t>& begin) {
     const int count = static_cast<int>(begin.size()) - 1;
-    std::atomic<int> taken{0};
+    std::atomic<int> next_cell{0};
     std::atomic<bool> failed{false};
     in_parallel(parts_, [&](int64_t) {
       try {  // no thread may end by an exception
         Scratch scratch;
-        for (int c = taken++; c < count; c = taken++) sort(begin[c], begin[c + 1], scratch, 0);
+        for (int c = next_cell++; c < count; c = next_cell++)
+          sort(begin[c], begin[c + 1], scratch, 0);
       } catch (const std::bad_alloc&) {
         failed = true;
       }

@@ -14,7 +14,7 @@ namespace km {
 Gaps CentroidGaps::make(const Coordinates& coordinates, int64_t k, int64_t places, bool pairwise,
                         int threads) {
   Gaps gaps = {};
-  gaps.blocks = filled(places / kPlaces);
+  gaps.blocks = filled(places / kLanes);
   nearest_ = aligned<float>(size_t(places));
   if (pairwise) {
     pairwise_ = aligned<float>(size_t(k * places));

@@ -14,7 +14,8 @@ namespace {
 // The unit roundoff of float, u: a rounded operation is off by this share of its result, at most.
 constexpr float kUnit = 1.0f / (1 << 24);
 // The basis is shortened by this much, so that rounding to float makes no direction longer than 1:
-// a longer one would make the part of a row along the directions too large, and the rest too small.
+// a longer one would make the part of a row along the directions too large, and what the directions
+// leave out too small.
 constexpr float kShortened = 1e-5f;
 // Centroids are sorted by at most so many leading coordinates. Directions come by their variance,
 // so that the first ones tell most; features come in any order, and 64 of them make a good sample.
@@ -31,7 +32,7 @@ float share_of_rounding(int64_t numbers) { return 0.503f * std::sqrt(float(numbe
 // for the difference from the center, the basis and the first product. By Cauchy and Schwarz
 // the coordinate is off by as many u times the row's length, and a vector of p by √p times as much.
 float share_of_directions(int64_t p, int64_t d) {
-  const float roundings = float(std::min<int64_t>(d, 128) + d / 128 + 4);
+  const float roundings = float(std::min(d, kProductsInPart) + d / kProductsInPart + 4);
   return kUnit * std::sqrt(float(p)) * roundings;
 }
 
@@ -41,15 +42,16 @@ float share_of_directions(int64_t p, int64_t d) {
 // the halves of the lanes. Two distances are compared, so 2 (roundings + 6) u would do; twice
 // that, and 24 in place of 6, pay also for roots, and for the operations of the tests themselves.
 float slack_of_distances(int64_t stride) {
-  const float roundings = float(std::min<int64_t>(stride, 1024) / 16 + stride / 1024);
+  constexpr int64_t kPart = KM_FEATURES_IN_PART;
+  const float roundings = float(std::min(stride, kPart) / kLanes + stride / kPart);
   return 1 + 4 * kUnit * (roundings + 24);
 }
 
-// Margin for the rest's square r² = ‖x‖² - ‖z‖², relative to ‖x‖²; it is added to r², since the
-// bound needs r or more. ‖z‖² is off by twice what z is off. ‖x‖² has stride / 16 roundings in a
-// lane, ‖z‖² at most p, and 32 are for differences, sums of lanes, the subtraction and the root.
-float blur_of_rest(int64_t p, int64_t d, int64_t stride) {
-  return 2 * share_of_directions(p, d) + kUnit * float(stride / 16 + 32 + p);
+// Margin for the residual's square, r² = ‖x‖² - ‖z‖², relative to ‖x‖²; it is added to r², since
+// the bound needs r or more. ‖z‖² is off by twice what z is off. ‖x‖² has stride / 16 roundings in
+// a lane, ‖z‖² at most p, and 32 are for differences, sums of lanes, the subtraction and the root.
+float blur_of_residual(int64_t p, int64_t d, int64_t stride) {
+  return 2 * share_of_directions(p, d) + kUnit * float(stride / kLanes + 32 + p);
 }
 
 // Margin for a score x·c - ½‖c‖², such that the error is at most ½ margin (‖x‖² + ‖c‖²). With e
@@ -58,7 +60,7 @@ float blur_of_rest(int64_t p, int64_t d, int64_t stride) {
 float margin_of_scores(int64_t p, int64_t d, int64_t stride, int64_t numbers) {
   const float rounding = share_of_rounding(numbers);
   // Twice stride / 16 for the two squared norms, and 64 for scale, product and sum of a score.
-  float margin = 2 * (share_of_directions(p, d) + kUnit * float(stride / 16 + 64)) +
+  float margin = 2 * (share_of_directions(p, d) + kUnit * float(stride / kLanes + 64)) +
                  2 * rounding * (1 + 2 * rounding);
   // Without directions a tile adds up the squares of a row one feature after the other.
   if (!p) margin += kUnit * float(stride);
@@ -87,10 +89,10 @@ Directions directions_of(const float* basis, const float* center, int64_t p, int
   directions.center.assign(center, center + (p ? d : 0));
   // Sixteen directions to a panel, one feature after the other: a kernel loads a feature of sixteen
   // directions at once. Directions that fill up the last panel are zeros.
-  directions.basis.assign(size_t((p + 15) / 16 * 16 * d), 0.0f);
+  directions.basis.assign(size_t(filled(p) * d), 0.0f);
   for (int64_t i = 0; i < p; ++i)
     for (int64_t j = 0; j < d; ++j)
-      directions.basis[size_t((i / 16 * d + j) * 16 + i % 16)] =
+      directions.basis[size_t((i / kLanes * d + j) * kLanes + i % kLanes)] =
           basis[i * d + j] * (1 - kShortened);
   return directions;
 }
@@ -107,7 +109,7 @@ const Coordinates& CentroidCoordinates::choose_axes(const Directions& directions
     mean_of(centroids, k, d, center_);
   else
     std::copy(directions.center.begin(), directions.center.end(), center_.begin());
-  const int64_t numbers = p ? p + 1 : d;  // p directions and the rest, or all features
+  const int64_t numbers = p ? p + 1 : d;  // p directions and the residual, or all features
   axes_ = {};
   axes_.directions = p;
   axes_.basis = directions.basis.data();
@@ -115,7 +117,7 @@ const Coordinates& CentroidCoordinates::choose_axes(const Directions& directions
   axes_.width = (numbers + 1) / 2;  // two numbers of 16 bits to a pair
   axes_.pitch = filled(axes_.width);
   axes_.margin = margin_of_scores(p, d, stride, numbers);
-  axes_.blur = blur_of_rest(p, d, stride);
+  axes_.blur = blur_of_residual(p, d, stride);
   axes_.slack = slack_of_distances(stride);
   k_ = k;
   return axes_;
@@ -173,7 +175,7 @@ const Coordinates& CentroidCoordinates::place(const int32_t* index, int64_t coun
     const int64_t c = index[place];
     std::copy_n(measured_.get() + c * axes_.pitch, axes_.pitch, to);
     units_[place] = unit_of_norm(norms_[c]);
-    // The centroid's half of the margin raises the score; the row's half is in enough_for.
+    // The centroid's half of the margin raises the score; the row's half is in least_winning_score.
     offsets_[place] = -0.5f * norms_[c] * (1 - axes_.margin);
   }
   axes_.of_centroids = placed_.get();

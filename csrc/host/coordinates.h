@@ -21,7 +21,7 @@ struct Directions {
 // 0, into panels.
 Directions directions_of(const float* basis, const float* center, int64_t p, int64_t d);
 
-// Makes Coordinates, those of the centroids of one call, in three steps: the axes depend on the
+// Makes the Coordinates of the centroids of one call, in three steps: the axes depend on the
 // features alone, the coordinates depend on the axes, and the places on the coordinates (neighbors
 // get places next to each other).
 class CentroidCoordinates {
@@ -37,8 +37,8 @@ class CentroidCoordinates {
   template <typename T>
   bool measure(const std::vector<T>& centroids, int64_t k, int64_t d, int threads);
 
-  // The leading coordinates (k, leading_width) of the centroids, by index, from which neighbors are
-  // told.
+  // The leading coordinates (k, leading_width) of the centroids, by index, by which neighbors are
+  // found.
   int64_t leading_width() const;
   std::vector<float> leading() const;
 

@@ -14,8 +14,8 @@ const Kernel<T>& current_kernel() {
   return current_kernels().of<T>();
 }
 
-// Chooses "avx512", "avx2" or "baseline" for calls that follow; workspaces that exist hold what the
-// last one computed, and tests make new ones. Returns false, and changes nothing, where the
+// Chooses "avx512", "avx2" or "baseline" for calls that follow. Workspaces that exist are void
+// then: their memory is laid out for the last choice. Returns false, and changes nothing, where the
 // processor does not have it.
 bool use_instruction_set(const char* name);
 

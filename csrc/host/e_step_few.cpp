@@ -30,9 +30,9 @@ void e_step_by_brute_force(const km_rows& rows, const T* centroids, int64_t k,
   results.add_up();
 }
 
-// Parts take the uppermost boxes in turn: neighboring boxes are alike in work, so each part gets of
-// all kinds. Without warm labels the tree forgets those that it has: changed is
-// counted against them.
+// Parts take the uppermost boxes in turn: neighboring boxes take about the same time, so that parts
+// get about as much work each. Without warm labels the tree forgets the labels of its rows, since
+// `changed` counts against them.
 template <typename T>
 double e_step_by_boxes(BoxTree<T>& tree, const km_rows& rows, const T* centroids, int64_t k,
                        const Result<T>& result, int threads) {

@@ -12,9 +12,9 @@ template <typename T>
 void e_step_by_brute_force(const km_rows& rows, const T* centroids, int64_t k,
                            const Result<T>& result, int threads);
 
-// Discards centroids for whole boxes of the tree's rows (Kanungo's filtering algorithm), and takes
-// a box that one centroid is left for as a whole. Returns the share of the pairs of a row and a
-// centroid that were measured all the same.
+// Discards centroids for whole boxes of the tree's rows (Kanungo's filtering algorithm), and
+// assigns a box as a whole where one centroid is left. Returns the share of all pairs of a row and
+// a centroid that were measured.
 template <typename T>
 double e_step_by_boxes(BoxTree<T>& tree, const km_rows& rows, const T* centroids, int64_t k,
                        const Result<T>& result, int threads);

@@ -67,7 +67,7 @@ SearchOutcome search_all(const km_rows& rows, const Search<T>& s, const Result<T
   for (int64_t p = 0; p < parts; ++p) {
     const SearchOutcome& part = of_parts[size_t(p)];
     all.seen.pairs += part.seen.pairs;
-    all.seen.plain += part.seen.plain;
+    all.seen.proven += part.seen.proven;
     all.seen.compared += part.seen.compared;
     all.inertia += part.inertia;
     all.changed += part.changed;

@@ -34,7 +34,8 @@ class ExactSums {
   // and adds all rows (n, by their labels) again with another unit where they are not. stride is d
   // filled up to a multiple of 16.
   void add_parts(const km_rows& rows, int64_t stride, const int64_t* labels);
-  // Instead of that: takes rows off the sums of their old clusters and adds them to the new ones.
+  // Instead of add_parts: takes rows off the sums of their old clusters and adds them to the new
+  // ones.
   void move(const km_rows& rows, int64_t stride, const std::vector<Move>& moves, int threads);
 
   // Writes sums (k, d), rounded once each, and counts (k), after add_parts or move.
@@ -59,7 +60,7 @@ class ExactSums {
   Sum inertia_of(int64_t cluster, const T* centroid) const;
 
   int64_t n_ = 0, k_ = 0, d_ = 0;  // of the last call
-  bool current_ = false;           // sums are exact, and those of the labels of the last call
+  bool current_ = false;           // sums are exact, and go with the labels of the last call
   bool follows_ = false;           // this call moves rows
   bool inexact_ = false;           // sums of these rows were tried, and cannot be exact
   bool splits_ = false;            // this call's sums are split at unit_

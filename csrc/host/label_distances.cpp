@@ -6,6 +6,7 @@
 #include "host/dispatch.h"
 #include "host/memory.h"
 #include "host/split.h"
+#include "kernel/rows/rows.h"
 
 namespace km {
 
@@ -67,7 +68,7 @@ template <typename T>
 void sparse_label_distances(const km_sparse& rows, const T* centroids, int64_t k,
                             const int64_t* labels, T* distances, int threads) {
   const int64_t stride = filled(rows.d);
-  const T* const values = static_cast<const T*>(rows.values);
+  const T* const values = values_of<T>(rows);
   measure<T>({rows.n, rows.d, 1, rows.cosine != 0, labels, distances}, centroids, k, threads,
              [&](int64_t i, int64_t, T* to) {
                std::fill_n(to, stride, T(0));

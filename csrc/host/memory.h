@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "abi/native.h"
+#include "kernel/limits.h"
 
 namespace km {
 
@@ -52,13 +52,12 @@ Array<T> aligned(size_t count) {
   return Array<T>(static_cast<T*>(memory));
 }
 
-// Centroids and features are read by sixteen, the lanes of kernel/simd/vec16-inl.h.
-constexpr int64_t kPlaces = KM_LANES;
-// count filled up to a multiple of 16.
-inline int64_t filled(int64_t count) { return (count + kPlaces - 1) / kPlaces * kPlaces; }
+// count filled up to a multiple of kLanes, 16.
+inline int64_t filled(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// An array of count numbers for each part. Apart: threads that write to one cache line in turn slow
-// each other down. Throws std::bad_alloc, hence is called before threads start.
+// An array of count numbers for each part, in cache lines of its own: threads that write to one
+// cache line by turns slow each other down. Throws std::bad_alloc, hence is called before threads
+// start.
 template <typename T>
 std::vector<Array<T>> for_each_part(int64_t parts, size_t count) {
   std::vector<Array<T>> all;

@@ -63,7 +63,7 @@ struct Reading {
   const int64_t together, at_once;
 
  private:
-  static constexpr int64_t kNumbers = 8 * kPlaces;    // of a group: eight vectors of 16
+  static constexpr int64_t kNumbers = 8 * kLanes;     // of a group: eight vectors of 16
   static constexpr int64_t kNumbersAtOnce = 1 << 14;  // 64 or 128 KB
 };
 

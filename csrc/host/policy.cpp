@@ -7,28 +7,31 @@ namespace km {
 
 namespace {
 
-// Lower bounds that left more than this share of all pairs cost more, read and written, than the
-// 2 % that they spared.
+// Where lower bounds leave more than this share of all pairs, reading and writing the bounds costs
+// more than the pairs that they discard, 2 %.
 constexpr double kMostVisited = 0.98;
-// Then the next two calls have none. It is in the first calls of a fit that centroids move too far
-// for bounds to last: a longer rest would miss the calls in which they settle.
+// The next calls then have no lower bounds. In the first calls of a fit centroids move too far for
+// bounds to last; a longer pause would miss the calls in which centroids begin to move little.
 constexpr int kCallsWithoutLowerBounds = 2;
 
-// Gaps that let fewer rows than this keep their centroid at once cost more than they spared: they
-// take k scores for each centroid, at most a sixteenth of those of a search (kRowsOfCentroid).
+// Where gaps prove the labels of fewer rows than this share, computing the gaps costs more than the
+// rows that they spare: k² scores, at most a sixteenth of the n k scores of a search
+// (kRowsOfCentroid).
 constexpr double kFewRowsKept = 0.02;
-// Then the next calls have none: to try again each ninth call costs 1/9 · 1/16 of a search.
+// The next calls then have no gaps: to try again in each ninth call costs 1/9 · 1/16 of a search.
 constexpr int kCallsWithoutGaps = 8;
 constexpr int64_t kRowsOfCentroid = 16;
 
-// Pairwise gaps that leave more pairs than this are worse than lower bounds at once: as centroids
-// of noise are all about as far from each other as from the rows, no gap is wide.
+// Where pairwise gaps leave more than this share of all pairs, lower bounds follow at once. In
+// noise all centroids are about as far from each other as from the rows, and no gap is wide.
 constexpr double kMostLeftByGaps = 0.6;
-// Else they are rented until the rent is what lower bounds are to buy (ski rental, at most twice
-// the best price). The price is a call that writes all bounds: the scores of all pairs, which
-// take a twentieth of the time of their distances.
+// Else the choice is a ski rental, which costs at most twice the best: pairwise gaps are rented,
+// call by call, until the rent has reached the price of lower bounds. Rent and price are in units
+// of the distances of all pairs. The price is a call that writes all bounds: the scores of all
+// pairs, which take a twentieth of the time of their distances.
 constexpr double kPriceOfLowerBounds = 0.05;
-// Lower bounds leave about this share of pairs too: what pairwise gaps leave beyond is the rent.
+// The share of pairs that lower bounds leave, about. The rent of a call is the share that pairwise
+// gaps leave, less this one.
 constexpr double kLeftByLowerBounds = 0.004;
 // No rent is due while this share of labels or more changes: lower bounds would not last.
 constexpr double kManyChanged = 0.05;
@@ -73,14 +76,15 @@ bool Policy::rows_may_be_skipped(Kept kept, bool lower_bounds, bool gaps) const 
   return kept == Kept::kBothBounds || (gaps && !lower_bounds);
 }
 
-// A call is over, and one less to come without bounds.
+// A call is over: one call less until suspended bounds are tried again.
 void Policy::count_down() {
   calls_without_lower_bounds_ = std::max(0, calls_without_lower_bounds_ - 1);
   calls_without_gaps_ = std::max(0, calls_without_gaps_ - 1);
 }
 
-// Lower bounds discarded nearly nothing: pairwise gaps have their turn, and the rent begins anew.
-void Policy::rest_lower_bounds() {
+// Lower bounds discarded nearly nothing: the next calls have pairwise gaps, and the rent begins
+// anew.
+void Policy::suspend_lower_bounds() {
   calls_without_lower_bounds_ = kCallsWithoutLowerBounds;
   screen_ = Screen::kPairwiseGaps;
   spent_on_gaps_ = 0;
@@ -95,8 +99,8 @@ void Policy::weigh_pairwise_gaps(bool few_changed) {
   screen_ = still_pay ? Screen::kPairwiseGaps : Screen::kLowerBounds;
 }
 
-// Gaps kept few rows where they are.
-void Policy::rest_gaps() { calls_without_gaps_ = kCallsWithoutGaps; }
+// Gaps proved few labels: the next calls have none.
+void Policy::suspend_gaps() { calls_without_gaps_ = kCallsWithoutGaps; }
 
 // The median reach of a sample; 0 where its square could overflow.
 void Policy::take_typical_distance(const float* reach, int64_t n) {
@@ -115,11 +119,11 @@ void Policy::finish(const Search<T>& s, int64_t n, const Seen& seen, int64_t cha
   last_.share_visited = screened ? double(seen.pairs) / pairs : 1.0;
   last_.share_compared = n ? double(seen.compared) / rows : 0;
   count_down();
-  if (s.bounds.valid && last_.share_visited > kMostVisited) rest_lower_bounds();
+  if (s.bounds.valid && last_.share_visited > kMostVisited) suspend_lower_bounds();
   if (s.gaps.pairwise) weigh_pairwise_gaps(double(changed) < kManyChanged * rows);
   // Gaps of all pairs are worth their price even where the nearest of each are not.
   const bool pairwise = s.gaps.pairwise && screen_ == Screen::kPairwiseGaps;
-  if (s.gaps.nearest && !pairwise && double(seen.plain) < kFewRowsKept * rows) rest_gaps();
+  if (s.gaps.nearest && !pairwise && double(seen.proven) < kFewRowsKept * rows) suspend_gaps();
   if (!s.upper.reach) return;
   kept_ =
       s.bounds.steps && calls_without_lower_bounds_ == 0 ? Kept::kBothBounds : Kept::kUpperBounds;

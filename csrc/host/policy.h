@@ -22,7 +22,7 @@ enum class Kept {
 };
 
 // Which screen discards centroids where coordinates are the features themselves. Both at once would
-// discard little more than one. Along directions, lower bounds are the only one.
+// discard little more than one. Along directions, lower bounds are the only screen.
 enum class Screen {
   kPairwiseGaps,  // the gaps of all pairs of centroids: computed anew, nothing kept
   kLowerBounds,   // a byte for each row and group: read and written by each call
@@ -70,15 +70,15 @@ class Policy {
 
  private:
   void count_down();
-  void rest_lower_bounds();
+  void suspend_lower_bounds();
   void weigh_pairwise_gaps(bool few_changed);
-  void rest_gaps();
+  void suspend_gaps();
   void take_typical_distance(const float* reach, int64_t n);
 
   Kept kept_ = Kept::kNothing;
   Screen screen_ = Screen::kPairwiseGaps;
   int calls_without_lower_bounds_ = 0, calls_without_gaps_ = 0;  // to come, before the next try
-  double spent_on_gaps_ = 0;  // pairs that pairwise gaps left, as shares of all, summed up
+  double spent_on_gaps_ = 0;  // rent so far, in shares of all pairs (weigh_pairwise_gaps)
   double typical_distance_ = 0;
   LastSearch last_;
   bool inertia_follows_ = false;

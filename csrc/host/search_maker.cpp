@@ -93,7 +93,7 @@ void SearchMaker<T>::add_bounds(const km_rows& rows, const T* centroids,
   if (lower_bounds)
     s.bounds = lower_.make(s.places.position, s.coordinates, count, upper_.drift(),
                            policy_.typical_distance(), kept == Kept::kBothBounds);
-  // Rows whose coordinates are still to be measured are read all the same.
+  // Rows whose coordinates are still to be measured are read anyhow.
   const bool readable = !s.rows.coordinates || s.rows.measured;
   const bool skips = !request.every_distance && readable &&
                      policy_.rows_may_be_skipped(kept, lower_bounds, s.gaps.nearest != nullptr);

@@ -1,4 +1,4 @@
-// What a search for the nearest of many-featured centroids is given.
+// What a search for the nearest centroids of rows of many features is given.
 #pragma once
 
 #include "abi/native.h"
@@ -25,7 +25,7 @@ struct SearchRequest {
 };
 
 // Makes Search<T>, each of its structs by the maker of that name, from what the last search left.
-// The makers know how, each of one kind of memory; the policy says which of it a call has.
+// The makers know how, each of one kind of memory; the policy says which memory a call has.
 template <typename T>
 class SearchMaker {
  public:

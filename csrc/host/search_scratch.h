@@ -25,7 +25,7 @@ class SearchScratch {
         columns_(for_each_part<int32_t>(parts, size_t(s.coordinates.pitch) * kMostRowsInLanes)),
         scores_(for_each_part<float>(
             parts, size_t(std::min(kMostPlaces, s.places.count)) * kMostRowsInLanes)),
-        near_(for_each_part<NearGroup>(parts, size_t(s.bounds.groups) + 1)),
+        groups_(for_each_part<CandidateGroup>(parts, size_t(s.bounds.groups) + 1)),
         moves_(for_each_part<Move>(moves ? parts : 0, size_t(moves))) {}
 
   // Of one part; valid as long as this object is.
@@ -38,7 +38,7 @@ class SearchScratch {
     scratch.along = along_[p].get();
     scratch.columns = columns_[p].get();
     scratch.scores = scores_[p].get();
-    scratch.near = near_[p].get();
+    scratch.groups = groups_[p].get();
     scratch.moves = moves_.empty() ? nullptr : moves_[p].get();
     return scratch;
   }
@@ -51,7 +51,7 @@ class SearchScratch {
   std::vector<Array<float>> along_;
   std::vector<Array<int32_t>> columns_;
   std::vector<Array<float>> scores_;
-  std::vector<Array<NearGroup>> near_;
+  std::vector<Array<CandidateGroup>> groups_;
   std::vector<Array<Move>> moves_;
 };
 

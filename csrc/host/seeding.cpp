@@ -14,9 +14,7 @@ namespace {
 
 // Sums of each candidate that Kernel::potentials adds to, so that an addition need not wait for the
 // one before.
-constexpr int64_t kSums = 16;
-// Candidates that a row has a bit for in reached.
-constexpr int64_t kReachBits = 16;
+constexpr int64_t kSums = kLanes;
 
 // Points (m, d) filled up to a multiple of so many by points at infinity, where no row is nearer.
 template <typename T>
@@ -124,7 +122,7 @@ template <typename T>
 int Seeding<T>::compared_candidate(const std::vector<T>& center) const {
   const size_t stride = center.size();
   const int64_t m = stride ? int64_t(candidates_.size() / stride) : 0;
-  for (int64_t c = 0; c < std::min(m, kReachBits); ++c)
+  for (int64_t c = 0; c < std::min<int64_t>(m, kReportedCandidates); ++c)
     if (!std::memcmp(candidates_.data() + size_t(c) * stride, center.data(), stride * sizeof(T)))
       return static_cast<int>(c);
   return -1;

@@ -12,7 +12,7 @@ namespace km {
 namespace {
 
 // Points that are measured together: the lanes of Kernel::measure_sparse.
-constexpr int kPointsTogether = 16;
+constexpr int kPointsTogether = kLanes;
 
 // Calls use(part, row, distances) for each row, with its squared distances to points (m, d), m from
 // 1 to kPointsTogether: distances (16), of which m count, or (1) where m is 1.

@@ -39,7 +39,7 @@ int digits_of(double number) {
 }  // namespace
 
 // The least u for which multiples_fit below holds of numbers 2^kSlack times as large: the smaller
-// the unit, the fewer digits the rests have.
+// the unit, the fewer digits the remainders have.
 void SumUnit::choose(uint32_t largest, int64_t n) {
   exponent_ = digits_of(float_of(largest)) + kSlack + digits_of(double(n)) - (kDigits - 1);
 }
@@ -54,8 +54,8 @@ bool SumUnit::is_exact(const FloatRange& range, int64_t n) const {
       std::max(digits_of(float_of(range.smallest)), kLeastExponent) - kFloatDigits;
   const bool multiples_fit =
       digits_of(float_of(range.largest)) + digits_of_n <= exponent_ + kDigits - 1;
-  const bool rests_fit = exponent_ + digits_of_n - last_digit <= kDigits;
-  return multiples_fit && rests_fit;
+  const bool remainders_fit = exponent_ + digits_of_n - last_digit <= kDigits;
+  return multiples_fit && remainders_fit;
 }
 
 double SumUnit::splitter() const { return std::ldexp(1.5, exponent_ + kDigits - 1); }

@@ -19,7 +19,7 @@ struct FloatRange {
 //               less than a double has, where that is at most 2^(u + 52). Then |x| < 2^(u + 51),
 //               and the splitter, 1.5 · 2^(u + 52), whose last digit is 2^u, rounds x to a
 //               multiple.
-//   rests       x less its multiple is 2^(u - 1) at most, and a multiple of 2^l, the last digit of
+//   remainders  x less its multiple is 2^(u - 1) at most, and a multiple of 2^l, the last digit of
 //               the smallest number: 52 digits in sums where u + digits(n) - l <= 53.
 class SumUnit {
  public:

@@ -25,10 +25,10 @@ namespace km {
 
 namespace {
 
-// Whether this process is a forked child. Of a child's child it is too.
+// Whether this process is a forked child, or the child of one.
 std::atomic<bool> forked{false};
-// Sees to it that every child of this process knows; not 0 where that is refused (no memory), and
-// then OpenMP is not used at all.
+// Registers note_fork for every child of this process. Not 0 where there is no memory for that:
+// OpenMP is then not used at all.
 const int refused_watch = pthread_atfork(nullptr, nullptr, note_fork);
 
 // The interface of GCC's runtime, which LLVM's and Intel's offer too; filled by openmp. A

@@ -20,8 +20,16 @@ constexpr int64_t kMeasuredFeatures = KM_MEASURED_FEATURES;
 // Features up to which rows are sorted into boxes for seeding: boxes of more features overlap.
 constexpr int64_t kSortedFeatures = KM_SORTED_FEATURES;
 // Numbers that a row of d few features adds to its cluster's sum, in doubles: the features, its
-// weight, and zeros up to a multiple of 4 (a register of AVX2).
-constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
+// weight, and zeros up to a multiple of 4 (a register of AVX2). (static: see features.h.)
+static constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
+
+// Lanes of the sums of the deciding distance; centroids and features are read by as many, and the
+// last of them filled up.
+constexpr int kLanes = KM_LANES;
+// Products of a screen that are added up before they join its sum: the sum of d products then has
+// 128 + d / 128 roundings instead of d. The margins of host/coordinates.cpp and host/beam.cpp are
+// made for so many.
+constexpr int64_t kProductsInPart = 128;
 
 // Rows of a block, which share the loads of centroids and bounds: a bit each of a uint64_t.
 constexpr int kBlock = 64;
@@ -39,6 +47,10 @@ constexpr float kLeastNorm = 1e-30f;
 // Steps that a group of centroids drifts, at most, before its bounds are rebased: half of a byte's
 // range is left for the bounds themselves.
 constexpr int kMostSteps = 127;
+
+// Candidates of seeding that a row has a bit for, which says whether they are nearer than its
+// nearest center: a uint16_t.
+constexpr int kReportedCandidates = KM_CANDIDATES_TOGETHER;
 
 // Beams of a beam search and neighbors of a search, at most; the C ABI promises it.
 constexpr int kMostBeams = KM_MOST_BEAMS;

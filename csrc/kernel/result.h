@@ -13,8 +13,8 @@ struct Result {
   double* sums;      // (k, d) of rows by weight, added to; or null, then counts is null too
   double* counts;    // (k): weights of the rows of a cluster, added to; or null
   double* inertia;   // (1): squared distances by weight, added to
-  int64_t* changed;  // (1): labels that are other ones now, added to; all of them if not warm
-  bool warm;         // labels hold those of the last call: good guesses, and what changed compares
+  int64_t* changed;  // (1): labels that differ from the last call, added to; n where not warm
+  bool warm;         // labels hold the labels of the last call: first guesses, and changed compares
 };
 
 }  // namespace km

@@ -32,7 +32,7 @@ struct Kernel {
       const km_rows& rows,
       int64_t first,  // row, 0 to n - count
       int64_t count,  // of rows, at least 0
-      int64_t pitch,  // from one copy to the next, at least d; the rest stays as it is
+      int64_t pitch,  // from one copy to the next, at least d; numbers from d on are left
       T* to);         // (count, pitch), written
   // Copies rows as distances take them: at unit length for cosine, filled up by zeros.
   void (*load)(const km_rows& rows,
@@ -87,7 +87,7 @@ struct Kernel {
                  const Result<T>& result,    // changed and, of measured rows, inertia are added to
                  const Scratch<T>& scratch,  // of this thread
                  Seen& seen);                // added to
-  // Coordinates of rows: 16-bit numbers in units of each row's own.
+  // Coordinates of rows: 16-bit numbers, in units of ‖x‖ / kWhole.
   void (*measure)(const Coordinates& coordinates,
                   const T* rows,    // (count, stride)
                   int64_t d,        // features
@@ -203,7 +203,7 @@ struct Kernel {
 // The loops of one instruction set: those that take float alone, and the tables of both types.
 // Filled at the end of kernel-inl.h, once in each of targets/*.cpp.
 struct Kernels {
-  // Applies changes of labels to sums that are exact, which those of floats alone can be.
+  // Applies changes of labels to exact sums, which only sums of floats can be.
   void (*change)(const km_rows& rows,
                  int64_t stride,           // of rows
                  const Change* changes,    // (count)

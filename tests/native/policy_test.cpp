@@ -26,7 +26,7 @@ class Caller {
  public:
   // Measures so many pairs, keeps so many rows at their centroid by gaps, and changes so many
   // labels.
-  void call(int64_t pairs, int64_t plain, int64_t changed, bool warm = true) {
+  void call(int64_t pairs, int64_t proven, int64_t changed, bool warm = true) {
     km::Search<float> s = {};
     s.places.k = s.places.count = kCentroids;
     kept = policy.begin(warm);
@@ -42,7 +42,7 @@ class Caller {
     s.upper.reach = reach.data();
     km::Seen seen = {};
     seen.pairs = pairs;
-    seen.plain = plain;
+    seen.proven = proven;
     policy.finish(s, kRows, seen, changed);
     policy.note_inertia(true);
   }

@@ -51,22 +51,21 @@ struct Level {
   // Measures the candidates of a row, 0 to rows - 1, that the limit, lower by now, still leaves;
   // four at a time, see squared_distances.
   void measure_candidates(int row) const {
-    constexpr int kTogether = 4;
     const int64_t k = search.sizes.k, stride = search.codebooks.stride;
     Choices<T>& of_row = best[row];
     int left = 0;
     for (int n = 0; n < of_row.candidates; ++n)
       if (!(of_row.least[n] > of_row.limit)) of_row.candidate[left++] = of_row.candidate[n];
-    for (int n = 0; n < left; n += kTogether) {
-      const T *v[kTogether], *c[kTogether];
-      T distance[kTogether];
-      for (int t = 0; t < kTogether; ++t) {  // the last candidate fills up the four
+    for (int n = 0; n < left; n += kPairsTogether) {
+      const T *v[kPairsTogether], *c[kPairsTogether];
+      T distance[kPairsTogether];
+      for (int t = 0; t < kPairsTogether; ++t) {  // the last candidate fills up the four
         const int64_t choice = of_row.candidate[least_of(n + t, left - 1)];
         v[t] = vectors + (row * beams + choice / k) * stride;
         c[t] = centroid(choice % k);
       }
       squared_distances(v, c, stride, distance);
-      for (int t = 0; t < least_of(kTogether, left - n); ++t)
+      for (int t = 0; t < least_of(kPairsTogether, left - n); ++t)
         of_row.add(distance[t], of_row.candidate[n + t]);
     }
     of_row.candidates = 0;

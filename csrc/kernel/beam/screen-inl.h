@@ -18,9 +18,6 @@
 namespace km::KM_TARGET {
 namespace {
 
-// Products that are added up before they join the score: roundings of a score grow with 128 +
-// d / 128 instead of d. margin_of counts on it.
-constexpr int64_t kProductsInPart = 128;
 // Squares of z and w below the least normal float underflow; what they could add to a squared
 // distance, d · 1.2e-38, is less than this for all d up to 1e7.
 constexpr float kTinySquare = 1e-30f;

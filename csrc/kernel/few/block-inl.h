@@ -9,8 +9,8 @@
 //                                                       (d, kRows) in memory, line after line
 //
 // A lane computes with its row as one row alone would: each distance is the same sum over the
-// features, in the order that README.md calls the deciding distance, in whatever block, thread or
-// batch a row is.
+// features, in the order that csrc/README.md calls the deciding distance, in whatever block, thread
+// or batch a row is.
 #pragma once
 
 #include "kernel/rows/load-inl.h"
@@ -61,8 +61,8 @@ inline void measure(const T* block,       // (d, kRows)
     return *reinterpret_cast<const V*>(block + j * R + v * W);
   };
   if (d > kFewFeatures) {
-    // Adding by halves keeps five sums of each vector alive. With 16 registers, those of two
-    // vectors fit, which costs reading a centroid twice: it pays where there is one centroid.
+    // Adding by halves keeps five sums of each vector alive. With 16 registers, the sums of two
+    // vectors fit; four vectors then read a centroid twice, which pays where C is 1.
     constexpr int kAtOnce = KM_VECTOR_BYTES >= 64 || C > 1 ? kVectors : kVectors / 2;
     for (int c = 0; c < C; ++c)
       for (int first = 0; first < kVectors; first += kAtOnce) {
@@ -91,9 +91,9 @@ inline void measure(const T* block,       // (d, kRows)
     for (int v = 0; v < kVectors; ++v) distance[c][v] = sums[c][v];
 }
 
-// Scales the rows of a block to unit length, in the steps that README.md calls the cosine
-// normalization: first by a power of two, so that no square overflows or loses digits, then by
-// √ Σ x_j². Rows of zeros stay.
+// Scales the rows of a block to unit length, in the steps that csrc/README.md calls the
+// normalization for cosine: first by a power of two, so that no square overflows or loses digits,
+// then by √ Σ x_j². Rows of zeros stay.
 template <int D, typename T>
 inline void to_unit_lengths(T* block, int64_t d) {
   using V = typename Lanes<T>::Vector;

@@ -10,7 +10,7 @@
 //   ‖b‖² - ‖a‖² > 2 Σ |b_j - a_j| h_j
 //
 // by more than rounding. Pruning only discards: labels and distances are those of brute force, bit
-// by bit, since leaves measure the rest of the candidates as brute_force-inl.h does.
+// by bit, since leaves measure the candidates that are left as brute_force-inl.h does.
 #pragma once
 
 #include "kernel/few/boxes-inl.h"
@@ -26,7 +26,7 @@ class BoxDescent {
  public:
   BoxDescent(const Boxes<T>& tree,            // of D features
              const CandidateLists<T>& lists,  // of this thread; lists.all holds all k centroids
-             const Result<T>& result,         // labels are the caller's, sums and counts added to
+             const Result<T>& result,         // labels in the caller's order; sums, counts added to
              const SumCopies& sums)           // of this thread, all zero
       : tree_(tree), lists_(lists), result_(result), sums_(sums) {}
 
@@ -48,9 +48,9 @@ class BoxDescent {
   using M = typename Lanes<T>::Mask;
   static constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
 
-  // Filters the candidates of a node, and passes the rest on to its children. Node: counted from
-  // the first node of its level. Where distances are asked for, single candidates descend to the
-  // leaves, too.
+  // Filters the candidates of a node, and passes on to its children those that are kept. Node:
+  // counted from the first node of its level. Where distances are asked for, single candidates
+  // descend to the leaves, too.
   void visit(int level, int64_t node, const Candidates<T>& of_parent) {
     const int64_t number = tree_.levels.begin[level] + node;
     Candidates<T> candidates = of_parent;
@@ -67,9 +67,9 @@ class BoxDescent {
     for (int64_t child = node * kFan; child < end; ++child) visit(level - 1, child, candidates);
   }
 
-  // The place in a list of the candidate nearest to the middle of a box; lists_.squares becomes the
-  // squared distances of all. These are not the deciding distance, and need not be: any candidate
-  // prunes rightly as z, the nearest one prunes most.
+  // The place in a list of the candidate nearest to the middle of a box; writes the squared
+  // distances of all candidates to the middle to lists_.squares. These need not be the deciding
+  // distance: any candidate prunes rightly as z, and the nearest prunes most.
   int64_t nearest_to_middle(const T* middle, const Candidates<T>& list) const {
     V least = V{} + kInfinityOf<T>;
     M where = {};
@@ -90,7 +90,7 @@ class BoxDescent {
     return where[nearest] + nearest;
   }
 
-  // Writes to kept the candidates of a box: all of its parent's but those that are pruned.
+  // Writes to kept the candidates of a box: the candidates of its parent that are not pruned.
   void prune(int64_t number, const Candidates<T>& of_parent, Candidates<T>& kept) const {
     const T* const middle = tree_.sides.middle + number * D;
     const T* const half = tree_.sides.half + number * D;
@@ -145,16 +145,16 @@ class BoxDescent {
     double squares = moments[1];
     for (int j = 0; j < D; ++j) {
       const double middle = tree_.sides.middle[number * D + j];
-      const double sum = moments[2 + j], apart = centroid[j * lists_.room] - middle;
-      squares += apart * (weight * apart - 2 * sum);
+      const double sum = moments[2 + j], offset = centroid[j * lists_.room] - middle;
+      squares += offset * (weight * offset - 2 * sum);
       result_.sums[label * D + j] += sum + weight * middle;
     }
     result_.counts[label] += weight;
     inertia_of_boxes_ += squares > 0 ? squares : 0;  // rounding may leave less than 0
   }
 
-  // Writes one label for a node, for all nodes below, and for its rows. Late in a
-  // fit most boxes keep their label: assign_box sees it in of_node, and touches no row.
+  // Writes one label for a node, for all nodes below, and for the rows of the node. Late in a fit
+  // most boxes keep their label: assign_box sees it in of_node, and touches no row.
   void relabel_box(int level, int64_t node, int32_t label) {
     int64_t begin = node, end = node + 1;  // descendants of the node, on one level after the other
     for (int below = level; below >= 0; --below) {
@@ -211,8 +211,8 @@ class BoxDescent {
   const CandidateLists<T>& lists_;
   const Result<T>& result_;
   const SumCopies sums_;                    // by value: stores to sums leave it in registers
-  double inertia_of_boxes_ = 0;             // Σ w ‖x - c‖² of rows assigned with their box
-  double inertia_of_rows_[kSumLanes] = {};  // the same of rows measured one by one
+  double inertia_of_boxes_ = 0;             // Σ w ‖x - c‖² of rows that are assigned by box
+  double inertia_of_rows_[kSumLanes] = {};  // Σ w ‖x - c‖² of rows that are measured
   int64_t changed_ = 0;                     // labels that differ from those of the last call
   int64_t measured_ = 0;                    // distances of a row to a centroid
 };

@@ -8,7 +8,7 @@
 namespace km::KM_TARGET {
 namespace {
 
-// The weights of count rows of a block: 1 unless given. Lanes without a row get some finite number.
+// The weights of count rows of a block: 1 where rows have none. Lanes without a row get 1 too.
 template <typename T>
 inline void read_weights(const km_rows& rows, int64_t first, int count,
                          double (&weights)[Lanes<T>::kRows]) {
@@ -38,8 +38,8 @@ inline void to_cosine(const T* block, NearestOfRows<T>& nearest,
   }
 }
 
-// Writes the labels of count rows from row first on; returns how many of them are new: differ from
-// those of the last call or, where there was none, all.
+// Writes the labels of count rows from row first on. Returns how many labels differ from the labels
+// of the last call; all count where there was no last call.
 template <typename T>
 inline int64_t note_labels(const Result<T>& result, int64_t first, int count,
                            const typename Lanes<T>::Int* label) {

@@ -21,7 +21,7 @@ class EachRow {
     load_rows(rows_, i, 1, stride_, copy_);
     return copy_;
   }
-  // Asks the caches for row i, which will be wanted soon.
+  // Asks the caches for row i, which `at` will read soon.
   void expect(int64_t i) const { fetch_row(rows_, i); }
   // The weight of row i, which is row: 1 without weights, 0 where cosine has no direction for it.
   double weight(int64_t i, const T* row) const {
@@ -36,9 +36,10 @@ class EachRow {
   const bool in_place_;
 };
 
-// Adds a row (d), or takes it off where kSign is -1, as a multiple of the unit and a rest each. The
-// splitter is so large that the sum of it and a value has no digit below the unit: adding it rounds
-// to the nearest multiple, taking it off again is exact, and so is value - multiple.
+// Adds a row (d) to high and low, or takes it off where kSign is -1: each number as a multiple of
+// the unit and a remainder. The splitter is so large that the sum of it and a value has no digit
+// below the unit: adding it rounds to the nearest multiple, taking it off again is exact, and so is
+// value - multiple.
 template <int kSign>
 void add_split(const float* row, int64_t d, double splitter, double* __restrict high,
                double* __restrict low) {

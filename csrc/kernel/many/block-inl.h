@@ -24,7 +24,7 @@ namespace km::KM_TARGET {
 namespace {
 
 // The label of a row in the last call, 0 to k - 1. A result's labels belong to the caller, who may
-// have written anything there since: out of range counts as 0, as any guess is as good.
+// have written anything there since: a label out of range counts as 0.
 template <typename T>
 inline int64_t previous_label(const Search<T>& s, const int64_t* labels, int64_t row) {
   if (s.labels) return s.labels[row];
@@ -148,7 +148,6 @@ struct Block {
   // Measures a set of rows against their nearest centroids so far. Returns the rows whose label
   // the gap of that centroid proves: d(x, c)² <= (½ d(c, c'))² for every other centroid c'.
   uint64_t measure_assigned(uint64_t wanted) {
-    constexpr int kTogether = 4;  // of squared_distances
     rows.read(wanted);
     measured |= wanted;
     uint64_t proven = 0;
@@ -166,17 +165,17 @@ struct Block {
       return proven;
     }
     while (wanted) {
-      int which[kTogether], taken = 0;
-      const T *four[kTogether], *centroids[kTogether];
-      T squared[kTogether];
-      for (int n = 0; n < kTogether; ++n) {  // after the last row, the last row again
-        if (wanted) which[taken++] = __builtin_ctzll(wanted);
+      int which[kPairsTogether], count = 0;
+      const T *four[kPairsTogether], *centroids[kPairsTogether];
+      T squared[kPairsTogether];
+      for (int n = 0; n < kPairsTogether; ++n) {  // after the last row, the last row again
+        if (wanted) which[count++] = __builtin_ctzll(wanted);
         wanted &= wanted - 1;
-        four[n] = rows.row(which[taken - 1]);
-        centroids[n] = centroid(nearest[which[taken - 1]]);
+        four[n] = rows.row(which[count - 1]);
+        centroids[n] = centroid(nearest[which[count - 1]]);
       }
       squared_distances(four, centroids, search.places.stride, squared);
-      for (int n = 0; n < taken; ++n) keep(which[n], squared[n]);
+      for (int n = 0; n < count; ++n) keep(which[n], squared[n]);
     }
     return proven;
   }

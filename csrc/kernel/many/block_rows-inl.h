@@ -1,6 +1,6 @@
 // The rows of one block: where they are, their coordinates and norms.
 //
-// Bounds settle most labels, so that rows are read late and few of them at a time: a row that no
+// Bounds prove most labels, so that rows are read late and few of them at a time: a row that no
 // distance is computed for is not read (tests fill such rows with NaN).
 #pragma once
 
@@ -51,9 +51,10 @@ struct BlockRows {
   // Asks the cache for row i, which a later call will read.
   void prefetch(int i) const { fetch_row(all_, first + i); }
 
-  // Makes `norm`, `unit` and `coordinates` valid along directions: kept ones, or measured from all
-  // rows (which are read) and kept. Without directions, tiles make coordinates of their rows
-  // themselves (tile_coordinates-inl.h), since only tiles use them.
+  // Makes `norm`, `unit` and `coordinates` valid along directions: from the coordinates that are
+  // kept, or else measured from all rows, which are read, and kept where there is memory. Without
+  // directions, tiles make coordinates of their rows themselves (tile_coordinates-inl.h), since
+  // only tiles use them.
   void find_coordinates() {
     const Coordinates& c = search.coordinates;
     if (!c.directions) return;

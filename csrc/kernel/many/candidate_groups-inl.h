@@ -9,17 +9,16 @@ namespace km::KM_TARGET {
 namespace {
 
 // A group is a candidate for row x where l(x, g) < u(x), compared in steps, as bytes:
-//     steps[g][i] < limit[i] + drift_above[g],   limit[i] = u(x) in steps above base[i], rounded
-//     up.
+//     steps[g][i] < limit[i] + drift_above[g],   limit[i] = u(x) in steps above base[i], rounded up
 // Order of calls: limit, find, (limit, find_again,) few, search.
 template <typename T>
 class CandidateGroups {
  public:
   // groups: memory for all groups of centroids and one more.
-  CandidateGroups(Block<T>& block, NearGroup* groups) : block_(block), groups_(groups) {}
+  CandidateGroups(Block<T>& block, CandidateGroup* groups) : block_(block), groups_(groups) {}
 
-  // Takes the present upper bounds of a set of rows. Rows that no call of `limit` names
-  // have no candidates; neither have rows for which bounds do not hold.
+  // Takes the present upper bounds of a set of rows. Rows that no call of `limit` names have no
+  // candidates; neither have rows for which bounds do not hold.
   void limit(uint64_t rows) {
     for (; rows; rows &= rows - 1) limit_row(__builtin_ctzll(rows));
   }
@@ -33,7 +32,7 @@ class CandidateGroups {
     if (bounds.rebase) block_.bounds.rebase();
     const uint64_t known = known_;
     return collect(bounds.groups,
-                   [&](int64_t g) { return NearGroup{candidate_rows(known, g), g}; });
+                   [&](int64_t g) { return CandidateGroup{candidate_rows(known, g), g}; });
   }
 
   // Keeps of the candidate groups only pairs with unproven rows; `lowered`: rows whose upper
@@ -42,10 +41,10 @@ class CandidateGroups {
     lowered &= known_;
     unproven &= known_ & ~lowered;
     collect(count_, [&](int64_t n) {
-      const NearGroup before = groups_[n];
+      const CandidateGroup before = groups_[n];
       uint64_t rows = before.rows & unproven;
       if (before.rows & lowered) rows |= candidate_rows(before.rows & lowered, before.group);
-      return NearGroup{rows, before.group};
+      return CandidateGroup{rows, before.group};
     });
   }
 
@@ -112,7 +111,7 @@ class CandidateGroups {
     uint64_t all = 0;
     int64_t count = 0, pairs = 0;
     for (int64_t n = 0; n < groups; ++n) {
-      const NearGroup group = group_at(n);
+      const CandidateGroup group = group_at(n);
       groups_[count] = group;
       count += group.rows != 0;
       pairs += __builtin_popcountll(group.rows);
@@ -129,16 +128,16 @@ class CandidateGroups {
   void for_each_centroid(const Call& call) {
     const Search<T>& s = block_.search;
     for (int64_t n = 0; n < count_; ++n) {
-      const NearGroup near_group = groups_[n];
-      set_bytes(block_.bounds.of_group(near_group.group), near_group.rows);
-      const int64_t end = least_of(s.places.k, (near_group.group + 1) * s.bounds.together);
-      for (int64_t place = near_group.group * s.bounds.together; place < end; ++place)
-        call(near_group.rows, place);
+      const CandidateGroup candidate = groups_[n];
+      set_bytes(block_.bounds.of_group(candidate.group), candidate.rows);
+      const int64_t end = least_of(s.places.k, (candidate.group + 1) * s.bounds.together);
+      for (int64_t place = candidate.group * s.bounds.together; place < end; ++place)
+        call(candidate.rows, place);
     }
   }
 
   Block<T>& block_;
-  NearGroup* const groups_;                 // (count_): the candidates
+  CandidateGroup* const groups_;            // (count_): the candidates
   alignas(64) uint8_t limit_[kBlock] = {};  // u(x) in steps above the base, 1 to kMostSteps
   uint64_t known_ = 0;                      // rows that have a limit, or are beyond bytes
   uint64_t beyond_bytes_ = 0;

@@ -1,4 +1,4 @@
-// Coordinates of rows: integers of 16 bits, two to an int32_t, in units of each row's own.
+// Coordinates of rows: integers of 16 bits, two to an int32_t. Each row has a unit.
 //
 // A row z becomes q = z / unit, rounded, with unit = ‖z‖ / kWhole, so that the product of two rows
 // is a sum of 32 bits that cannot overflow (‖q‖² is about kWhole² < 2^30). Rounding moves z by half
@@ -17,8 +17,8 @@ namespace {
 constexpr int kRowsTogether = KM_ROWS_TOGETHER;  // whose sums of products are in registers
 static_assert(kRowsTogether <= kMostRowsTogether);
 
-// The unit of a row, of squared norm `norm`: at least that of kLeastNorm, to divide by. Of sixteen
-// rows below.
+// The unit ‖x‖ / kWhole of a row whose squared norm is `norm`; never 0, since rows are divided by
+// it. The second function does the same for sixteen rows.
 inline float unit_of(float norm) {
   return square_root(norm > kLeastNorm ? norm : kLeastNorm) * (1 / kWhole);
 }
@@ -63,21 +63,20 @@ inline float squared_norm(const float* numbers, int64_t count) {
 }
 
 // Products of `together` rows (1 to kRowsTogether; centered, stride apart) with all directions:
-// along (together, directions + 1), whose last number is left free. Sums of 128 features join the
-// total one by one, since short partial sums round less.
+// along (together, directions + 1), whose last number is left free. Sums of kProductsInPart
+// products join the total one by one, since short partial sums round less.
 inline void measure_along(const Coordinates& c, int64_t d, int64_t stride, int together,
                           const float* centered, float* along) {
-  constexpr int64_t kPart = 128;
   const int64_t numbers = c.directions + 1;
   for (int64_t direction = 0; direction < c.directions; direction += kLanes) {
     Sixteen<float> all[kRowsTogether] = {};
-    for (int64_t begin = 0; begin < d; begin += kPart) {
+    for (int64_t begin = 0; begin < d; begin += kProductsInPart) {
       const float* row[kRowsTogether];
       for (int r = 0; r < kRowsTogether; ++r)  // after the last row, the last row again
         row[r] = centered + least_of(r, together - 1) * stride + begin;
       Sixteen<float> sum[kRowsTogether] = {};
-      add_products(row, c.basis + (direction * d + begin * kLanes), least_of(kPart, d - begin),
-                   sum);
+      add_products(row, c.basis + (direction * d + begin * kLanes),
+                   least_of(kProductsInPart, d - begin), sum);
       for (int r = 0; r < kRowsTogether; ++r) add(all[r], sum[r]);
     }
     for (int r = 0; r < together; ++r) {
@@ -118,8 +117,8 @@ void measure_rows(const Coordinates& c, const RowAt& row_at, int64_t d, int64_t 
       const float norm = norms[first + r];
       float* const z = along + r * numbers;
       z[c.directions] = 0;
-      const float rest = norm - squared_norm(z, numbers);
-      z[c.directions] = square_root((rest > 0 ? rest : 0) + c.blur * norm);
+      const float residual = norm - squared_norm(z, numbers);
+      z[c.directions] = square_root((residual > 0 ? residual : 0) + c.blur * norm);
       round_row(z, numbers, unit_of(norm), c.pitch, coordinates + (first + r) * c.pitch);
     }
   }

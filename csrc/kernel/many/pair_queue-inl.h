@@ -27,7 +27,7 @@ class PairQueue {
   // Measures the pairs of the queue, and empties it. Rows of which only an upper bound is known are
   // measured against their own centroid first.
   void decide() {
-    int waiting = 0, pair[kTogether] = {};
+    int waiting = 0, pair[kPairsTogether] = {};
     uint64_t rows = 0;
     for (int p = 0; p < count_; ++p) rows |= uint64_t{1} << row_[p];
     if (rows & ~block_.measured) block_.measure_assigned(rows & ~block_.measured);
@@ -42,7 +42,7 @@ class PairQueue {
       }
       pair[waiting++] = p;
       compared_ |= uint64_t{1} << i;
-      if (waiting == kTogether) decide_four(pair, waiting);
+      if (waiting == kPairsTogether) decide_four(pair, waiting);
     }
     if (waiting) decide_four(pair, waiting);
     count_ = 0;
@@ -52,14 +52,13 @@ class PairQueue {
   uint64_t compared() const { return compared_; }
 
  private:
-  static constexpr int kMost = 512;    // pairs in the queue: 4.5 KiB, in the first-level cache
-  static constexpr int kTogether = 4;  // of squared_distances
+  static constexpr int kMost = 512;  // pairs in the queue: 4.5 KiB, in the first-level cache
 
   // Measures up to four pairs of the queue, in their order.
-  void decide_four(const int (&pair)[kTogether], int& waiting) {
-    const T *rows[kTogether], *centroids[kTogether];
-    T squared[kTogether];
-    for (int n = 0; n < kTogether; ++n) {  // where fewer than four wait, the first again
+  void decide_four(const int (&pair)[kPairsTogether], int& waiting) {
+    const T *rows[kPairsTogether], *centroids[kPairsTogether];
+    T squared[kPairsTogether];
+    for (int n = 0; n < kPairsTogether; ++n) {  // where fewer than four wait, the first again
       const int p = pair[n < waiting ? n : 0];
       rows[n] = block_.rows.row(row_[p]);
       centroids[n] = block_.centroid(place_[p]);

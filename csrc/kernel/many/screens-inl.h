@@ -7,8 +7,9 @@
 //                  |                     |
 //               proven                decided
 //
-// A proof settles a label without another centroid; a screen leaves few centroids to decide among,
-// and decides. No step depends on the order of rows, so that strategies differ in time alone.
+// A proof shows, without measuring another centroid, that a row keeps its label; a screen leaves
+// few centroids to decide among, and decides. No step depends on the order of rows, so that
+// strategies differ in time alone.
 #pragma once
 
 #include "kernel/many/candidate_groups-inl.h"
@@ -34,7 +35,7 @@ uint64_t prove_by_distances(const BlockSearch<T>& b) {
   b.block.start_at_labels(b.result.labels);
   const uint64_t every = b.block.rows.every();
   const uint64_t unproven = every & ~b.block.measure_assigned(every);
-  b.seen.plain += b.block.rows.count - __builtin_popcountll(unproven);
+  b.seen.proven += b.block.rows.count - __builtin_popcountll(unproven);
   return unproven;
 }
 
@@ -43,7 +44,7 @@ template <typename T>
 uint64_t prove_by_upper_bounds(const BlockSearch<T>& b) {
   b.block.start_at_labels(b.result.labels);
   const uint64_t unproven = b.block.raise_upper_bounds();
-  b.seen.plain += b.block.rows.count - __builtin_popcountll(unproven);
+  b.seen.proven += b.block.rows.count - __builtin_popcountll(unproven);
   return unproven;
 }
 
@@ -91,9 +92,10 @@ uint64_t screen_by_pairwise_gaps(const BlockSearch<T>& b, uint64_t unproven) {
   return left;
 }
 
-// Screen by group bounds: finds the candidate groups of unproven rows, after measuring those whose
-// upper bounds are too loose: all (or, with directions, where a pair costs little, only rows beyond
-// bytes). Returns the rows that have candidates, with `groups` ready to search.
+// Screen by group bounds: finds the candidate groups of unproven rows, after measuring rows whose
+// upper bounds are too loose: every row that is not measured or, along directions, where a pair
+// costs little, only rows beyond bytes. Returns the rows that have candidates, with `groups` ready
+// to search.
 template <typename T>
 uint64_t screen_by_group_bounds(const BlockSearch<T>& b, uint64_t unproven,
                                 CandidateGroups<T>& groups) {

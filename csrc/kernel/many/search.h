@@ -1,9 +1,10 @@
 // The inputs and outputs of a search for the nearest centroid of rows of many features.
 //
-// Search<T> has five structs for the bounds and the data they rest on. The host fills each of them
-// once per E-step (or per call of k-means++), before the kernel runs; the kernel reads sizes and
-// pointers, and writes through the pointers that are not const. A null pointer says that the
-// quantity is not kept; which strategy (strategies-inl.h) serves then, the kernel derives itself.
+// Search<T> has five structs, for the bounds and for the data that bounds are computed from. The
+// host fills each of them once per E-step (or per call of k-means++), before the kernel runs; the
+// kernel reads sizes and pointers, and writes through the pointers that are not const. A null
+// pointer says that the quantity is not kept; which strategy (strategies-inl.h) serves then, the
+// kernel derives itself.
 //
 // Words of shapes: n rows, k centroids, d features; stride = d rounded up to a multiple of 16;
 // places = k rounded up to a multiple of 16; blocks of kBlock = 64 rows.
@@ -114,29 +115,29 @@ struct Move {
   int32_t from, to;  // centroids
 };
 
-// Rows of a block, a bit each, that the lower bounds do not keep from a group. The kernel makes it.
-struct NearGroup {
-  uint64_t rows;  // not 0
+// A group that may hold the nearest centroid of rows of a block. Made by CandidateGroups.
+struct CandidateGroup {
+  uint64_t rows;  // of the block, a bit each: rows whose lower bound does not rule the group out
   int64_t group;  // 0 to groups - 1
 };
 
 // Memory of one thread, each array aligned to 64 bytes. The host makes it.
 template <typename T>
 struct Scratch {
-  T* rows;               // (kBlock, stride): copies of rows
-  int32_t* coordinates;  // (kBlock, pitch)
-  float* centered;       // (kBlock, stride): rows less the origin
-  float* along;          // (kMostRowsTogether, directions + 1): coordinates before rounding
-  int32_t* columns;      // (pitch, kMostRowsInLanes): coordinates of a tile, a row to a lane
-  float* scores;         // (least of kMostPlaces and places, kMostRowsInLanes)
-  NearGroup* near;       // (groups + 1)
-  Move* moves;           // (rows of the thread), or null: not asked for
+  T* rows;                 // (kBlock, stride): copies of rows
+  int32_t* coordinates;    // (kBlock, pitch)
+  float* centered;         // (kBlock, stride): rows less the origin
+  float* along;            // (kMostRowsTogether, directions + 1): coordinates before rounding
+  int32_t* columns;        // (pitch, kMostRowsInLanes): coordinates of a tile, a row to a lane
+  float* scores;           // (least of kMostPlaces and places, kMostRowsInLanes)
+  CandidateGroup* groups;  // (groups + 1)
+  Move* moves;             // (rows of the thread), or null: not asked for
 };
 
 // What a search counts, for the policy of the host. The kernel adds to it.
 struct Seen {
   int64_t pairs;     // pairs of a row and a centroid that were scored or measured
-  int64_t plain;     // rows whose label the gaps proved
+  int64_t proven;    // rows whose label the gaps proved
   int64_t compared;  // rows measured against other centroids than that of their label
   int64_t moves;     // entries of Scratch.moves
 };

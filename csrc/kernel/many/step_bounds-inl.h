@@ -25,6 +25,8 @@ constexpr float kFuzz = 1e-3f;
 // to its centroid in later calls.
 constexpr float kStepsToDistance = 32;
 
+static_assert(kBlock == 64);  // a line of bytes64-inl.h
+
 // Makes and keeps the lower bounds of one block. The constructor is its maker.
 struct StepBounds {
   StepBounds(const LowerBounds& of_all, int64_t first)

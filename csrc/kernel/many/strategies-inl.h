@@ -98,7 +98,7 @@ void search_by_upper_bounds(const BlockSearch<T>& b) {
 template <typename T>
 void search_groups_or_tiles(const BlockSearch<T>& b, uint64_t unproven) {
   Block<T>& block = b.block;
-  CandidateGroups<T> groups(block, b.scratch.near);
+  CandidateGroups<T> groups(block, b.scratch.groups);
   unproven = screen_by_group_bounds(b, unproven, groups);
   if (groups.few()) {
     b.seen.pairs += groups.search();

@@ -1,7 +1,7 @@
 // Rows that are scored against all centroids together, where no bound discards enough of them.
 //
 // A tile is a table of scores. The two highest of each row are found on the way, so that a row
-// whose second score is too low is decided by one distance, without a look at the table:
+// whose second score is too low is decided by one distance, without reading the table:
 //
 //                     lane 0    lane 1    ...    lane 31      (rows of the block: rows_[0], ...)
 //     place 0       [  score  |  score  |      |  score  ]  |
@@ -97,8 +97,8 @@ class Tile {
     return T(norms - 2 * score);
   }
 
-  // Measures the centroids of the highest scores. Sets the least score of each row, and which rows
-  // are open: rows of which still more than one centroid has a score that high.
+  // Measures the centroids of the highest scores. Sets the least score of each row, and the open
+  // rows: rows with two or more centroids whose scores are at least that.
   void decide_top(bool exact) {
     open_ = 0;
     for (float& score : least_score_) score = kInfinity;

@@ -42,20 +42,25 @@ inline T squared_distance(const T* x, const T* c, int64_t stride) {
   });
 }
 
+// Pairs of a row and a centroid that squared_distances measures together.
+constexpr int kPairsTogether = 4;
+
 // distance(x, c, d) of four pairs x[i], c[i] (stride). A sum waits for each of its additions (4
 // cycles on most processors); four sums side by side keep the processor busy meanwhile.
 template <typename T>
-KM_NOINLINE void squared_distances(const T* const (&x)[4], const T* const (&c)[4], int64_t stride,
-                                   T (&distance)[4]) {
+KM_NOINLINE void squared_distances(const T* const (&x)[kPairsTogether],
+                                   const T* const (&c)[kPairsTogether], int64_t stride,
+                                   T (&distance)[kPairsTogether]) {
   if (stride > kFeaturesInPart) {  // long sums: pairs one by one
-    for (int i = 0; i < 4; ++i) distance[i] = squared_distance(x[i], c[i], stride);
+    for (int i = 0; i < kPairsTogether; ++i) distance[i] = squared_distance(x[i], c[i], stride);
     return;
   }
-  Sixteen<T> lane[4];
-  for (int i = 0; i < 4; ++i) lane[i] = broadcast(T(0));
+  Sixteen<T> lane[kPairsTogether];
+  for (int i = 0; i < kPairsTogether; ++i) lane[i] = broadcast(T(0));
   for (int64_t j = 0; j < stride; j += kLanes)
-    for (int i = 0; i < 4; ++i) add_square_of_difference(lane[i], load(x[i] + j), load(c[i] + j));
-  for (int i = 0; i < 4; ++i) distance[i] = sum_of_lanes(lane[i]);
+    for (int i = 0; i < kPairsTogether; ++i)
+      add_square_of_difference(lane[i], load(x[i] + j), load(c[i] + j));
+  for (int i = 0; i < kPairsTogether; ++i) distance[i] = sum_of_lanes(lane[i]);
 }
 
 // distance(x, c, d) for d <= kFewFeatures, of x and c (d): one feature after the other.

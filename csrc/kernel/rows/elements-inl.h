@@ -32,8 +32,8 @@ inline float float_of_bits(uint32_t bits) {
 template <typename S>
 constexpr bool kWide = std::is_integral_v<S> && sizeof(S) >= 4;
 
-// Whether an integer is. Of signed ones by a single unsigned comparison: value + 2^24 is in
-// [0, 2^25] just where |value| <= 2^24, and wraps to more where value is below.
+// Whether an integer is beyond 2^24 in size. Signed integers take a single unsigned comparison:
+// value + 2^24 is in [0, 2^25] just where |value| <= 2^24, and wraps to more where value is below.
 template <typename S>
 inline bool is_beyond(S value) {
   using Bits = std::make_unsigned_t<S>;
@@ -41,7 +41,7 @@ inline bool is_beyond(S value) {
   return std::is_signed_v<S> ? Bits(value) + kMost > 2 * kMost : Bits(value) > kMost;
 }
 
-// value as T: of numbers that C++ can convert.
+// value as T, where S is a type that C++ converts.
 template <typename T, typename S>
 inline T converted(S value) {
   // By way of 32 bits, which AVX2 has a vector conversion for and 64 bits have not; integers that
@@ -57,7 +57,7 @@ inline T converted(Bfloat16 value) {
   return float_of_bits(uint32_t{value.bits} << 16);
 }
 
-// Of half precision. The exponent and the fraction move up by 13 places, and the bias of the
+// Half precision as T. The exponent and the fraction move up by 13 places, and the bias of the
 // exponent becomes that of floats (15 -> 127). A subnormal number, 0.f · 2^-14, is made 1.f ·
 // 2^-14, of which 2^-14 is taken off again: no operand is a subnormal float, which a processor that
 // flushes denormals would read as 0. Infinity and NaN keep their exponent of ones. There is no

@@ -79,7 +79,7 @@ inline km_rows rows_of(const km_rows& rows, int64_t first, int64_t count, T* cop
   return view;
 }
 
-// Whether a row (d) is all zeros: under the cosine metric it has no direction, and weighs nothing.
+// Whether all features of a row (d) are 0: such a row has no direction, and no weight under cosine.
 template <typename T>
 inline bool is_zero(const T* row, int64_t d) {
   for (int64_t j = 0; j < d; ++j)

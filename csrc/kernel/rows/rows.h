@@ -10,8 +10,8 @@
 
 namespace km {
 
-// Whether rows hold another type than T, the float or double that distances are computed in, so
-// that somebody has to convert them before anybody reads them as T.
+// Whether rows hold another type than T, the float or double that distances are computed in: they
+// are then to be converted before a loop reads them as T.
 static inline bool converts(const km_rows& rows) {
   return rows.element != (rows.is_double ? KM_FLOAT64 : KM_FLOAT32);
 }

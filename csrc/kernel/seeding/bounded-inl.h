@@ -25,8 +25,8 @@ template <typename T>
 class OfferQueue {
  public:
   // nearest (n): squared distances to the nearest center so far, or infinity; weights (n) or null.
-  // potential (candidates) is added to; reached (n): bit c is set where candidate c is nearer, c
-  // < 16.
+  // potential (candidates) is added to; reached (n): bit c is set where candidate c is nearer,
+  // for c < kReportedCandidates.
   OfferQueue(BlockRows<T>& block, const T* nearest, const double* weights, double* potential,
              uint16_t* reached)
       : block_(block),
@@ -49,23 +49,22 @@ class OfferQueue {
     for (int pair = 0; pair < count_; ++pair) rows_of_queue |= uint64_t{1} << row_[pair];
     block_.read(rows_of_queue);
     const Places<T>& places = block_.search.places;
-    for (int first = 0; first < count_; first += kTogether) {
-      const T *rows[kTogether], *candidates[kTogether];
-      T distance[kTogether];
-      for (int n = 0; n < kTogether; ++n) {  // after the last pair, the last pair again
+    for (int first = 0; first < count_; first += kPairsTogether) {
+      const T *rows[kPairsTogether], *candidates[kPairsTogether];
+      T distance[kPairsTogether];
+      for (int n = 0; n < kPairsTogether; ++n) {  // after the last pair, the last pair again
         const int pair = least_of(first + n, count_ - 1);
         rows[n] = block_.row(row_[pair]);
         candidates[n] = places.centroids + place_[pair] * places.stride;
       }
       squared_distances(rows, candidates, places.stride, distance);
-      for (int n = 0; n < least_of(kTogether, count_ - first); ++n)
+      for (int n = 0; n < least_of(kPairsTogether, count_ - first); ++n)
         offer(row_[first + n], place_[first + n], distance[n]);
     }
     count_ = 0;
   }
 
  private:
-  static constexpr int kTogether = 4;  // of squared_distances
   static constexpr int kMost = 64;  // pairs: enough for rows to arrive, few enough to stay cached
 
   // Adds to the potential of a candidate by how much it lowers that of row i: a negative number, or
@@ -77,14 +76,14 @@ class OfferQueue {
     const double weight = weights_ ? weights_[row] : 1.0;
     const bool first_center = before == kInfinityOf<T>;
     potential_[place] += weight * (first_center ? distance : double(distance) - before);
-    if (place < 16) reached_[row] |= static_cast<uint16_t>(1u << place);
+    if (place < kReportedCandidates) reached_[row] |= static_cast<uint16_t>(1u << place);
   }
 
   BlockRows<T>& block_;
   const T* const nearest_;       // (n), squared, or infinity
   const double* const weights_;  // (n), or null for weight 1
   double* const potential_;      // (candidates), weighted sums of squared distances
-  uint16_t* const reached_;      // (n), a bit for each of the first 16 candidates
+  uint16_t* const reached_;      // (n), a bit for each of the first kReportedCandidates
   int count_ = 0;                // pairs in the queue, 0 to kMost
   uint8_t row_[kMost];           // of the block
   int32_t place_[kMost];         // of the candidate, 0 to k - 1
@@ -207,7 +206,7 @@ void potentials_by_bounds(const km_rows& rows, const Search<T>& s, const T* near
 }
 
 // See Kernel::lower_reached: only rows that candidate (0 to 15) is known to reach are measured.
-// Four rows' masks of 16 bits are looked at together, as most are 0.
+// Masks of four rows, 16 bits each, are tested together, since most are 0.
 template <typename T>
 void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t stride,
                    const uint16_t* reached, int candidate, int64_t begin, int64_t end, T* row) {
@@ -238,21 +237,20 @@ void lower_reached(const km_rows& rows, T* nearest, const T* center, int64_t str
 template <typename T>
 void lower_each(const km_rows& rows, T* nearest, const T* center, int64_t stride, int64_t begin,
                 int64_t end, T* block) {
-  constexpr int kTogether = 4;
-  const T* const centers[kTogether] = {center, center, center, center};
+  const T* const centers[kPairsTogether] = {center, center, center, center};
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t count = least_of<int64_t>(kBlock, end - first);
     const bool in_place = can_be_read_in_place(rows, stride);
     if (!in_place) load_rows(rows, first, count, stride, block);
     const T* const x = in_place ? row_at<T>(rows, first) : block;
     const int64_t pitch = in_place ? rows.row_stride : stride;
-    for (int64_t i = 0; i < count; i += kTogether) {
-      const T* four[kTogether];
-      T distance[kTogether];
-      for (int n = 0; n < kTogether; ++n)  // after the last row, the last row again
+    for (int64_t i = 0; i < count; i += kPairsTogether) {
+      const T* four[kPairsTogether];
+      T distance[kPairsTogether];
+      for (int n = 0; n < kPairsTogether; ++n)  // after the last row, the last row again
         four[n] = x + least_of(i + n, count - 1) * pitch;
       squared_distances(four, centers, stride, distance);
-      for (int n = 0; n < least_of<int64_t>(kTogether, count - i); ++n)
+      for (int n = 0; n < least_of<int64_t>(kPairsTogether, count - i); ++n)
         nearest[first + i + n] = least_of(nearest[first + i + n], distance[n]);
     }
   }

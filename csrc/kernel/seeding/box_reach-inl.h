@@ -83,8 +83,8 @@ class BoxReach {
       gain_of_node(level - 1, child, candidates, reaching, gains);
   }
 
-  // Which of the candidates whose bit is set may reach a box, a bit each. None does where every row
-  // is a center itself. Vectors hold candidates, not rows, since a box has one middle.
+  // Which of the candidates whose bit is set may reach a box, a bit each: none where every row of
+  // the box is a center. Vectors hold candidates, not rows, since a box has one middle.
   uint32_t reaching_bits(int64_t number, const T* candidates, uint32_t candidate_bits) const {
     const T farthest = tree_.seeding.farthest[number];
     if (!(farthest > 0)) return 0;
@@ -94,10 +94,10 @@ class BoxReach {
     for (int c = 0; c < kCandidates && candidate_bits >> c; c += W) {
       V square = {}, size = {};  // of the margin: ‖p - m‖² + ‖h‖²
       for (int j = 0; j < D; ++j) {
-        const V apart = magnitude(V(vector_at(candidates + j * kCandidates + c) - middle[j]));
-        const V over = apart - half[j], beyond = over > 0 ? over : V{};
+        const V offset = magnitude(V(vector_at(candidates + j * kCandidates + c) - middle[j]));
+        const V over = offset - half[j], beyond = over > 0 ? over : V{};
         square += beyond * beyond;
-        size += apart * apart + half[j] * half[j];
+        size += offset * offset + half[j] * half[j];
       }
       const auto reached = square - kMarginOfBox<T> * size - kLeastGap<T> < farthest;
       reaching |= lane_bits<T>(reached) << c;
@@ -105,16 +105,16 @@ class BoxReach {
     return reaching & candidate_bits;
   }
 
-  // The same for one point (D).
+  // Whether one point (D) may reach a box.
   bool reaches(int64_t number, const T* point) const {
     const T farthest = tree_.seeding.farthest[number];
     const T* const middle = tree_.sides.middle + number * D;
     const T* const half = tree_.sides.half + number * D;
     T square = 0, size = 0;
     for (int j = 0; j < D; ++j) {
-      const T apart = magnitude(point[j] - middle[j]), beyond = apart - half[j];
+      const T offset = magnitude(point[j] - middle[j]), beyond = offset - half[j];
       square += beyond > 0 ? beyond * beyond : T(0);
-      size += apart * apart + half[j] * half[j];
+      size += offset * offset + half[j] * half[j];
     }
     return farthest > 0 && square - kMarginOfBox<T> * size - kLeastGap<T> < farthest;
   }
@@ -168,7 +168,7 @@ class BoxReach {
       const V gain = lowered > 0 ? lowered : V{};
       std::memcpy(gained + v * W, &gain, sizeof(gain));
     }
-    double sum[8] = {};  // of rows 8 apart
+    double sum[8] = {};  // sum[i]: rows i, i + 8, .. of the leaf
     if (tree_.rows.weights) {
       for (int s = 0; s < R; ++s) sum[s % 8] += tree_.rows.weights[first + s] * gained[s];
     } else {

@@ -7,9 +7,6 @@
 namespace km::KM_TARGET {
 namespace {
 
-// Candidates to whom Kernel::potentials reports which rows they reach: bits of a uint16_t.
-constexpr int kReportedCandidates = 16;
-
 // What seeding knows of the rows of a block: a number for each row.
 template <typename T>
 struct SeedingRows {
@@ -25,16 +22,16 @@ inline void read_seeding_rows(const km_rows& rows, const T* nearest, int64_t fir
                               SeedingRows<T>& of_block) {
   using V = typename Lanes<T>::Vector;
   constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
-  const bool plain = count == R && !rows.weights;  // read where they are, with weight 1
+  const bool in_place = count == R && !rows.weights;  // read where they are, with weight 1
   alignas(64) T copies[R] = {}, weights[R] = {};
-  for (int s = 0; !plain && s < count; ++s) {
+  for (int s = 0; !in_place && s < count; ++s) {
     copies[s] = nearest[first + s];
     weights[s] = rows.weights ? static_cast<T>(rows.weights[first + s]) : T(1);
   }
-  const T* const from = plain ? nearest + first : copies;
+  const T* const from = in_place ? nearest + first : copies;
   for (int v = 0; v < kVectors; ++v) {
     std::memcpy(&of_block.nearest[v], from + v * W, sizeof(V));
-    of_block.weight[v] = plain ? V{} + T(1) : *reinterpret_cast<const V*>(weights + v * W);
+    of_block.weight[v] = in_place ? V{} + T(1) : *reinterpret_cast<const V*>(weights + v * W);
     of_block.reached[v] = typename Lanes<T>::Mask{};
   }
 }

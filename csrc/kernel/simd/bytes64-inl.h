@@ -1,6 +1,6 @@
 // Lower bounds of a byte each: a distance in steps, rounded down, where a step is a length that
-// host/ chooses for a workspace. A line of 64 bytes belongs to the 64 rows of a block (kBlock) and
-// one group of centroids; one operation of AVX-512, or two of AVX2, works on the line.
+// host/ chooses for a workspace. A cache line of 64 bytes belongs to the 64 rows of a block
+// (kBlock) and one group of centroids; one operation of AVX-512, or two of AVX2, works on the line.
 //
 //   row of the block    0   1   2   ..   63
 //   group g            17  32  12   ..    5     steps: any centroid of g is at least so far away
@@ -107,9 +107,9 @@ inline void set_bytes(uint8_t* bytes, uint64_t which) {
 #endif
 }
 
-// The mask of bytes (64) that are below limit (64) + more; the sum is at most 255. Rows whose bound
-// is below what they are away from their centroid, their group having drifted by more: bounds
-// do not keep the group off them.
+// The mask of bytes (64) that are below limit (64) + more, a sum of at most 255. Of the lower
+// bounds of one group, with limit the upper bound of each row and more the drift of the group: rows
+// in the mask have l(x, g) - drift < u(x), so that the group may hold their nearest centroid.
 inline uint64_t lanes_below(const uint8_t* bytes, const uint8_t* limit, uint8_t more) {
   uint64_t mask = 0;
 #if KM_AVX512

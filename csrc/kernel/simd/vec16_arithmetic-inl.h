@@ -1,6 +1,6 @@
-// Arithmetic of sixteen numbers, lane by lane. Sums of products may be fused or not, as the
-// compiler likes (they only discard centroids, with a margin for either), but where the name says
-// square: those decide, and are fused.
+// Arithmetic of sixteen numbers, lane by lane. Operations with `square` in their name are part of
+// the deciding distance or of the normalization, and are fused. Other sums of products only discard
+// centroids, with a margin for either rounding: the compiler may fuse them or not.
 #pragma once
 
 #include "kernel/simd/vec16_type-inl.h"

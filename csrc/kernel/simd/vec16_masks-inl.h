@@ -7,7 +7,7 @@
 namespace km::KM_TARGET {
 namespace {
 
-// Which lanes are at least a limit; none that is NaN.
+// The lanes that are at least a limit, a bit each; a lane that is NaN has no bit.
 inline unsigned at_least(const Sixteen<float>& value, float limit) {
 #if KM_AVX512
   return _mm512_cmp_ps_mask(value.part[0], _mm512_set1_ps(limit), _CMP_GE_OQ);
@@ -24,7 +24,7 @@ inline unsigned at_least(const Sixteen<float>& value, float limit) {
 #endif
 }
 
-// Which lanes are at least their lane of limit; none where either is NaN.
+// The lanes that are at least the same lane of limit, a bit each; no bit where either is NaN.
 inline unsigned at_least(const Sixteen<float>& value, const Sixteen<float>& limit) {
 #if KM_AVX512
   return _mm512_cmp_ps_mask(value.part[0], limit.part[0], _CMP_GE_OQ);
@@ -41,7 +41,7 @@ inline unsigned at_least(const Sixteen<float>& value, const Sixteen<float>& limi
 #endif
 }
 
-// Which of the sixteen numbers at an address are below a limit, or NaN.
+// Which of the sixteen numbers at an address are below a limit, or NaN, a bit each.
 inline unsigned lanes_below(const float* numbers, float limit) {
   return ~at_least(load(numbers), limit) & 0xffffu;
 }

@@ -8,12 +8,11 @@
 //   AVX-512       part[0]                                         double: 2 parts of 8
 #pragma once
 
+#include "kernel/limits.h"
 #include "kernel/simd/fused-inl.h"
 
 namespace km::KM_TARGET {
 namespace {
-
-constexpr int kLanes = 16;
 
 // T: float, double, int32_t or uint32_t.
 template <typename T>

@@ -24,7 +24,7 @@ class SparseSearch {
   }
 
   // Finds label, the nearest centroid of a row, whose ‖x‖² is squares. Computes distance too, and
-  // says so by measured, where it is asked for (measures) or where it had to decide.
+  // sets measured, where `measures` asks for it or where scores leave more than one centroid.
   void search(const SparseRow<T>& row, double squares, bool measures) {
     measured = false;
     const int64_t lowest = screen(row, static_cast<T>(square_root(squares)));
@@ -136,7 +136,7 @@ void search_sparse(const km_sparse& rows, const SparsePlaces<T>& s, int64_t begi
       const T* const centroid = s.centroids + label * s.stride;
       distance = larger_of((squares + s.squares[label]) - 2 * row.product(centroid), 0.0);
     } else if (!search.measured) {
-      distance = 0;  // without sums the inertia only says whether all is finite: this row is
+      distance = 0;  // without sums the inertia only says whether distances are finite: it is
     }
     if (rows.cosine) {
       distance /= 2;

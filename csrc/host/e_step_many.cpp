@@ -110,14 +110,15 @@ void e_step_by_bounds(const km_rows& rows, const T* centroids, int64_t k, const 
   const double inertia = totals.inertia(centroids, threads);
   const bool follows_from_sums = std::isfinite(inertia);
   workspace.search.note_inertia(follows_from_sums);
-  if (!s.upper.valid) return;  // all rows were measured: the sum of their distances is the inertia
+  if (!s.upper.skips_rows)
+    return;  // all rows were measured: the sum of their distances is the inertia
   *result.inertia = rows.cosine ? inertia / 2 : inertia;
   if (follows_from_sums) return;
   // Rows were skipped, since the inertia of the last call followed from its sums, but that of this
   // one does not: clusters have become so tight that it would be lost to cancellation. So all rows
   // are measured after all, for their distances alone: labels, moves and sums are there. This
   // happens once, as the next call skips no row.
-  s.upper.valid = false;
+  s.upper.skips_rows = false;
   *result.inertia = search_all(rows, s, result, Sums::kNone, parts, totals).inertia;
 }
 

@@ -64,8 +64,9 @@ class Policy {
   void note_inertia(bool follows_from_sums) { inertia_follows_ = follows_from_sums; }
 
   const LastSearch& last() const { return last_; }
-  // Median distance of the rows to their centroids as of the last call without lower bounds; 0
-  // where it is not known: then a step would have no length, and there are no lower bounds.
+  // Median distance of the rows to their centroids as of the last call that left no lower
+  // bounds; 0 where it is not known: then a step would have no length, and there are no lower
+  // bounds.
   double typical_distance() const { return typical_distance_; }
 
  private:

@@ -94,8 +94,8 @@ void SearchMaker<T>::add_bounds(const km_rows& rows, const T* centroids,
     s.bounds = lower_.make(s.places.position, s.coordinates, count, upper_.drift(),
                            policy_.typical_distance(), kept == Kept::kBothBounds);
   // Rows whose coordinates are still to be measured are read anyhow.
-  const bool readable = !s.rows.coordinates || s.rows.measured;
-  const bool skips = !request.every_distance && readable &&
+  const bool coordinates_known = !s.rows.coordinates || s.rows.measured;
+  const bool skips = !request.every_distance && coordinates_known &&
                      policy_.rows_may_be_skipped(kept, lower_bounds, s.gaps.nearest != nullptr);
   s.upper = upper_.make(s.places, rows.n, policy_.last(), skips);
 }

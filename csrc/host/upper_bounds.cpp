@@ -46,7 +46,7 @@ void KeptUpperBounds<T>::follow(const T* centroids, const Places<T>& places, boo
 // The kernel looks drifts up by place, where the centroid of a row stands.
 template <typename T>
 UpperBounds KeptUpperBounds<T>::make(const Places<T>& places, int64_t n, const LastSearch& last,
-                                     bool readable) {
+                                     bool skips_rows) {
   if (!reach_) reach_ = aligned<float>(size_t(n));
   drift_of_place_.assign(size_t(places.count), 0.0f);
   for (int64_t place = 0; place < places.k; ++place)
@@ -56,7 +56,7 @@ UpperBounds KeptUpperBounds<T>::make(const Places<T>& places, int64_t n, const L
   upper.drift = drift_of_place_.data();
   upper.pairs_before = static_cast<float>(last.share_visited * double(places.k));
   upper.compared_before = static_cast<float>(last.share_compared);
-  upper.valid = readable;
+  upper.skips_rows = skips_rows;
   return upper;
 }
 

@@ -23,7 +23,7 @@ class KeptUpperBounds {
   const std::vector<double>& drift() const { return drift_; }
 
   // For n rows. Readable: bounds of the last call may prove labels in this one.
-  UpperBounds make(const Places<T>& places, int64_t n, const LastSearch& last, bool readable);
+  UpperBounds make(const Places<T>& places, int64_t n, const LastSearch& last, bool skips_rows);
 
   // The number of rows or of centroids is another one now.
   void release();

@@ -72,7 +72,8 @@ struct Block {
   // The computed distance to the nearest centroid so far, not squared, rounded up.
   float root(int i) const { return root_above(search.coordinates, distance[i]); }
 
-  // u(x): row i is no farther from its nearest centroid so far, not squared.
+  // u(x): row i is no farther from its nearest centroid so far, not squared. reach bounds the true
+  // distance; slack makes it a bound of the computed one, which is what bounds are compared with.
   float upper_bound(int i) const {
     return measured >> i & 1 ? root(i)
                              : search.upper.reach[rows.first + i] * search.coordinates.slack;

@@ -10,8 +10,8 @@ namespace km::KM_TARGET {
 namespace {
 
 // At most kBlock rows that are searched together. A set of rows is a uint64_t, a bit each. The
-// constructor is the maker; read and find_coordinates fill in rows and coordinates once a search
-// needs them.
+// constructor is the maker; read and find_coordinates_along_directions fill in rows and coordinates
+// once a search needs them.
 template <typename T>
 struct BlockRows {
   // Rows begin to begin + size of x, 1 <= size <= kBlock; reads nothing yet.
@@ -55,7 +55,7 @@ struct BlockRows {
   // kept, or else measured from all rows, which are read, and kept where there is memory. Without
   // directions, tiles make coordinates of their rows themselves (tile_coordinates-inl.h), since
   // only tiles use them.
-  void find_coordinates() {
+  void find_coordinates_along_directions() {
     const Coordinates& c = search.coordinates;
     if (!c.directions) return;
     const size_t bytes = size_t(count) * sizeof(float);
@@ -73,7 +73,7 @@ struct BlockRows {
 
   // Row i (stride); only after read.
   const T* row(int i) const { return rows_ + i * pitch_; }
-  // Coordinates of row i (pitch); only after find_coordinates.
+  // Coordinates of row i (pitch); only after find_coordinates_along_directions.
   const int32_t* coordinates_of(int i) const { return coordinates + i * search.coordinates.pitch; }
 
   const Search<T>& search;

@@ -25,11 +25,13 @@ struct BlockSearch {
   const Result<T>& result;
   const Scratch<T>& scratch;
   Seen& seen;
-  const bool exact;  // the result wants distances of rows, or sums, whose inertia needs distances
+  // The result wants the distances of rows, or sums, whose inertia needs distances.
+  const bool wants_distances;
 };
 
 // Proof by distances: measures each row against its centroid of the last call; proven by the gap of
-// that centroid. Needs norms (BlockRows.find_coordinates).
+// that centroid. Without directions the norms of the rows, and so
+// least_score, are not known before Tile::start.
 template <typename T>
 uint64_t prove_by_distances(const BlockSearch<T>& b) {
   b.block.start_at_labels(b.result.labels);
@@ -93,9 +95,9 @@ uint64_t screen_by_pairwise_gaps(const BlockSearch<T>& b, uint64_t unproven) {
 }
 
 // Screen by group bounds: finds the candidate groups of unproven rows, after measuring rows whose
-// upper bounds are too loose: every row that is not measured or, along directions, where a pair
-// costs little, only rows beyond bytes. Returns the rows that have candidates, with `groups` ready
-// to search.
+// upper bounds may be too loose. Without directions these are all rows that are not measured yet;
+// along directions, where a pair costs little, only rows whose upper bound does not fit a byte.
+// Returns the rows that have candidates, with `groups` ready to search.
 template <typename T>
 uint64_t screen_by_group_bounds(const BlockSearch<T>& b, uint64_t unproven,
                                 CandidateGroups<T>& groups) {
@@ -117,7 +119,7 @@ void search_tiles_of(const BlockSearch<T>& b, const uint8_t* which, int count) {
   PairQueue<T> queue(b.block);
   for (int first = 0; first < count; first += kRowsInLanes)
     Tile<T>(b.block, which + first, least_of(kRowsInLanes, count - first), b.scratch)
-        .search(b.result.warm, b.exact, queue);
+        .search(b.result.warm, b.wants_distances, queue);
   b.seen.pairs += count * b.block.search.places.k;
   b.seen.compared += __builtin_popcountll(queue.compared());
 }

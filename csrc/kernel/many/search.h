@@ -1,6 +1,6 @@
 // The inputs and outputs of a search for the nearest centroid of rows of many features.
 //
-// Search<T> has five structs, for the bounds and for the data that bounds are computed from. The
+// Search<T> has six structs, for the bounds and for the data that bounds are computed from. The
 // host fills each of them once per E-step (or per call of k-means++), before the kernel runs; the
 // kernel reads sizes and pointers, and writes through the pointers that are not const. A null
 // pointer says that the quantity is not kept; which strategy (strategies-inl.h) serves then, the
@@ -16,7 +16,7 @@ namespace km {
 
 // The centroids, in the order of their groups. A place is a position in that order, and holds a
 // centroid, or (from k on) zeros that fill up sixteen. Centroids of one group are neighbors in
-// space and stand side by side.
+// space and stand side by side. Made by CentroidPlaces (host/centroid_places.h).
 template <typename T>
 struct Places {
   int64_t k, d, stride;     // k, d >= 1; stride: d rounded up to a multiple of 16, with zeros
@@ -28,7 +28,8 @@ struct Places {
 
 // Coordinates, by which a search screens: integers of 16 bits, two to an int32_t (a pair), in units
 // of ‖z‖ / kWhole. z is a row less the origin: all features; or few directions of an orthonormal
-// basis and, as the last number, the norm of what the directions leave out.
+// basis and, as the last number, the norm of what the directions leave out. All norms of rows and
+// centroids are about that origin. Made by CentroidCoordinates (host/coordinates.h).
 struct Coordinates {
   int64_t pitch;                // pairs from one row to the next, a multiple of 16
   int64_t width;                // pairs in use, 1 to pitch; the pairs behind them are 0
@@ -45,7 +46,8 @@ struct Coordinates {
 };
 
 // Coordinates of the rows, kept from call to call so that a search need not read the rows; all of
-// the pointers may be null. E-steps keep `coordinates`, k-means++ keeps `columns`.
+// the pointers may be null. E-steps keep `coordinates`, k-means++ keeps `columns`. Made by
+// KeptCoordinates (host/row_coordinates.h) or Seeding (host/seeding.h).
 struct RowCoordinates {
   int32_t* coordinates;  // (n, pitch)
   float* norms;          // (n): ‖x‖² about the origin; for `columns` rounded up to blocks
@@ -54,7 +56,8 @@ struct RowCoordinates {
 };
 
 // Lower bounds l(x, g) on the distances of rows to groups of centroids (Elkan; Yinyang), one byte
-// for each row and group, kept from call to call. A group is `together` neighboring places.
+// for each row and group, kept from call to call. A group is `together` neighboring places. Made by
+// KeptLowerBounds (host/lower_bounds.h).
 //
 // The unit is a step. With step = steps[i / kBlock, g, i % kBlock], every centroid of group g
 // except the centroid of row i is at least
@@ -80,7 +83,8 @@ struct LowerBounds {
 
 // Gaps between centroids, ¼ d(c, c')² each: rounded down, so that rounding never discards. A row
 // whose squared distance to c is at most the gap of c and c' is not nearer to c' (Elkan, lemma 1).
-// Each pointer may be null; pairwise and of_sixteen come together.
+// Each pointer may be null; pairwise and of_sixteen come together. Made by CentroidGaps
+// (host/centroid_gaps.h).
 struct Gaps {
   const float* nearest;     // (places): to the nearest other centroid: Elkan's s(c)²
   const float* pairwise;    // (k, places): to each centroid; infinite to itself
@@ -89,15 +93,17 @@ struct Gaps {
 };
 
 // Upper bounds u(x) on the distance of each row to its centroid (Hamerly), kept from call to call.
+// Made by KeptUpperBounds (host/upper_bounds.h).
 struct UpperBounds {
   float* reach;        // (n), not squared: as of the last call, the kernel adds the drift; or null
   const float* drift;  // (places), not squared: how far a centroid has moved since the last call
   float pairs_before;  // pairs of a row and a centroid measured per row in the last call, 0 to k
   float compared_before;  // share of rows measured against other centroids in the last call, 0 to 1
-  bool valid;             // reach holds bounds, and rows whose label bounds prove need no distance
+  bool skips_rows;        // reach holds bounds, and rows whose label bounds prove need no distance
 };
 
-// Everything a search reads. The host makes all of it for one E-step.
+// Everything a search reads. Made by SearchMaker (host/search_maker.h) for an E-step, by Seeding
+// for k-means++.
 template <typename T>
 struct Search {
   Places<T> places;

@@ -57,21 +57,21 @@ void try_all_centroids(const BlockSearch<T>& b) {
 
 template <typename T>
 void search_cold(const BlockSearch<T>& b) {
-  b.block.rows.find_coordinates();
+  b.block.rows.find_coordinates_along_directions();
   b.block.measured = b.block.rows.every();
   search_tiles(b, b.block.measured);
 }
 
 template <typename T>
 void search_cold_and_bound(const BlockSearch<T>& b) {
-  b.block.rows.find_coordinates();
+  b.block.rows.find_coordinates_along_directions();
   b.block.measured = b.block.rows.every();
   search_tiles_and_bound(b, b.block.measured);
 }
 
 template <typename T>
 void search_by_gaps(const BlockSearch<T>& b) {
-  b.block.rows.find_coordinates();
+  b.block.rows.find_coordinates_along_directions();
   uint64_t unproven = prove_by_distances(b);
   if (b.block.search.gaps.pairwise) unproven = screen_by_pairwise_gaps(b, unproven);
   search_tiles(b, unproven);
@@ -79,7 +79,7 @@ void search_by_gaps(const BlockSearch<T>& b) {
 
 template <typename T>
 void search_by_gaps_and_bound(const BlockSearch<T>& b) {
-  b.block.rows.find_coordinates();
+  b.block.rows.find_coordinates_along_directions();
   search_tiles_and_bound(b, prove_by_distances(b));
 }
 
@@ -87,7 +87,7 @@ template <typename T>
 void search_by_upper_bounds(const BlockSearch<T>& b) {
   uint64_t unproven = prove_by_upper_bounds(b);
   if (!unproven) return;
-  b.block.rows.find_coordinates();
+  b.block.rows.find_coordinates_along_directions();
   unproven &= ~b.block.measure_assigned(unproven);
   if (b.block.search.gaps.pairwise) unproven = screen_by_pairwise_gaps(b, unproven);
   search_tiles(b, unproven);
@@ -112,7 +112,7 @@ void search_groups_or_tiles(const BlockSearch<T>& b, uint64_t unproven) {
 
 template <typename T>
 void search_by_lower_bounds(const BlockSearch<T>& b) {
-  b.block.rows.find_coordinates();
+  b.block.rows.find_coordinates_along_directions();
   const uint64_t unproven = prove_by_distances(b);
   if (!unproven && !b.block.search.bounds.rebase) return;  // a rebase concerns proven rows too
   search_groups_or_tiles(b, unproven);
@@ -123,7 +123,7 @@ void search_by_upper_and_lower_bounds(const BlockSearch<T>& b) {
   const Search<T>& s = b.block.search;
   uint64_t unproven = prove_by_upper_bounds(b);
   if (!unproven && !s.bounds.rebase) return;  // a rebase concerns proven rows too
-  b.block.rows.find_coordinates();
+  b.block.rows.find_coordinates_along_directions();
   if (s.coordinates.directions)
     unproven &= ~b.block.measure_assigned(unproven & b.block.drifted_beyond(far_drift<T>(s)));
   search_groups_or_tiles(b, unproven);
@@ -136,9 +136,9 @@ Strategy<T> strategy_for(const Search<T>& s, bool warm) {
   if (!s.places.count) return try_all_centroids<T>;
   if (!warm) return s.bounds.steps ? search_cold_and_bound<T> : search_cold<T>;
   if (s.bounds.valid)
-    return s.upper.valid ? search_by_upper_and_lower_bounds<T> : search_by_lower_bounds<T>;
+    return s.upper.skips_rows ? search_by_upper_and_lower_bounds<T> : search_by_lower_bounds<T>;
   if (s.bounds.steps) return search_by_gaps_and_bound<T>;
-  return s.upper.valid ? search_by_upper_bounds<T> : search_by_gaps<T>;
+  return s.upper.skips_rows ? search_by_upper_bounds<T> : search_by_gaps<T>;
 }
 
 }  // namespace

@@ -45,20 +45,21 @@ class Tile {
     fill_tile(block.rows, which, count, scratch, coordinates_);
   }
 
-  // Searches all centroids. warm: rows have a nearest centroid so far. exact: distances are wanted
-  // beside labels; else a row whose highest score is clear of the second gets a bound for distance.
-  void search(bool warm, bool exact, PairQueue<T>& queue) {
+  // Searches all centroids. warm: rows have a nearest centroid so far. wants_distances: distances
+  // are wanted beside labels; else a row whose highest score is clear of the second gets a bound
+  // for distance.
+  void search(bool warm, bool wants_distances, PairQueue<T>& queue) {
     const Search<T>& s = block_.search;
     // Along directions a score leaves the distance open, and a second run of places compares with
     // it.
-    exact |= s.places.k > kMostPlaces || s.coordinates.directions;
+    wants_distances |= s.places.k > kMostPlaces || s.coordinates.directions;
     for (int64_t begin = 0; begin < s.places.k; begin += kMostPlaces) {
       const int64_t end = least_of(s.places.k, begin + kMostPlaces);
       TopTwo top[kRowVectors];
       score_rows(s.coordinates, coordinates_, begin, end, scores_, top);
       top_.take(top);
-      if (begin == 0) start(warm, exact);
-      decide_top(exact);
+      if (begin == 0) start(warm, wants_distances);
+      decide_top(wants_distances);
       if (block_.bounds.steps)
         screen_and_bound(begin, end, queue);
       else if (open_)
@@ -70,13 +71,13 @@ class Tile {
  private:
   // Gives each row a nearest centroid so far: the last call's (warm), or the one of the highest
   // score. Sets the base of its lower bounds.
-  void start(bool warm, bool exact) {
+  void start(bool warm, bool wants_distances) {
     for (int r = 0; r < count_; ++r) {
       const int i = rows_[r];
       const int32_t place = top_.highest_place[r];
-      if (warm)
+      if (warm)  // again, for its least score: without directions a tile alone knows the norm
         block_.set_nearest(i, block_.nearest[i], block_.distance[i]);
-      else if (exact)
+      else if (wants_distances)
         block_.set_nearest(i, place, block_.distance_to(i, place));
       else
         block_.set_nearest(i, place, most_distance(i, place, top_.highest[r]));
@@ -99,7 +100,7 @@ class Tile {
 
   // Measures the centroids of the highest scores. Sets the least score of each row, and the open
   // rows: rows with two or more centroids whose scores are at least that.
-  void decide_top(bool exact) {
+  void decide_top(bool wants_distances) {
     open_ = 0;
     for (float& score : least_score_) score = kInfinity;
     for (int r = 0; r < count_; ++r) {
@@ -108,9 +109,10 @@ class Tile {
       const int32_t place = top_.highest_place[r];
       if (place != block_.nearest[i] && top_.highest[r] >= block_.least_score[i])
         block_.decide(i, place);
-      if (exact && top_.second[r] >= block_.least_score[i]) block_.decide(i, top_.second_place[r]);
+      if (wants_distances && top_.second[r] >= block_.least_score[i])
+        block_.decide(i, top_.second_place[r]);
       const bool several = top_.second[r] >= block_.least_score[i];
-      if (several && !exact) block_.set_nearest(i, place, block_.distance_to(i, place));
+      if (several && !wants_distances) block_.set_nearest(i, place, block_.distance_to(i, place));
       least_score_[r] = block_.least_score[i];
       open_ |= uint32_t{several} << r;
     }

@@ -189,7 +189,7 @@ void potentials_by_bounds(const km_rows& rows, const Search<T>& s, const T* near
     BlockRows<T> block(rows, s, first, count, scratch);
     if (!(s.rows.columns && s.rows.measured)) {
       block.read(block.every());
-      block.find_coordinates();
+      block.find_coordinates_along_directions();
     }
     OfferQueue<T> queue(block, nearest, rows.weights, potential, reached);
     std::memset(reached + first, 0, size_t(count) * sizeof(*reached));

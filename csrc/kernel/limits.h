@@ -23,12 +23,12 @@ constexpr int64_t kSortedFeatures = KM_SORTED_FEATURES;
 // weight, and zeros up to a multiple of 4 (a register of AVX2). (static: see features.h.)
 static constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
 
-// Lanes of the sums of the deciding distance; centroids and features are read by as many, and the
-// last of them filled up.
+// Lanes of the sums of the deciding distance. Centroids and features are read kLanes at a time, and
+// filled up to a multiple of kLanes.
 constexpr int kLanes = KM_LANES;
 // Products of a screen that are added up before they join its sum: the sum of d products then has
 // 128 + d / 128 roundings instead of d. The margins of host/coordinates.cpp and host/beam.cpp are
-// made for so many.
+// made for this number.
 constexpr int64_t kProductsInPart = 128;
 
 // Rows of a block, which share the loads of centroids and bounds: a bit each of a uint64_t.

@@ -1,4 +1,4 @@
-"""The rooms of csrc/: includes point downwards, and files and functions stay short."""
+"""The rooms of csrc/: includes point downwards; files, functions and structs stay small."""
 
 from __future__ import annotations
 
@@ -63,32 +63,58 @@ def test_header_and_source_of_one_name_are_twins() -> None:
             assert includes(source)[0] == header, f"{source} does not begin with {header}"
 
 
-def functions(path: Path) -> list[tuple[str, int]]:
-    """The first line of each function of a file, and how many lines it has."""
+def fields_of(statement: str) -> int:
+    """How many fields a statement in a struct declares; 0 where it declares anything else."""
+    words = re.sub(r"<[^<>]*(<[^<>]*>)?[^<>]*>|\[[^]]*\]|^(\s*\w+:\n)+", "", statement).strip()
+    if (
+        not words
+        or "(" in words
+        or re.match(r"(using|typedef|static|friend|template|enum)\b", words)
+    ):
+        return 0
+    return 0 if re.match(r"(struct|class)\b[^=]*$", words) else words.count(",") + 1
+
+
+def measure(path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Lines of each function of a file, and fields of each struct, by their first lines."""
     code = re.sub(r"//[^\n]*", "", path.read_text())
     code = re.sub(r"^#(?:\\\n|[^\n])*", "", code, flags=re.MULTILINE)
     code = re.sub(r'"[^"\n]*"', '""', code)
-    found, inside, begins = [], ["scope"], 0  # what each open brace opens; where a statement begins
+    functions: dict[str, int] = {}
+    structs: dict[str, int] = {}
+    scopes: list[str | None] = [
+        ""
+    ]  # of each open brace: the head of a scope; None within functions
+    begins = 0  # where a statement begins
     for at, sign in enumerate(code):
-        statement = code[begins:at]
-        if sign == "{" and inside[-1] == "scope":
-            names_scope = re.match(
-                r"[^(=]*\b(namespace|struct|class|enum|extern)\b[^(=]*$", statement
+        statement, scope = code[begins:at], scopes[-1]
+        if sign in ";{" and scope in structs and not (sign == "{" and "(" in statement):
+            structs[scope] += fields_of(statement)
+        if sign == "{":
+            head = re.match(r"[^(=]*\b(namespace|struct|class|enum|extern)\b[^(=]*$", statement)
+            scopes.append(
+                f"{path.name}: {statement.strip()}" if head and scope is not None else None
             )
-            inside.append("scope" if names_scope else "function" if "(" in statement else "values")
-        elif sign == "{":
-            inside.append("block")
-        elif sign == "}" and inside.pop() == "function":
-            head = statement.strip()
-            found.append((head.split("\n")[0], head.count("\n") + 1))
-        if sign in ";{}" and inside[-1] == "scope":
+            if scopes[-1] and head and head[1] in ("struct", "class"):
+                structs[scopes[-1]] = 0
+        elif sign == "}" and scopes.pop() is None and scopes[-1] is not None and "(" in statement:
+            head_line = statement.strip().split("\n")[0]
+            functions[f"{path.name}:{at}: {head_line}"] = statement.strip().count("\n") + 1
+        if sign in ";{}" and scopes[-1] is not None:
             begins = at + 1
-    return found
+    return functions, structs
 
 
-def test_functions_and_files_are_short() -> None:
+def test_files_functions_and_structs_are_small() -> None:
     lines = {str(path.relative_to(CSRC)): len(path.read_text().splitlines()) for path in FILES}
     assert not {file for file, count in lines.items() if count > MOST_LINES.get(file, 300)}
-    lengths = [(count, path.name, head) for path in FILES for head, count in functions(path)]
-    assert len(lengths) > 400  # the reader of functions has not lost its way
-    assert not [long for long in lengths if long[0] > 60]
+    functions: dict[str, int] = {}
+    structs: dict[str, int] = {}
+    for path in FILES:
+        of_file = measure(path)
+        functions.update(of_file[0])
+        structs.update(of_file[1])
+    assert len(functions) > 400, "the reader of functions has lost its way"
+    assert len(structs) > 60, "the reader of structs has lost its way"
+    assert not {head: count for head, count in functions.items() if count > 60}
+    assert not {head: count for head, count in structs.items() if count > 12}

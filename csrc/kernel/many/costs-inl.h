@@ -1,5 +1,5 @@
-// Estimated costs of the steps of a search, in processor cycles: so many to start, and so many for
-// each vector of numbers. The estimates are rough, and choose only between ways to the same labels.
+// Estimated costs of the steps of a search, in processor cycles: a constant, and a term for each
+// vector of numbers. The estimates are rough, and choose only between ways to the same labels.
 #pragma once
 
 #include "kernel/many/block-inl.h"

@@ -134,7 +134,7 @@ class Tile {
     }
   }
 
-  // The same; and, from the highest of the scores that are too low, the lower bound of each group:
+  // Queues what `screen` queues, and lowers the bound of each group by the highest score too low:
   // √(norm_below - 2 score). Scores that are high enough are bounded by their distances instead.
   void screen_and_bound(int64_t begin, int64_t end, PairQueue<T>& queue) {
     const LowerBounds& bounds = block_.search.bounds;

@@ -9,8 +9,8 @@
 namespace km::KM_TARGET {
 namespace {
 
-// Lanes start again from 0 after so many features: a sum of d squares then has an error of about
-// 64 + d / 1024 roundings instead of d / 16.
+// Features of a part, after which lanes start again from 0: a sum of d squares has an error of
+// about 64 + d / 1024 roundings instead of d / 16.
 constexpr int64_t kFeaturesInPart = KM_FEATURES_IN_PART;
 
 // lane[0 .. 15] of the part of features begin to end: for each j that is a multiple of 16,

@@ -62,8 +62,8 @@ inline float largest_lane(const Sixteen<float>& value) {
 }
 #endif
 
-// to (4): the sum of the lanes of each of four; sums fit into 32 bits, so that their order does not
-// matter. Four at once share their shuffles: lanes are transposed 4 × 4 as they are added.
+// to (4): the sums of the lanes of four values; sums fit into 32 bits, so that their order does not
+// matter. Four values at once share their shuffles: lanes are transposed 4 × 4 as they are added.
 inline void sums_of_lanes(const Sixteen<int32_t> (&values)[4], int32_t* to) {
 #if KM_AVX512
   const __m512i a = __m512i(values[0].part[0]), b = __m512i(values[1].part[0]);

@@ -56,7 +56,7 @@ inline void fetch_ahead(const SparseRow<T>& row, int64_t n, const P* table, int6
   for (int64_t j = 0; j < kNumbers; j += kLine) __builtin_prefetch(line + j);
 }
 
-// Products x·c (kWide * 16) of a row with so many centroids: a strip of SparsePlaces::columns,
+// Products x·c (kWide * 16) of a row with kWide * 16 centroids: a strip of SparsePlaces::columns,
 // whose lines are `places` numbers apart.
 template <int kWide, typename T>
 KM_NOINLINE void multiply(const SparseRow<T>& row, const T* columns, int64_t places, T* products) {

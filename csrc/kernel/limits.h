@@ -21,7 +21,8 @@ constexpr int64_t kMeasuredFeatures = KM_MEASURED_FEATURES;
 constexpr int64_t kSortedFeatures = KM_SORTED_FEATURES;
 // Numbers that a row of d few features adds to its cluster's sum, in doubles: the features, its
 // weight, and zeros up to a multiple of 4 (a register of AVX2).
-constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
+// (static: no linker may take the copy of one instruction set for all.)
+static constexpr int64_t terms_of(int64_t d) { return (d + 4) / 4 * 4; }
 
 // Rows of a block, which share the loads of centroids and bounds: a bit each of a uint64_t.
 constexpr int kBlock = 64;

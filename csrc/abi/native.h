@@ -3,7 +3,8 @@
 // kmeans_module/backends/native/interface.py of this file, by its plain style. After a change that
 // a caller notices, raise KM_ABI_VERSION; after any change, run `python csrc/abi/bind.py`.
 //
-// Conventions. Arrays are dense, the last index runs fastest, and shapes stand in parentheses. The
+// Conventions. Arrays are dense, the last index runs fastest, and shapes stand in parentheses. A
+// pointer is aligned to the size of one of the numbers behind it. The
 // *computed type*, float or double, is the type that distances are computed in; where a pointer is
 // void*, the numbers behind it are of that type unless the line says otherwise. Distances are
 // squared Euclidean distances; under the cosine metric an E-step reports half of that distance of
@@ -64,7 +65,7 @@ enum km_element {
 // Rows of one problem: feature j of row i is x[i * row_stride + j * column_stride]. Rows of other
 // types are converted to the computed type block by block; results are those of a converted copy.
 struct km_rows {
-  const void* x;          // numbers of the type element; need not be aligned
+  const void* x;          // numbers of the type element
   int64_t n;              // rows
   int64_t d;              // features, at least 1
   int64_t row_stride;     // in elements; 0 repeats a row
@@ -100,7 +101,8 @@ struct km_result {
   double* counts;    // (k), null if sums is: weights of the rows of each cluster
   double* inertia;   // (1): weighted sum of the distances
   int64_t* changed;  // (1): how many labels differ from those before; n where not warm
-  int32_t warm;      // 1: labels hold those of the last call on these rows
+  int32_t warm;      // 1: labels hold those that the last call with this workspace wrote, for as
+                     // many centroids; without a workspace, those of any call
 };
 
 // What is remembered of the rows of one problem from one call to the next (bounds, coordinates,
@@ -145,7 +147,8 @@ KM_API int km_label_distances(const km_rows* rows,    // weights are not read
                               int threads);
 
 // Seeding (k-means++): lowers the distance of each row to its nearest center, by another center.
-// Here a distance is not halved under cosine.
+// Here a distance is not halved under cosine, and a zero row counts as others do: a caller that
+// wants it to weigh nothing, as in an E-step, gives it weight 0.
 KM_API int km_lower(const km_rows* rows,
                     void* nearest,       // (n), lowered: infinity before the first center
                     const void* center,  // (d)
@@ -155,7 +158,8 @@ KM_API int km_lower(const km_rows* rows,
                     int threads);
 
 // Seeding (k-means++): the potential that each candidate would leave, the weighted sum of what
-// nearest would be lowered to.
+// nearest would be lowered to. Rounding is relative to the potential before, of which a potential
+// may be what a candidate's gain leaves.
 KM_API int km_potentials(const km_rows* rows,
                          const void* nearest,      // (n), see km_lower
                          const void* candidates,   // (m, d)
@@ -187,7 +191,8 @@ KM_API int km_sparse_lower(const km_sparse* rows,
                            const void* center,  // (d)
                            int threads);
 
-// km_potentials of sparse rows, of products in double: equal to km_potentials but for rounding.
+// km_potentials of sparse rows, of products in double: equal to km_potentials but for rounding, and
+// for zero rows under cosine, which weigh nothing here.
 KM_API int km_sparse_potentials(const km_sparse* rows,
                                 const void* nearest,     // (n)
                                 const void* candidates,  // (m, d)
@@ -247,13 +252,14 @@ KM_API int km_load(const km_rows* rows,
                    void* to,  // (n, d), overwritten
                    int threads);
 
-// The range of each feature, and its sum over all rows or, about a center, its sum of squared
-// differences. Rows of weight 0 do not count in sums, nor does the weight of others; cosine is not
-// read. Sums are NaN or infinite where a value is.
+// The range of each feature and its sum over all rows; or, about a center, its sum of squared
+// differences alone. Rows of weight 0 do not count in sums, nor does the weight of others; cosine
+// is not read. Sums are NaN or infinite where a value is.
 KM_API int km_spread(const km_rows* rows,
                      const double* center,  // (d) or null: sums are of the values
-                     double* low,           // (d), overwritten: infinity where there is no row
-                     double* high,          // (d), overwritten: -infinity where there is no row
+                     double* low,           // (d), overwritten: infinity where there is no row;
+                                            // about a center void
+                     double* high,          // (d), as low: -infinity where there is no row
                      double* sums,          // (d), overwritten
                      int threads);
 

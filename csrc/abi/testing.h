@@ -6,9 +6,10 @@
 
 extern "C" {
 
-// Chooses the loops of an instruction set for all calls that follow; new workspaces only, since an
-// old one has memory laid out for other loops. Without a call, the best set of the processor
-// serves. Returns 0, or 1 where the processor does not have the set.
+// Chooses the loops of an instruction set for all calls that follow, which may be with workspaces
+// opened since alone: leaves of boxes and coordinates that an older one keeps are laid out for the
+// loops it was opened with, and others would misread them. Without a call, the best set of the
+// processor serves. Returns 0, or 1 where the processor does not have the set.
 KM_API int km_use_instruction_set(const char* name);  // "avx512", "avx2" or "baseline"
 
 // Returns the share, 0 to 1, of all pairs of a row and a centroid that the last E-step with this

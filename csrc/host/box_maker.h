@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -35,7 +36,10 @@ class BoxMaker {
  public:
   // tree: rows.features holds sorted rows (n, D).
   BoxMaker(const Boxes<T>& tree, int threads)
-      : tree_(tree), threads_(threads), boxes_(size_t(nodes_of(tree.levels))) {}
+      : tree_(tree),
+        threads_(threads),
+        boxes_(size_t(nodes_of(tree.levels))),
+        sizes_(tree.labels.cancels ? boxes_.size() * D : 0) {}
 
   // Nodes of a level are independent of each other, and read the level below alone: each thread
   // fills its nodes, and the results do not depend on how many threads there are.
@@ -63,6 +67,7 @@ class BoxMaker {
     for (int64_t s = 0; s < size; ++s)
       for (int j = 0; j < D; ++j) features[j * size + s] = rows[std::min(s, count - 1) * D + j];
     if (tree_.labels.moments) add_moments(leaf, rows, count);
+    if (tree_.labels.cancels) add_sizes(leaf, rows, count);
   }
 
   // Moments of a leaf, whose rows are (count, D): about its middle, in double, since Σ w ‖x - c‖²
@@ -95,6 +100,7 @@ class BoxMaker {
     for (int64_t child = begin; child < end; ++child) box.add(boxes_[child]);
     set_sides(number, box);
     if (tree_.labels.moments) unite_moments(number, begin, end);
+    if (tree_.labels.cancels) unite_sizes(number, begin, end);
   }
 
   // Moments about the middle m of a node from those of its children, W, Q and S about middles m':
@@ -115,6 +121,43 @@ class BoxMaker {
     }
   }
 
+  // Sizes of a leaf, whose rows are (count, D), and whether its moments cancel.
+  void add_sizes(int64_t leaf, const T* rows, int64_t count) {
+    const double* const weights = tree_.rows.weights + leaf * tree_.rows.leaf;
+    for (int64_t s = 0; s < count; ++s)
+      for (int j = 0; j < D; ++j)
+        sizes_[size_t(leaf * D + j)] += weights[s] * std::abs(double(rows[s * D + j]));
+    tree_.labels.cancels[leaf] = cancels(leaf);
+  }
+
+  // The same of a node, whose children are nodes begin to end - 1.
+  void unite_sizes(int64_t number, int64_t begin, int64_t end) {
+    for (int64_t child = begin; child < end; ++child)
+      for (int j = 0; j < D; ++j) sizes_[size_t(number * D + j)] += sizes_[size_t(child * D + j)];
+    tree_.labels.cancels[number] = cancels(number);
+  }
+
+  // Whether sums and inertia of a node lose digits where they come of its moments W, Q and S (see
+  // BoxDescent::assign_box). A middle m is as far away as half sides h reach, and the sum S_j + W
+  // m_j rounds W (|m_j| + h_j), though it stands for terms of size Σ w |x_j|; the inertia rounds W
+  // ‖h‖², though it is at least Σ w ‖x - mean‖² = Q - ‖S‖² / W. Rows of equal weight keep each pair
+  // within a factor of their number, since rows touch the sides. Rows of little or no weight that
+  // lie far from the others, as masked rows may, widen the box and add nothing to the terms.
+  bool cancels(int64_t number) const {
+    constexpr double kMost = 1 << 16;  // times the terms: 37 of the 53 bits of a double are left
+    const double* const moments = tree_.labels.moments + number * kMoments;
+    const double weight = moments[0];
+    double sides = 0, spread = moments[1];
+    for (int j = 0; j < D; ++j) {
+      const double half = tree_.sides.half[number * D + j], sum = moments[2 + j];
+      const double farthest = std::abs(double(tree_.sides.middle[number * D + j])) + half;
+      if (weight * farthest > kMost * sizes_[size_t(number * D + j)]) return true;
+      sides += half * half;
+      spread -= sum * sum / weight;
+    }
+    return weight * sides > kMost * spread;  // false where nothing weighs, and spread is NaN
+  }
+
   // Middle and half sides of a box, such that |x_j - middle_j| <= half_j for each row x in it, also
   // as rounded numbers: what is pruned by a box is pruned for all of its rows.
   void set_sides(int64_t number, const Box<T, D>& box) {
@@ -132,6 +175,7 @@ class BoxMaker {
   const Boxes<T>& tree_;
   const int threads_;
   std::vector<Box<T, D>> boxes_;  // (nodes)
+  std::vector<double> sizes_;     // (nodes, D): Σ w |x_j|; empty where every weight is 1
 };
 
 }  // namespace km

@@ -99,13 +99,15 @@ void BoxTree<T>::take_memory(bool weighted) {
     memory_.moments = aligned<double>(nodes * (2 + d));
     memory_.label_of_node = aligned<int32_t>(nodes);
     memory_.label_of_row = aligned<int32_t>(n);
+    if (weighted) memory_.cancels = aligned<uint8_t>(nodes);
   }
   if (weighted) memory_.weights = aligned<double>(in_leaves);
   tree_.rows.features = memory_.features.get();
   tree_.rows.weights = memory_.weights.get();
   tree_.rows.number = memory_.number.get();
   tree_.sides = {memory_.middle.get(), memory_.half.get()};
-  tree_.labels = {memory_.moments.get(), memory_.label_of_row.get(), memory_.label_of_node.get()};
+  tree_.labels = {memory_.moments.get(), memory_.label_of_row.get(), memory_.label_of_node.get(),
+                  memory_.cancels.get()};
 }
 
 template <typename T>

@@ -51,6 +51,7 @@ class BoxTree {
     Array<double> weights, moments;
     Array<uint32_t> number;
     Array<int32_t> label_of_row, label_of_node;
+    Array<uint8_t> cancels;
   };
   struct SeedingMemory {
     Array<T> nearest, farthest;

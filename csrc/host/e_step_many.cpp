@@ -87,14 +87,18 @@ void e_step_by_bounds(const km_rows& rows, const T* centroids, int64_t k, const 
   const int64_t parts = n_parts(rows, k, threads);
   const WorkspaceSettings& settings = workspace.settings;
   ExactSums<T>& totals = workspace.totals;
-  // Bounds are kept with the sums of the same labels: a call that asks for none is the last one.
-  Search<T> s = workspace.search.make(rows, centroids, k,
-                                      {settings.directions, settings.keep, result.warm,
-                                       keeps && result.sums, result.distances != nullptr, threads});
+  // Bounds and labels are kept with the sums of the same labels. A call that asks for no sums is
+  // mostly the last one, so it keeps none, and ends what the calls before have kept.
+  Search<T> s = workspace.search.make(
+      rows, centroids, k,
+      {settings.directions, settings.keep, result.warm ? result.labels : nullptr,
+       keeps && result.sums, result.distances != nullptr, threads});
   Sums sums = Sums::kNone;
   if (result.sums) {
     totals.start(rows, k, result.warm, parts, s.coordinates.center);
     sums = totals.follow() ? Sums::kMoved : Sums::kAdded;
+  } else {
+    totals.forget();
   }
   const SearchOutcome outcome = search_all(rows, s, result, sums, parts, totals);
   workspace.search.finish(s, rows.n, outcome.seen, outcome.changed);

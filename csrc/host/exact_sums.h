@@ -25,6 +25,8 @@ class ExactSums {
   // labels that the call begins with are those that the last call ended with. center (d), near the
   // data, is copied; it may differ from that of the last call only where not same_labels.
   void start(const km_rows& rows, int64_t k, bool same_labels, int64_t parts, const float* center);
+  // A call without sums has changed labels: the next one adds all rows.
+  void forget() { current_ = false; }
   // Whether moving rows is enough in this call; else all rows are to be added.
   bool follow() const { return follows_; }
   // The sums of a part, which its thread adds rows to (Kernel::add_up).

@@ -26,10 +26,13 @@ Search<T> SearchMaker<T>::make(const km_rows& rows, const T* centroids, int64_t 
       k > kFewCentroids && coordinates_.measure(filled, k, rows.d, request.threads);
   const bool keeps = screened && request.keeps;
   s.places.k = k;
-  if (request.keeps) s.labels = kept_labels();
+  if (request.keeps)
+    s.labels = kept_labels(request.labels);
+  else
+    labels_.reset();  // the call writes others, to its result alone
   if (keeps && request.directions.count && request.keeps_coordinates)
     s.rows = rows_.by_row(rows.n, s.coordinates);
-  Kept kept = policy_.begin(keeps && request.warm);
+  Kept kept = policy_.begin(keeps && request.labels);
   const bool lower_bounds = keeps && choose_lower_bounds(rows, s, request, kept);
   // Bounds that are kept are of groups of places: these stay as they are.
   if (kept != Kept::kBothBounds) order_centroids(k, lower_bounds);
@@ -83,7 +86,7 @@ void SearchMaker<T>::add_bounds(const km_rows& rows, const T* centroids,
                                 const SearchRequest& request, Kept kept, bool lower_bounds,
                                 Search<T>& s) {
   const int64_t k = s.places.k, count = s.places.count;
-  if (request.warm && policy_.gaps_pay(k, rows.n)) {
+  if (request.labels && policy_.gaps_pay(k, rows.n)) {
     const bool pairwise = policy_.pairwise_gaps_pay(k, count, request.directions.count > 0,
                                                     lower_bounds, request.threads);
     s.gaps = gaps_.make(s.coordinates, k, count, pairwise, request.threads);
@@ -101,12 +104,15 @@ void SearchMaker<T>::add_bounds(const km_rows& rows, const T* centroids,
 }
 
 // A copy of the labels in 32 bits: half the memory to read, and the caller may write over the
-// others.
+// others. Where the last call kept none, labels (n) or null: what the caller says of it; out of
+// range counts as 0.
 template <typename T>
-int32_t* SearchMaker<T>::kept_labels() {
-  if (!labels_) {
-    labels_ = aligned<int32_t>(size_t(n_));
-    std::fill_n(labels_.get(), n_, 0);
+int32_t* SearchMaker<T>::kept_labels(const int64_t* labels) {
+  if (labels_) return labels_.get();
+  labels_ = aligned<int32_t>(size_t(n_));
+  for (int64_t i = 0; i < n_; ++i) {
+    const bool in_range = labels && labels[i] >= 0 && labels[i] < k_;
+    labels_[size_t(i)] = in_range ? static_cast<int32_t>(labels[i]) : 0;
   }
   return labels_.get();
 }

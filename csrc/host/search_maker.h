@@ -18,7 +18,7 @@ namespace km {
 struct SearchRequest {
   const Directions& directions;  // along which rows are measured; none: all features
   bool keeps_coordinates;        // the coordinates of the rows may be kept
-  bool warm;                     // the result's labels are those of the last call
+  const int64_t* labels;         // (n), those of the last call; null: there is none to follow
   bool keeps;                    // other calls follow: bounds and labels are kept for them
   bool every_distance;           // of each row to its centroid: no row may be skipped
   int threads;
@@ -52,7 +52,7 @@ class SearchMaker {
   void order_centroids(int64_t k, bool in_groups);
   void add_bounds(const km_rows& rows, const T* centroids, const SearchRequest& request, Kept kept,
                   bool lower_bounds, Search<T>& s);
-  int32_t* kept_labels();
+  int32_t* kept_labels(const int64_t* labels);
 
   CentroidPlaces<T> places_;
   CentroidCoordinates coordinates_;
@@ -61,7 +61,7 @@ class SearchMaker {
   KeptUpperBounds<T> upper_;
   CentroidGaps gaps_;
   Policy policy_;
-  Array<int32_t> labels_;    // (n): of the last call
+  Array<int32_t> labels_;    // (n): of the last call; null where it kept none
   int64_t n_ = -1, k_ = -1;  // of the last call
 };
 

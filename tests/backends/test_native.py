@@ -19,8 +19,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from kmeans_module import KMeansLayer, backends
-from kmeans_module.backends.native import NativeWorkspace, calls, library
+from kmeans_module.backends.native import NativeWorkspace, calls, interface, library
 from kmeans_module.backends.native import workspace as native
+from kmeans_module.backends.native.library import loaded
+from kmeans_module.backends.native.memory import Memory
 from kmeans_module.backends.reference import ReferenceWorkspace
 from kmeans_module.core.distances import unit_rows
 from tests.backends.conftest import (
@@ -253,6 +255,67 @@ def test_distances_that_only_double_precision_can_add_up_are_assigned() -> None:
     assert finite
     assert torch.equal(labels, NativeWorkspace(x).e_step(centroids).labels)
     assert not x.square().sum(1).sum().isfinite(), "in single precision they overflow"
+
+
+@needs_native
+@pytest.mark.parametrize("d", [3, 24])
+@pytest.mark.parametrize("with_sums", [(0, 1, 1), (1, 0, 1, 0, 0, 1), (1, 1, 0, 1, 1, 0)])
+def test_changes_are_counted_whatever_calls_are_mixed(d: int, with_sums: tuple[int, ...]) -> None:
+    """Calls that ask for no sums may keep no labels, and none that others would take for theirs."""
+    x = data_of("blobs", 900, d, torch.float32)
+    centroids, before = x[:40].clone(), torch.zeros(len(x), dtype=torch.int64)
+    labels, counts = before.clone(), torch.zeros(40, dtype=torch.float64)
+    sums, inertia = torch.zeros(40, d, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    changed, memory = torch.zeros(1, dtype=torch.int64), Memory(keep=True, sort=True)
+    for call, sums_too in enumerate(with_sums):
+        result = interface.ResultStruct(
+            labels.data_ptr(), 0, sums.data_ptr() if sums_too else 0,
+            counts.data_ptr() if sums_too else 0, inertia.data_ptr(), changed.data_ptr(), call > 0,
+        )  # fmt: skip
+        rows = calls.rows_struct(x, None, "euclidean", torch.float32)
+        assert not loaded().km_e_step(rows, centroids.data_ptr(), 40, result, memory.handle, 2)
+        expected = NativeWorkspace(x).e_step(centroids[None])
+        assert torch.equal(labels, expected.labels[0])
+        assert changed.item() == (len(x) if call == 0 else int((labels != before).sum()))
+        if sums_too:
+            torch.testing.assert_close(sums, expected.stats.sums[0], rtol=1e-9, atol=1e-9)
+            assert torch.equal(counts, expected.stats.counts[0])
+        before = labels.clone()
+        centroids += 0.2 * torch.randn(40, d)
+
+
+@needs_native
+@pytest.mark.parametrize("d", [3, 24])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32])
+def test_rows_may_begin_anywhere_in_a_buffer(d: int, dtype: torch.dtype) -> None:
+    """The kernels read whole numbers, at addresses that are multiples of their size."""
+    rows = (20 * data_of("noise", 300, d, torch.float32)).to(dtype)
+    buffer = bytearray(1) + bytearray(rows.numpy().tobytes())
+    x = torch.frombuffer(buffer, dtype=dtype, offset=1).view(-1, d)
+    assert x.data_ptr() % x.element_size()
+    centroids = rows[None, :20].to(torch.float64 if dtype == torch.float64 else torch.float32)
+    odd, expected = NativeWorkspace(x), NativeWorkspace(rows)
+    assert odd.x.data_ptr() % x.element_size() == 0
+    first, second = odd.e_step(centroids), expected.e_step(centroids)
+    assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.distances, second.distances)
+    assert NativeWorkspace(rows).x is rows  # no copy of others
+    for one, other in zip(
+        calls.moments(x, None, None, metric="euclidean"),
+        calls.moments(rows, None, None, metric="euclidean"),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+@needs_native
+def test_centroids_may_begin_anywhere_in_a_buffer() -> None:
+    centroids = data_of("noise", 20, 24, torch.float32)
+    buffer = bytearray(1) + bytearray(centroids.numpy().tobytes())
+    odd = torch.frombuffer(buffer, dtype=torch.float32, offset=1).view(1, -1, 24)
+    handed = calls.kernel_centroids(odd, 24, torch.float32)
+    assert handed.data_ptr() % 4 == 0
+    assert torch.equal(handed[0], centroids)
 
 
 @needs_native
@@ -499,20 +562,21 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_without_the_kernel_the_torch_path_serves(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The package's attribute of this name is the function.
     module = importlib.import_module("kmeans_module.backends.native.library")
     monkeypatch.setattr(module, "LIBRARY", module.LIBRARY.with_name("missing.so"))
     library.cache_clear()
     try:
-        with caplog.at_level(logging.WARNING):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             x = torch.randn(100, 3)
             assert isinstance(backends.workspace(x), ReferenceWorkspace)
             assert not isinstance(backends.workspace(x), NativeWorkspace)
             layer = KMeansLayer(4, 3)
             assert torch.equal(layer.fit(x).labels, layer(x))
-        assert len(caplog.records) == 1, "said once"
-        assert "torch path" in caplog.text
+        assert len(said) == 1, "said once"
+        assert "torch alone serves" in str(said[0].message)
     finally:
         library.cache_clear()

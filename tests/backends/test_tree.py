@@ -232,3 +232,25 @@ def test_most_rows_are_not_measured_again() -> None:
     workspace = NativeWorkspace(x)
     workspace.statistics(layer.centroids.unsqueeze(0))
     assert share_visited(workspace.memories[0]) < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 3, 8])
+@pytest.mark.parametrize("weight_of_outliers", [0.0, 1e-30])
+def test_rows_that_weigh_nothing_take_no_digits(
+    d: int, dtype: torch.dtype, weight_of_outliers: float, sorted_always: None
+) -> None:
+    """Masked rows may hold anything: their boxes are as wide as that."""
+    x = data_of("noise", 5_000, d, dtype)
+    weight = torch.rand(len(x), dtype=torch.float64) + 0.5
+    centroids = x[None, :3].clone()
+    for size in (1e4, 1e8, 1e12):
+        x[100:4000:60] = size * torch.randn(65, d, dtype=dtype)
+        weight[100:4000:60] = weight_of_outliers / size**2
+        for k in (1, 3):  # with one centroid every box is added as a whole
+            stats = NativeWorkspace(x, weight).statistics(centroids[:, :k])
+            expected = measured(x, weight).statistics(centroids[:, :k])
+            at_rounding = {"rtol": 1e-10, "atol": 1e-10 * float(weight.sum())}
+            torch.testing.assert_close(stats.sums, expected.sums, **at_rounding)
+            torch.testing.assert_close(stats.counts, expected.counts)
+            torch.testing.assert_close(stats.inertia, expected.inertia, rtol=1e-6, atol=0)

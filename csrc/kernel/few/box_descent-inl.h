@@ -49,8 +49,8 @@ class BoxDescent {
   static constexpr int R = Lanes<T>::kRows, W = Lanes<T>::kWidth;
 
   // Filters the candidates of a node, and passes on to its children those that are kept. Node:
-  // counted from the first node of its level. Where distances are asked for, single candidates
-  // descend to the leaves, too.
+  // counted from the first node of its level. Where distances are asked for, or the moments of the
+  // node would lose digits, single candidates descend to the leaves, too.
   void visit(int level, int64_t node, const Candidates<T>& of_parent) {
     const int64_t number = tree_.levels.begin[level] + node;
     Candidates<T> candidates = of_parent;
@@ -59,8 +59,9 @@ class BoxDescent {
       candidates.features = lists_.features + level * lists_.room * D;
       prune(number, of_parent, candidates);
     }
-    if (candidates.count == 1 && !result_.distances)
-      return assign_box(level, node, candidates.label[0]);
+    const bool measures =
+        result_.distances || (tree_.labels.cancels && tree_.labels.cancels[number]);
+    if (candidates.count == 1 && !measures) return assign_box(level, node, candidates.label[0]);
     tree_.labels.of_node[number] = -1;
     if (level == 0) return measure_leaf(node, candidates);
     const int64_t end = end_of_children(tree_.levels, level, node);

@@ -80,11 +80,14 @@ struct BoxSides {
 };
 
 // What the E-step keeps of a tree from call to call; null above kFewFeatures. Arrays made by
-// BoxTree<T>::take_memory; moments filled by BoxMaker, labels by BoxTree<T>::take_labels.
+// BoxTree<T>::take_memory; moments and cancels filled by BoxMaker, labels by
+// BoxTree<T>::take_labels.
 struct BoxLabels {
   double* moments;   // (nodes, 2 + d), m the middle: Σ w, Σ w ‖x - m‖², Σ w (x - m)
   int32_t* of_row;   // (n), by position: label as of the last call, or -1 where there was none
   int32_t* of_node;  // (nodes): label of all rows of a node, or -1 where they differ
+  uint8_t* cancels;  // (nodes): 1 where sums from moments would lose digits; null: nowhere, as
+                     // every weight is 1
 };
 
 // What seeding keeps of a tree while centers are drawn; null outside of seeding. Made by

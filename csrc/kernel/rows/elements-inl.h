@@ -81,9 +81,9 @@ inline T converted(Bool value) {
   return value.byte ? T(1) : T(0);
 }
 
-// Converts count numbers of S at `from`, step elements apart and not necessarily aligned, to
-// (count) numbers of T. Returns whether one of them is an integer that needs a double, but T is
-// float.
+// Converts count numbers of S at `from`, step elements apart, to (count) numbers of T. Returns
+// whether one of them is an integer that needs a double, but T is float. Read by memcpy: bytes of
+// rows have no type.
 template <typename S, typename T>
 inline bool convert(const char* __restrict from, int64_t count, int64_t step, T* __restrict to) {
   auto number = [from](int64_t j) {

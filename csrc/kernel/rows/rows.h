@@ -16,8 +16,7 @@ static inline bool converts(const km_rows& rows) {
   return rows.element != (rows.is_double ? KM_FLOAT64 : KM_FLOAT32);
 }
 
-// Address of row i, 0 <= i < n, whatever its type: element_bytes is the size of one number. Rows
-// need not be aligned to the size of their numbers, so read them by memcpy.
+// Address of row i, 0 <= i < n, whatever its type: element_bytes is the size of one number.
 static inline const char* bytes_of_row(const km_rows& rows, int64_t i, int64_t element_bytes) {
   return static_cast<const char*>(rows.x) + i * rows.row_stride * element_bytes;
 }

@@ -15,7 +15,7 @@ from kmeans_module.backends.native.interface import (
     RowsStruct,
     SparseStruct,
 )
-from kmeans_module.backends.native.library import address, loaded
+from kmeans_module.backends.native.library import address, aligned, loaded, packed
 from kmeans_module.backends.sparse import sparse_moments
 from kmeans_module.core.distances import compute_dtype, declared_dtype
 from kmeans_module.core.guard import no_plain, transformed
@@ -37,8 +37,8 @@ def rows_struct(
     """km_rows, the C view of the rows of one problem.
 
     Args:
-        x: rows, (n, d).
-        weight: weights, (n,), contiguous and of float64; None for weight 1.
+        x: rows, (n, d), aligned.
+        weight: weights, (n,), packed and of float64; None for weight 1.
         metric: "euclidean" or "cosine".
         dtype: that distances are computed in, float32 or float64.
         beyond: becomes 1 where dtype is float32 and a row holds an integer beyond 2^24. The caller
@@ -62,7 +62,7 @@ def rows_structs(
     """km_rows of each problem; a single one where all problems share rows and weights.
 
     Args:
-        x: rows, (n, d) or (P, n, d).
+        x: rows, (n, d) or (P, n, d), aligned.
         weight: weights, (n,) or (P, n); see :func:`rows_struct` for the rest.
     """
     if x.ndim == 2 and (weight is None or weight.ndim == 1):
@@ -113,10 +113,10 @@ def kernel_centroids(centroids: Tensor, d: int, dtype: torch.dtype) -> Tensor:
     if centroids.shape[-1] != d:
         raise ValueError(f"rows have {d} features, centroids {centroids.shape[-1]}")
     if centroids.dtype == dtype:
-        return centroids.contiguous()
+        return packed(centroids)
     if torch.promote_types(centroids.dtype, dtype) != dtype:
         raise TypeError(f"rows are searched in {dtype}, centroids are {centroids.dtype}")
-    return centroids.to(dtype).contiguous()
+    return packed(centroids.to(dtype))
 
 
 def refuse_modes() -> None:
@@ -135,7 +135,7 @@ def beam_search(x: Tensor, codebooks: Tensor, *, beam_size: int) -> tuple[Tensor
     """See :func:`kmeans_module.backends.beam_search`; more than MOST_BEAMS are left to torch."""
     if beam_size > MOST_BEAMS:
         return torch_beam_search(x, codebooks, beam_size=beam_size)
-    x, codebooks = x.contiguous(), codebooks.contiguous()
+    x, codebooks = packed(x), packed(codebooks)
     levels, k, _ = codebooks.shape
     codes = torch.empty((len(x), levels), dtype=torch.int64, device="cpu")
     left = torch.empty_like(x)
@@ -151,14 +151,14 @@ def search(x: Tensor, centroids: Tensor, m: int, *, metric: str) -> Neighbors:
     """See :func:`kmeans_module.backends.search`."""
     problems, k, d = centroids.shape
     n, dtype = x.shape[-2], compute_dtype(x, centroids)
-    centroids = centroids.to(dtype).contiguous()
+    centroids = packed(centroids.to(dtype))
     distances = torch.empty((problems, n, m), dtype=dtype, device="cpu")
     labels = torch.empty((problems, n, m), dtype=torch.int64, device="cpu")
     size = max(1, _NUMBERS // max(d, k if m > MOST_BEAMS else m))
     for first in range(0, n, size):
         part = slice(first, min(first + size, n))
         rows = x[..., part, :].to(dtype)
-        rows = unit_rows(rows) if metric == "cosine" else rows.contiguous()
+        rows = unit_rows(rows) if metric == "cosine" else packed(rows)
         for p in range(problems):
             of_problem = rows[p] if rows.ndim == 3 else rows
             neighbors = _search_rows(of_problem, centroids[p], m)
@@ -192,7 +192,7 @@ def unit_rows(x: Tensor) -> Tensor:
     """See :func:`kmeans_module.backends.unit_rows`."""
     if is_sparse(x):
         return _sparse_unit_rows(x)
-    rows = x.reshape(-1, x.shape[-1])
+    rows = aligned(x.reshape(-1, x.shape[-1]))
     unit = torch.empty(rows.shape, dtype=x.dtype, device="cpu")
     struct = rows_struct(rows, None, "cosine", x.dtype)
     if loaded().km_load(struct, unit.data_ptr(), torch.get_num_threads()):
@@ -201,8 +201,8 @@ def unit_rows(x: Tensor) -> Tensor:
 
 
 def _sparse_unit_rows(x: Tensor) -> Tensor:
-    starts, columns = x.crow_indices().long().contiguous(), x.col_indices().int().contiguous()
-    values = x.values().contiguous()
+    starts, columns = packed(x.crow_indices().long()), packed(x.col_indices().int())
+    values = packed(x.values())
     unit = torch.empty_like(values)
     struct = sparse_struct(starts, columns, values, None, x.shape[1], "cosine")
     if loaded().km_sparse_unit(struct, unit.data_ptr(), torch.get_num_threads()):
@@ -212,7 +212,7 @@ def _sparse_unit_rows(x: Tensor) -> Tensor:
 
 def draw(mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
     """See :meth:`kmeans_module.backends.Backend.draw`."""
-    mass, numbers = mass.contiguous(), numbers.contiguous()
+    mass, numbers = packed(mass), packed(numbers)
     positions = torch.empty(numbers.shape, dtype=torch.int64, device="cpu")
     library, n, threads = loaded(), mass.shape[1], torch.get_num_threads()
     all_have = True
@@ -228,7 +228,7 @@ def draw(mass: Tensor, size: int, numbers: Tensor) -> tuple[Tensor, bool]:
 
 def block_sums(mass: Tensor, size: int, scale: Scale) -> Tensor:
     """Sums of consecutive blocks of numbers (P, n) as integers: (P, n_blocks) int64."""
-    mass = mass.contiguous()
+    mass = packed(mass)
     problems, n = mass.shape
     sums = torch.empty((problems, -(-n // size)), dtype=torch.int64, device="cpu")
     library = loaded()
@@ -243,9 +243,9 @@ def block_sums(mass: Tensor, size: int, scale: Scale) -> Tensor:
 
 def search_sums(mass: Tensor, size: int, scale: Scale, blocks: Tensor, target: Tensor) -> Tensor:
     """Where the cumulative sums of numbers (P, n) as integers exceed the targets (P, m)."""
-    mass = mass.contiguous()
+    mass = packed(mass)
     positions = torch.empty(target.shape, dtype=torch.int64, device="cpu")
-    blocks, target = blocks.contiguous(), target.contiguous()
+    blocks, target = packed(blocks), packed(target)
     library = loaded()
     for p, exponent in enumerate(scale.exponents.tolist()):
         if library.km_search_sums(
@@ -269,10 +269,11 @@ def moments(
     several = x.ndim > 2 or (sample_weight is not None and sample_weight.ndim > 1)
     if several or metric != "euclidean" or (center is not None and len(center) > 1):
         return torch_moments(x, sample_weight, center, metric=metric)
+    x = aligned(x)
     low, high, sums = torch.empty((3, x.shape[1]), dtype=torch.float64, device="cpu")
     if sample_weight is not None:
-        sample_weight = sample_weight.to(torch.float64).contiguous()
-    origin = None if center is None else center.contiguous()
+        sample_weight = packed(sample_weight.to(torch.float64))
+    origin = None if center is None else packed(center)
     dtype, beyond = declared_dtype(x, torch.float32), ctypes.c_int32()
     while True:
         if loaded().km_spread(

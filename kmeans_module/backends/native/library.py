@@ -72,6 +72,17 @@ def loaded() -> ctypes.CDLL:
     return present
 
 
+def aligned(tensor: Tensor) -> Tensor:
+    """A tensor at an address that is a multiple of the size of its numbers, as the kernels read
+    them: a copy where a buffer of a caller's (torch.frombuffer) begins elsewhere."""
+    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
+
+
+def packed(tensor: Tensor) -> Tensor:
+    """A tensor that is aligned and contiguous."""
+    return aligned(tensor.contiguous())
+
+
 def address(tensor: Tensor, p: int) -> int:
     """Where the numbers of problem p are; 0 where there are none."""
     first = tensor.data_ptr()

@@ -14,7 +14,7 @@ from kmeans_module.backends.native.calls import (
     unit_rows,
 )
 from kmeans_module.backends.native.interface import ResultStruct, SparseStruct
-from kmeans_module.backends.native.library import address, loaded
+from kmeans_module.backends.native.library import address, loaded, packed
 from kmeans_module.backends.sparse import sparse_farthest, sparse_stats_of_labels, sparse_weights
 from kmeans_module.core.distances import compute_dtype
 from kmeans_module.core.guard import version_of
@@ -52,13 +52,13 @@ class NativeSparseWorkspace:
         self.metric = metric
         self.dtype = compute_dtype(x, x.dtype if dtype is None else dtype)
         if sample_weight is not None:
-            sample_weight = sample_weight.to(torch.float64).contiguous()
+            sample_weight = packed(sample_weight.to(torch.float64))
         self.sample_weight = sample_weight
         self.n, self.d = x.shape
         # As the kernel reads them: a copy only of what is of another type.
-        self._starts = x.crow_indices().to(torch.int64).contiguous()
-        self._columns = x.col_indices().to(torch.int32).contiguous()
-        self._values = x.values().to(self.dtype).contiguous()
+        self._starts = packed(x.crow_indices().to(torch.int64))
+        self._columns = packed(x.col_indices().to(torch.int32))
+        self._values = packed(x.values().to(self.dtype))
         if metric == "cosine":
             unit = torch.empty_like(self._values)
             self._call("km_sparse_unit", self._struct(None), unit.data_ptr())
@@ -178,7 +178,7 @@ class NativeSparseWorkspace:
         refuse_modes()
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64, device="cpu")
         candidates = kernel_centroids(candidates, self.d, self.dtype)
-        nearest = nearest.to(self.dtype).contiguous()
+        nearest = packed(nearest.to(self.dtype))
         for p in range(len(candidates)):
             self._call(
                 "km_sparse_potentials", self._of(p), address(nearest, p), address(candidates, p),
@@ -189,7 +189,7 @@ class NativeSparseWorkspace:
     def lower(self, nearest: Tensor, center: Tensor) -> None:
         refuse_modes()
         center = kernel_centroids(center, self.d, self.dtype)
-        lowered = nearest.to(self.dtype).contiguous()
+        lowered = packed(nearest.to(self.dtype))
         for p in range(len(lowered)):
             self._call("km_sparse_lower", self._of(p), address(lowered, p), address(center, p))
         if lowered is not nearest:

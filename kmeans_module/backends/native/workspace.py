@@ -21,7 +21,7 @@ from kmeans_module.backends.native.directions import (
     worthwhile,
 )
 from kmeans_module.backends.native.interface import ResultStruct, RowsStruct
-from kmeans_module.backends.native.library import address, loaded
+from kmeans_module.backends.native.library import address, aligned, loaded, packed
 from kmeans_module.backends.native.memory import BeyondFloat32Error, Memory
 from kmeans_module.core.distances import declared_dtype, full_precision, unit_rows
 from kmeans_module.core.guard import version_of
@@ -79,11 +79,11 @@ class NativeWorkspace:
         dtype: torch.dtype | None = None,
         once: bool = False,
     ) -> None:
-        self.x = x
+        self.x = aligned(x)
         self.dtype = declared_dtype(x, x.dtype if dtype is None else dtype)
         self.metric = metric
         if sample_weight is not None:
-            sample_weight = sample_weight.to(torch.float64).contiguous()
+            sample_weight = packed(sample_weight.to(torch.float64))
         self.sample_weight = sample_weight
         self.memories: list[Memory] = []
         self._once = once
@@ -300,7 +300,7 @@ class NativeWorkspace:
         weight = (self.x != 0).any(dim=-1).to(torch.float64)
         if self.sample_weight is not None:
             weight = weight * self.sample_weight
-        self._seeding_weight = weight.contiguous()  # kept alive for the pointers to it
+        self._seeding_weight = packed(weight)  # kept alive for the pointers to it
         return self._structs(self._seeding_weight)
 
     def rounds(self, center: Tensor, numbers: Tensor, drawn_by: Tensor | None) -> None:

@@ -71,8 +71,9 @@ class Cells {
     for (int64_t i = 0; i < count; ++i, rows += D) {
       int cell = 0;
       for (int j = 0; j < D; ++j) {
-        const int place = static_cast<int>((rows[j] - low[j]) * scale[j]);
-        cell += (place < last[j] ? place : last[j]) * step[j];  // the last one has the upper side
+        // The last place has the upper side, and what is no number.
+        const T place = (rows[j] - low[j]) * scale[j];
+        cell += (place < T(last[j]) ? static_cast<int>(place) : last[j]) * step[j];
       }
       cells[i] = static_cast<uint8_t>(cell);
     }

@@ -22,9 +22,11 @@ struct Box {
       high[j] = row[j] > high[j] ? row[j] : high[j];
     }
   }
-  void add(const Box& other) {
-    add(other.low);
-    add(other.high);
+  void add(const Box& other) {  // which may be empty: low with low, high with high
+    for (int j = 0; j < D; ++j) {
+      low[j] = other.low[j] < low[j] ? other.low[j] : low[j];
+      high[j] = other.high[j] > high[j] ? other.high[j] : high[j];
+    }
   }
 };
 
@@ -71,9 +73,8 @@ class Cells {
     for (int64_t i = 0; i < count; ++i, rows += D) {
       int cell = 0;
       for (int j = 0; j < D; ++j) {
-        // The last place has the upper side, and what is no number.
-        const T place = (rows[j] - low[j]) * scale[j];
-        cell += (place < T(last[j]) ? static_cast<int>(place) : last[j]) * step[j];
+        const int place = static_cast<int>((rows[j] - low[j]) * scale[j]);
+        cell += (place < last[j] ? place : last[j]) * step[j];  // the last one has the upper side
       }
       cells[i] = static_cast<uint8_t>(cell);
     }

@@ -6,7 +6,7 @@ import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from tests.backends.native_builds import ROOT
+from tests.native.build import ROOT
 
 CSRC = ROOT / "csrc"
 FILES = sorted([*CSRC.rglob("*.h"), *CSRC.rglob("*.cpp")])

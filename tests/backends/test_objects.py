@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.native_builds import ROOT, needs_compiler, objects, run
+from tests.native.build import ROOT, build_objects, needs_cmake, run
 
 pytestmark = [
-    needs_compiler,
+    needs_cmake,
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 only"),
     pytest.mark.skipif(not shutil.which("nm"), reason="there is no nm"),
 ]
@@ -32,7 +32,7 @@ def shared_functions(target: str, path: Path) -> list[str]:
 @pytest.mark.parametrize("build_type", ["Release", "Debug"])
 def test_no_function_of_an_instruction_set_is_shared(build_type: str, tmp_path: Path) -> None:
     names = tuple(f"kernel/targets/{target}" for target in TARGETS)
-    built = objects(tmp_path, build_type, names)
+    built = build_objects(tmp_path, build_type, names)
     found = {name: shared_functions(Path(name).name, path) for name, path in built.items()}
     assert not any(found.values()), found
     if not shutil.which("objdump"):
@@ -48,7 +48,7 @@ def uses_avx(path: Path) -> bool:
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="there is no objdump")
 def test_host_code_runs_on_every_processor(tmp_path: Path) -> None:
-    built = objects(tmp_path, "Debug", HOST)  # every function, inlined or not
+    built = build_objects(tmp_path, "Debug", HOST)  # every function, inlined or not
     assert not [name for name, path in built.items() if uses_avx(path)]
 
 

@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.native_builds import configured, needs_compiler, run
+from tests.native.build import build, needs_cmake
 
-pytestmark = needs_compiler
+pytestmark = needs_cmake
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("simd")
-    configured(folder, "Release", "-DKMEANS_BUILD_TESTS=ON")
-    run("cmake", "--build", folder, "--target", "simd_test", "--parallel", "2")
-    return folder / "simd_test"
+    return build(tmp_path_factory.mktemp("simd"), "simd_test") / "simd_test"
 
 
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2", "avx512"])

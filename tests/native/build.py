@@ -1,16 +1,19 @@
-"""Programs of tests/native, built by CMakeLists.txt: it has the compile flags."""
+"""Builds of the C++ code for tests: by CMakeLists.txt, which has the compile flags."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CORES = os.cpu_count() or 1
 # CMake of the test tools comes first.
 _PLACES = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))
 CMAKE = shutil.which("cmake", path=os.pathsep.join(_PLACES))
@@ -18,6 +21,22 @@ CMAKE = shutil.which("cmake", path=os.pathsep.join(_PLACES))
 needs_cmake = pytest.mark.skipif(
     CMAKE is None or shutil.which("g++") is None, reason="C++ is built by CMake and g++"
 )
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """What a command prints; fails with what it says where it fails."""
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def configure(folder: Path, **options: str) -> None:
+    """Make a folder ready for builds, with options of CMake such as CMAKE_BUILD_TYPE="Debug"."""
+    assert CMAKE is not None
+    given = [f"-D{name}={value}" for name, value in options.items()]
+    run(CMAKE, "-S", ROOT, "-B", folder, "-DKMEANS_BUILD_TESTS=ON", *given)
 
 
 def build(folder: Path, *targets: str, **options: str) -> Path:
@@ -28,12 +47,28 @@ def build(folder: Path, *targets: str, **options: str) -> Path:
         targets: such as "sanitize", a program of tests/native.
         options: of CMake, such as KMEANS_SANITIZE="thread".
     """
+    configure(folder, **options)
     assert CMAKE is not None
-    given = [f"-D{name}={value}" for name, value in options.items()]
-    configure = [CMAKE, "-S", str(ROOT), "-B", str(folder), "-DKMEANS_BUILD_TESTS=ON", *given]
-    cores = str(os.cpu_count() or 1)
-    make = [CMAKE, "--build", str(folder), "--parallel", cores, "--target", *targets]
-    for command in (configure, make):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    run(CMAKE, "--build", folder, "--parallel", str(CORES), "--target", *targets)
     return folder
+
+
+def build_objects(folder: Path, build_type: str, names: tuple[str, ...]) -> dict[str, Path]:
+    """Objects of the library's sources csrc/NAME.cpp, compiled as the library is."""
+    configure(folder, CMAKE_BUILD_TYPE=build_type, CMAKE_EXPORT_COMPILE_COMMANDS="ON")
+    wanted = {ROOT / "csrc" / f"{name}.cpp": name for name in names}
+    commands = {}
+    for entry in json.loads((folder / "compile_commands.json").read_text()):
+        name = wanted.get(Path(entry["file"]))
+        if name is not None and "kmeans_objects" in entry["command"]:
+            commands[name] = entry
+    assert set(commands) == set(names)
+    objects = {name: folder / f"{name.replace('/', '_')}.o" for name in names}
+
+    def compile_source(name: str) -> str:
+        command = f"{commands[name]['command']} -o {objects[name]}"  # the last -o counts
+        return run("sh", "-c", command, cwd=Path(commands[name]["directory"]))
+
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(compile_source, names))
+    return objects

@@ -1,9 +1,10 @@
-// Walks through the states of csrc/README.md, "Which bounds are kept when"; built by
-// tests/backends/test_policy.py. Prints each promise that does not hold, and returns how many.
-#include "host/policy.h"
-
+// Walks through the states of csrc/README.md, "Which bounds are kept when", and unites boxes; built
+// by tests/backends/test_host.py. Prints each promise that does not hold, and returns how many.
 #include <cstdio>
 #include <vector>
+
+#include "host/cells.h"
+#include "host/policy.h"
 
 namespace {
 
@@ -152,9 +153,22 @@ void bounds_are_lost_with_labels_memory_and_failures() {
   check(c.kept == Kept::kNothing && !c.lower, "another k begins anew");
 }
 
+// A part without rows, where there are more threads than blocks, has an empty box.
+void an_empty_box_adds_nothing() {
+  const float rows[2][2] = {{1, 5}, {3, 2}};
+  km::Box<float, 2> box, of_rows;
+  for (const auto& row : rows) of_rows.add(row);
+  box.add(km::Box<float, 2>());
+  box.add(of_rows);
+  box.add(km::Box<float, 2>());
+  check(box.low[0] == 1 && box.low[1] == 2 && box.high[0] == 3 && box.high[1] == 5,
+        "an empty box adds nothing");
+}
+
 }  // namespace
 
 int main() {
+  an_empty_box_adds_nothing();
   pairwise_gaps_are_rented_until_lower_bounds_are_bought();
   pairwise_gaps_that_leave_most_pairs_give_way_at_once();
   lower_bounds_that_discard_nothing_rest_for_two_calls();

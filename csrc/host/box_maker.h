@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "host/cell_sort.h"
 #include "host/cells.h"
 #include "host/threads.h"
 #include "kernel/few/boxes.h"
@@ -177,5 +178,19 @@ class BoxMaker {
   std::vector<Box<T, D>> boxes_;  // (nodes)
   std::vector<double> sizes_;     // (nodes, D): Σ w |x_j|; empty where every weight is 1
 };
+
+// Fills the rows, sides and moments of a tree; false where CellSort refuses a number. One function
+// for each D, so that the loops over features are unrolled.
+template <typename T, int D>
+bool sort_and_fill(const km_rows& rows, const Boxes<T>& tree, int threads) {
+  if (!CellSort<T, D>(rows, tree.rows.leaf, threads, tree.rows.features, tree.rows.number).run())
+    return false;
+  if (tree.rows.weights) {
+    std::fill_n(tree.rows.weights, tree.levels.nodes[0] * tree.rows.leaf, 0.0);
+    for (int64_t i = 0; i < rows.n; ++i) tree.rows.weights[i] = rows.weights[tree.rows.number[i]];
+  }
+  BoxMaker<T, D>(tree, threads).run();
+  return true;
+}
 
 }  // namespace km

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "host/box_maker.h"
-#include "host/cell_sort.h"
 #include "host/dispatch.h"
-#include "kernel/features.h"
+#include "host/fill_few.h"
+#include "host/fill_seeding.h"
 #include "kernel/limits.h"
 
 namespace km {
@@ -21,20 +21,6 @@ template <typename T>
 int64_t parts_of_walk(const Boxes<T>& tree, int threads) {
   constexpr int64_t kLeavesPerThread = 32;
   return std::min<int64_t>(threads, tree.levels.nodes[0] / kLeavesPerThread + 1);
-}
-
-// Fills the rows, sides and moments of a tree; false where CellSort refuses a number. One function
-// for each D, so that the loops over features are unrolled.
-template <typename T, int D>
-bool sort_and_fill(const km_rows& rows, const Boxes<T>& tree, int threads) {
-  if (!CellSort<T, D>(rows, tree.rows.leaf, threads, tree.rows.features, tree.rows.number).run())
-    return false;
-  if (tree.rows.weights) {
-    std::fill_n(tree.rows.weights, tree.levels.nodes[0] * tree.rows.leaf, 0.0);
-    for (int64_t i = 0; i < rows.n; ++i) tree.rows.weights[i] = rows.weights[tree.rows.number[i]];
-  }
-  BoxMaker<T, D>(tree, threads).run();
-  return true;
 }
 
 // Candidates first to first + count of (m, d) as columns (d, kCandidates), filled up by points that
@@ -61,9 +47,8 @@ template <typename T>
 bool BoxTree<T>::build(const km_rows& rows, int threads) {
   lay_out_levels(rows);
   take_memory(rows.weights != nullptr);
-  return with_features<kSortedFeatures>(tree_.rows.d, [&](auto d) {
-    return sort_and_fill<T, decltype(d)::value>(rows, tree_, threads);
-  });
+  return rows.d > kFewFeatures ? fill_seeding(rows, tree_, threads)
+                               : fill_few(rows, tree_, threads);
 }
 
 // How many leaves the rows fill, and how many nodes of each level the nodes below. A leaf is a

@@ -12,12 +12,12 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// Calls call(Constant<d>{}), and returns what it returns; d: 1 to kMost. (static: the linker would
-// keep one copy of an inline function for all instruction sets; see table.h.)
-template <int kMost, typename Call>
+// Calls call(Constant<d>{}), and returns what it returns; d: kLeast to kMost. (static: the linker
+// would keep one copy of an inline function for all instruction sets; see table.h.)
+template <int kMost, int kLeast = 1, typename Call>
 static inline auto with_features(int64_t d, const Call& call) {
-  if constexpr (kMost > 1) {
-    if (d < kMost) return with_features<kMost - 1>(d, call);
+  if constexpr (kMost > kLeast) {
+    if (d < kMost) return with_features<kMost - 1, kLeast>(d, call);
   }
   return call(Constant<kMost>{});
 }

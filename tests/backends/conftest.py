@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kmeans_module.backends.native import library, workspace
+from kmeans_module.backends.native import library, row_directions
 from kmeans_module.backends.native.directions import Directions
 from kmeans_module.backends.native.library import loaded
 from kmeans_module.backends.native.memory import Memory
@@ -87,6 +87,6 @@ def measure_along(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
         principal = torch.linalg.eigh(apart.T @ apart).eigenvectors.flip(-1)[:, :p]
         return Directions(principal.T.float().contiguous(), center)
 
-    monkeypatch.setattr(workspace, "worthwhile", lambda *_, **__: p > 0)
-    monkeypatch.setattr(workspace, "find_directions", find)
-    monkeypatch.setattr(workspace, "find_directions_for_seeding", find)
+    monkeypatch.setattr(row_directions, "worthwhile", lambda *_, **__: p > 0)
+    monkeypatch.setattr(row_directions, "find_directions", find)
+    monkeypatch.setattr(row_directions, "find_directions_for_seeding", find)

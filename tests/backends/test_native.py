@@ -19,8 +19,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from kmeans_module import KMeansLayer, backends
-from kmeans_module.backends.native import NativeWorkspace, calls, interface, library
-from kmeans_module.backends.native import workspace as native
+from kmeans_module.backends.native import NativeWorkspace, calls, interface, library, row_directions
 from kmeans_module.backends.native.library import loaded
 from kmeans_module.backends.native.memory import Memory
 from kmeans_module.backends.reference import ReferenceWorkspace
@@ -330,7 +329,7 @@ def test_a_workspace_serves_other_centroids_too() -> None:
 
 @needs_native
 def test_what_is_kept_survives_calls_that_do_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "worthwhile", lambda n, k, d, **_: k >= 32)
+    monkeypatch.setattr(row_directions, "worthwhile", lambda n, k, d, **_: k >= 32)
     x = data_of("structured", 3_000, 192, torch.float32)
     few, many = x[:20].unsqueeze(0).clone(), x[::60].unsqueeze(0).clone()
     labels = {len(c[0]): NativeWorkspace(x).e_step(c).labels for c in (few, many)}
@@ -409,7 +408,7 @@ def test_directions_of_seeding_are_not_those_of_the_search(monkeypatch: pytest.M
     workspace = NativeWorkspace(x)
     workspace.potentials(torch.ones(1, 2_500), x[None, :5].clone())
     assert workspace.memories[0].directions is not None
-    monkeypatch.setattr(native, "find_directions", lambda *_, **__: None)
+    monkeypatch.setattr(row_directions, "find_directions", lambda *_, **__: None)
     centroids = x[None, :40].clone()
     labels = workspace.e_step(centroids).labels
     assert workspace.memories[0].directions is None
@@ -448,7 +447,7 @@ def test_spread_says_what_torch_says(
 def test_the_inertia_takes_the_course_of_scikit_learn(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(native, "worthwhile", lambda n, k, d, **_: True)
+    monkeypatch.setattr(row_directions, "worthwhile", lambda n, k, d, **_: True)
     x = data_of(kind, 3_000, 48, torch.float32)
     init = x[::60].clone()
     found = KMeansLayer(len(init), 48).fit(x, init=init, tol=0, max_iter=6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Callable
 from functools import cached_property
 from typing import TypeVar
@@ -13,17 +12,11 @@ import torch
 from torch import Tensor
 
 from kmeans_module.backends.native.calls import kernel_centroids, refuse_modes, rows_structs
-from kmeans_module.backends.native.directions import (
-    SAMPLE,
-    Directions,
-    find_directions,
-    find_directions_for_seeding,
-    worthwhile,
-)
 from kmeans_module.backends.native.interface import ResultStruct, RowsStruct
 from kmeans_module.backends.native.library import address, aligned, loaded, packed
 from kmeans_module.backends.native.memory import BeyondFloat32Error, Memory
-from kmeans_module.core.distances import declared_dtype, full_precision, unit_rows
+from kmeans_module.backends.native.row_directions import RowDirections
+from kmeans_module.core.distances import declared_dtype
 from kmeans_module.core.guard import version_of
 from kmeans_module.core.statistics import (
     MAX_FARTHEST,
@@ -34,15 +27,10 @@ from kmeans_module.core.statistics import (
     stats_of_labels,
 )
 
-log = logging.getLogger(__name__)
-
 _Result = TypeVar("_Result")
 
 # Below so many rows, sorting them into boxes costs more than the boxes save.
 _LEAST_ROWS_TO_SORT = 4096
-# Whether directions pay for seeding depends on how many centers seeding will find, which a
-# workspace is not told: it assumes this number.
-_ASSUMED_CENTERS = 512
 
 
 def has_empty(counts: Tensor) -> bool:
@@ -94,7 +82,7 @@ class NativeWorkspace:
         self._labels_version = 0
         self._k = 0
         self._uses_directions = self._remembers = False
-        self._seeding_pays = worthwhile(x.shape[-2], _ASSUMED_CENTERS, x.shape[-1])
+        self._directions = RowDirections(x, metric=metric)
         self._results: list[ResultStruct] = []
 
     def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor | bool]:
@@ -107,12 +95,12 @@ class NativeWorkspace:
         inertia = torch.empty(problems, dtype=torch.float64, device="cpu")
         changed = torch.empty(problems, dtype=torch.int64, device="cpu")
         centroids = self._ready(centroids)
-        uses_directions = worthwhile(n, *centroids.shape[1:], once=True)
+        uses_directions = self._directions.pay(centroids.shape[1], once=True)
         for p in range(problems):
             memory = None
             if uses_directions:
                 memory = Memory()
-                self._find_directions(memory, p, centroids[p], once=True)
+                self._directions.for_search(memory, p, centroids[p], once=True)
             result = ResultStruct(
                 address(labels, p), inertia=address(inertia, p), changed=address(changed, p)
             )
@@ -188,7 +176,7 @@ class NativeWorkspace:
         warm = len(self.memories) == problems and self._k == k
         warm = warm and self._labels_version == version_of(self.labels)
         if not warm:
-            self._start(problems, k, d)
+            self._start(problems, k)
         sums = torch.empty((problems, k, d), dtype=torch.float64, device="cpu")
         counts = torch.empty((problems, k), dtype=torch.float64, device="cpu")
         inertia = torch.empty(problems, dtype=torch.float64, device="cpu")
@@ -197,7 +185,7 @@ class NativeWorkspace:
         pointers = sums.data_ptr(), counts.data_ptr(), inertia.data_ptr(), self.changed.data_ptr()
         for p, memory in enumerate(self.memories):
             if self._uses_directions:
-                self._find_directions(memory, p, centroids[p], once=self._once)
+                self._directions.for_search(memory, p, centroids[p], once=self._once)
             result = self._results[p]
             result.distances = 0 if distances is None else address(distances, p)
             result.sums = pointers[0] + 8 * p * k * d
@@ -216,14 +204,14 @@ class NativeWorkspace:
             )
         return ClusterStats(sums, counts, inertia), distances
 
-    def _start(self, problems: int, k: int, d: int) -> None:
+    def _start(self, problems: int, k: int) -> None:
         """Get ready for E-steps with another number of centroids."""
         self._memories(problems)
         self._k = k
         n = self.x.shape[-2]
         self._remembers = keeps = self._keeps(problems)
         self._uses_directions = keeps and (
-            worthwhile(n, k, d, once=self._once) or any(m.directions for m in self.memories)
+            self._directions.pay(k, once=self._once) or any(m.directions for m in self.memories)
         )
         self.labels = torch.empty((problems, n), dtype=torch.int64, device="cpu")
         self._labels_version = version_of(self.labels)
@@ -244,53 +232,6 @@ class NativeWorkspace:
             self.memories = [Memory(keep=keep, sort=sort) for _ in range(problems)]
             self._k = 0
         return self.memories
-
-    def _find_directions(
-        self, memory: Memory, p: int, centroids: Tensor, *, once: bool = False
-    ) -> None:
-        """Give the search of problem p directions to discard centroids by, where that pays."""
-        n, d = self.x.shape[-2:]
-        # 2 bytes a coordinate: those that are kept take at most a quarter of the memory of the
-        # rows, and leave another quarter to bounds.
-        most = d - 1 if once else d * self.dtype.itemsize // 8 - 1
-        self._measure_along(
-            memory, p, "a search", worthwhile(n, *centroids.shape, once=once),
-            lambda rows: find_directions(rows, centroids, most=most, once=once),
-        )  # fmt: skip
-
-    def _find_directions_for_seeding(self, memory: Memory, p: int, n_candidates: int) -> None:
-        """Give seeding directions, where that pays; each round reads the coordinates again."""
-        most = self.x.shape[-1] * self.dtype.itemsize // 4 - 1
-        self._measure_along(
-            memory, p, "seeding", self._seeding_pays,
-            lambda rows: find_directions_for_seeding(rows, n_candidates=n_candidates, most=most),
-        )  # fmt: skip
-
-    def _measure_along(
-        self, memory: Memory, p: int, purpose: str, pays: bool,
-        find: Callable[[Tensor], Directions | None],
-    ) -> None:  # fmt: skip
-        """Use the directions of a purpose from here on.
-
-        Args:
-            memory: of problem p.
-            p: problem.
-            purpose: "a search" or "seeding".
-            pays: whether directions can pay, so that they are to be found where they are not known.
-            find: finds them, on a sample of the rows.
-        """
-        if pays and purpose not in memory.directions_for:
-            # Under autocast directions would not be orthonormal to float32, and bounds wrong.
-            with full_precision(self.x.device):
-                leading = memory.directions_for[purpose] = find(self._sample(p))
-            number = f"{len(leading.basis)} directions of" if leading else "all"
-            log.debug("bounds of %s from %s %d features", purpose, number, self.x.shape[-1])
-        memory.use(memory.directions_for.get(purpose), n_features=self.x.shape[-1])
-
-    def _sample(self, p: int) -> Tensor:
-        x = self.x if self.x.ndim == 2 else self.x[p]
-        sample = x[:: len(x) // SAMPLE][:SAMPLE].to(self.dtype)
-        return unit_rows(sample) if self.metric == "cosine" else sample
 
     @cached_property
     def _seeding_rows(self) -> list[RowsStruct]:
@@ -314,10 +255,10 @@ class NativeWorkspace:
         self._check_nearest(nearest)
         potential = torch.empty(candidates.shape[:2], dtype=torch.float64, device="cpu")
         candidates = self._ready(candidates)
-        uses_directions = self._seeding_pays and self._keeps(len(candidates))
+        uses_directions = self._directions.pay_for_seeding and self._keeps(len(candidates))
         for p, memory in enumerate(self._memories(len(candidates))):
             if uses_directions or memory.directions is not None:
-                self._find_directions_for_seeding(memory, p, candidates.shape[1])
+                self._directions.for_seeding(memory, p, candidates[p])
             self._call(
                 "km_potentials", self._of(self._seeding_rows, p), address(nearest, p),
                 address(candidates, p), candidates.shape[1], memory.knows(nearest),

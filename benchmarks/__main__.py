@@ -143,17 +143,27 @@ def parser() -> argparse.ArgumentParser:
     pair.add_argument("--against", type=Path, required=True, help="the one to compare with")
     pair.add_argument(
         "--headers", type=Path, default=ROOT / "csrc" / "abi",
-        help="folder of the native.h of --library",
+        help="folder of the native.h of --library; default csrc/abi",
     )  # fmt: skip
-    pair.add_argument("--against-headers", type=Path, help="of --against, if it has another")
-    pair.add_argument("--time", action="store_true", help="seconds, of the best instruction set")
+    pair.add_argument(
+        "--against-headers", type=Path, help="the same of --against, if it has another native.h"
+    )
+    pair.add_argument(
+        "--time",
+        action="store_true",
+        help="milliseconds in pairs, of the best instruction set, in place of instructions",
+    )
     pair.add_argument("--phases", nargs="+", default=["lloyd", "seeding"], metavar="NAME",
-                      choices=("lloyd", "seeding", "neighbors"))  # fmt: skip
-    pair.add_argument("--rows", type=int, help="of each workload; default fewer, --time: all")
-    pair.add_argument("--iterations", type=int, help="of each phase")
-    pair.add_argument("--repeats", type=int, default=15, help="pairs of --time; default 15")
+                      choices=("lloyd", "seeding", "neighbors"),
+                      help="lloyd, seeding, neighbors; default the first two")  # fmt: skip
+    pair.add_argument(
+        "--rows", type=int, help="at most, of each workload; default few, with --time all"
+    )
+    pair.add_argument("--iterations", type=int, help="of each phase; default 1 to 20")
+    pair.add_argument("--repeats", type=int, default=15, help="of --time, in pairs; default 15")
     pair.add_argument("--threads", type=int, default=1, help="of --time; default 1")
-    pair.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    pair.add_argument("--dtype", choices=("float32", "float64"), default="float32",
+                      help="of the rows; default float32")  # fmt: skip
     pair.add_argument("--keep", type=Path, help="folder for the profiles of callgrind")
     text = "the README's tables of speeds, from the figures of lloyd or of gpu"
     table = commands.add_parser("table", help=text, description=text)

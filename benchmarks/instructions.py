@@ -121,12 +121,12 @@ def run(options: argparse.Namespace) -> list[dict[str, object]]:
         raise SystemExit("instructions are counted by valgrind, which is not there; or --time")
     dtype = getattr(torch, options.dtype)
     what = "ms" if options.time else "million instructions"
-    print(f"{what}: {options.library} against {options.against}, {options.dtype}\n")
-    print(f"{'':<54}{'against':>12}{'library':>12}{'ratio':>9}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         new = Build(options.library, options.headers, Path(folder))
         old = Build(options.against, options.against_headers or options.headers, Path(folder))
+        print(f"{what}: {options.library} against {options.against}, {options.dtype}\n")
+        print(f"{'':<54}{'against':>12}{'library':>12}{'ratio':>9}")
         for name in options.workloads or WORKLOADS:
             work = sample(name, rows=options.rows, dtype=dtype, all_rows=options.time)
             problem = Path(folder) / name

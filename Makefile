@@ -3,6 +3,7 @@
 # make test-all  the slow checks too
 # make test-gpu PYTHON=...  the checks that need a CUDA device, by an interpreter that has torch,
 #            numpy and pytest (the default is that of .venv); installs nothing, needs no network
+# make docs    pages of docs/ and of the docstrings into build/docs, by Python 3.11 or newer
 # make bench   k-means, and a codebook of 65,536 codes, side by side with peers; more:
 #            .venv/bin/python -m benchmarks --help
 
@@ -15,7 +16,7 @@ TRITONS := 3.9.0 3.7.1 3.6.0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test test-all test-gpu bench lint clean
+.PHONY: train test test-all test-gpu docs bench lint clean
 
 train: $(VENV)/.train
 	@echo "Clustering the blobs of configs/blobs.yaml; your own data: configs/table.yaml, configs/image.yaml"
@@ -50,6 +51,10 @@ lint: $(VENV)/.test
 	find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' | \
 		xargs $(BIN)/clang-format --dry-run -Werror
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks lloyd
 	$(BIN)/python -m benchmarks many_codes
@@ -74,6 +79,10 @@ $(VENV)/triton-%/.there: | $(VENV)/.test
 	then env -u PIP_CONSTRAINT $(BIN)/pip install --quiet --no-deps --target $(@D) triton==$* || \
 		{ echo "make: Triton $* could not be installed; the tests of its kernels need it" >&2; exit 1; }; \
 	else echo "Tests of the Triton kernels are left out: they need Linux and Python 3.11 or newer"; fi
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.train
+	$(BIN)/pip install --quiet --group docs
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test

@@ -1,20 +1,121 @@
-"""The pages of docs/: every public name is on one, and every link leads somewhere."""
+"""The pages of docs/: code runs, links lead somewhere, every public name is on one."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 import kmeans_module
+from tests.documents import ROOT, blocks_of, run_blocks
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "api").glob("*.rst"))
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "csrc" / "README.md"]
+
+
+Names = dict[str, Any]
+
+
+def exact_layers(names: Names, folder: Path) -> None:
+    x = names["x"]
+    assert (names["layer"](x) == names["restored"](x)).all(), "saved, read, and the same"
+
+
+def runs_that_agree(names: Names, folder: Path) -> None:
+    files = ("table/version_0/clusters.png", "image/version_0/quantized.png")
+    assert all((folder / "runs" / file).stat().st_size for file in files)
+
+
+def backends_that_serve(names: Names, folder: Path) -> None:
+    assert (names["labels"] == names["result"].labels).all()
+    assert "reference: for any device; there" in kmeans_module.show_backends()
+
+
+def nothing_more(names: Names, folder: Path) -> None:
+    pass
+
+
+# What is to hold at the end of each page, beside what it prints; test_migration.py and
+# test_programs.py run the blocks of migration.md.
+PAGES_WITH_CODE = {
+    "layer.md": exact_layers,
+    "file.md": runs_that_agree,
+    "codebooks.md": nothing_more,
+    "large.md": nothing_more,
+    "runs.md": nothing_more,
+    "gpu.md": backends_that_serve,
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("page", PAGES_WITH_CODE)
+def test_every_code_block_of_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks(f"docs/{page}", tmp_path)
+    assert "False" not in capsys.readouterr().out
+    PAGES_WITH_CODE[page](names, tmp_path)
+
+
+def test_every_page_with_code_is_run() -> None:
+    with_code = {
+        path.name for path in (ROOT / "docs").glob("*.md") if blocks_of(f"docs/{path.name}")
+    }
+    assert with_code == {*PAGES_WITH_CODE, "migration.md"}
+
+
+@pytest.mark.slow
+def test_two_nodes_find_what_one_process_does(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "large.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    (MASTER_ADDR.*\\\n.*)$", page, flags=re.MULTILINE)
+    words = shlex.split(line.replace("10.0.0.1", "127.0.0.1").replace("\\\n", " "))
+    settings = dict(word.split("=", 1) for word in words[:3])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        settings["MASTER_PORT"] = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "kmeans_module.cli", *words[4:]]
+    command += ["--trainer.accelerator=cpu", "--trainer.max_epochs=5"]
+    os.symlink(ROOT / "configs", tmp_path / "configs")
+
+    def start(name: str, extra: dict[str, str], *options: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **extra}
+        return subprocess.Popen(
+            [*command, f"--trainer.logger.init_args.name={name}", *options],
+            cwd=tmp_path, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    nodes = [start("two", {**settings, "NODE_RANK": str(rank)}) for rank in range(2)]
+    for node in [*nodes, start("one", {}, "--trainer.num_nodes=1", "--trainer.strategy=auto")]:
+        said, _ = node.communicate(timeout=300)
+        assert node.returncode == 0, said
+    one, two = (
+        (tmp_path / "runs" / name / "version_0" / "centroids.safetensors").read_bytes()
+        for name in ("one", "two")
+    )
+    assert one == two
+
+
+def test_the_pictures_are_drawn_by_their_code(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    code = [sys.executable, str(ROOT / "docs" / "pictures.py"), "--folder", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(code, env=environment, check=True, capture_output=True)
+    drawn = sorted(path.name for path in tmp_path.iterdir())
+    assert drawn == ["clusters.png", "palette.jpg"]
+    for name in drawn:
+        with Image.open(tmp_path / name) as new, Image.open(ROOT / "docs" / name) as shown:
+            assert new.size == shown.size
 
 
 def documented() -> set[str]:

@@ -35,8 +35,8 @@ from kmeans_module import (
 )
 from kmeans_module.quantization.revival import least_counts
 from tests.conftest import blobs, layer_at, seeded, weights_for
+from tests.documents import ROOT, blocks_of
 from tests.quantization.helpers import normal
-from tests.test_readme import ROOT, blocks_of
 
 DOCUMENT = "docs/migration.md"
 VQ, RVQ = "VectorQuantize", "ResidualVQ"

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 import kmeans_module
+from kmeans_module.core.metrics import METRICS
+from kmeans_module.core.seeding import INITS
 from tests.documents import ROOT, blocks_of, run_blocks
 
 PAGES = sorted((ROOT / "docs" / "api").glob("*.rst"))
@@ -44,34 +47,55 @@ def nothing_more(names: Names, folder: Path) -> None:
     pass
 
 
-# What is to hold at the end of each page, beside what it prints; test_migration.py and
-# test_programs.py run the blocks of migration.md.
-PAGES_WITH_CODE = {
-    "layer.md": exact_layers,
-    "file.md": runs_that_agree,
-    "codebooks.md": nothing_more,
-    "large.md": nothing_more,
-    "runs.md": nothing_more,
-    "gpu.md": backends_that_serve,
+# What is to hold at the end of each document, beside what it prints; test_readme.py runs README.md,
+# test_migration.py and test_programs.py the blocks of migration.md.
+WITH_CODE = {
+    "docs/layer.md": exact_layers,
+    "docs/file.md": runs_that_agree,
+    "docs/codebooks.md": nothing_more,
+    "docs/large.md": nothing_more,
+    "docs/runs.md": nothing_more,
+    "docs/gpu.md": backends_that_serve,
+    "CONTRIBUTING.md": nothing_more,
 }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("page", PAGES_WITH_CODE)
-def test_every_code_block_of_a_page_runs(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_every_code_block_of_a_document_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = run_blocks(f"docs/{page}", tmp_path)
+    registers: list[dict[str, Any]] = [INITS, METRICS]  # to which CONTRIBUTING.md adds
+    before = [dict(register) for register in registers]
+    try:
+        names = run_blocks(name, tmp_path)
+    finally:
+        for register, entries in zip(registers, before, strict=True):
+            register.clear()
+            register.update(entries)
     assert "False" not in capsys.readouterr().out
-    PAGES_WITH_CODE[page](names, tmp_path)
+    WITH_CODE[name](names, tmp_path)
 
 
-def test_every_page_with_code_is_run() -> None:
-    with_code = {
-        path.name for path in (ROOT / "docs").glob("*.md") if blocks_of(f"docs/{path.name}")
-    }
-    assert with_code == {*PAGES_WITH_CODE, "migration.md"}
+def test_every_document_with_code_is_run() -> None:
+    names = [str(path.relative_to(ROOT)) for path in DOCUMENTS if path.parent.name != "csrc"]
+    elsewhere = {"README.md", "docs/migration.md"}
+    assert {name for name in names if blocks_of(name)} == {*WITH_CODE, *elsewhere}
+
+
+def test_every_file_that_is_spoken_of_is_there() -> None:
+    for document in (ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"):
+        text = document.read_text(encoding="utf-8")
+        for name in re.findall(r"`((?:tests|kmeans_module|configs|docs|csrc)/[\w./]*)`", text):
+            assert (ROOT / name).exists() or (ROOT / "kmeans_module" / name).exists(), name
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == kmeans_module.__version__
+    assert citation["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

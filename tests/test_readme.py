@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import blocks_of, run_blocks
+from tests.documents import ROOT, blocks_of, run_blocks
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -30,3 +30,9 @@ def test_the_readme_has_a_block_for_every_use() -> None:
         "LitKMeans",
     ):
         assert use in code
+
+
+def test_the_readme_is_one_page_and_shows_code_soon() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 250
+    assert lines.index("```python") + 1 < 40

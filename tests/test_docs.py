@@ -91,9 +91,13 @@ def test_every_file_that_is_spoken_of_is_there() -> None:
             assert (ROOT / name).exists() or (ROOT / "kmeans_module" / name).exists(), name
 
 
-def test_the_citation_is_of_this_version() -> None:
+def test_changelog_and_citation_are_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == kmeans_module.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[([\d.]+)\] - (\d{4}-\d\d-\d\d)$", changelog, flags=re.MULTILINE)
+    assert released[0] == (kmeans_module.__version__, str(citation["date-released"]))
+    assert changelog.index("## [Unreleased]") < changelog.index(f"## [{released[0][0]}]")
     assert citation["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 

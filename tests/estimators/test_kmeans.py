@@ -291,7 +291,7 @@ def test_a_file_of_joblib_is_no_larger_than_scikit_learns(tmp_path: Path, tensor
 
 
 @pytest.mark.parametrize("tensors", [False, True])
-def test_a_pickle_of_0_1_0_is_read(tensors: bool) -> None:
+def test_a_pickle_from_before_the_first_release_is_read(tensors: bool) -> None:
     """It held a layer, and had no version and fewer parameters."""
     layer = KMeansLayer(4, 4, dtype=torch.float64)
     layer.fit(torch.from_numpy(X), init=torch.from_numpy(CENTERS))

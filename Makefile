@@ -14,6 +14,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 OLDEST_PYTHON ?= $(shell command -v python3.10 || command -v python3)
 VENV := .venv
 OLDEST := .venv-oldest
+WORKERS ?= auto
 BIN := $(VENV)/bin
 # For tests of the Triton kernels without a GPU: 3.9 has the interpreter that computes as devices do;
 # kernels are to compile with the others too, which come with torch 2.11 and 2.13.
@@ -35,10 +36,9 @@ test: lint $(VENV)/triton-3.9.0/.there
 test-all: lint $(TRITONS:%=$(VENV)/triton-%/.there)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# Its processes share the cores: WORKERS=1 leaves some to others.
-WORKERS ?= auto
+# Old packages use what newer ones of their own requirements deprecate: warnings are no errors here.
 test-oldest: $(OLDEST)/.test
-	$(OLDEST)/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(OLDEST)/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile -o filterwarnings=default
 
 # Where the package is not installed it comes from here, perhaps without its native kernel; options
 # of pyproject.toml that ask for other packages are left out.

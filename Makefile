@@ -1,21 +1,29 @@
 # make train   set up .venv and run the main job: train.py on configs/blobs.yaml
 # make test    the same environment plus test tools: lint, types, tests
 # make test-all  the slow checks too
+# make test-oldest  the tests by the oldest Python and the oldest packages that pyproject.toml promises,
+#            in .venv-oldest; torch alone is several gigabytes
 # make test-gpu PYTHON=...  the checks that need a CUDA device, by an interpreter that has torch,
 #            numpy and pytest (the default is that of .venv); installs nothing, needs no network
+# make docs    pages of docs/ and of the docstrings into build/docs, by Python 3.11 or newer
+# make dist    wheel and sdist in dist/, each of which is installed into an empty environment, and fits
 # make bench   k-means, and a codebook of 65,536 codes, side by side with peers; more:
 #            .venv/bin/python -m benchmarks --help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+OLDEST_PYTHON ?= $(shell command -v python3.10 || command -v python3)
 VENV := .venv
+OLDEST := .venv-oldest
+WORKERS ?= auto
 BIN := $(VENV)/bin
 # For tests of the Triton kernels without a GPU: 3.9 has the interpreter that computes as devices do;
 # kernels are to compile with the others too, which come with torch 2.11 and 2.13.
 TRITONS := 3.9.0 3.7.1 3.6.0
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# Versions of Python 3.11 and newer; for 3.10, which many of them have left behind, pip chooses.
+export PIP_CONSTRAINT := $(if $(shell $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) and print(1)'),$(CURDIR)/constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test test-all test-gpu bench lint clean
+.PHONY: train test test-all test-oldest test-gpu docs dist bench lint clean
 
 train: $(VENV)/.train
 	@echo "Clustering the blobs of configs/blobs.yaml; your own data: configs/table.yaml, configs/image.yaml"
@@ -27,6 +35,10 @@ test: lint $(VENV)/triton-3.9.0/.there
 
 test-all: lint $(TRITONS:%=$(VENV)/triton-%/.there)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Old packages use what newer ones of their own requirements deprecate: warnings are no errors here.
+test-oldest: $(OLDEST)/.test
+	$(OLDEST)/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile -o filterwarnings=default
 
 # Where the package is not installed it comes from here, perhaps without its native kernel; options
 # of pyproject.toml that ask for other packages are left out.
@@ -50,6 +62,23 @@ lint: $(VENV)/.test
 	find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' | \
 		xargs $(BIN)/clang-format --dry-run -Werror
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
+# Away from here, so that nothing of this folder is imported; the last line is of the kernel.
+dist: export KMEANS_REQUIRE_NATIVE := 1
+dist: $(VENV)/.dist
+	rm -rf dist
+	$(BIN)/python -m build
+	set -e; for file in $(CURDIR)/dist/*; do \
+		echo "$$file in an empty environment:"; \
+		empty=$$(mktemp -d); trap 'rm -rf "$$empty"' EXIT; \
+		$(BIN)/python -m venv "$$empty"; "$$empty/bin/pip" install --quiet "$$file"; \
+		(cd "$$empty" && bin/kmeans fit && test -s runs/blobs/version_0/labels.npy && bin/kmeans --version); \
+		rm -rf "$$empty"; \
+	done
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks lloyd
 	$(BIN)/python -m benchmarks many_codes
@@ -66,6 +95,13 @@ $(VENV)/.test: $(VENV)/.train
 	$(BIN)/pip install --quiet --group test
 	touch $@
 
+$(OLDEST)/.test: export PIP_CONSTRAINT := $(CURDIR)/oldest.txt
+$(OLDEST)/.test: pyproject.toml oldest.txt
+	test -x $(OLDEST)/bin/python || $(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --upgrade pip
+	$(OLDEST)/bin/pip install --editable . --group test
+	touch $@
+
 # Beside the packages, not among them: torch may bring another one. No constraint speaks for it.
 $(VENV)/triton-%/.there: | $(VENV)/.test
 	rm -rf $(@D)
@@ -76,9 +112,17 @@ $(VENV)/triton-%/.there: | $(VENV)/.test
 	else echo "Tests of the Triton kernels are left out: they need Linux and Python 3.11 or newer"; fi
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.train
+	$(BIN)/pip install --quiet --group docs
+	touch $@
+
+$(VENV)/.dist: $(VENV)/.train
+	$(BIN)/pip install --quiet --group dist
+	touch $@
+
 $(VENV)/.bench: $(VENV)/.test
 	$(BIN)/pip install --quiet --group bench
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache build dist

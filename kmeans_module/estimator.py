@@ -1,4 +1,4 @@
-"""KMeans by the name under which pickles of 0.1.0 know it."""
+"""KMeans by the name under which pickles from before the first release know it."""
 
 from kmeans_module.estimators import KMeans, MiniBatchKMeans
 

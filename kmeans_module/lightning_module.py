@@ -1,4 +1,4 @@
-"""The name of 0.1.0 for :mod:`kmeans_module.training`; LitKMeans is in ``kmeans_module`` too."""
+"""An older name of :mod:`kmeans_module.training`; LitKMeans is in ``kmeans_module`` too."""
 
 from importlib import import_module
 from typing import Any

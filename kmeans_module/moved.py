@@ -1,4 +1,4 @@
-"""Where the modules of 0.1.0 went: who imports one of them by its old name is told the new one."""
+"""Where modules went before the first release: an import by the old name is told the new one."""
 
 from __future__ import annotations
 

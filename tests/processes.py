@@ -15,5 +15,9 @@ multiprocessing.set_forkserver_preload(
 
 
 def run_ranks(work: Callable[..., object], args: tuple[Any, ...], n_ranks: int) -> None:
-    """``work(rank, *args)`` in as many processes; an error of one of them is raised here."""
+    """``work(rank, *args)`` in as many processes; an error of one of them is raised here.
+
+    Processes of a fork server end without Python's finalization. In one that finalizes, a thread of
+    gloo that still gives a tensor back may abort.
+    """
     mp.start_processes(work, args, nprocs=n_ranks, start_method="forkserver")  # type: ignore[no-untyped-call]

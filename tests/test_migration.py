@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from scipy.sparse import csr_array
 from sklearn.base import clone
@@ -35,8 +34,9 @@ from kmeans_module import (
 )
 from kmeans_module.quantization.revival import least_counts
 from tests.conftest import blobs, layer_at, seeded, weights_for
+from tests.documents import ROOT, blocks_of
+from tests.processes import run_ranks
 from tests.quantization.helpers import normal
-from tests.test_readme import ROOT, blocks_of
 
 DOCUMENT = "docs/migration.md"
 VQ, RVQ = "VectorQuantize", "ResidualVQ"
@@ -420,7 +420,7 @@ def on_two_ranks(rank: int, folder: str) -> None:
 def ranks() -> None:
     pytest.importorskip("vector_quantize_pytorch")
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(on_two_ranks, (folder,), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+        run_ranks(on_two_ranks, (folder,), 2)
 
 
 @row(VQ, "learnable_codebook=True, ema_update=False")

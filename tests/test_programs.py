@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kmeans_module import KMeansLayer
 from tests.conftest import seeded
-from tests.test_readme import ROOT
+from tests.documents import ROOT
 
 Names = dict[str, Any]
 SECTION = (ROOT / "docs/migration.md").read_text().split("\n## In programs\n")[1]

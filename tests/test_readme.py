@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-
-
-def blocks_of(name: str) -> list[tuple[str, str]]:
-    """Language and code of each block of a document."""
-    return re.findall(r"```(\w+)\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
-
-
-BLOCKS = blocks_of("README.md")
-
-
-def run_command(line: str, folder: Path) -> None:
-    words = shlex.split(line)
-    if words[0] == "make":  # this test may be a part of it: only see that there is such a target
-        subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, check=True, capture_output=True)
-        return
-    assert words[0] in ("python", ".venv/bin/python")
-    done = subprocess.run(
-        [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+from tests.documents import ROOT, blocks_of, run_blocks
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -40,50 +14,25 @@ def test_every_code_block_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("train.py", "configs"):
-        os.symlink(ROOT / name, tmp_path / name)
-    rows = [f"{i % 7},{1_000 * (i % 11)}" for i in range(200)]  # "a table of your own"
-    Path("table.csv").write_text("\n".join(["age,income", *rows]))
-    names: dict[str, Any] = {}
-    for language, code in BLOCKS:
-        if language == "python":
-            code = code.replace("file:///tmp/rendezvous", (tmp_path / "rendezvous").as_uri())
-            exec(compile(code, "README.md", "exec"), names)
-        else:
-            assert language == "bash"
-            for line in code.splitlines():
-                run_command(line, tmp_path)
+    names = run_blocks("README.md", tmp_path)
     assert (names["labels"] == names["result"].labels).all()
-    for file in (
-        "table/version_0/clusters.png",
-        "features/version_0/labels.npy",
-        "image/version_0/quantized.png",
-    ):
-        assert (tmp_path / "runs" / file).stat().st_size
-    ends = [
-        (tmp_path / "runs" / "blobs" / f"version_{i}" / "centroids.safetensors").read_bytes()
-        for i in (0, 1)
-    ]
-    assert ends[0] == ends[1], "a resumed run and one on two processes find the same"
-
-
-def test_the_python_of_the_page_on_gpus_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, Any] = {}
-    for language, code in blocks_of("docs/gpu.md"):
-        if language == "python":
-            exec(compile(code, "docs/gpu.md", "exec"), names)
-    assert (names["labels"] == names["result"].labels).all()
-    assert "reference: for any device; there" in capsys.readouterr().out
+    assert (tmp_path / "runs/table/version_0/clusters.png").stat().st_size
 
 
 def test_the_readme_has_a_block_for_every_use() -> None:
-    code = "\n".join(block for _, block in BLOCKS)
+    code = "\n".join(block for _, block in blocks_of("README.md"))
     for use in (
         "make train",
         "layer.fit",
         "layer.m_step",
         "from_file",
-        "train.py fit",
+        "fit table.csv",
         "LitKMeans",
     ):
         assert use in code
+
+
+def test_the_readme_is_one_page_and_shows_code_soon() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 250
+    assert lines.index("```python") + 1 < 40

@@ -71,11 +71,17 @@ def captured(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
+def exporting() -> bool:
+    """What :func:`torch.compiler.is_exporting` says; torch.compile of 2.7 and 2.8 takes that for
+    true wherever it reads it."""
+    return torch.compiler._is_exporting_flag
+
+
 def for_other_inputs() -> bool:
     """Whether a program is made that will run on other rows, perhaps another number of them:
     what Python counts now would be a constant in it."""
     if compiling():
-        return torch.compiler.is_exporting()
+        return exporting()
     if torch._C._get_tracing_state() is not None:
         return True
     return bool(torch._C._len_torch_dispatch_stack()) and (
@@ -150,7 +156,7 @@ def require_values(method: str, *tensors: Tensor) -> None:
     Raises:
         RuntimeError: values cannot be read at the moment; says why, and what to do.
     """
-    if compiling() and not torch.compiler.is_exporting():
+    if compiling() and not exporting():
         # Eager code goes on here; where there is to be one graph, this is what the error says.
         torch._dynamo.graph_break(msg=f"{method} reads the values of tensors: no graph holds it")
         return
@@ -196,7 +202,7 @@ def require_training(rows: Tensor) -> None:
         RuntimeError: says why, and what to do.
     """
     if compiling():
-        obstacle = "code is being exported" if torch.compiler.is_exporting() else None
+        obstacle = "code is being exported" if exporting() else None
     elif torch._C._get_tracing_state() is not None:
         obstacle = "torch.jit traces"
     elif under_functorch():

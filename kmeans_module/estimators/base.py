@@ -162,7 +162,10 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
         return {**super().__getstate__(), "_kmeans_module_version": __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state of a pickle; one of 0.1.0 had a layer, fewer parameters and no version."""
+        """Take the state of a pickle.
+
+        One from before the first release had a layer, fewer parameters and no version.
+        """
         from kmeans_module import __version__
 
         state = dict(state)

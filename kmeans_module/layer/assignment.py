@@ -86,7 +86,7 @@ class Assignment(PortableCentroids):
         self, x: Tensor, *, temperature: float = 1.0, kernel: str = "softmax"
     ) -> Tensor:
         """Shares of the clusters in each sample, differentiable; see
-        :func:`kmeans_module.core.soft.soft_assign`.
+        :func:`kmeans_module.functional.soft_assign`.
 
         Args:
             x: samples, (*, d), or with a batch_shape (*batch_shape, n, d) or (n, d).

@@ -13,7 +13,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class Codebook(KMeansLayer):
-    """A :class:`KMeansLayer` whose centroids are random until it is initialized.
+    """A :class:`~kmeans_module.KMeansLayer` whose centroids are random until it is initialized.
 
     Random centroids are drawn as the weights of :class:`torch.nn.Embedding` are, from N(0, 1), and
     have unit length where the metric is "cosine". Their codes are of no use, but of the right

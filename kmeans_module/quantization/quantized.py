@@ -116,8 +116,8 @@ class Quantized(tuple[Tensor, Tensor, Tensor]):
 
     @property
     def perplexity(self) -> Tensor:
-        """exp of the entropy of how often this batch, on this rank, takes each code: from 1 to
-        k, 0 without samples; (), (heads,) or (levels,)."""
+        """exp of the entropy of how often this batch, on this rank, takes each code, from 1 to
+        k, and 0 without samples; (), (heads,) or (levels,)."""
         counts = self._counts()
         total = counts.sum(dim=-1, keepdim=True)
         shares = counts / total.clamp(min=1)
@@ -126,7 +126,7 @@ class Quantized(tuple[Tensor, Tensor, Tensor]):
 
     @property
     def usage(self) -> Tensor:
-        """Share of the codes that this batch, on this rank, takes at least once: (), (heads,) or
+        """Share of the codes that this batch, on this rank, takes at least once; (), (heads,) or
         (levels,). Over many batches see ``(vq.codebook.counts > 0)``, the moving counts."""
         in_use = (self._counts() > 0).sum(dim=-1)
         shares = [used / k for used, k in zip(in_use, self._known().sizes, strict=True)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from kmeans_module import checks as check
-from kmeans_module.core.guard import compiling, under_mode
+from kmeans_module.core.guard import compiling, exporting, under_mode
 from kmeans_module.core.warn import warn
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import Layout
@@ -69,7 +68,7 @@ class Quantizer(NotScripted):
             self.check_initialized(n_layers)
         except check.NotInitializedError as error:
             # Compiled code is read again once there are centroids; an exported program is not.
-            recorded = torch.compiler.is_exporting() or (under_mode() and not compiling())
+            recorded = exporting() or (under_mode() and not compiling())
             if self.training or recorded:
                 raise
             if not self._warned:

@@ -24,7 +24,7 @@ from kmeans_module.seeds import generator_of
 
 
 class ResidualQuantizer(ResidualLevels):
-    r"""Sums of one centroid of each level: level l quantizes :math:`x - q_1 - \dots - q_{l-1}`.
+    r"""Sums of one centroid of each level: level l quantizes :math:`x - q_1 - \cdots - q_{l-1}`.
 
     In a network, levels learn as :class:`VectorQuantizer` does and the gradient passes their
     sum as one step. Offline, :meth:`fit` trains all levels by EM with a beam search.

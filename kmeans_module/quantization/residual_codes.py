@@ -56,8 +56,8 @@ class ResidualCodes(Quantizer):
 
     @property
     def codebooks(self) -> Tensor:
-        """What the codes of all levels add, (L, k, d): the centroids, behind a projection if
-        there is one. Where sizes differ, k is the largest, and the other levels end in NaN."""
+        """What the codes of all levels add, (L, k, d), which is the centroids, behind a projection
+        if there is one. Where sizes differ, k is the largest, and the other levels end in NaN."""
         return padded(self.codebook_list())
 
     def codebook_list(self) -> list[Tensor]:

@@ -28,8 +28,8 @@ class VectorQuantizer(VectorRows):
     with means over samples and features. A forward pass in training only records what it saw:
     the codebook moves at the next one, on leaving training, or by :meth:`apply_update`; so
     backward sees the codebook that forward saw. The first batches in training initialize the
-    codebook. Evaluation before that answers from random centroids, see :class:`Codebook`, and
-    warns once; :meth:`encode` refuses.
+    codebook. Evaluation before that answers from random centroids, those of a
+    :class:`~kmeans_module.quantization.centroids.Codebook`, and warns once; :meth:`encode` refuses.
 
     Under torch.distributed all ranks record the same, over the samples of all of them. Where
     ranks have unequal numbers of batches, train within
@@ -214,7 +214,7 @@ class VectorQuantizer(VectorRows):
 
         Returns:
             quantized, codes, loss; and distances, sample_loss, perplexity and usage as
-            attributes, see :class:`Quantized`.
+            attributes, see :class:`~kmeans_module.quantization.Quantized`.
 
         Raises:
             NotInitializedError: frozen in training before the codebook has centroids.

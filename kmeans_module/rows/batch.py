@@ -42,8 +42,8 @@ def as_batch(data: Any, batch_of: Callable[[Any], Any] | None = None) -> Batch:
     """The rows, weights and true labels of what a loader hands out.
 
     Args:
-        data: a tensor (n, d), (tensor, labels), a :class:`Batch`, or a dictionary with "x" and
-            perhaps "target" and "sample_weight".
+        data: a tensor (n, d), (tensor, labels), a :class:`~kmeans_module.Batch`, or a dictionary
+            with "x" and perhaps "target" and "sample_weight".
         batch_of: makes one of these of anything else.
 
     Raises:

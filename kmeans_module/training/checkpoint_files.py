@@ -105,7 +105,7 @@ def verify(checkpoint: dict[str, Any]) -> None:
         raise ValueError(NOT_OURS)
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise ValueError(NOT_OURS)
-    # Checkpoints of 0.1.0 have none.
+    # Checkpoints from before the first release may have none.
     if "checksum" in state and state["checksum"] != _checksum(checkpoint):
         raise ValueError(
             "damaged: the layer or the run is not that of its checksum (if the change is meant, "
@@ -195,7 +195,7 @@ def _check_records(path: Path) -> None:
     """Compare what the archive holds with the checksums that torch.save wrote, as torch does not.
 
     The checksums of the archive guard what :func:`sign` leaves out, the loops and the optimizer,
-    and checkpoints of 0.1.0.
+    and checkpoints from before the first release.
     """
     if not torch.serialization.get_crc32_options():
         return

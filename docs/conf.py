@@ -1,0 +1,84 @@
+"""How `make docs` makes pages of docs/ and of the docstrings; no network, warnings are errors."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import kmeans_module  # noqa: E402 (found by the line above)
+
+project = "kmeans_module"
+author = "the authors of kmeans_module"
+version = release = kmeans_module.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"kmeans_module {version}"
+html_static_path: list[str] = []
+html_math_renderer = "mathml"
+html_show_copyright = False
+html_copy_source = False
+
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Shape"]
+napoleon_use_rtype = False  # what stands before a colon need not be a type
+
+autodoc_inherit_docstrings = False  # Lightning's hooks and torch's methods are documented there
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 88
+
+nitpicky = True
+# Not looked up: other packages' names, what stands for the class itself, types that only we make.
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|numpy|collections|os|pathlib|matplotlib|lightning|sklearn|types)\..*"),
+    ("py:class", r"(kmeans_module\..*\.)?(Portable|Residual|Product)"),
+    ("py:class", r"kmeans_module\..*\.(FileRows|Measures|Pictures|Projection|Scale)"),
+    ("py:class", "Tensor|Figure|Init"),
+]
+
+
+def as_restructured_text(
+    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
+    """Shapes such as (*batch_shape, k, d) are not emphasized."""
+    for i, line in enumerate(lines):
+        parts = re.split(r"(``.*?``|:\w+:`.*?`)", line)
+        parts[::2] = [re.sub(r"(?<![\\*])\*(?![*\s])", r"\\*", part) for part in parts[::2]]
+        lines[i] = "".join(parts)
+
+
+def with_files(app: Sphinx, name: str, source: list[str]) -> None:
+    """Links to files of the repository outside of docs/ are links to copies of them."""
+    source[0] = source[0].replace("](../", "](path:../")
+
+
+def inline_math(writer: Any, node: nodes.math) -> None:
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def block_math(writer: Any, node: nodes.math_block) -> None:
+    writer.body.append(tex2mathml(node.astext(), as_block=True))
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Math is MathML, which browsers draw by themselves, without a script from the network."""
+    app.connect("source-read", with_files)
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)
+    app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))

@@ -66,11 +66,14 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
 	@echo "build/docs/index.html"
 
-# Away from here, so that nothing of this folder is imported; the last line is of the kernel.
+# On Linux auditwheel, which finds patchelf on PATH, names the oldest glibc that the wheel runs with. The
+# fits are away from here, so that nothing of this folder is imported; the last line is of the kernel.
 dist: export KMEANS_REQUIRE_NATIVE := 1
+dist: export PATH := $(CURDIR)/$(BIN):$(PATH)
 dist: $(VENV)/.dist
 	rm -rf dist
 	$(BIN)/python -m build
+	case "$$(uname)" in Linux) auditwheel repair --wheel-dir dist dist/*.whl && rm dist/*-linux_*.whl;; esac
 	set -e; for file in $(CURDIR)/dist/*; do \
 		echo "$$file in an empty environment:"; \
 		empty=$$(mktemp -d); trap 'rm -rf "$$empty"' EXIT; \

@@ -43,11 +43,11 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 
 nitpicky = True
-# Not looked up: other packages' names, what stands for the class itself, types that only we make.
+# Not looked up: other packages' names, and what stands for a class itself or for several types.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|collections|os|pathlib|matplotlib|lightning|sklearn|types)\..*"),
+    ("py:.*", r"(torch|torchmetrics|lightning|sklearn|numpy|matplotlib)\..*"),
+    ("py:.*", r"(collections|os|pathlib|types)\..*"),
     ("py:class", r"(kmeans_module\..*\.)?(Portable|Residual|Product)"),
-    ("py:class", r"kmeans_module\..*\.(FileRows|Measures|Pictures|Projection|Scale)"),
     ("py:class", "Tensor|Figure|Init"),
 ]
 

@@ -55,11 +55,22 @@ class Clustering(NamedTuple):
     layer: KMeansLayer
 
     def predict(self, x: Any, *, device: torch.device | str | None = None) -> Any:
-        """Labels of other data of any kind; see :func:`kmeans_module.predict`."""
+        """Labels of other data of any kind.
+
+        Args:
+            x, device: see :func:`kmeans_module.predict`.
+
+        Returns:
+            See :func:`kmeans_module.predict`.
+        """
         return predict(self.layer, x, device=device)
 
     def plot(self) -> Figure:
-        """The history as a figure, which shows itself in a notebook; ``savefig`` writes it."""
+        """The history as a figure, which shows itself in a notebook; ``savefig`` writes it.
+
+        Returns:
+            See :func:`kmeans_module.figures.plot_history`.
+        """
         from kmeans_module.figures import plot_history
 
         return plot_history(torch.as_tensor(self.history))

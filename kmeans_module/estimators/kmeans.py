@@ -101,6 +101,9 @@ class KMeans(Centers):
             y: of no use.
             sample_weight: (n,).
 
+        Returns:
+            The estimator itself.
+
         Raises:
             ValueError, TypeError: what scikit-learn raises; negative weights; see
                 :meth:`kmeans_module.KMeansLayer.fit`.

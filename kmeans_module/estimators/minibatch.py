@@ -124,6 +124,9 @@ class MiniBatchKMeans(Centers):
             y: of no use.
             sample_weight: (n,).
 
+        Returns:
+            The estimator itself.
+
         Raises:
             ValueError, TypeError: what scikit-learn raises; negative weights.
         """
@@ -176,6 +179,9 @@ class MiniBatchKMeans(Centers):
 
         Args:
             X, y, sample_weight: see :meth:`fit`.
+
+        Returns:
+            The estimator itself.
         """
         fitted = self.__sklearn_is_fitted__()
         samples = Samples.of(self, X, sample_weight, reset=not fitted)

@@ -174,6 +174,7 @@ class VectorQuantizer(VectorRows):
         self.commitment = check.check_number("commitment", commitment, minimum=0)
 
     def reset_parameters(self) -> None:
+        """Draw a random codebook, and new maps of the projection; forget what was learnt."""
         super().reset_parameters()
         if self.projection is not None:
             self.projection.reset_parameters()

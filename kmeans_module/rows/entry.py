@@ -117,6 +117,9 @@ def rows_of(
         resident: whether all batches are kept in memory, on the device.
         batch_of: makes a batch of what the loader hands out.
 
+    Returns:
+        :class:`HeldRows` in memory, or :class:`StreamRows` that come again in every pass.
+
     Raises:
         ValueError, TypeError: wrong shapes, devices, weights; an iterator, which can be gone
             through only once.

@@ -65,7 +65,7 @@ lint: $(VENV)/.test
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
-	$(BIN)/python -m pytest --doctest-modules -q kmeans_module
+	$(BIN)/python -m pytest --doctest-modules --doctest-glob=index.rst -q kmeans_module docs/index.rst
 	@echo "build/docs/index.html"
 
 # Away from here, so that nothing of this folder is imported; the last line is of the kernel.

@@ -106,7 +106,7 @@ class ClusterUsage(ExactMetric):
     """How evenly clusters, or the codes of a codebook, are used.
 
     Args:
-        n_clusters: k.
+        n_clusters: number of clusters, k.
         kwargs: of :class:`torchmetrics.Metric`.
 
     Shape:

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 
 class Clustering(NamedTuple):
-    """What :func:`kmeans` found: arrays for arrays, frames, lists and paths; for tensors tensors on
-    their device. Leading dimensions of x are those of every field.
+    """What :func:`kmeans` found.
+
+    Arrays for arrays, frames, lists and paths; for tensors tensors on their device. Leading
+    dimensions of x are those of every field.
 
     Attributes:
         labels: nearest centroid of each sample, (..., n) int64; None for batches that a loader

@@ -37,7 +37,7 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
     """An estimator that has centers, once it is fitted or they are assigned.
 
     Attributes:
-        n_features_in_: d.
+        n_features_in_: features of a sample, d.
         feature_names_in_: the columns of the frame of fit, where they have names of text.
     """
 
@@ -121,7 +121,7 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
             X, y, sample_weight: see :meth:`fit`.
 
         Returns:
-            ``labels_``, (n,): int32, or int64 for a tensor.
+            ``labels_``, (n,) int32, or int64 for a tensor.
         """
         self.fit(X, sample_weight=sample_weight)
         return self.labels_
@@ -146,7 +146,7 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
             X: samples (n, d): an array, a frame, nested lists, scipy's CSR, or a tensor.
 
         Returns:
-            (n,): int32, or int64 for a tensor.
+            (n,) int32, or int64 for a tensor.
 
         Raises:
             sklearn.exceptions.NotFittedError: there are no centers yet.

@@ -26,7 +26,7 @@ class MiniBatchKMeans(Centers):
     weighted mean of all samples that it was ever nearest to (Sculley, WWW 2010).
 
     Args:
-        n_clusters: k.
+        n_clusters: number of clusters, k.
         init: "k-means++", "k-means||", "random", an array (k, d), or a function
             ``init(X, n_clusters, random_state=...)``.
         max_iter: as many batches at most as have max_iter × n_samples rows.

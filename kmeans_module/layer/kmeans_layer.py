@@ -24,7 +24,7 @@ from kmeans_module.seeds import generator_of
 
 
 class KMeansLayer(Pictures):
-    r"""k-means as a layer: forward assigns, :meth:`fit` learns the centroids.
+    r"""k-means as a layer: ``forward`` assigns samples, ``fit`` learns the centroids.
 
     .. math:: \text{label}(x) = \arg\min_j \|x - c_j\|^2
 

@@ -110,7 +110,7 @@ def rows_of(
         x: samples (*batch_shape, n, d) or (n, d); or a list, a loader or any other re-iterable
             of batches, see :func:`kmeans_module.rows.as_batch`.
         sample_weight: (*batch_shape, n) or (n,), of a tensor; batches bring their own.
-        n_features: d.
+        n_features: features of a row, d.
         device: of the centroids; batches are moved there.
         batch_shape: of independent problems.
         group: the ranks that hold the rest.

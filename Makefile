@@ -5,7 +5,8 @@
 #            in .venv-oldest; torch alone is several gigabytes
 # make test-gpu PYTHON=...  the checks that need a CUDA device, by an interpreter that has torch,
 #            numpy and pytest (the default is that of .venv); installs nothing, needs no network
-# make docs    pages of docs/ and of the docstrings into build/docs, by Python 3.11 or newer
+# make docs    pages of docs/ and of the docstrings into build/docs, whose doctests run; Python 3.11
+#            or newer
 # make dist    wheel and sdist in dist/, each of which is installed into an empty environment, and fits
 # make bench   k-means, and a codebook of 65,536 codes, side by side with peers; more:
 #            .venv/bin/python -m benchmarks --help
@@ -64,6 +65,7 @@ lint: $(VENV)/.test
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
+	$(BIN)/python -m pytest --doctest-modules --doctest-glob=index.rst -q kmeans_module docs/index.rst
 	@echo "build/docs/index.html"
 
 # On Linux auditwheel, which finds patchelf on PATH, names the oldest glibc that the wheel runs with. The

@@ -20,19 +20,28 @@ project = "kmeans_module"
 author = "the authors of kmeans_module"
 version = release = kmeans_module.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+]
+autosummary_generate = False  # tables of names alone
 exclude_patterns = ["_build"]
+smartquotes_action = "D"  # dashes alone: values of options are copied from the pages
 myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = f"kmeans_module {version}"
-html_static_path: list[str] = []
+html_static_path = ["style"]
+html_css_files = ["pages.css"]
 html_math_renderer = "mathml"
 html_show_copyright = False
 html_copy_source = False
 
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Shape"]
+napoleon_use_ivar = True  # attributes as a list, without a heading for the type of each
 napoleon_use_rtype = False  # what stands before a colon need not be a type
 
 autodoc_inherit_docstrings = False  # Lightning's hooks and torch's methods are documented there
@@ -43,11 +52,11 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 
 nitpicky = True
-# Not looked up: other packages' names, what stands for the class itself, types that only we make.
+# Not looked up: other packages' names, and what stands for a class itself or for several types.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|collections|os|pathlib|matplotlib|lightning|sklearn|types)\..*"),
+    ("py:.*", r"(torch|torchmetrics|lightning|sklearn|numpy|matplotlib)\..*"),
+    ("py:.*", r"(collections|os|pathlib|types)\..*"),
     ("py:class", r"(kmeans_module\..*\.)?(Portable|Residual|Product)"),
-    ("py:class", r"kmeans_module\..*\.(FileRows|Measures|Pictures|Projection|Scale)"),
     ("py:class", "Tensor|Figure|Init"),
 ]
 
@@ -55,11 +64,32 @@ nitpick_ignore_regex = [
 def as_restructured_text(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
-    """Shapes such as (*batch_shape, k, d) are not emphasized."""
+    """Shapes such as (*batch_shape, k, d) are not emphasized; "a, b: of both" is said of each."""
+    text = "\n".join(lines)
+    for attributes in re.finditer(r"^Attributes:\n((?: .*\n?|\n)*)", text, flags=re.MULTILINE):
+        section = attributes[1]
+        said_of_each = re.sub(
+            r"^( +)(\w+(?:, \w+)+)(: .*(?:\n\1 .*)*)",
+            lambda each: "\n".join(f"{each[1]}{name}{each[3]}" for name in each[2].split(", ")),
+            section,
+            flags=re.MULTILINE,
+        )
+        text = text.replace(section, said_of_each)
+    lines[:] = text.split("\n")
     for i, line in enumerate(lines):
+        if line.lstrip().startswith((">>> ", "... ")):
+            continue
+        line = re.sub(r"(: \w)\.$", r"\1\\.", line)  # "k." alone would be item k of a list
         parts = re.split(r"(``.*?``|:\w+:`.*?`)", line)
         parts[::2] = [re.sub(r"(?<![\\*])\*(?![*\s])", r"\\*", part) for part in parts[::2]]
         lines[i] = "".join(parts)
+
+
+def with_underscores(
+    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
+    """Names such as labels_ are no references."""
+    lines[:] = [re.sub(r"^(:(?:ivar|vartype) \w+)_:", r"\1\\_:", line) for line in lines]
 
 
 def with_files(app: Sphinx, name: str, source: list[str]) -> None:
@@ -81,4 +111,5 @@ def setup(app: Sphinx) -> None:
     """Math is MathML, which browsers draw by themselves, without a script from the network."""
     app.connect("source-read", with_files)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)
+    app.connect("autodoc-process-docstring", with_underscores, priority=600)
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))

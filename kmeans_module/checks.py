@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from kmeans_module.core.guard import (
+    differentiated,
     is_distributed,
     is_masked,
     no_plain,
     readable,
     under_mode,
 )
+from kmeans_module.core.sparse import is_sparse
 from kmeans_module.core.statistics import ClusterStats, accumulator_dtype
 from kmeans_module.core.words import first_line, shown
 
@@ -248,6 +250,25 @@ def check_samples(
         shapes = [(*batch_shape, "n_samples", n_features), ("n_samples", n_features)]
         wanted = " or ".join(str(shape).replace("'", "") for shape in dict.fromkeys(shapes))
         raise ValueError(f"{name} should have shape {wanted}; got {tuple(shape)}")
+    return x
+
+
+def check_broadcast(x: object, centroids: Tensor) -> Tensor:
+    """x (..., m, d), whose leading dimensions broadcast with those of centroids (..., k, d)."""
+    x = check_rows(x, sparse=True)
+    if is_sparse(x) and differentiated(x):
+        raise TypeError("x has no gradient where it is sparse; use x.detach() or x.to_dense()")
+    check_device("x", x, centroids.device)
+    shape, d = x.shape, centroids.shape[-1]
+    fits = len(shape) >= 2 and shape[-1] == d
+    if len(shape) > 2 and centroids.ndim > 2:
+        leading = zip(reversed(shape[:-2]), reversed(centroids.shape[:-2]), strict=False)
+        fits = fits and all(a == b or 1 in (a, b) for a, b in leading)
+    if not fits:
+        raise ValueError(
+            f"x should have shape (..., m, {d}) that broadcasts with centroids "
+            f"{tuple(centroids.shape)}; got {tuple(shape)}"
+        )
     return x
 
 

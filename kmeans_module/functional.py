@@ -23,7 +23,7 @@ from kmeans_module import checks as check
 from kmeans_module.backends import Workspace, sparse_distances, workspace
 from kmeans_module.core import distances
 from kmeans_module.core.empty_clusters import POLICIES, EmptyClusterError
-from kmeans_module.core.guard import differentiated, without_gradients
+from kmeans_module.core.guard import without_gradients
 from kmeans_module.core.m_step import m_step
 from kmeans_module.core.metrics import METRICS, in_space
 from kmeans_module.core.neighbors import Neighbors
@@ -58,6 +58,11 @@ def assign(
 
     Returns:
         labels (*batch_shape, n) int64, and whether every sample had a finite distance, ().
+
+    Example:
+        >>> import torch
+        >>> assign(torch.tensor([[0.0], [9.0]]), torch.tensor([[0.0], [10.0]]))[0]
+        tensor([0, 1])
     """
     space, flat = _prepared(x, centroids, None, metric)
     labels, finite = space.assign(flat)
@@ -130,6 +135,13 @@ def update_centroids(
 
     Raises:
         EmptyClusterError: a cluster is empty and empty_cluster is "error".
+
+    Example:
+        >>> import torch
+        >>> centroids = torch.tensor([[0.0], [10.0]])
+        >>> stats = e_step(torch.tensor([[0.0], [1.0], [9.0]]), centroids).stats
+        >>> update_centroids(centroids, torch.zeros(2), stats)[0].flatten()
+        tensor([0.5000, 9.0000])
     """
     centroids = check.check_centroids(centroids)
     stats = check.check_statistics(stats, centroids)
@@ -160,7 +172,13 @@ def update_centroids(
 def inertia(
     x: Tensor, centroids: Tensor, sample_weight: Tensor | None = None, *, metric: str = "euclidean"
 ) -> Tensor:
-    """Weighted sum of the squared distances of samples to their nearest centroid, (*batch_shape).
+    """Weighted sum of the squared distances of samples to their nearest centroid.
+
+    Args:
+        x, centroids, sample_weight, metric: see :func:`e_step`.
+
+    Returns:
+        (*batch_shape) float64.
 
     Example:
         >>> import torch
@@ -180,6 +198,12 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
 
     Returns:
         (..., m, k).
+
+    Example:
+        >>> import torch
+        >>> pairwise_distances(torch.tensor([[0.0], [9.0]]), torch.tensor([[0.0], [10.0]]))
+        tensor([[  0., 100.],
+                [ 81.,   1.]])
     """
     x, centroids = _broadcast(x, centroids, metric)
     kernel = METRICS[metric].kernel
@@ -320,20 +344,7 @@ def _broadcast(x: Tensor, centroids: Tensor, metric: str) -> tuple[Tensor, Tenso
     """Rows in the space of the metric, and centroids, whose leading dimensions broadcast."""
     check.check_choice("metric", metric, tuple(METRICS))
     centroids = check.check_centroids(centroids)
-    x = check.check_rows(x, sparse=True)
-    if is_sparse(x) and differentiated(x):
-        raise TypeError("x has no gradient where it is sparse; use x.detach() or x.to_dense()")
-    check.check_device("x", x, centroids.device)
-    shape, d = x.shape, centroids.shape[-1]
-    fits = len(shape) >= 2 and shape[-1] == d
-    if len(shape) > 2 and centroids.ndim > 2:
-        leading = zip(reversed(shape[:-2]), reversed(centroids.shape[:-2]), strict=False)
-        fits = fits and all(a == b or 1 in (a, b) for a, b in leading)
-    if not fits:
-        raise ValueError(
-            f"x should have shape (..., m, {d}) that broadcasts with centroids "
-            f"{tuple(centroids.shape)}; got {tuple(shape)}"
-        )
+    x = check.check_broadcast(x, centroids)
     return in_space(x, metric), centroids
 
 

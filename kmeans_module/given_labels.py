@@ -42,7 +42,7 @@ def label_stats(
         x: samples, (*batch_shape, n, d) or (n, d), the latter sparse too.
         labels: integers from 0 to k - 1, (*batch_shape, n); a sample of label -1 belongs to no
             cluster and counts nowhere.
-        n_clusters: k.
+        n_clusters: number of clusters, k.
         sample_weight: (*batch_shape, n) or (n,); None for weight 1.
         centroids: that distances are to, (*batch_shape, k, d); None for the means of the labels,
             at unit length where the metric is "cosine".

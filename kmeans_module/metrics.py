@@ -42,6 +42,9 @@ class ExactMetric(Metric):
 class Inertia(ExactMetric):
     """Weighted sum of squared distances of samples to their centroid.
 
+    Args:
+        kwargs: of :class:`torchmetrics.Metric`.
+
     Shape:
         - ``update(distances, sample_weight=None)``: squared distances (n,), weights (n,); of
           several problems (\\*, n), with weights of the same shape or (n,).
@@ -70,6 +73,10 @@ class Inertia(ExactMetric):
     def update(self, distances: Tensor, sample_weight: Tensor | None = None) -> None:
         """Add samples.
 
+        Args:
+            distances: squared distances (n,); of several problems (*, n).
+            sample_weight: (n,), or of the shape of distances; None for weight 1.
+
         Raises:
             ValueError: weights of another shape, or negative; another device than the metric's.
             TypeError: no real numbers.
@@ -87,7 +94,11 @@ class Inertia(ExactMetric):
         self.total = self.total + distances.sum()
 
     def compute(self) -> Tensor:
-        """The sum so far."""
+        """The sum so far.
+
+        Returns:
+            () float64 (float32 on MPS), over all ranks.
+        """
         return self.total
 
 
@@ -95,7 +106,8 @@ class ClusterUsage(ExactMetric):
     """How evenly clusters, or the codes of a codebook, are used.
 
     Args:
-        n_clusters: k.
+        n_clusters: number of clusters, k.
+        kwargs: of :class:`torchmetrics.Metric`.
 
     Shape:
         - ``update(labels)``: integers of any shape, from 0 to k - 1; -1, which stands for no
@@ -125,6 +137,9 @@ class ClusterUsage(ExactMetric):
     def update(self, labels: Tensor) -> None:
         """Count labels.
 
+        Args:
+            labels: integers of any shape, from 0 to k - 1; -1 is not counted.
+
         Raises:
             ValueError: a label below -1, or k and more; another device than the metric's.
             TypeError: labels that are no integers.
@@ -148,7 +163,11 @@ class ClusterUsage(ExactMetric):
         self.counts = self.counts + torch.bincount(labels + 1, minlength=self.n_clusters + 1)[1:]
 
     def compute(self) -> dict[str, Tensor]:
-        """Shares so far; NaN before any sample."""
+        """Shares so far; NaN before any sample.
+
+        Returns:
+            ``used`` and ``perplexity``, () float32 each, over all ranks.
+        """
         counts = self.counts.to(accumulator_dtype(self.counts.device))
         entropy = torch.special.entr(counts / counts.sum()).sum()
         return {"used": (counts > 0).float().mean(), "perplexity": entropy.exp().float()}

@@ -156,7 +156,7 @@ class CentroidState(ExactBuffers):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Forget the centroids."""
+        """Forget the centroids: the layer is as it was made."""
         for state in (self.centroids, self.counts, self.n_iter, self.initialized):
             state.zero_()
         self._known_initialized = False

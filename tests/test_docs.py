@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import os
 import re
@@ -76,6 +77,12 @@ def test_every_code_block_of_a_document_runs(
             register.update(entries)
     assert "False" not in capsys.readouterr().out
     WITH_CODE[name](names, tmp_path)
+
+
+def test_the_doctest_of_the_first_page_runs() -> None:
+    faults, tried = doctest.testfile(str(ROOT / "docs" / "index.rst"), module_relative=False)
+    assert tried
+    assert not faults
 
 
 def test_every_document_with_code_is_run() -> None:

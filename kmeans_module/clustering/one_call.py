@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 
 class Clustering(NamedTuple):
-    """What :func:`kmeans` found: arrays for arrays, frames, lists and paths; for tensors tensors on
-    their device. Leading dimensions of x are those of every field.
+    """What :func:`kmeans` found.
+
+    Arrays for arrays, frames, lists and paths; for tensors tensors on their device. Leading
+    dimensions of x are those of every field.
 
     Attributes:
         labels: nearest centroid of each sample, (..., n) int64; None for batches that a loader
@@ -55,11 +57,22 @@ class Clustering(NamedTuple):
     layer: KMeansLayer
 
     def predict(self, x: Any, *, device: torch.device | str | None = None) -> Any:
-        """Labels of other data of any kind; see :func:`kmeans_module.predict`."""
+        """Labels of other data of any kind.
+
+        Args:
+            x, device: see :func:`kmeans_module.predict`.
+
+        Returns:
+            See :func:`kmeans_module.predict`.
+        """
         return predict(self.layer, x, device=device)
 
     def plot(self) -> Figure:
-        """The history as a figure, which shows itself in a notebook; ``savefig`` writes it."""
+        """The history as a figure, which shows itself in a notebook; ``savefig`` writes it.
+
+        Returns:
+            See :func:`kmeans_module.figures.plot_history`.
+        """
         from kmeans_module.figures import plot_history
 
         return plot_history(torch.as_tensor(self.history))

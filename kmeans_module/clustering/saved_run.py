@@ -57,6 +57,12 @@ class SavedRun:
     def read(cls, folder: str | os.PathLike[str]) -> SavedRun:
         """Read a run folder.
 
+        Args:
+            folder: of the run, such as ``runs/table/version_0``.
+
+        Returns:
+            The run, its layer on the CPU.
+
         Raises:
             FileNotFoundError: there is none, or a file is missing that the run has left.
             ValueError: the folder is that of no run, or a file is damaged; it is named.
@@ -107,6 +113,12 @@ class SavedRun:
     def open(self, path: str | os.PathLike[str]) -> FileRows | Pictures:
         """The rows of a file or folder, read as the run read its own.
 
+        Args:
+            path: of the file or folder.
+
+        Returns:
+            Batches that can be gone through again and again.
+
         Raises:
             ValueError: a file cannot be read, or has other columns than those of the run.
         """
@@ -122,7 +134,14 @@ class SavedRun:
         return rows
 
     def standardized(self, rows: Tensor) -> Tensor:
-        """Rows (..., d) in the units of the centroids."""
+        """Rows (..., d) in the units of the centroids.
+
+        Args:
+            rows: (..., d), in the units of the file.
+
+        Returns:
+            (..., d); rows themselves where the run did not standardize.
+        """
         if self.of_images and rows.dtype == torch.uint8:
             return rows.float().div_(255)
         if self.mean is None or self.scale is None:

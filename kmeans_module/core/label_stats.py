@@ -16,6 +16,7 @@ class LabelStats(ClusterStats):
     Those of disjoint samples add up with ``+``, where distances are to the same centroids.
 
     Attributes:
+        sums, counts, inertia, farthest: see :class:`ClusterStats`.
         inertias: weighted sum of the squared distances of each label, (P, k) float64.
     """
 

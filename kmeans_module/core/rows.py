@@ -151,7 +151,7 @@ class Rows(Protocol):
     """The data of a job and nothing else: immutable, shareable, for any number of clusters.
 
     Attributes:
-        n_features: d.
+        n_features: features of a row, d.
         n_problems: P where each problem has rows of its own, else 1.
         shared: whether all problems have the same rows and weights.
         stable: whether every pass brings the rows in the same order.

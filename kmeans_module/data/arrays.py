@@ -48,6 +48,18 @@ class ArrayDataModule(RowsDataModule):
     Raises:
         ValueError: an argument out of range or, when the file is read, a file that cannot be;
             see :func:`kmeans_module.files.read_array`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from kmeans_module import ArrayDataModule
+        >>> table = dict(delimiter=",", header="age,income", comments="")
+        >>> with TemporaryDirectory() as folder:
+        ...     np.savetxt(f"{folder}/table.csv", [[20, 1000], [40, 3000]], **table)
+        ...     data = ArrayDataModule(path=f"{folder}/table.csv", standardize=True)
+        ...     data.setup("fit")
+        >>> data.feature_names, data.x.tolist(), data.mean.tolist()
+        (['age', 'income'], [[-1.0, -1.0], [1.0, 1.0]], [30.0, 2000.0])
     """
 
     def __init__(

@@ -13,7 +13,12 @@ from kmeans_module.rows.loader import BatchLoader
 
 
 class Split(NamedTuple):
-    """Rows (n, d), and their true labels (n,) int64 where the data know them."""
+    """Rows, and their true labels.
+
+    Attributes:
+        x: (n, d).
+        target: true labels, (n,) int64, or None where the data do not know them.
+    """
 
     x: Tensor
     target: Tensor | None = None
@@ -46,6 +51,17 @@ class RowsDataModule(LightningDataModule):
         batch_size: rows per step over all processes; None for all in one batch.
         shuffle: train on the rows in a new random order every epoch.
         seed: of the random orders.
+
+    Example:
+        >>> import torch
+        >>> from functools import cached_property
+        >>> class Line(RowsDataModule):
+        ...     @cached_property
+        ...     def training_split(self):
+        ...         return Split(torch.arange(4.0)[:, None])
+        >>> data = Line(batch_size=2, shuffle=False, seed=0)
+        >>> [batch.x.flatten().tolist() for batch in data.train_dataloader()]
+        [[0.0, 1.0], [2.0, 3.0]]
     """
 
     def __init__(self, batch_size: int | None, shuffle: bool, seed: int) -> None:
@@ -98,7 +114,11 @@ class RowsDataModule(LightningDataModule):
         return None
 
     def setup(self, stage: str | None = None) -> None:
-        """Make or read the rows, unless that has been done."""
+        """Make or read the rows, unless that has been done.
+
+        Args:
+            stage: of the Trainer, which decides nothing.
+        """
         _ = self.training_split
 
     def check_intact(self) -> None:

@@ -35,6 +35,12 @@ class BlobDataModule(RowsDataModule):
 
     Raises:
         ValueError: an argument out of range; says which, what was expected and what came.
+
+    Example:
+        >>> from kmeans_module import BlobDataModule
+        >>> data = BlobDataModule(n_clusters=3, samples_per_cluster=100, seed=0)
+        >>> data.x.shape, data.target.unique(), data.validation_split.x.shape
+        (torch.Size([300, 2]), tensor([0, 1, 2]), torch.Size([60, 2]))
     """
 
     def __init__(

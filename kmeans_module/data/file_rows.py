@@ -38,7 +38,7 @@ class FileRows:
     Attributes:
         sizes: rows of each file, by its path in the folder, in their order; of a single file by
             its name.
-        n_features: d.
+        n_features: features of a row, d.
         dtype: of the rows; the smallest that holds those of all files.
         names: of the columns where the files have them.
 

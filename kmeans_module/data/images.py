@@ -24,6 +24,17 @@ class ImageDataModule(RowsDataModule):
 
     Raises:
         ValueError: an argument out of range; when the pictures are read, one that cannot be.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> from kmeans_module import ImageDataModule
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (4, 2), "red").save(f"{folder}/red.png")
+        ...     data = ImageDataModule(path=f"{folder}/red.png")
+        ...     data.setup("fit")
+        >>> data.x.shape, data.x[0], data.image_shapes
+        (torch.Size([8, 3]), tensor([1., 0., 0.]), [(2, 4)])
     """
 
     def __init__(

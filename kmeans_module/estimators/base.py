@@ -37,7 +37,7 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
     """An estimator that has centers, once it is fitted or they are assigned.
 
     Attributes:
-        n_features_in_: d.
+        n_features_in_: features of a sample, d.
         feature_names_in_: the columns of the frame of fit, where they have names of text.
     """
 
@@ -115,28 +115,74 @@ class Centers(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, B
         return len(self.cluster_centers_)
 
     def fit_predict(self, X: Matrix, y: object = None, sample_weight: Any = None) -> Array | Tensor:
-        """Labels (n,) of the samples of the fit."""
+        """Fit, and give the labels of the samples.
+
+        Args:
+            X, y, sample_weight: see :meth:`fit`.
+
+        Returns:
+            ``labels_``, (n,) int32, or int64 for a tensor.
+        """
         self.fit(X, sample_weight=sample_weight)
         return self.labels_
 
     def fit_transform(
         self, X: Matrix, y: object = None, sample_weight: Any = None
     ) -> Array | Tensor:
-        """:meth:`transform` of the samples of the fit."""
+        """Fit, and give the distances of the samples to the centers.
+
+        Args:
+            X, y, sample_weight: see :meth:`fit`.
+
+        Returns:
+            (n, k), as of :meth:`transform`.
+        """
         return self.fit(X, sample_weight=sample_weight)._distances(X)
 
     def predict(self, X: Matrix) -> Array | Tensor:
-        """Labels (n,) of samples (n, d): int32, or int64 for a tensor."""
+        """Labels of the nearest centers.
+
+        Args:
+            X: samples (n, d): an array, a frame, nested lists, scipy's CSR, or a tensor.
+
+        Returns:
+            (n,) int32, or int64 for a tensor.
+
+        Raises:
+            sklearn.exceptions.NotFittedError: there are no centers yet.
+            ValueError: another number of features; NaN or infinity.
+        """
         X, rows, _ = self._samples(X)
         return labels_like(X, self._layer(device=rows.device)(rows))
 
     def transform(self, X: Matrix) -> Array | Tensor:
-        """Distances to the centers, (n, k): Euclidean, not squared, as in scikit-learn; 1 - cos
-        for the metric "cosine"."""
+        """Distances to the centers, as in scikit-learn: Euclidean, not squared; or 1 - cos.
+
+        Args:
+            X: samples (n, d): an array, a frame, nested lists, scipy's CSR, or a tensor.
+
+        Returns:
+            (n, k).
+
+        Raises:
+            sklearn.exceptions.NotFittedError, ValueError: as :meth:`predict`.
+        """
         return self._distances(X)
 
     def score(self, X: Matrix, y: object = None, sample_weight: Any = None) -> float:
-        """Minus the inertia of samples (n, d)."""
+        """Minus the inertia of samples: the higher, the better.
+
+        Args:
+            X: samples (n, d): an array, a frame, nested lists, scipy's CSR, or a tensor.
+            y: of no use.
+            sample_weight: (n,).
+
+        Returns:
+            Minus the weighted sum of squared distances.
+
+        Raises:
+            sklearn.exceptions.NotFittedError, ValueError: as :meth:`predict`.
+        """
         _, rows, weight = self._samples(X, sample_weight)
         return -float(self._layer(device=rows.device).e_step(rows, weight).stats.inertia)
 

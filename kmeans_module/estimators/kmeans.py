@@ -23,7 +23,7 @@ class KMeans(Centers):
     tensors on its device.
 
     Args:
-        n_clusters: k.
+        n_clusters: number of clusters, k.
         init: "k-means++", "k-means||", "random", an array (k, d), or a function
             ``init(X, n_clusters, random_state=...)``, which is given X as it is.
         n_init: restarts, of which the best is kept; "auto" for 10 where init is "random" or a
@@ -44,7 +44,7 @@ class KMeans(Centers):
         labels_: of the samples of fit, (n,): int32, or int64 for a tensor.
         inertia_: weighted sum of squared distances.
         n_iter_: iterations.
-        n_features_in_: d.
+        n_features_in_: features of a sample, d.
         feature_names_in_: the columns of the frame of fit, where they have names of text.
         layer_: a :class:`~kmeans_module.KMeansLayer` with the centers.
 
@@ -100,6 +100,9 @@ class KMeans(Centers):
             X: an array, a frame, nested lists, scipy's CSR, or a tensor.
             y: of no use.
             sample_weight: (n,).
+
+        Returns:
+            The estimator itself.
 
         Raises:
             ValueError, TypeError: what scikit-learn raises; negative weights; see

@@ -26,7 +26,7 @@ class MiniBatchKMeans(Centers):
     weighted mean of all samples that it was ever nearest to (Sculley, WWW 2010).
 
     Args:
-        n_clusters: k.
+        n_clusters: number of clusters, k.
         init: "k-means++", "k-means||", "random", an array (k, d), or a function
             ``init(X, n_clusters, random_state=...)``.
         max_iter: as many batches at most as have max_iter × n_samples rows.
@@ -124,6 +124,9 @@ class MiniBatchKMeans(Centers):
             y: of no use.
             sample_weight: (n,).
 
+        Returns:
+            The estimator itself.
+
         Raises:
             ValueError, TypeError: what scikit-learn raises; negative weights.
         """
@@ -176,6 +179,9 @@ class MiniBatchKMeans(Centers):
 
         Args:
             X, y, sample_weight: see :meth:`fit`.
+
+        Returns:
+            The estimator itself.
         """
         fitted = self.__sklearn_is_fitted__()
         samples = Samples.of(self, X, sample_weight, reset=not fitted)

@@ -40,7 +40,7 @@ def start_of(init: Any, X: Matrix, n_clusters: int, random: np.random.RandomStat
     Args:
         init: a name, an array (k, d), or a function ``init(X, n_clusters, random_state=...)``.
         X: what such a function is given, in whatever form it has.
-        n_clusters: k.
+        n_clusters: number of clusters, k.
         random: what such a function draws from.
     """
     if isinstance(init, str):

@@ -55,6 +55,9 @@ def animation_html(
             colors that are told apart.
         max_points: most samples drawn.
         max_frames: most frames; fewer if needed for 250,000 positions of centroids in all.
+
+    Returns:
+        The text of the page, at most about 4 MB.
     """
     centroids = check.check_sized("centroids", centroids, ("t", "k", "d"))
     n_frames, k, d = centroids.shape

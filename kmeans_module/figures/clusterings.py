@@ -51,6 +51,9 @@ def clustering_figure(
         feature_names: ``d`` names, for the axes of one or two features.
         colors: of the clusters, RGB ``(k, 3)`` in [0, 1]: for pixels their centroids; None for
             colors that are told apart.
+
+    Returns:
+        The figure, which belongs to no window; ``savefig`` writes it.
     """
     centroids = check.check_sized("centroids", centroids, ("k", "d"))
     k, d = centroids.shape
@@ -114,8 +117,15 @@ def small_multiples_figure(
 
 
 def cluster_sizes_figure(counts: Tensor, *, colors: Tensor | None = None) -> Figure:
-    """Bars of the sizes ``counts`` ``(k,)``, largest first, in the colors of the clusters, which
-    may be given as RGB ``(k, 3)`` in [0, 1]."""
+    """Bars of the sizes of the clusters, the largest first, in the colors of the clusters.
+
+    Args:
+        counts: sizes, ``(k,)``.
+        colors: of the clusters, RGB ``(k, 3)`` in [0, 1]; None for colors that are told apart.
+
+    Returns:
+        The figure, which belongs to no window; ``savefig`` writes it.
+    """
     sizes = to_numpy(check.check_sized("counts", counts, ("k",)))
     k, mean = len(sizes), float(sizes.mean())
     order = np.argsort(-sizes, kind="stable")

@@ -37,6 +37,9 @@ def cluster_colors(n_clusters: int) -> FloatArray:
     Up to 20 clusters have colors that are told apart with any common color blindness. Beyond, hues
     are spread evenly and lightness varies, so that consecutive labels differ most.
 
+    Args:
+        n_clusters: number of colors, k.
+
     Returns:
         RGB in [0, 1] of shape ``(n_clusters, 3)``.
     """

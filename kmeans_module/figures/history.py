@@ -25,6 +25,9 @@ def plot_history(history: object, *, title: str | None = None) -> Figure:
             leading dimensions (..., t) each problem is a line.
         title: heading; by default it says from where to where the inertia went.
 
+    Returns:
+        The figure, which belongs to no window; ``savefig`` writes it.
+
     Raises:
         ValueError: history is empty, or holds NaN or infinity.
     """

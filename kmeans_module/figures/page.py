@@ -57,6 +57,9 @@ class Animation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page, atomically.
 
+        Args:
+            path: of the .html file.
+
         Raises:
             OSError: the file cannot be written; names it.
         """

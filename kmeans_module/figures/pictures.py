@@ -18,10 +18,17 @@ MAX_IMAGES = 4
 
 
 def palette_figure(centroids: Tensor, counts: Tensor) -> Figure:
-    """Swatches of the colors ``centroids`` ``(k, 3)`` in [0, 1], the most frequent first.
+    """Swatches of the colors of a palette, the most frequent first.
 
-    Each swatch shows its hexadecimal code and its share of the pixels, from ``counts`` ``(k,)``;
-    beyond 256 colors there is no room for this text.
+    Each swatch shows its hexadecimal code and its share of the pixels; beyond 256 colors there is
+    no room for this text.
+
+    Args:
+        centroids: colors, RGB ``(k, 3)`` in [0, 1].
+        counts: number of pixels of each, ``(k,)``.
+
+    Returns:
+        The figure, which belongs to no window; ``savefig`` writes it.
     """
     centroids = check.check_sized("centroids", centroids, ("k", 3))
     counts = check.check_sized("counts", counts, (len(centroids),))
@@ -62,6 +69,9 @@ def quantized_figure(
         quantized: the same images in the colors of the palette.
         palette: shape ``(k, 3)``, in [0, 1].
         counts: number of pixels of each color, of shape ``(k,)``; the widths in the strip.
+
+    Returns:
+        The figure, which belongs to no window; ``savefig`` writes it.
     """
     palette = check.check_sized("palette", palette, ("k", 3))
     counts = check.check_sized("counts", counts, (len(palette),))

@@ -59,10 +59,10 @@ class Trajectory:
         return torch.tensor(values, dtype=torch.float64)
 
     def sample(self, rows: Tensor, *, n_batches: float, target: Tensor | None = None) -> None:
-        """Add the share of one batch, with rows (n, d), to the sample.
+        """Add the share of one batch to the sample.
 
         Args:
-            rows: of the batch.
+            rows: of the batch, (n, d).
             n_batches: number of batches that share the sample; inf where it is not known.
             target: true labels of the rows, (n,), where they are known.
         """
@@ -73,12 +73,22 @@ class Trajectory:
             self._targets.append(target[kept].detach().cpu())
 
     def replace_sample(self, rows: Tensor, target: Tensor | None = None) -> None:
-        """Take rows (n, d) on the CPU, with true labels (n,), for the sample."""
+        """Take other rows for the sample.
+
+        Args:
+            rows: (n, d), on the CPU.
+            target: their true labels, (n,), where they are known.
+        """
         self._rows = [rows]
         self._targets = [] if target is None else [target]
 
     def record(self, iteration: int, centroids: Tensor) -> None:
-        """Add the centroids (k, d) after so many iterations."""
+        """Add a frame.
+
+        Args:
+            iteration: iterations so far.
+            centroids: after them, (k, d).
+        """
         self.iterations.append(iteration)
         self._centroids.append(centroids.detach().to("cpu", torch.float32, copy=True))
         limit = max(3, min(self.max_frames, MAX_ELEMENTS // centroids.numel()))
@@ -88,5 +98,10 @@ class Trajectory:
             self._centroids = [self._centroids[i] for i in kept]
 
     def measured(self, iteration: int, inertia: float) -> None:
-        """The inertia of the centroids after so many iterations."""
+        """Note the inertia of a frame.
+
+        Args:
+            iteration: iterations of the frame.
+            inertia: of its centroids.
+        """
         self._inertia[iteration] = inertia

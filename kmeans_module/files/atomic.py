@@ -35,6 +35,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     On any failure, also Ctrl-C, what was at ``path`` stays as it was and nothing is left beside it;
     after a kill what was begun is left, for :func:`remove_abandoned`.
 
+    Args:
+        path: of the file.
+        write: fills a binary file that is open.
+
     Raises:
         OSError: the file cannot be written; names ``path``.
     """
@@ -62,7 +66,11 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
 
 
 def remove_abandoned(folder: str | os.PathLike[str]) -> None:
-    """Remove what :func:`write_atomically` had begun in a folder when its process was killed."""
+    """Remove what :func:`write_atomically` had begun in a folder when its process was killed.
+
+    Args:
+        folder: in which files are written.
+    """
     for temporary in Path(folder).glob(f".*{_SUFFIX}"):
         # a lock that is held, by a process that writes, is an OSError too
         with suppress(OSError), open(temporary, "rb") as file:
@@ -87,7 +95,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def save_array(path: str | os.PathLike[str], tensor: Tensor) -> None:
-    """Write a tensor of any shape as .npy, atomically (bfloat16 as float32)."""
+    """Write a tensor as .npy, atomically.
+
+    Args:
+        path: of the file.
+        tensor: of any shape; bfloat16 becomes float32.
+
+    Raises:
+        OSError: see :func:`write_atomically`.
+    """
     tensor = tensor.detach().cpu()
     array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
@@ -106,6 +122,14 @@ def save_tensors(
     """Write named tensors of any shapes and a few strings as .safetensors, atomically.
 
     A checksum of the tensors goes into the metadata.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        metadata: texts for the header of the file, by name.
+
+    Raises:
+        OSError: see :func:`write_atomically`.
     """
     # clones, as safetensors refuses tensors that share memory
     copies = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
@@ -123,7 +147,13 @@ def save_tensors(
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what :func:`save_tensors` wrote: the tensors by name, and the metadata.
+    """Read what :func:`save_tensors` wrote.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The tensors by name, and the metadata.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -14,6 +14,12 @@ Column = int | str
 def checked_columns(columns: Iterable[Column] | None) -> list[Column] | None:
     """Columns as a list, of an iterator too, which a first file would exhaust.
 
+    Args:
+        columns: numbers and names, or None for all columns.
+
+    Returns:
+        A list of int and str, or None.
+
     Raises:
         TypeError: they are no numbers and names.
         ValueError: there are none.

@@ -18,6 +18,9 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 def read_image(path: str | os.PathLike[str]) -> Tensor:
     """Read a picture as RGB, upright as its EXIF orientation says.
 
+    Args:
+        path: of the file.
+
     Returns:
         (H, W, 3) float32 in [0, 1].
 
@@ -39,7 +42,13 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
 
 
 def image_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The file itself, or the images of a folder sorted by name (not of its subfolders).
+    """The file itself, or the pictures of a folder.
+
+    Args:
+        path: of a file or a folder.
+
+    Returns:
+        Paths, sorted by name; those of subfolders are left out.
 
     Raises:
         FileNotFoundError: there is neither.

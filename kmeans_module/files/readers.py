@@ -32,9 +32,11 @@ _READ = (
 
 
 class Table(NamedTuple):
-    """Rows of numbers, (n, d), and the names of the d columns where the file has them.
+    """What a file holds.
 
     Attributes:
+        x: rows of numbers, (n, d).
+        names: of the d columns, where the file has them.
         mapped: whether the rows are those of the file, mapped into memory, and no copy.
     """
 
@@ -87,7 +89,17 @@ def read_table(
     key: str | None = None,
     header: Header = "auto",
 ) -> Table:
-    """As :func:`read_array`, with the names of the columns."""
+    """Read rows of numbers, and the names of their columns.
+
+    Args:
+        path, columns, key, header: see :func:`read_array`.
+
+    Returns:
+        Rows, names, and whether the rows are mapped.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: see :func:`read_array`.
+    """
     columns = checked_columns(columns)
     check_header(header)
     path = existing_file(path)
@@ -113,7 +125,14 @@ def read_table(
 
 
 def check_header(header: object) -> None:
-    """Refuse anything but True, False and "auto"."""
+    """Refuse anything but True, False and "auto".
+
+    Args:
+        header: what a user has set.
+
+    Raises:
+        TypeError: it is none of these.
+    """
     if not isinstance(header, bool) and header != "auto":
         raise TypeError(f"header should be True, False or 'auto'; got {header!r}")
 

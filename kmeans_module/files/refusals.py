@@ -50,7 +50,13 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
 
 def checked_path(path: object) -> Path:
-    """The path of a file or a folder, which need not exist.
+    """The path of a file or a folder.
+
+    Args:
+        path: text or a path, of what need not exist.
+
+    Returns:
+        The path.
 
     Raises:
         TypeError: it is no path.
@@ -61,7 +67,15 @@ def checked_path(path: object) -> Path:
 
 
 def enumerated(names: Sequence[object] | frozenset[str], limit: int = 10) -> str:
-    """The names for a message, the first ``limit`` of them; a set in alphabetical order."""
+    """Names for a message, the first of them.
+
+    Args:
+        names: in their order; a set is put into alphabetical order.
+        limit: how many are listed; then their number follows.
+
+    Returns:
+        The names, separated by commas.
+    """
     ordered = sorted(names) if isinstance(names, frozenset) else list(names)
     more = f", ... ({len(ordered)} in all)" if len(ordered) > limit else ""
     return ", ".join(str(name) for name in ordered[:limit]) + more

@@ -29,13 +29,27 @@ class Assignment(PortableCentroids):
             NotInitializedError: the layer has no centroids.
             ValueError: x has another number of features, or holds NaN or infinity (checked on
                 the CPU, not in compiled code).
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer.from_centroids([[0.0, 0.0], [9.0, 9.0]])
+            >>> layer(torch.tensor([[1.0, 2.0], [8.0, 7.0]]))
+            tensor([0, 1])
         """
         self.check_initialized()
         return self.nearest(x)
 
     @without_gradients
     def nearest(self, x: Tensor) -> Tensor:
-        """What :meth:`forward` does, with the centroids as they are, even if none were chosen."""
+        """What :meth:`forward` does, with the centroids as they are, even if none were chosen.
+
+        Args:
+            x: see :meth:`forward`.
+
+        Returns:
+            Labels, as of :meth:`forward`.
+        """
         x = self._check_shape(x)
         labels, finite = F.assign(self._flat(x), self.centroids, metric=self.metric)
         if readable(x) and not finite:
@@ -57,6 +71,15 @@ class Assignment(PortableCentroids):
 
         Raises:
             NotInitializedError, ValueError: as :meth:`forward`; m out of range.
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer.from_centroids([[0.0], [9.0], [5.0]])
+            >>> distances, labels = layer.search(torch.tensor([[1.0], [8.0]]), 2)
+            >>> labels
+            tensor([[0, 2],
+                    [1, 2]])
         """
         x = self._check_input(x)
         found = F.search(self._flat(x), self.centroids, m, metric=self.metric)
@@ -75,6 +98,14 @@ class Assignment(PortableCentroids):
 
         Raises:
             NotInitializedError, ValueError: as :meth:`forward`.
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer.from_centroids([[0.0], [9.0]])
+            >>> layer.transform(torch.tensor([[1.0], [8.0]]))
+            tensor([[ 1., 64.],
+                    [64.,  1.]])
         """
         x = self._check_input(x)
         distances = F.pairwise_distances(self._flat(x), self.centroids, metric=self.metric)
@@ -85,8 +116,9 @@ class Assignment(PortableCentroids):
     def soft_assign(
         self, x: Tensor, *, temperature: float = 1.0, kernel: str = "softmax"
     ) -> Tensor:
-        """Shares of the clusters in each sample, differentiable; see
-        :func:`kmeans_module.functional.soft_assign`.
+        """Shares of the clusters in each sample, differentiable.
+
+        The function: :func:`kmeans_module.functional.soft_assign`.
 
         Args:
             x: samples, (*, d), or with a batch_shape (*batch_shape, n, d) or (n, d).
@@ -98,6 +130,14 @@ class Assignment(PortableCentroids):
 
         Raises:
             NotInitializedError, ValueError: as :meth:`forward`.
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer.from_centroids([[0.0], [2.0]])
+            >>> layer.soft_assign(torch.tensor([[1.0], [0.0]]), temperature=2.0)
+            tensor([[0.5000, 0.5000],
+                    [0.8808, 0.1192]])
         """
         x = self._check_input(x)
         shares = F.soft_assign(
@@ -122,6 +162,13 @@ class Assignment(PortableCentroids):
 
         Raises:
             ValueError: labels outside 0 .. k-1 (checked on the CPU).
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer.from_centroids([[0.0], [9.0]])
+            >>> layer.decode(torch.tensor([1, 0, 1])).flatten()
+            tensor([9., 0., 9.])
         """
         self.check_initialized()
         return F.decode(labels, self.centroids)

@@ -24,7 +24,7 @@ from kmeans_module.seeds import generator_of
 
 
 class KMeansLayer(Pictures):
-    r"""k-means as a layer: forward assigns, :meth:`fit` learns the centroids.
+    r"""k-means as a layer: ``forward`` assigns samples, ``fit`` learns the centroids.
 
     .. math:: \text{label}(x) = \arg\min_j \|x - c_j\|^2
 
@@ -97,6 +97,14 @@ class KMeansLayer(Pictures):
 
         Raises:
             ValueError: n_samples < n_clusters, NaN or infinity in x, bad weights or init.
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer(n_clusters=2, n_features=1)
+            >>> layer.initialize(torch.tensor([[0.0], [9.0]]), "random", seed=0)
+            >>> sorted(layer.centroids.flatten().tolist()), layer.counts.tolist()
+            ([0.0, 9.0], [0.0, 0.0])
         """
         self._require_values("initialize", x)
         check.check_process_group(process_group)
@@ -191,6 +199,17 @@ class KMeansLayer(Pictures):
                 which can be gone through only once, a pass that brings other rows than the one
                 before. The layer is then as it was.
             EmptyClusterError: a cluster is empty and the policy is "error".
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer(n_clusters=2, n_features=1)
+            >>> batches = [torch.tensor([[0.0], [9.0]]), torch.tensor([[2.0], [7.0]])]
+            >>> result = layer.fit(batches, init=torch.tensor([[0.0], [9.0]]))
+            >>> layer.centroids.flatten(), result.inertia
+            (tensor([1., 8.]), tensor(4., dtype=torch.float64))
+            >>> result.converged, result.history
+            (tensor(True), tensor([8., 4., 4.], dtype=torch.float64))
         """
         self._require_values("fit", x)
         check.check_process_group(process_group)

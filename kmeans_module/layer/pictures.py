@@ -53,6 +53,9 @@ class Pictures(Steps):
             colors: of the clusters, RGB (k, 3) from 0 to 1, such as ``layer.centroids`` for pixels;
                 None for colors that are told apart.
 
+        Returns:
+            The figure, which belongs to no window and need not be closed.
+
         Raises:
             NotInitializedError: the layer has no centroids.
             ValueError: bad shapes, NaN or infinity.

@@ -45,6 +45,9 @@ class PortableCentroids(CentroidState):
             device: None for that of the centroids.
             dtype: None for that of the centroids; of lists and integers, the default dtype.
 
+        Returns:
+            A layer that is initialized, with n_iter 0.
+
         Raises:
             TypeError: centroids that are no real numbers.
             ValueError: bad shapes; NaN or infinity; a zero row where the metric is "cosine".
@@ -98,6 +101,20 @@ class PortableCentroids(CentroidState):
         Args:
             path: of the file.
             metadata: further texts for the header of the file.
+
+        Raises:
+            NotInitializedError: the layer has no centroids.
+            OSError: the file cannot be written; what was there stays.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer.from_centroids([[0.0], [9.0]])
+            >>> with TemporaryDirectory() as folder:
+            ...     layer.save(f"{folder}/centroids.safetensors")
+            ...     restored = KMeansLayer.from_file(f"{folder}/centroids.safetensors")
+            >>> restored.centroids.flatten()
+            tensor([0., 9.])
         """
         from kmeans_module.files import save_tensors
 
@@ -114,7 +131,16 @@ class PortableCentroids(CentroidState):
     ) -> Portable:
         """A layer from the file that :meth:`save` wrote.
 
+        Args:
+            path: of the file.
+            device: None for the CPU.
+
+        Returns:
+            A layer of the file's metric, policy, batch_shape, dtype, counts and n_iter; see
+            :meth:`save` for an example.
+
         Raises:
+            FileNotFoundError: there is no such file.
             ValueError: the file is not one, or is damaged; it is named. The device cannot be used.
         """
         from kmeans_module.files import load_tensors
@@ -150,6 +176,9 @@ class PortableCentroids(CentroidState):
                 them, ready for ``add``. Where the metric is "cosine" they rank by inner product:
                 rows that are added to the latter should have unit length.
 
+        Returns:
+            The index, in the memory of the host, whatever the layer's device.
+
         Raises:
             ImportError: faiss is not installed.
             NotInitializedError: the layer has no centroids.
@@ -183,6 +212,9 @@ class PortableCentroids(CentroidState):
                 ``faiss.Kmeans`` or ``faiss.Clustering``. Those that rank by inner product, and
                 spherical k-means, have the metric "cosine".
             empty_cluster, requires_grad, device, dtype: of the layer.
+
+        Returns:
+            A layer that is initialized; centroids are copied.
 
         Raises:
             ImportError: faiss is not installed.

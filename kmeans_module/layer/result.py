@@ -25,6 +25,15 @@ class FitResult(NamedTuple):
             in its last iteration, with n_iter equal to max_iter.
         history: inertia of the centroids before each iteration, and at last of those that
             the layer holds, (*batch_shape, n_iter.max() + 1) float64.
+
+    Example:
+        >>> import torch
+        >>> from kmeans_module import KMeansLayer
+        >>> layer = KMeansLayer(n_clusters=2, n_features=1)
+        >>> result = layer.fit(torch.tensor([[0.0], [2.0], [9.0]]), seed=0)
+        >>> result.inertia, result.converged, result.history[-1] == result.inertia
+        (tensor(2., dtype=torch.float64), tensor(True), tensor(True))
+        >>> labels, inertia, *_ = result
     """
 
     labels: Tensor | None
@@ -34,7 +43,11 @@ class FitResult(NamedTuple):
     history: Tensor
 
     def plot(self) -> Figure:
-        """The history as a figure, which shows itself in a notebook; ``savefig`` writes it."""
+        """The history as a figure, which shows itself in a notebook; ``savefig`` writes it.
+
+        Returns:
+            See :func:`kmeans_module.figures.plot_history`.
+        """
         from kmeans_module.figures import plot_history
 
         return plot_history(self.history)

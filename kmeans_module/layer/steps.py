@@ -41,8 +41,22 @@ class Steps(Assignment):
         Args:
             x, sample_weight, process_group, resident, batch_of: see :meth:`fit`.
 
+        Returns:
+            Rows, see :mod:`kmeans_module.rows`; they hold for this number of features, metric and
+            device.
+
         Raises:
             ValueError: what :meth:`e_step` and :meth:`fit` refuse: bad shapes, NaN, infinity.
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer.from_centroids([[0.0], [9.0]])
+            >>> rows = layer.prepare(torch.tensor([[0.0], [2.0], [7.0]]))
+            >>> for _ in range(2):
+            ...     shift = layer.m_step(layer.e_step(rows).stats)
+            >>> layer.centroids.flatten()
+            tensor([1., 7.])
         """
         self._require_values("prepare", x)
         check.check_process_group(process_group)
@@ -78,6 +92,16 @@ class Steps(Assignment):
             NotInitializedError: the layer has no centroids.
             ValueError: bad shapes; NaN or infinity in x, bad weights (on the CPU, not in
                 compiled code).
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer.from_centroids([[0.0], [9.0]])
+            >>> step = layer.e_step(torch.tensor([[0.0], [2.0], [7.0]]))
+            >>> step.labels, step.distances
+            (tensor([0, 0, 1]), tensor([0., 4., 4.]))
+            >>> step.stats.counts, step.stats.inertia
+            (tensor([2., 1.], dtype=torch.float64), tensor(8., dtype=torch.float64))
         """
         self.check_initialized()
         if isinstance(x, AnyRows):
@@ -114,6 +138,14 @@ class Steps(Assignment):
         Raises:
             ValueError: bad shapes; labels out of range; NaN or infinity in x, bad weights (on the
                 CPU, not in compiled code).
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer(n_clusters=2, n_features=1)
+            >>> stats = layer.stats(torch.tensor([[0.0], [2.0], [7.0]]), torch.tensor([0, 0, 1]))
+            >>> stats.means.flatten()
+            tensor([1., 7.], dtype=torch.float64)
         """
         x = self._check_shape(x)
         centroids = self.centroids.detach() if self.has_centroids() else None
@@ -144,6 +176,16 @@ class Steps(Assignment):
 
         Raises:
             EmptyClusterError: a cluster is empty and the policy is "error".
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import KMeansLayer
+            >>> layer = KMeansLayer.from_centroids([[0.0], [9.0]])
+            >>> parts = torch.tensor([[0.0], [2.0]]), torch.tensor([[7.0]])
+            >>> layer.m_step(layer.e_step(parts[0]).stats + layer.e_step(parts[1]).stats)
+            tensor(5., dtype=torch.float64)
+            >>> layer.centroids.flatten()
+            tensor([1., 7.])
         """
         changed_in_place("KMeansLayer.m_step", "functional.update_centroids changes nothing")
         self.check_initialized()

@@ -57,7 +57,7 @@ def unpack(packed: Tensor, n_clusters: int | Sequence[int], n_codes: int) -> Ten
     Args:
         packed: (..., ceil(m · bits / 8)) uint8.
         n_clusters: k; or a k for each of the m codes, or of more.
-        n_codes: m.
+        n_codes: codes of a row, m.
 
     Returns:
         (..., m) int64.

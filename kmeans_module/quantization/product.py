@@ -166,7 +166,16 @@ class ProductQuantizer(ProductCodes):
     ) -> Quantized:
         """Quantize; in training also record the batch.
 
-        Arguments, outputs, errors and the mask are those of :meth:`VectorQuantizer.forward`.
+        Args:
+            x: (*, d), or (N, d, *) with channel_first.
+            mask: True for samples that count, as of :meth:`VectorQuantizer.forward`.
+            sample_weight: how much samples count in the loss and in learning, likewise.
+
+        Returns:
+            quantized, codes, loss, see :class:`~kmeans_module.quantization.Quantized`.
+
+        Raises:
+            NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
         """
         if not self.quantizer.learns:
             self.check_answers()

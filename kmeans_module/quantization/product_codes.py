@@ -55,11 +55,14 @@ class ProductCodes(Quantizer):
         return [self.quantizer.codebook]
 
     def encode(self, x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-        """Codes of the nearest centroids, (*, m); learns nothing.
+        """Codes of the nearest centroids; learns nothing.
 
         Args:
             x: (*, d), or (N, d, *) with channel_first; floats, or integers.
             dtype: of the codes, torch.int16, int32 or int64; None for code_dtype.
+
+        Returns:
+            (*, m).
 
         Raises:
             NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`.
@@ -73,7 +76,13 @@ class ProductCodes(Quantizer):
             return self._with_subspaces(self.quantizer.encode(self._rotated(x), dtype=dtype))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The vectors that codes (*, m) stand for, (*, d), or (N, d, *) with channel_first.
+        """The vectors that codes stand for; a code of -1 stands for a part of 0.
+
+        Args:
+            codes: integers of any type, (*, m).
+
+        Returns:
+            (*, d), or (N, d, *) with channel_first.
 
         Raises:
             ValueError: a code that is neither -1 nor one of 0 .. k-1 (seen on the CPU).
@@ -121,16 +130,39 @@ class ProductCodes(Quantizer):
         return looked_up(self.tables(queries), codes)
 
     def pack(self, codes: Tensor) -> Tensor:
-        """Codes (..., m) as bytes, see :func:`kmeans_module.quantization.packing.pack`."""
+        """Codes as bytes, see :func:`kmeans_module.quantization.packing.pack`.
+
+        Args:
+            codes: (..., m); none is -1.
+
+        Returns:
+            (..., n_bytes) uint8.
+
+        Raises:
+            ValueError: a code that is not one of 0 .. k-1.
+        """
         return pack(codes, self.n_clusters)
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """Codes (..., m) of bytes."""
+        """The codes that :meth:`pack` packed.
+
+        Args:
+            packed: (..., n_bytes) uint8.
+
+        Returns:
+            (..., m) int64.
+
+        Raises:
+            ValueError: another number of bytes, or bytes that hold no codes.
+        """
         return unpack(packed, self.n_clusters, self.n_subspaces)
 
     def to_faiss(self) -> Any:
-        """A trained, empty ``faiss.IndexPQ`` with the same codebooks, behind the rotation if
-        there is one.
+        """The codebooks as an index of product codes of faiss.
+
+        Returns:
+            A trained, empty ``faiss.IndexPQ``; behind the rotation, where there is one, as a
+            ``faiss.IndexPreTransform``.
 
         Raises:
             ImportError: faiss is not installed.
@@ -145,13 +177,16 @@ class ProductCodes(Quantizer):
 
     @classmethod
     def from_faiss(cls: type[Product], index: Any, **options: Any) -> Product:
-        """A quantizer with the codebooks of an index of faiss, whose codes it finds.
+        """A quantizer with the codebooks of an index of faiss.
 
         Args:
             index: a trained ``faiss.ProductQuantizer``; an index of its codes, such as
                 ``faiss.IndexPQ``; of an IVF index the codes of what its lists leave; perhaps behind
                 a rotation, such as OPQ, that keeps the number of features.
             options: of the quantizer, such as ``update``, ``device`` and ``dtype``.
+
+        Returns:
+            A quantizer; :meth:`encode` finds the codes of the index.
 
         Raises:
             ImportError: faiss is not installed.

@@ -49,11 +49,14 @@ class Quantized(tuple[Tensor, Tensor, Tensor]):
         quantized, codes, loss: the three tensors; or one iterable of the three.
         measures: what the other attributes come from.
 
-    Attributes:
-        quantized: the centroids of the codes, of the shape and dtype of x; 0 where masked.
-        codes: of the quantizer's code_dtype, the shape of x without its features, then (heads,)
-            or (levels,); -1 where masked.
-        loss: ().
+    Example:
+        >>> import torch
+        >>> from kmeans_module import VectorQuantizer
+        >>> _ = torch.manual_seed(0)
+        >>> output = VectorQuantizer(n_clusters=4, n_features=2)(torch.randn(64, 2))
+        >>> output.distances.shape, output.usage
+        (torch.Size([64]), tensor(1.))
+        >>> quantized, codes, loss = output
     """
 
     measures: Measures | None = None
@@ -85,14 +88,18 @@ class Quantized(tuple[Tensor, Tensor, Tensor]):
 
     @property
     def quantized(self) -> Tensor:
+        """The centroids of the codes, of the shape and dtype of x; 0 where masked."""
         return self[0]
 
     @property
     def codes(self) -> Tensor:
+        """The codes, of the quantizer's code_dtype, of the shape of x without its features, then
+        (heads,) or (levels,); -1 where masked."""
         return self[1]
 
     @property
     def loss(self) -> Tensor:
+        """The loss, (), with a gradient."""
         return self[2]
 
     @property

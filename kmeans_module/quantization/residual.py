@@ -176,16 +176,20 @@ class ResidualQuantizer(ResidualLevels):
     ) -> Quantized:
         """Quantize level by level; in training also record the batch.
 
-        Outputs, errors, the mask and the weights are those of :meth:`VectorQuantizer.forward`.
-
         Args:
             x: (*, d), or (N, d, *) with channel_first.
-            mask: True for samples that count.
-            sample_weight: how much samples count in the loss and in learning.
+            mask: True for samples that count, as of :meth:`VectorQuantizer.forward`.
+            sample_weight: how much samples count in the loss and in learning, likewise.
             beam_size: choices kept from level to level, as in :meth:`encode`; in evaluation only.
             n_levels: use the first m levels only, as a codec of a lower bit rate does: the
                 others neither learn nor are part of the loss. Dropout then draws from 1 to m.
                 None for all levels.
+
+        Returns:
+            quantized, codes, loss, see :class:`~kmeans_module.quantization.Quantized`.
+
+        Raises:
+            NotInitializedError, ValueError: as :meth:`VectorQuantizer.forward`; a beam in training.
         """
         beam_size = check.check_integer("beam_size", beam_size, minimum=1)
         n_levels = check_levels(n_levels, self.n_levels)
@@ -235,8 +239,10 @@ class ResidualQuantizer(ResidualLevels):
         verbose: bool = False,
         callback: Callable[[Iteration], object] | None = None,
     ) -> None:
-        """Train all levels on samples, afresh: k-means level by level, each on what a beam
-        search with the levels before left; then all levels together by least squares.
+        """Train all levels on samples, afresh.
+
+        k-means level by level, each on what a beam search with the levels before left; then all
+        levels together by least squares.
 
         Args:
             x: (n, d).

@@ -61,7 +61,11 @@ class ResidualCodes(Quantizer):
         return padded(self.codebook_list())
 
     def codebook_list(self) -> list[Tensor]:
-        """The same for each level by itself, (k, d) with a k of its own."""
+        """What the codes of each level add, one tensor for each level.
+
+        Returns:
+            (k, d) for each level, with a k of its own; behind a projection if there is one.
+        """
         books = []
         for number in range(self.n_levels):
             level = self.level(number)
@@ -75,7 +79,14 @@ class ResidualCodes(Quantizer):
         return [self.level(number).codebook for number in range(self.n_levels)]
 
     def level(self, number: int) -> VectorQuantizer:
-        """The quantizer of a level, from 0 to L-1: the same for all where they share it."""
+        """The quantizer of a level, the same for all where levels share it.
+
+        Args:
+            number: from 0 to L - 1.
+
+        Returns:
+            One of ``levels``, which learns and is saved with them.
+        """
         level = self.levels[0 if self.shared_codebook else number]
         assert isinstance(level, VectorQuantizer)
         return level
@@ -209,22 +220,44 @@ class ResidualCodes(Quantizer):
         return distances_to_sums(queries, books, codes)
 
     def pack(self, codes: Tensor) -> Tensor:
-        """Codes (..., L), or those of fewer levels, as bytes, see
-        :func:`kmeans_module.quantization.packing.pack`: each code has the bits that its level
-        needs."""
+        """Codes as bytes, see :func:`kmeans_module.quantization.packing.pack`.
+
+        Args:
+            codes: (..., L), or those of the first m levels; none is -1.
+
+        Returns:
+            (..., n_bytes) uint8; each code has the bits that its level needs.
+
+        Raises:
+            ValueError: a code that is not one of 0 .. k-1.
+        """
         return pack(codes, self.n_clusters)
 
     def unpack(self, packed: Tensor, *, n_levels: int | None = None) -> Tensor:
-        """Codes (..., L) of bytes, or (..., m) where the first m levels were packed."""
+        """The codes that :meth:`pack` packed.
+
+        Args:
+            packed: (..., n_bytes) uint8.
+            n_levels: how many levels were packed; None for all.
+
+        Returns:
+            (..., L) or (..., m), int64.
+
+        Raises:
+            ValueError: another number of bytes, or bytes that hold no codes.
+        """
         n_levels = check_levels(n_levels, self.n_levels)
         return unpack(packed, self.n_clusters, n_levels)
 
     def to_faiss(self, *, n_levels: int | None = None) -> Any:
-        """A trained, empty ``faiss.IndexResidualQuantizer`` with the same codebooks, which finds
-        the codes of ``encode(x, beam_size=self.beam_size)``.
+        """The codebooks as a residual quantizer of faiss.
 
         Args:
             n_levels: of the first m levels only; None for all.
+
+        Returns:
+            A trained, empty ``faiss.IndexResidualQuantizer``, which finds the codes of
+            ``encode(x, beam_size=self.beam_size)``.
 
         Raises:
             ImportError: faiss is not installed.
@@ -245,13 +278,15 @@ class ResidualCodes(Quantizer):
 
     @classmethod
     def from_faiss(cls: type[Residual], index: Any, **options: Any) -> Residual:
-        """A quantizer with the codebooks of an index of faiss, whose codes
-        ``encode(x, beam_size=self.beam_size)`` finds.
+        """A quantizer with the codebooks of an index of faiss.
 
         Args:
             index: a trained ``faiss.ResidualQuantizer``, or an index of its codes, such as
                 ``faiss.IndexResidualQuantizer``; of an IVF index the codes of what its lists leave.
             options: of the quantizer, such as ``update``, ``device`` and ``dtype``.
+
+        Returns:
+            A quantizer; ``encode(x, beam_size=quantizer.beam_size)`` finds the codes of the index.
 
         Raises:
             ImportError: faiss is not installed.

@@ -55,7 +55,7 @@ class VectorQuantizer(VectorRows):
         estimator: of the gradient for x: "straight-through", "rotation" (Fifty 2024), or
             "gumbel": codes are drawn from softmax(-distance / temperature) in training.
         temperature: of "gumbel"; may be changed in training.
-        commitment: β.
+        commitment: β, the weight of mean ‖x - sg[q]‖² in the loss.
         init_batches: batches that initialize the codebook, by k-means++ and a few of Lloyd's
             steps; more, while they have fewer samples than there are codes.
         revive_below: a code that gets fewer samples of a batch than this, on average, moves
@@ -174,6 +174,7 @@ class VectorQuantizer(VectorRows):
         self.commitment = check.check_number("commitment", commitment, minimum=0)
 
     def reset_parameters(self) -> None:
+        """Draw a random codebook, and new maps of the projection; forget what was learnt."""
         super().reset_parameters()
         if self.projection is not None:
             self.projection.reset_parameters()

@@ -47,6 +47,16 @@ class VectorCodes(LearningCodebook):
         Raises:
             NotInitializedError: the codebook has no centroids.
             ValueError: x of another number of features; NaN or infinity; a dtype that k overflows.
+
+        Example:
+            >>> import torch
+            >>> from kmeans_module import VectorQuantizer
+            >>> vq = VectorQuantizer(n_clusters=2, n_features=1, update="frozen")
+            >>> vq.codebook.set_centroids(torch.tensor([[0.0], [9.0]]))
+            >>> vq.encode(torch.tensor([[8.0], [1.0]]))
+            tensor([1, 0])
+            >>> vq.decode(torch.tensor([1, -1])).flatten()
+            tensor([9., 0.])
         """
         dtype = self.code_dtype if dtype is None else dtype
         dtype = check_code_dtype("dtype", dtype, self.n_clusters)

@@ -28,6 +28,13 @@ class Batch(NamedTuple):
             ``start, start + 1, ...`` (nothing was shuffled).
         handle: what names the batch in every pass: a loader that gives one promises that the
             tensors stay as they are, and what was learned about their rows is found again.
+
+    Example:
+        >>> import torch
+        >>> from kmeans_module import Batch, KMeansLayer
+        >>> heavy = Batch(torch.tensor([[0.0], [3.0]]), sample_weight=torch.tensor([1.0, 2.0]))
+        >>> KMeansLayer(n_clusters=1, n_features=1).fit([heavy]).inertia
+        tensor(6., dtype=torch.float64)
     """
 
     x: Tensor
@@ -45,6 +52,9 @@ def as_batch(data: Any, batch_of: Callable[[Any], Any] | None = None) -> Batch:
         data: a tensor (n, d), (tensor, labels), a :class:`~kmeans_module.Batch`, or a dictionary
             with "x" and perhaps "target" and "sample_weight".
         batch_of: makes one of these of anything else.
+
+    Returns:
+        The batch; its tensors are not copied.
 
     Raises:
         ValueError: data of another form; in particular a tuple whose second element is of

@@ -110,12 +110,15 @@ def rows_of(
         x: samples (*batch_shape, n, d) or (n, d); or a list, a loader or any other re-iterable
             of batches, see :func:`kmeans_module.rows.as_batch`.
         sample_weight: (*batch_shape, n) or (n,), of a tensor; batches bring their own.
-        n_features: d.
+        n_features: features of a row, d.
         device: of the centroids; batches are moved there.
         batch_shape: of independent problems.
         group: the ranks that hold the rest.
         resident: whether all batches are kept in memory, on the device.
         batch_of: makes a batch of what the loader hands out.
+
+    Returns:
+        :class:`HeldRows` in memory, or :class:`StreamRows` that come again in every pass.
 
     Raises:
         ValueError, TypeError: wrong shapes, devices, weights; an iterator, which can be gone

@@ -37,6 +37,16 @@ class BatchLoader:
 
     Raises:
         ValueError: an argument has the wrong shape or range.
+
+    Example:
+        >>> import torch
+        >>> from kmeans_module import BatchLoader
+        >>> loader = BatchLoader(torch.arange(5.0)[:, None], batch_size=2)
+        >>> len(loader), [batch.x.flatten().tolist() for batch in loader]
+        (3, [[0.0, 1.0], [2.0, 3.0], [4.0]])
+        >>> second = BatchLoader(loader.x, batch_size=4, rank=1, world_size=2)
+        >>> [batch.x.flatten().tolist() for batch in second]
+        [[2.0, 3.0], [4.0]]
     """
 
     # What Lightning looks for: `loader.sampler.set_epoch(epoch)`, and `batch_sampler` beside it.
@@ -93,7 +103,11 @@ class BatchLoader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the random order of the next iteration; Lightning calls it every epoch."""
+        """Choose the random order of the next iteration; Lightning calls it every epoch.
+
+        Args:
+            epoch: number from 0; the same order for the same number and seed.
+        """
         self.epoch = epoch
 
     def __len__(self) -> int:

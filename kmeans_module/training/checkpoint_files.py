@@ -78,7 +78,18 @@ class VerifiedCheckpoints(LightningModule):
 
     @_restricted_classmethod  # as Lightning's: a call on an instance would leave it as it is
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As LightningModule's; refuses a file that is damaged, or of another kind, by its name."""
+        """A module from a checkpoint, as LightningModule's.
+
+        Args:
+            checkpoint_path: of the file, or a URL that fsspec reads.
+            args, kwargs: of :meth:`lightning.pytorch.LightningModule.load_from_checkpoint`.
+
+        Returns:
+            The module, with the centroids of the checkpoint.
+
+        Raises:
+            ValueError: the file is damaged or of another kind of module; it is named.
+        """
         if isinstance(checkpoint_path, str | os.PathLike) and not is_remote(checkpoint_path):
             read_checkpoint(checkpoint_path, weights_only=kwargs.get("weights_only"))
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)

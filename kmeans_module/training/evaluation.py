@@ -55,7 +55,16 @@ class EvaluationSteps(LightningModule):
         self._log_scores("test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Labels of a batch, (n,) int64."""
+        """Labels of a batch, for ``trainer.predict``.
+
+        Args:
+            batch: what the loader hands out.
+            batch_idx: number of the batch, which decides nothing.
+            dataloader_idx: number of the loader, which decides nothing.
+
+        Returns:
+            (n,) int64.
+        """
         labels: Tensor = self(as_batch(batch, self.batch_of).x)
         self.check_intact()
         return labels

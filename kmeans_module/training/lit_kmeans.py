@@ -89,6 +89,16 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         rows_stay: whether every epoch brings the rows in the same order.
         converged, stop_reason, variance, last: see
             :class:`~kmeans_module.training.outcome.Outcome`.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from kmeans_module import BlobDataModule, LitKMeans
+        >>> quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer = Trainer(accelerator="cpu", max_epochs=50, enable_checkpointing=False, **quiet)
+        >>> lit = LitKMeans(n_clusters=3)
+        >>> trainer.fit(lit, datamodule=BlobDataModule(n_clusters=3, batch_size=64))
+        >>> lit.kmeans.centroids.shape, lit.converged
+        (torch.Size([3, 2]), True)
     """
 
     def __init__(
@@ -138,7 +148,14 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         self._stepped = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Labels of samples (*, d): (*) int64."""
+        """Labels of the nearest centroids.
+
+        Args:
+            x: samples, (*, d).
+
+        Returns:
+            (*) int64.
+        """
         labels: Tensor = self.kmeans(x)
         return labels
 
@@ -157,7 +174,11 @@ class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
         return isinstance(self.kmeans, KMeansLayer) and bool(self.kmeans.initialized)
 
     def training_batches(self) -> Iterator[Batch]:
-        """One pass over the training batches of this rank, on its device; no collective."""
+        """One pass over the training batches of this rank, without a collective.
+
+        Returns:
+            The batches, on this rank's device, in the order of the pass.
+        """
         batches = self._training_batches()
         batches.end_first_pass(None)
         return iter(batches)

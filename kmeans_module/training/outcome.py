@@ -84,7 +84,11 @@ class Outcome(LightningModule):
         return Restarts(run.lloyd.centroids, run.inertia, run.chosen_by, m_steps, run.best)
 
     def outcome(self) -> dict[str, Any]:
-        """The part of the outcome that a checkpoint keeps."""
+        """The part of the outcome that a checkpoint keeps.
+
+        Returns:
+            converged, stop_reason, variance and the state of the generator.
+        """
         return {
             "converged": self.converged,
             "stop_reason": self.stop_reason,
@@ -93,7 +97,11 @@ class Outcome(LightningModule):
         }
 
     def take_outcome(self, state: Mapping[str, Any]) -> None:
-        """Go on from the outcome of a checkpoint, as :meth:`outcome` gave it."""
+        """Go on from the outcome of a checkpoint.
+
+        Args:
+            state: as :meth:`outcome` gave it.
+        """
         self.converged = state["converged"]
         self.stop_reason = state["stop_reason"]
         self.variance = state["variance"]

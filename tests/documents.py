@@ -42,6 +42,8 @@ def run_command(line: str) -> None:
         words[:1] = [sys.executable]
     elif words[0] in COMMANDS:
         words[:1] = [sys.executable, "-m", "kmeans_module.cli"]
+    elif words[0] == "torchrun":
+        words[:1] = [sys.executable, "-m", "torch.distributed.run"]
     else:
         assert words[0] == "cmp", line
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -70,6 +72,6 @@ def run_blocks(name: str, folder: Path) -> dict[str, Any]:
             exec(compile(code, name, "exec"), names)
         else:
             assert language == "bash", f"{name} has a block in {language}, which no test runs"
-            for line in code.splitlines():
+            for line in code.replace("\\\n", "").splitlines():
                 run_command(line)
     return names

@@ -58,7 +58,9 @@ def as_tensor(x: Any, name: str = "x", *, sparse: bool = False) -> Tensor:
     size = array.dtype.itemsize
     if not array.flags.aligned or any(step < 0 or step % size for step in array.strides):
         array = array.copy()
-    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Lent(array)))
+    found = torch.from_numpy(array if array.flags.writeable else np.asarray(_Lent(array)))
+    # The steps of an empty array are 0, which torch 2.8 takes for gaps in sparse rows.
+    return found if array.size else torch.empty(found.shape, dtype=found.dtype)
 
 
 def is_sparse_matrix(x: Any) -> bool:

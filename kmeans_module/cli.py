@@ -286,7 +286,10 @@ def _fail(message: str, *, status: int) -> NoReturn:
             names = ", ".join(module.__name__ for module in DATA_MODULES)
             line += f"; it is one of {names}, or a class by its import path"
     # The error of a data module's constructor is quoted among those of the union.
-    refusal = re.search(r"Errors: - (.*?) - Expected a .*? Given value type", line)
+    # jsonargparse 4.49 quotes it last, newer ones first.
+    refusal = re.search(
+        r"Errors: (?:- Expected a .*? )?- (.*?)(?: - Expected a .*?)? Given value type", line
+    )
     line = refusal[1] if refusal else line
     line = re.sub("<class '(.*?)'>", r"\1", line.replace("Parser key ", ""))
     line = re.sub(r"(?<=Got value:)(.*)$", lambda value: _cut(value[0]) or " ''", line)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, csr_matrix
 from sklearn.cluster import KMeans as SklearnKMeans
 
-from kmeans_module import BlobDataModule, KMeans, LitKMeans
+from kmeans_module import BlobDataModule, KMeans, KMeansLayer, LitKMeans
 from kmeans_module.arrays import as_tensor, column_names
 from kmeans_module.data import ArrayDataModule
 
@@ -254,6 +254,11 @@ def test_sparse_rows_share_the_memory_of_csr(index: type) -> None:
     x = as_tensor(matrix, sparse=True)
     assert x.values().data_ptr() == matrix.data.ctypes.data
     assert x.col_indices().data_ptr() == matrix.indices.ctypes.data
+
+
+def test_sparse_rows_may_hold_no_number_at_all() -> None:
+    rows = as_tensor(csr_array((3, 2)), sparse=True)
+    assert KMeansLayer.from_centroids(torch.eye(2))(rows).tolist() == [0, 0, 0]
 
 
 def test_sparse_rows_are_sorted_and_summed_and_the_matrix_stays() -> None:

@@ -16,7 +16,7 @@ from kmeans_module.checks import check_rows
 from kmeans_module.core.words import shown
 from kmeans_module.data.file_rows import FileRows
 from kmeans_module.rows.batch import Batch, as_batch
-from kmeans_module.rows.entry import AnyRows
+from kmeans_module.rows.entry import ROWS
 from kmeans_module.rows.source import (
     check_reiterable,
     in_data_order,
@@ -81,7 +81,7 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
         rows = FileRows(x)
         held = rows.held()
         return Given(rows if held is None else held, None, rows.n_features, n_rows=len(rows))
-    if isinstance(x, AnyRows):
+    if isinstance(x, ROWS):
         raise TypeError("x is rows that a layer has prepared: hand them to that layer's fit")
     if isinstance(x, Dataset) and not isinstance(x, Sequence):
         raise TypeError(

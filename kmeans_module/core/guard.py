@@ -66,6 +66,12 @@ def no_plain(x: Tensor) -> str | None:
     return None
 
 
+def nan_like(x: Tensor) -> Tensor:
+    """NaN of the dtype of x, (): torch.export of 2.8 cannot save the number in a program."""
+    zero = x.new_zeros(())
+    return zero / zero
+
+
 def captured(x: Tensor) -> bool:
     """Whether a CUDA graph records what is done with x, which must not be waited for."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -17,7 +17,7 @@ from kmeans_module.core.surplus import warn_of_surplus, warn_of_weights
 from kmeans_module.layer.pictures import Pictures
 from kmeans_module.layer.result import FitResult
 from kmeans_module.progress.observer import observing
-from kmeans_module.rows.entry import AnyRows, BatchOf, Data, survey
+from kmeans_module.rows.entry import ROWS, AnyRows, BatchOf, Data, survey
 from kmeans_module.rows.ranks import ProcessGroup, anywhere, errors_shared
 from kmeans_module.rows.subsample import subsample
 from kmeans_module.seeds import generator_of
@@ -108,7 +108,7 @@ class KMeansLayer(Pictures):
         """
         self._require_values("initialize", x)
         check.check_process_group(process_group)
-        ranks = x.group if isinstance(x, AnyRows) else process_group
+        ranks = x.group if isinstance(x, ROWS) else process_group
         with errors_shared(ranks):
             generator = generator_of(generator, seed)
             init = self._flat_init(init)
@@ -213,7 +213,7 @@ class KMeansLayer(Pictures):
         """
         self._require_values("fit", x)
         check.check_process_group(process_group)
-        ranks = x.group if isinstance(x, AnyRows) else process_group
+        ranks = x.group if isinstance(x, ROWS) else process_group
         with errors_shared(ranks):
             check.check_integer("max_iter", max_iter, minimum=0)
             check.check_integer("n_init", n_init, minimum=1)

@@ -16,7 +16,7 @@ from kmeans_module.core.seeding import Init
 from kmeans_module.core.statistics import ClusterStats, EStep
 from kmeans_module.given_labels import label_stats
 from kmeans_module.layer.assignment import Assignment
-from kmeans_module.rows.entry import AnyRows, BatchOf, Data, check_fits, enter
+from kmeans_module.rows.entry import ROWS, AnyRows, BatchOf, Data, check_fits, enter
 from kmeans_module.rows.last import LastSearch
 from kmeans_module.rows.ranks import ProcessGroup, agree, errors_shared
 from kmeans_module.rows.survey import refuse, refuse_nonfinite
@@ -104,7 +104,7 @@ class Steps(Assignment):
             (tensor([2., 1.], dtype=torch.float64), tensor(8., dtype=torch.float64))
         """
         self.check_initialized()
-        if isinstance(x, AnyRows):
+        if isinstance(x, ROWS):
             start = check.check_integer("start", start, minimum=0)
             if sample_weight is not None or start:
                 raise ValueError("rows have their sample_weight and start already; got them again")

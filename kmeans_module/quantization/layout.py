@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import unit_rows
-from kmeans_module.core.guard import no_plain, readable, under_mode
+from kmeans_module.core.guard import nan_like, no_plain, readable, under_mode
 from kmeans_module.core.statistics import accumulator_dtype
 from kmeans_module.core.words import shown
 
@@ -165,7 +165,7 @@ def hide_rows(
         rows = unit_rows(rows)
     seen = rows.detach()
     if finite is not None:
-        seen = seen.where(finite.unsqueeze(-1), torch.nan)
+        seen = seen.where(finite.unsqueeze(-1), nan_like(seen))
     return rows, seen, valids
 
 
@@ -187,7 +187,8 @@ def weigh_rows(
         return seen, valid
     if not readable(weight):
         bad = ~((weight >= 0) & weight.isfinite())
-        seen, weight = seen.masked_fill(bad.unsqueeze(-1), torch.nan), weight.masked_fill(bad, 0)
+        seen = seen.masked_fill(bad.unsqueeze(-1), nan_like(seen))
+        weight = weight.masked_fill(bad, 0)
     return seen, weight if valid is None else weight.where(valid, 0.0)
 
 

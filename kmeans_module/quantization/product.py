@@ -20,7 +20,7 @@ from kmeans_module.quantization.offline import (
     weighted_mean,
 )
 from kmeans_module.quantization.product_codes import ProductCodes
-from kmeans_module.quantization.quantized import Quantized
+from kmeans_module.quantization.quantized import Measures, Quantized
 from kmeans_module.quantization.rotation import rotation_like
 from kmeans_module.quantization.vector import VectorQuantizer
 from kmeans_module.rows.ranks import ProcessGroup
@@ -184,7 +184,9 @@ class ProductQuantizer(ProductCodes):
         quantized = self._rotated_back(found.quantized).to(x.dtype)
         measures = found.measures
         if measures is not None:
-            measures = measures._replace(axis="heads")  # also of one sub-space
+            # An axis also of one sub-space; torch.compile of 2.8 reads no _replace.
+            errors, losses, scale, sizes, _, by_row = measures
+            measures = Measures(errors, losses, scale, sizes, "heads", by_row)
         return Quantized(
             self.layout.features_back(quantized), self._with_subspaces(found.codes), found.loss,
             measures=measures,

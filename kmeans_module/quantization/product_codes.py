@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kmeans_module import checks as check
 from kmeans_module.core.distances import compute_dtype, full_precision
-from kmeans_module.core.guard import readable
+from kmeans_module.core.guard import nan_like, readable
 from kmeans_module.layer import KMeansLayer
 from kmeans_module.quantization.layout import check_code_dtype, check_codes, check_range
 from kmeans_module.quantization.packing import bits_of, pack, unpack
@@ -218,7 +218,7 @@ class ProductCodes(Quantizer):
             weight = weight_of(self.rotation)
             dtype = compute_dtype(x, weight)
             rotated = x.where(finite, 0.0).to(dtype) @ weight.T.to(dtype)
-        return rotated.where(finite, torch.nan)
+        return rotated.where(finite, nan_like(rotated))
 
     def _rotated_back(self, quantized: Tensor) -> Tensor:
         if self.rotation is None:

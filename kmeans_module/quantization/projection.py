@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kmeans_module.core.guard import nan_like
+
 
 class Projection(nn.Module):
     """What a quantizer does to vectors before they are quantized, and to their codes after.
@@ -43,7 +45,7 @@ class Projection(nn.Module):
         leaves the gradients of the others alone."""
         finite = x.detach().isfinite().all(dim=-1, keepdim=True)
         projected = self.project_in(x.where(finite, 0.0).to(self.project_in.weight.dtype))
-        hidden: Tensor = projected.where(finite, torch.nan)
+        hidden: Tensor = projected.where(finite, nan_like(projected))
         return hidden
 
     def back(self, quantized: Tensor, known: Tensor | None) -> Tensor:

@@ -40,13 +40,14 @@ class Quantizer(NotScripted):
         Args:
             n_layers: of how many of the layers centroids are needed; None for all.
         """
-        try:
-            for layer in self.codebook_layers()[:n_layers]:
-                layer.check_initialized()
-        except check.NotInitializedError:
-            raise check.NotInitializedError(
-                f"{type(self).__name__} has no centroids yet: train it, or load a state_dict"
-            ) from None
+        if not self._has_centroids(n_layers):
+            raise check.NotInitializedError(self._without_centroids())
+
+    def _has_centroids(self, n_layers: int | None) -> bool:
+        return all(layer.has_centroids() for layer in self.codebook_layers()[:n_layers])
+
+    def _without_centroids(self) -> str:
+        return f"{type(self).__name__} has no centroids yet: train it, or load a state_dict"
 
     def reset_parameters(self) -> None:
         """Draw random codebooks, and forget what was learnt."""
@@ -64,18 +65,17 @@ class Quantizer(NotScripted):
             NotInitializedError: such an answer would be learnt from, or become a part of a
                 program that is exported or traced.
         """
-        try:
-            self.check_initialized(n_layers)
-        except check.NotInitializedError as error:
-            # Compiled code is read again once there are centroids; an exported program is not.
-            recorded = exporting() or (under_mode() and not compiling())
-            if self.training or recorded:
-                raise
-            if not self._warned:
-                warn(f"{error}; until then it answers from random ones")
-            for module in self.modules():
-                if isinstance(module, Quantizer):
-                    module._warned = True
+        if self._has_centroids(n_layers):
+            return
+        # Compiled code is read again once there are centroids; an exported program is not.
+        recorded = exporting() or (under_mode() and not compiling())
+        if self.training or recorded:
+            raise check.NotInitializedError(self._without_centroids())
+        if not self._warned:
+            warn(f"{self._without_centroids()}; until then it answers from random ones")
+        for module in self.modules():
+            if isinstance(module, Quantizer):
+                module._warned = True
 
     def __getattr__(self, name: str) -> Any:
         if name == "update":

@@ -21,6 +21,7 @@ from kmeans_module.rows.stream import StreamRows
 from kmeans_module.rows.survey import refuse, refuse_too_few
 
 AnyRows = HeldRows | StreamRows
+ROWS = (HeldRows, StreamRows)  # for isinstance: torch.compile of 2.8 reads no union of types
 Data = Tensor | AnyRows | Iterable[Any]
 BatchOf = Callable[[Any], Any]
 
@@ -46,7 +47,7 @@ def enter(
     Raises:
         ValueError, TypeError: bad data; rows of other sizes, or with weights once more.
     """
-    if isinstance(x, AnyRows):
+    if isinstance(x, ROWS):
         if sample_weight is not None or group is not None or resident or batch_of is not None:
             raise ValueError(
                 "rows have their sample_weight and process_group, and are in memory or not; "

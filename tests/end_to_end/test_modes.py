@@ -85,6 +85,10 @@ READING: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any]]] = {
     ),
     "heads codes": (lambda: quantizer("heads"), lambda m, x: m.decode(m.encode(x))),
     "residual": (lambda: quantizer("residual"), lambda m, x: tuple(m(x))),
+    "residual weights": (
+        lambda: quantizer("residual", nonfinite="skip", projection=4),
+        lambda m, x: tuple(m(x, sample_weight=x[:, 0].detach() ** 2)),
+    ),
     "residual beam": (
         lambda: quantizer("residual"),
         lambda m, x: m.decode(m.encode(x, beam_size=3)),
@@ -170,7 +174,8 @@ def compiled(module: nn.Module) -> Any:
 # Each of them takes torch a second or so.
 EXPORTED = (
     "forward batch_shape", "transform", "soft_assign", "decode", "e_step weights",
-    "vector rotation", "residual beam", "residual distances", "product rotation", "product packed",
+    "vector rotation", "residual weights", "residual beam", "residual distances",
+    "product rotation", "product packed",
 )  # fmt: skip
 COMPILED = ("transform", "soft_assign t", "vector rotation", "residual beam", "product packed")
 MADE = [

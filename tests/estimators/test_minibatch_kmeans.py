@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn import __version__ as sklearn_version
 from sklearn.base import clone
 from sklearn.cluster import MiniBatchKMeans as SklearnMiniBatchKMeans
-from sklearn.utils.fixes import parse_version
 
 from kmeans_module import EmptyClusterError, MiniBatchKMeans
+from tests.estimators.helpers import OTHER_BATCHES, OTHER_DRAWS
 
 X = np.random.default_rng(0).normal(size=(600, 4)) + np.repeat(np.eye(4) * 5, 150, axis=0)
 WEIGHT = np.linspace(0, 2, len(X))
@@ -50,10 +49,7 @@ def assert_alike(ours: Any, theirs: Any) -> None:
         assert ours.labels_.dtype == theirs.labels_.dtype
 
 
-@pytest.mark.skipif(
-    parse_version(sklearn_version) < parse_version("1.9"),
-    reason="before scikit-learn 1.9 no weight counted in the draws of batches",
-)
+@pytest.mark.skipif(OTHER_DRAWS, reason=OTHER_BATCHES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -75,13 +71,16 @@ def test_partial_fit_is_scikit_learns(
 ) -> None:
     models = pair(**options)
     for model in models:
-        if fitted:
+        if fitted and OTHER_DRAWS:
+            model.partial_fit(X[::2])
+        elif fitted:
             model.fit(X[::2])
         for part in np.array_split(np.random.default_rng(1).permutation(len(X)), 9):
             model.partial_fit(X[part], sample_weight=WEIGHT[part] if weighted else None)
     assert_alike(*models)
 
 
+@pytest.mark.skipif(OTHER_DRAWS, reason=OTHER_BATCHES)
 def test_it_says_what_scikit_learn_says(capsys: pytest.CaptureFixture[str]) -> None:
     said = []
     for model in pair(batch_size=64, reassignment_ratio=0.5, verbose=1):

@@ -13,6 +13,7 @@ from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.cluster import MiniBatchKMeans as SklearnMiniBatchKMeans
 
 from kmeans_module import KMeans, MiniBatchKMeans
+from tests.estimators.helpers import OTHER_DRAWS
 
 X = np.random.default_rng(0).integers(0, 50, (40, 3)).astype(np.float64)
 PAIRS = ((KMeans, SklearnKMeans), (MiniBatchKMeans, SklearnMiniBatchKMeans))
@@ -87,10 +88,10 @@ def test_odd_data_end_as_they_do_in_scikit_learn(pair: Any, kind: str) -> None:
     given = ODD[kind]
 
     def calls(estimator: Any) -> list[Any]:
-        model = estimator(2, init=X[:2], n_init=1, random_state=0)
-        fitted = estimator(2, init=X[:2], n_init=1, random_state=0).fit(X)
+        model, fitted = (estimator(2, init=X[:2], n_init=1, random_state=0) for _ in range(2))
+        getattr(fitted, fit)(X)
         return [
-            outcome(lambda: model.fit(given).labels_),
+            outcome(lambda: getattr(model, fit)(given).labels_),
             outcome(lambda: getattr(model, "feature_names_in_", np.array("none")).astype(str)),
             *(
                 outcome(lambda name=name: getattr(fitted, name)(given))
@@ -100,6 +101,7 @@ def test_odd_data_end_as_they_do_in_scikit_learn(pair: Any, kind: str) -> None:
         ]
 
     mini = pair[0] is MiniBatchKMeans
+    fit = "partial_fit" if mini and OTHER_DRAWS else "fit"
     for ours, theirs in zip(*map(calls, pair), strict=True):
         if isinstance(theirs, tuple):
             assert ours == theirs
@@ -132,7 +134,8 @@ def test_weights_are_refused_as_in_scikit_learn(pair: Any, tensor: bool) -> None
     for weight in (np.ones(3), np.ones((40, 2)), np.full(40, np.nan), ["a"] * 40, np.zeros(40)):
         with pytest.raises((TypeError, ValueError)) as raised:
             model.fit(x, sample_weight=weight)
-        if not tensor:
+        taken = OTHER_DRAWS and isinstance(weight, np.ndarray) and not weight.any()
+        if not tensor and not taken:
             with pytest.raises(type(raised.value)) as theirs:
                 pair[1](2, init=X[:2], n_init=1).fit(X, sample_weight=weight)
             assert str(raised.value) == str(theirs.value)

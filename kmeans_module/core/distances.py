@@ -120,7 +120,10 @@ def pairwise_distances(x: Tensor, centroids: Tensor, *, metric: str = "euclidean
             return _one_minus_cosine(x, centroids)
         if not differentiated(x, centroids) or recorded():
             return _squared(x, centroids)
-        distances: Tensor = _SquaredDistances.apply(x, centroids)  # type: ignore[no-untyped-call]
+        # torch 2.14 gives `apply` a type, older versions do not.
+        distances: Tensor = _SquaredDistances.apply(  # type: ignore[no-untyped-call, unused-ignore]
+            x, centroids
+        )
         return distances
 
 

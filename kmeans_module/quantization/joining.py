@@ -86,7 +86,9 @@ class JoinableCodebook(Joinable):
         # that no other module shares.
         if self._join_group is None and self.join_process_group is not None:
             ranks = dist.get_process_group_ranks(self.join_process_group)
-            self._join_group = dist.new_group(ranks)
+            group = dist.new_group(ranks)
+            assert isinstance(group, ProcessGroup)  # this rank is among its own group's
+            self._join_group = group
         return QuantizerJoinHook(self)
 
     @property

@@ -6,7 +6,6 @@ import ctypes
 import importlib
 import re
 import runpy
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +17,12 @@ from kmeans_module import backends
 from kmeans_module.backends.native import interface, library
 from kmeans_module.core import distances, scale, seeding
 from tests.backends.conftest import needs_native
+from tests.native.build import COMPILER, needs_compiler
 
 ABI = Path(__file__).parents[2] / "csrc/abi"
 BIND = runpy.run_path(str(ABI / "bind.py"))
 HEADER = (ABI / "native.h").read_text()
 STRUCTS = (interface.RowsStruct, interface.SparseStruct, interface.ResultStruct)
-
-needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
 
 def test_python_has_the_interface_of_the_header() -> None:
@@ -50,7 +48,7 @@ def test_the_script_refuses_what_it_does_not_know(old: str, new: str) -> None:
         BIND["interface"](HEADER.replace(old, new, 1))
 
 
-@needs_gxx
+@needs_compiler
 def test_structs_are_laid_out_as_in_the_header(tmp_path: Path) -> None:
     lines = []
     for struct in STRUCTS:
@@ -60,7 +58,7 @@ def test_structs_are_laid_out_as_in_the_header(tmp_path: Path) -> None:
             lines.append(f"static_assert(offsetof({struct.__doc__}, {name}) == {field.offset});")
     source = tmp_path / "layout.cpp"
     source.write_text('#include <cstddef>\n#include "abi/native.h"\n' + "\n".join(lines))
-    command = ["g++", "-std=c++17", "-fsyntax-only", f"-I{ABI.parent}", str(source)]
+    command = [*COMPILER, "-std=c++17", "-fsyntax-only", f"-I{ABI.parent}", str(source)]
     subprocess.run(command, check=True)
 
 
@@ -101,9 +99,11 @@ def test_hooks_of_tests_are_exported_beside_the_interface() -> None:
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The module that loads the library, which it has forgotten."""
+    """The module that loads the library, which it has forgotten, and takes for installed."""
     library.cache_clear()
-    yield importlib.import_module("kmeans_module.backends.native.library")
+    loader = importlib.import_module("kmeans_module.backends.native.library")
+    monkeypatch.setattr(loader, "INSTALLED", True)
+    yield loader
     monkeypatch.undo()
     library.cache_clear()
 
@@ -117,13 +117,13 @@ STALE = {
 }
 
 
-@needs_gxx
+@needs_compiler
 @pytest.mark.parametrize("words", STALE)
 def test_a_stale_library_is_refused_in_words(
     words: str, module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale = tmp_path / "stale.so"
-    compiler = ["g++", "-x", "c", "-shared", "-fPIC", "-o", str(stale), "-"]
+    compiler = [*COMPILER, "-x", "c", "-shared", "-fPIC", "-o", str(stale), "-"]
     subprocess.run(compiler, input=STALE[words], text=True, check=True)
     monkeypatch.setattr(module, "LIBRARY", stale)
     refused = re.escape(f"{stale} {words}") + ".*build it again.*pip install"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,23 @@ CORES = os.cpu_count() or 1
 _PLACES = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))
 CMAKE = shutil.which("cmake", path=os.pathsep.join(_PLACES))
 
+
+def _compiler() -> list[str]:
+    """The command of the C++ compiler that CMake takes; empty where there is none that runs."""
+    given = os.environ.get("CXX")
+    for command in [shlex.split(given)] if given else [["c++"], ["g++"]]:
+        if shutil.which(command[0]) is None:
+            continue
+        version = subprocess.run([*command, "--version"], capture_output=True, check=False)
+        if version.returncode == 0:
+            return command
+    return []
+
+
+COMPILER = _compiler()
+needs_compiler = pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")
 needs_cmake = pytest.mark.skipif(
-    CMAKE is None or shutil.which("g++") is None, reason="C++ is built by CMake and g++"
+    CMAKE is None or not COMPILER, reason="there is no CMake, or no C++ compiler"
 )
 
 

@@ -86,7 +86,7 @@ READING: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any]]] = {
     "heads codes": (lambda: quantizer("heads"), lambda m, x: m.decode(m.encode(x))),
     "residual": (lambda: quantizer("residual"), lambda m, x: tuple(m(x))),
     "residual weights": (
-        lambda: quantizer("residual", nonfinite="skip", projection=4),
+        lambda: quantizer("residual", nonfinite="skip"),
         lambda m, x: tuple(m(x, sample_weight=x[:, 0].detach() ** 2)),
     ),
     "residual beam": (
@@ -192,6 +192,12 @@ def test_a_program_gives_for_other_rows_what_eager_code_gives(
     module = reading(name)
     with torch.no_grad():
         assert_same(made(module)(OTHER), module(OTHER))
+
+
+def test_a_program_with_a_projection_is_saved_and_loaded() -> None:
+    module = Called(quantizer("vector", projection=4), READING["vector"][1]).eval()
+    with torch.no_grad():
+        assert_same(exported(module)(OTHER), module(OTHER))
 
 
 @pytest.mark.parametrize(

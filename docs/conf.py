@@ -39,6 +39,9 @@ html_math_renderer = "mathml"
 html_show_copyright = False
 html_copy_source = False
 
+# Pages whose text is that of a file beside docs/, such as CONTRIBUTING.md.
+FROM_ABOVE = ("readme", "contributing", "changelog")
+
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Shape"]
 napoleon_use_ivar = True  # attributes as a list, without a heading for the type of each
@@ -94,7 +97,20 @@ def with_underscores(
 
 def with_files(app: Sphinx, name: str, source: list[str]) -> None:
     """Links to files of the repository outside of docs/ are links to copies of them."""
-    source[0] = source[0].replace("](../", "](path:../")
+    if name in FROM_ABOVE:
+        file = ROOT / f"{name.upper()}.md"
+        app.env.note_dependency(str(file))
+        text = re.sub(r"\]\((?!\w+:|#)", "](../", file.read_text(encoding="utf-8"))
+        text = text.replace("](../docs/", "](")
+        for page in FROM_ABOVE:
+            text = text.replace(f"](../{page.upper()}.md", f"]({page}.md")
+        source[0] = text
+    source[0] = re.sub(r"\[([^]]*)\]\(\.\./([^)]*)\)", link_to_a_copy, source[0])
+
+
+def link_to_a_copy(link: re.Match[str]) -> str:
+    """A link to a copy of a file; a folder has none, and its name stays."""
+    return f"[{link[1]}](path:../{link[2]})" if (ROOT / link[2]).is_file() else link[1]
 
 
 def inline_math(writer: Any, node: nodes.math) -> None:

@@ -34,9 +34,9 @@ class KMeansLayer(Pictures):
         metric: "euclidean", or "cosine" (spherical k-means: centroids of unit length,
             distance ½‖x/‖x‖ - c‖² = 1 - cos; a zero row gets label 0 and distance 1 and
             contributes nothing).
-        empty_cluster: what becomes of a cluster without samples: "relocate" it to the farthest
-            samples as in scikit-learn, "split" the heaviest cluster as in faiss, "keep" its
-            centroid, or raise an "error".
+        empty_cluster: what becomes of a cluster without samples: "relocate" moves it to the
+            farthest sample, as in scikit-learn; "split" gives it half of the heaviest cluster, as
+            in faiss; "keep" leaves its centroid where it is; "error" raises an EmptyClusterError.
         batch_shape: leading shape of independent problems, each with its own centroids.
         requires_grad: whether the centroids are a Parameter, under the same key of the
             state_dict, for losses of :meth:`transform`, :meth:`decode` or :meth:`soft_assign`.
@@ -84,15 +84,16 @@ class KMeansLayer(Pictures):
 
         Args:
             x: samples, (*batch_shape, n, d) or (n, d), batches or Rows, as in :meth:`fit`.
-            init: "k-means++", "k-means||", "random", a tensor (*batch_shape, k, d) or (k, d),
-                or a function ``init(x, n_clusters, generator)`` that returns one; x is sparse where
-                the samples are.
+            init: "k-means++" (rows drawn by squared distance to the centroids so far),
+                "k-means||" (the like in few passes, for data in batches), "random" (distinct
+                rows), a tensor (*batch_shape, k, d) or (k, d), or a function
+                ``init(x, n_clusters, generator)`` that returns one; x is sparse if the samples are.
             sample_weight: (*batch_shape, n) or (n,), of a tensor.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
             process_group: the ranks that hold the rest of the rows.
-            batch_of: makes a batch of what a loader hands out.
-            verbose: whether a bar shows how far it is; see :meth:`fit`.
+            batch_of: a function that makes a batch of what a loader yields.
+            verbose: whether a bar shows the progress; see :meth:`fit`.
             told: called with (done, total), centers or passes, while an init by name draws.
 
         Raises:
@@ -157,47 +158,49 @@ class KMeansLayer(Pictures):
         Args:
             x: samples, (*batch_shape, n, d) or (n, d), dense or of layout torch.sparse_csr, whose
                 results are those of the dense ones; what :meth:`prepare` made of them; or
-                batches that can be gone through again and again: a list, a DataLoader, any
+                batches that can be read again and again: a list, a DataLoader, any
                 class whose ``__iter__`` starts again. A batch is a tensor (n, d), (tensor,
                 labels), a :class:`~kmeans_module.rows.batch.Batch`, or a dictionary with "x" and
                 perhaps "target" and "sample_weight"; it is moved to the layer's device. Batches
-                of a loader are not held. With a process_group x is this rank's part.
-            init: see :meth:`initialize`; "current" continues from the layer's centroids. Of
+                of a loader are not kept. With a process_group x is this rank's part.
+            init: see :meth:`initialize`; "current" continues from the layer's centroids. For
                 loaders whose batches do not stay in memory, "k-means++" draws from a uniform
                 sample.
             max_iter: iterations at most; 0 chooses the centroids and assigns the samples to them.
             tol: stop when the shift Σ‖c_new - c_old‖² is at most tol × the mean variance of
                 the features, as in scikit-learn, or when no label changes.
-            n_init: restarts, of which the one of lowest inertia is kept (one is enough for an
-                init that is a tensor or "current").
+            n_init: fits from different starts, of which that of lowest inertia is kept (one is
+                enough for an init that is a tensor or "current").
             sample_weight: (*batch_shape, n) or (n,), of a tensor; batches bring their own.
-            max_points_per_centroid: of more than k times as many rows a uniform sample of that
-                size is fitted, as in faiss; labels, inertia and the layer's counts are of all
-                rows, n_iter, converged and history of the sample. None fits all rows.
+            max_points_per_centroid: if there are more than k times as many rows, a uniform sample
+                of that size is fitted, as in faiss; labels, inertia and the layer's counts are
+                those of all rows, n_iter, converged and history of the sample. None fits all rows.
             generator: None draws from torch's default generator.
             seed: an integer in place of a generator.
             process_group: the ranks that hold the rest of the rows: inertia and centroids are
                 then those of the whole, labels those of this rank.
             callback: called with an :class:`~kmeans_module.core.lloyd.Iteration` after each
-                iteration, in their order; on a CUDA device late, when the host looks at it.
-            callback_every: iterations after which the host looks at the latest; 1 costs a wait for
-                each, None is whenever it looks anyway. Without a callback it changes nothing.
-            verbose: whether a bar shows what happens, seeding included: in a terminal, in a
+                iteration, in their order; for a CUDA device late, when the host looks at it.
+            callback_every: iterations after which the host looks at the device at the latest; with
+                1 the host waits for each iteration, with None it looks when it would without a
+                callback. Without a callback this argument changes nothing.
+            verbose: whether a bar shows the progress, seeding included: in a terminal, in a
                 notebook, on the first rank of several; elsewhere lines on stderr, or of the
                 logger ``kmeans_module.progress`` where logging shows level INFO.
-            resident: whether all batches of a loader are kept in memory, on the layer's device.
-            batch_of: makes a batch of what a loader hands out, where that is anything else.
+            resident: whether the batches of a loader stay in memory, on the layer's device.
+            batch_of: a function that makes a batch of what a loader yields, if that is none.
 
         Returns:
             labels (None for a stream), inertia, n_iter, converged, history; ``labels ==
-            layer(x)`` and the inertia is that of the layer's centroids. A CUDA device finds the
-            bits of a CPU from the same initial centroids, but with sample weights or values that
-            span too much a centroid may differ by its last bit, and with it labels and n_iter.
+            layer(x)`` and the inertia is that of the layer's centroids. From the same initial
+            centroids a CUDA device finds the bits of a CPU; with sample weights, or features that
+            hold very large and very small values, a centroid may differ by its last bit, and with
+            it labels and n_iter.
 
         Raises:
-            ValueError: n_samples < n_clusters, NaN or infinity, bad arguments, an iterator
-                which can be gone through only once, a pass that brings other rows than the one
-                before. The layer is then as it was.
+            ValueError: n_samples < n_clusters, NaN or infinity, bad arguments, an iterator,
+                which can be read only once, a pass that brings other rows than the one before.
+                The layer is then as it was.
             EmptyClusterError: a cluster is empty and the policy is "error".
 
         Example:

@@ -31,11 +31,7 @@ from kmeans_module.training.handshake import agree_on_arguments, check_strategy
 from kmeans_module.training.loaders import TrainingBatches, check_loader, training_rows
 from kmeans_module.training.numbering import BatchOf, deals_a_list
 from kmeans_module.training.outcome import Outcome
-from kmeans_module.training.pending import (
-    PendingLayer,
-    check_same_kind,
-    make_layer,
-)
+from kmeans_module.training.pending import PendingLayer, check_same_kind, make_layer
 from kmeans_module.training.report import (
     as_numbers,
     is_last_iteration,
@@ -53,36 +49,40 @@ ALGORITHMS = ("lloyd", "minibatch")
 class LitKMeans(Outcome, EvaluationSteps, VerifiedCheckpoints):
     """k-means trained by ``Trainer.fit``: one epoch is one iteration.
 
-    Lloyd's algorithm makes one M-step at the end of an epoch, from the statistics of all its
-    batches on all ranks: the result does not depend on how the rows are split. "minibatch"
-    makes one per batch, with a learning rate per cluster (Sculley, Web-scale k-means
-    clustering, WWW 2010); there the shift is that of a whole epoch.
+    "minibatch" is that of Sculley (Web-scale k-means clustering, WWW 2010), with a learning rate
+    per cluster; its shift is that of a whole epoch.
 
-    Fitting stops by itself when it has converged; ``trainer.max_epochs`` caps it. Batches are
+    Fitting stops when it has converged; ``trainer.max_epochs`` caps it. Batches are
     :class:`~kmeans_module.rows.batch.Batch`, a tensor (n, d), (tensor, labels), or a dict with
-    "x" (and "target", "sample_weight"). No epoch is held in memory: batches of a loader come and
-    go, and those that stay the same tensors, as those of
-    :class:`~kmeans_module.rows.loader.BatchLoader`, keep what was learned about their rows. Of
-    other loaders "k-means++" draws from a uniform sample of max(65,536, 256·k) rows.
+    "x" (and "target", "sample_weight"). No epoch is kept in memory. What was learned about rows is
+    kept for batches that stay the same tensors, such as those of
+    :class:`~kmeans_module.rows.loader.BatchLoader`. For other loaders "k-means++" draws from a
+    uniform sample of max(65,536, 256·k) rows.
 
     The layer is made from the data, or from a checkpoint: float64 data get float64 centroids.
     Until then ``kmeans`` raises NotInitializedError.
 
     Args:
         n_clusters: number of centroids, k.
-        n_features: features of a sample, d; a check of the data, None to take what comes.
-        init: "k-means++", "k-means||", "random", or the path of a file of centroids: what
-            KMeansLayer.save wrote, or an array (k, d) as .npy, .csv or .safetensors.
-        algorithm: "lloyd" (exact, the same as KMeansLayer.fit) or "minibatch".
-        metric: "euclidean" or "cosine".
-        empty_cluster: "relocate", "split", "keep" or "error".
-        tol: stop when the shift is at most tol × the mean variance of the features.
-        n_init: restarts, which run in the same epochs; the layer holds that of lowest inertia. Rows
-            in memory take 8 bytes more for each. An init that is a file, or a layer that has
-            centroids, needs one.
+        n_features: features of a sample, d, to check the data; None takes any number.
+        init: where the centroids start: "k-means++" (rows far from one another), "k-means||" (the
+            like, in few passes over the data), "random" (distinct rows), or the path of a file:
+            one of KMeansLayer.save, or an array (k, d) as .npy, .csv or .safetensors.
+        algorithm: "lloyd" (one M-step per epoch, from all batches on all ranks: exact, the same as
+            KMeansLayer.fit) or "minibatch" (one M-step per batch: an approximation in less time).
+        metric: "euclidean" (squared distances), or "cosine" (1 - cos: rows and centroids count as
+            directions, of unit length).
+        empty_cluster: what becomes of a cluster without samples: "relocate" moves it to the
+            farthest sample, "split" gives it half of the heaviest cluster, "keep" leaves its
+            centroid where it is, "error" ends the fit.
+        tol: stop when the shift of the centroids, Σ‖c_new - c_old‖², is at most tol × the mean
+            variance of the features.
+        n_init: fits from different starts, in the same epochs, of which that of lowest inertia is
+            kept. Each takes 8 bytes more per row in memory. An init that is a file, or a layer that
+            has centroids, needs one.
         seed: of the initialization; None draws from torch's default generator.
-        resident: whether all batches of the first pass are kept in memory, on the device.
-        batch_of: makes a batch of what the loaders hand out, where that is anything else.
+        resident: whether the batches of the first pass stay in memory, on the device.
+        batch_of: a function that makes a batch of what the loaders yield, if that is none.
 
     Attributes:
         kmeans: the :class:`~kmeans_module.KMeansLayer`.

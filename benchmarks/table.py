@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import textwrap
 
 from benchmarks.peers import OURS
 
 BEGIN = "<!-- speed: python -m benchmarks table --update README.md -->\n"
 END = "<!-- end of speed -->\n"
+WIDTH = 104  # of lines of prose
 
 
 def run(options: argparse.Namespace) -> None:
@@ -57,19 +60,37 @@ def markdown(figures: dict) -> str:
 
 def _notes(rows: list[dict], peers: list[str]) -> list[str]:
     """What a reader must know to judge the figures."""
-    notes = []
+    notes = _inertias(rows)
     if "superkmeans" in peers:
         notes.append("superkmeans is approximate where there are many features.")
-    flagged = sorted({peer for row in rows for peer in row["flagged"]})
-    if flagged:
-        notes += [
-            "The final inertia differs from scikit-learn's by more than 0.01 % somewhere for "
-            f"{', '.join(flagged)}",
-            "(`benchmarks/results/lloyd.json`).",
-        ]
     if any(row["ms"].get(peer) is None for row in rows for peer in peers):
         notes.append("A dash: a run would have taken too long.")
-    return [*notes, ""] if notes else []
+    return [*textwrap.wrap(" ".join(notes), WIDTH), ""] if notes else []
+
+
+def _inertias(rows: list[dict]) -> list[str]:
+    """By how much each library, ours too, ends above or below the one that is compared with."""
+    libraries = list(dict.fromkeys(peer for row in rows for peer in row["deviation"]))
+    reference = "scikit-learn" if "scikit-learn" in libraries else libraries[0]
+    most: dict[str, list[str]] = {}  # by the data where a library differs most
+    for library in libraries:
+        there = [row for row in rows if library in row["deviation"]]
+        row = max(there, key=lambda row: _size(row["deviation"][library]))
+        if library != reference:
+            off = f"{library} {100 * row['deviation'][library]:+.2g} %"
+            most.setdefault(row["title"], []).append(off)
+    if not most:
+        return []
+    places = "; ".join(f"on {title}: {', '.join(offs)}" for title, offs in most.items())
+    return [
+        f"The final inertia of each library differs most from that of {reference} {places}.",
+        "A minus is a lower inertia, which is better.",
+        "Exact libraries differ where ties and rounding send them different ways.",
+    ]
+
+
+def _size(deviation: float) -> float:
+    return math.inf if math.isnan(deviation) else abs(deviation)
 
 
 def _row(cells: list[str]) -> str:

@@ -12,6 +12,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+try:
+    from sklearn.datasets import load_sample_image
+except ImportError as error:
+    raise SystemExit("docs/pictures.py needs scikit-learn: pip install scikit-learn") from error
+
 from kmeans_module import BlobDataModule, KMeansLayer, kmeans
 from kmeans_module.figures import clustering_figure, quantized_figure
 
@@ -32,8 +37,6 @@ def clusters() -> Figure:
 
 def palette() -> Figure:
     """A photograph beside the same in 16 colors, and these."""
-    from sklearn.datasets import load_sample_image
-
     photo = torch.from_numpy(load_sample_image("china.jpg").copy())[::2, ::2] / 255
     result = kmeans(photo.reshape(-1, 3), 16, n_init=4, seed=0)
     colored = result.centroids[result.labels].reshape(photo.shape)
@@ -45,8 +48,11 @@ PICTURES = {"clusters.png": (clusters, 72), "palette.jpg": (palette, 70)}  # dot
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draws the pictures of README.md and docs/.")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where they go")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="where they go; made if it is not there"
+    )
     folder = parser.parse_args(arguments).folder
+    folder.mkdir(parents=True, exist_ok=True)
     for name, (draw, dpi) in PICTURES.items():
         draw().savefig(folder / name, dpi=dpi)
 

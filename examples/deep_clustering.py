@@ -17,9 +17,15 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from sklearn.datasets import load_digits
-from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
+
+try:
+    from sklearn.datasets import load_digits
+    from sklearn.metrics import normalized_mutual_info_score
+except ImportError as error:
+    raise SystemExit(
+        "examples/deep_clustering.py needs scikit-learn: pip install scikit-learn"
+    ) from error
 
 from kmeans_module import KMeansLayer
 from kmeans_module.rows import Batch, BatchLoader

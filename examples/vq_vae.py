@@ -15,9 +15,13 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 from torchmetrics.image import PeakSignalNoiseRatio
+
+try:
+    from sklearn.datasets import load_sample_image
+except ImportError as error:
+    raise SystemExit("examples/vq_vae.py needs scikit-learn: pip install scikit-learn") from error
 
 from kmeans_module import ClusterUsage, VectorQuantizer
 

@@ -13,10 +13,10 @@ from typing import Any
 from kmeans_module.cli import main
 
 ROOT = Path(__file__).parents[1]
-# Lines of these are shown, not run: they would reach for a network, or wait for a reader.
-SHOWN = ("git", "pip", ".venv/bin/pip", "source", "tensorboard", ".venv/bin/tensorboard")
-INTERPRETERS = ("python", ".venv/bin/python")
-COMMANDS = ("kmeans", ".venv/bin/kmeans")
+# Lines of these are shown, not run: they would reach for a network.
+SHOWN = ("git",)
+
+Names = dict[str, Any]
 
 
 def blocks_of(name: str) -> list[tuple[str, str]]:
@@ -25,7 +25,7 @@ def blocks_of(name: str) -> list[tuple[str, str]]:
 
 
 def run_command(line: str) -> None:
-    """Run a line of a bash block in the current folder, unless only a reader can."""
+    """Run a line of a bash block in the current folder, unless it is only shown."""
     words = shlex.split(line, comments=True)
     if not words or words[0] in SHOWN:
         return
@@ -35,23 +35,23 @@ def run_command(line: str) -> None:
     if "pytest" in words:  # which is what runs this
         assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
         return
-    if words[0] in COMMANDS and "ddp" not in words:
+    if words[0] == "kmeans" and "ddp" not in words:
         main(words[1:])  # in this process, which has imported everything
         return
-    if words[0] in INTERPRETERS:
+    if words[0] == "python":
         words[:1] = [sys.executable]
-    elif words[0] in COMMANDS:
+    elif words[0] == "kmeans":
         words[:1] = [sys.executable, "-m", "kmeans_module.cli"]
     elif words[0] == "torchrun":
         words[:1] = [sys.executable, "-m", "torch.distributed.run"]
     else:
-        assert words[0] == "cmp", line
+        assert words[0] == "cmp", f"no test runs {line}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
 
-def run_blocks(name: str, folder: Path) -> dict[str, Any]:
+def run_blocks(name: str, folder: Path) -> Names:
     """Run every block of a document, from top to bottom, in a folder that has what readers have.
 
     Args:
@@ -65,7 +65,7 @@ def run_blocks(name: str, folder: Path) -> dict[str, Any]:
         os.symlink(ROOT / linked, folder / linked)
     rows = [f"{i % 7},{1_000 * (i % 11)}" for i in range(200)]  # "a table of your own"
     (folder / "table.csv").write_text("\n".join(["age,income", *rows]))
-    names: dict[str, Any] = {}
+    names: Names = {}
     for language, code in blocks_of(name):
         if language == "python":
             code = code.replace("file:///tmp/rendezvous", (folder / "rendezvous").as_uri())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +96,23 @@ def test_a_peer_that_is_absent_or_slow_is_left_out(
     text = table.markdown(found)
     assert "| data | kmeans_module | slow 1.2 | × faster |" in text
     assert text.count("| – |") == 1
+
+
+def test_the_table_says_how_far_each_library_ends_from_scikit_learn() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "lloyd.json").read_text())
+    text = " ".join(table.markdown(found).split())
+    for library in found["rows"][0]["ms"]:
+        offs = {row["title"]: row["deviation"][library] for row in found["rows"]}
+        title = max(offs, key=lambda title: abs(offs[title]))
+        there = f"on {title}: .*{library} {100 * offs[title]:+.2g} %".replace("+", r"\+")
+        assert bool(re.search(there, text)) == (library != "scikit-learn")
+    for row in found["rows"]:  # a single one of which says something else
+        row["deviation"] = dict.fromkeys(row["deviation"], 0.0)
+    found["rows"][1]["deviation"]["superkmeans"] = 0.012
+    found["rows"][1]["deviation"]["faiss"] = math.nan
+    text = " ".join(table.markdown(found).split())
+    title = found["rows"][1]["title"]
+    assert f"on {title}: faiss +nan %, superkmeans +1.2 %" in text
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from kmeans_module import files
@@ -253,6 +252,8 @@ def _version(centroids: Path) -> tuple[int, int]:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
+    import yaml
+
     with refusing(path, "YAML file"):
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict):

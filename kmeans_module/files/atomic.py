@@ -13,8 +13,6 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from kmeans_module.files.checksum import checksum
@@ -131,6 +129,8 @@ def save_tensors(
     Raises:
         OSError: see :func:`write_atomically`.
     """
+    from safetensors.torch import save as to_safetensors
+
     # clones, as safetensors refuses tensors that share memory
     copies = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
     content = to_safetensors(copies, {**(metadata or {}), _CHECKSUM: checksum(copies)})
@@ -160,6 +160,8 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         ValueError: it is not a complete .safetensors file, or its tensors are not those of its
             checksum.
     """
+    from safetensors import safe_open
+
     path = existing_file(path)
     with refusing(path, ".safetensors file"), safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

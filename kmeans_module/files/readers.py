@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from kmeans_module.arrays import as_tensor
@@ -205,6 +204,8 @@ def _read_npz(path: Path, key: str | None) -> tuple[Tensor, bool]:
 
 
 def _read_safetensors(path: Path, key: str | None) -> tuple[Tensor, bool]:
+    from safetensors import safe_open
+
     with safe_open(path, framework="pt") as file:
         names = file.keys()
         dimensions = {name: len(file.get_slice(name).get_shape()) for name in names}

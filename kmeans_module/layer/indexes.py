@@ -18,7 +18,7 @@ def faiss_for(method: str) -> ModuleType:
         import faiss
     except ImportError as error:
         raise ImportError(
-            f"{method} needs faiss: pip install faiss-cpu, or kmeans-module[faiss]"
+            f"{method} needs faiss: pip install faiss-cpu, or 'kmeans-module[faiss]'"
         ) from error
     module: ModuleType = faiss
     return module

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kmeans_module import ClusterStats, KMeansLayer
+from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import INITS
 from tests.conftest import blobs, layer_at, seeded
 
@@ -33,8 +34,12 @@ CONSTRUCTOR = [
     ({"n_clusters": 2**63}, ValueError, "n_clusters=9223372036854775808 overflows"),
     ({"n_clusters": 2**40, "n_features": 2**40}, ValueError, "overflow a 64-bit size"),
     ({"n_clusters": 2**29, "n_features": 2**29}, ValueError, "no room for centroids of shape"),
-    ({"metric": "manhattan"}, ValueError, "metric should be one of euclidean, cosine; got 'manh"),
-    ({"metric": None}, ValueError, "metric should be one of euclidean, cosine; got None"),
+    (
+        {"metric": "manhattan"},
+        ValueError,
+        f"metric should be one of {', '.join(METRICS)}; got 'manh",
+    ),
+    ({"metric": None}, ValueError, f"metric should be one of {', '.join(METRICS)}; got None"),
     (
         {"empty_cluster": "drop"},
         ValueError,

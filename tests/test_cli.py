@@ -15,6 +15,7 @@ import kmeans_module
 from kmeans_module import KMeansLayer, LitKMeans
 from kmeans_module.__main__ import main as start
 from kmeans_module.cli import main
+from kmeans_module.core.metrics import METRICS
 from tests.conftest import blobs
 from tests.end_to_end.helpers import ROOT, environment, run_script
 
@@ -98,7 +99,7 @@ def test_a_wrong_command_line_gives_one_line(args, capsys):
 
 
 VALUES = {
-    ("--model.metric=l1",): "metric should be one of euclidean, cosine; got 'l1'",
+    ("--model.metric=l1",): f"metric should be one of {', '.join(METRICS)}; got 'l1'",
     ("--model.algorithm=em",): "algorithm should be one of lloyd, minibatch; got 'em'",
     ("--model.empty_cluster=no",): "empty_cluster should be one of relocate, split, keep, error",
     ("--model.init=kmeans",): "init should be one of k-means++, k-means||, random, or the path",

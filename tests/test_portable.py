@@ -18,6 +18,7 @@ from kmeans_module import (
     ResidualQuantizer,
     VectorQuantizer,
 )
+from kmeans_module.core.metrics import METRICS
 from tests.conftest import seeded
 
 C = torch.randn(5, 3, generator=seeded())
@@ -97,7 +98,7 @@ def test_centroids_become_of_unit_length_as_in_initialize(dtype: torch.dtype) ->
         ([[1.0]], {"counts": [1, 2]}, ValueError, r"counts should have shape \(1,\); got \(2,\)"),
         ([[1.0]], {"counts": [-1]}, ValueError, "counts should be finite and >= 0"),
         ([[1.0]], {"counts": [np.inf]}, ValueError, "counts should be finite and >= 0"),
-        ([[1.0]], {"metric": "l1"}, ValueError, "metric should be one of euclidean, cosine"),
+        ([[1.0]], {"metric": "l1"}, ValueError, f"metric should be one of {', '.join(METRICS)}"),
         (torch.zeros(2, 2, device="meta"), {}, RuntimeError, "reads the values of tensors"),
     ],
 )  # fmt: skip

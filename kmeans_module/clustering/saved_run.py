@@ -21,6 +21,7 @@ from kmeans_module.data.file_rows import FileRows
 from kmeans_module.devices import usable_device
 from kmeans_module.files.refusals import UnsuitableError, refusing
 from kmeans_module.layer import KMeansLayer
+from kmeans_module.layer.portable import read_file
 from kmeans_module.rows.batch import Batch
 
 CENTROIDS = "centroids.safetensors"
@@ -70,7 +71,7 @@ class SavedRun:
         if not os.fspath(folder):
             raise ValueError("folder should be the path of a run folder; got ''")
         _check_folder(path)
-        layer = KMeansLayer.from_file(path / CENTROIDS)
+        layer, _ = read_file(KMeansLayer, path / CENTROIDS)
         config = _read_config(path / CONFIG)
         module = config.get("data")
         module = module if isinstance(module, dict) else {}
@@ -218,7 +219,11 @@ def description_of(data: Any) -> dict[str, str]:
         "feature_names": names if isinstance(names, list) else None,
         "standardize": bool(getattr(data, "standardize", False)),
     }
-    return {DATA_KEY: json.dumps(known)}
+    note = {
+        "note": "centroids of standardized rows; predict() by the folder of the run standardizes "
+        f"other rows too, by {STANDARDIZATION}"
+    }
+    return {DATA_KEY: json.dumps(known), **(note if known["standardize"] else {})}
 
 
 def _check_folder(path: Path) -> None:

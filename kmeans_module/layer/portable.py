@@ -14,6 +14,7 @@ from kmeans_module import checks as check
 from kmeans_module.arrays import as_tensor
 from kmeans_module.core.distances import at_unit_length, compute_dtype
 from kmeans_module.core.guard import require_values
+from kmeans_module.core.warn import warn
 from kmeans_module.devices import usable_device
 from kmeans_module.state import CentroidState
 
@@ -100,7 +101,8 @@ class PortableCentroids(CentroidState):
 
         Args:
             path: of the file.
-            metadata: further texts for the header of the file.
+            metadata: further texts for the header of the file. "note" is what :meth:`from_file` is
+                to warn of.
 
         Raises:
             NotInitializedError: the layer has no centroids.
@@ -131,6 +133,8 @@ class PortableCentroids(CentroidState):
     ) -> Portable:
         """A layer from the file that :meth:`save` wrote.
 
+        Of a run whose rows were standardized it warns: the centroids are those of such rows.
+
         Args:
             path: of the file.
             device: None for the CPU.
@@ -143,28 +147,10 @@ class PortableCentroids(CentroidState):
             FileNotFoundError: there is no such file.
             ValueError: the file is not one, or is damaged; it is named. The device cannot be used.
         """
-        from kmeans_module.files import load_tensors
-
-        place = usable_device(device)
-        tensors, metadata = load_tensors(path)
-        centroids = tensors.get("centroids")
-        if centroids is None or centroids.ndim < 2 or not centroids.is_floating_point():
-            raise ValueError(f"{path}: holds no centroids (n_clusters, n_features)")
-        try:
-            layer = cls(
-                *centroids.shape[-2:],
-                batch_shape=tuple(centroids.shape[:-2]),
-                dtype=centroids.dtype,
-                **json.loads(metadata.get("kmeans_module", "{}")),
-            )
-            state = {**layer.state_dict(), "initialized": torch.ones((), dtype=torch.bool)}
-            layer.load_state_dict({**state, **tensors})
-            if not layer.centroids.isfinite().all():
-                raise ValueError("its centroids are NaN or infinite")
-        except (RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path}: not the file of a KMeansLayer ({reason})") from error
-        return layer if place is None else layer.to(place)
+        layer, note = read_file(cls, path, device=device)
+        if note is not None:
+            warn(f"{path}: {note}")
+        return layer
 
     def to_faiss(self, kind: str = "flat") -> Any:
         """The centroids as an index of faiss, which holds float32.
@@ -245,3 +231,34 @@ def _weights(counts: Any, centroids: Tensor) -> Tensor:
     if not (weights.isfinite() & (weights >= 0)).all():
         raise ValueError("counts should be finite and >= 0; they contain NaN, infinity or less")
     return weights
+
+
+def read_file(
+    kind: type[Portable],
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+) -> tuple[Portable, str | None]:
+    """The layer that a file holds, and its note or None, of which this does not warn."""
+    from kmeans_module.files import load_tensors
+
+    place = usable_device(device)
+    tensors, metadata = load_tensors(path)
+    centroids = tensors.get("centroids")
+    if centroids is None or centroids.ndim < 2 or not centroids.is_floating_point():
+        raise ValueError(f"{path}: holds no centroids (n_clusters, n_features)")
+    try:
+        layer = kind(
+            *centroids.shape[-2:],
+            batch_shape=tuple(centroids.shape[:-2]),
+            dtype=centroids.dtype,
+            **json.loads(metadata.get("kmeans_module", "{}")),
+        )
+        state = {**layer.state_dict(), "initialized": torch.ones((), dtype=torch.bool)}
+        layer.load_state_dict({**state, **tensors})
+        if not layer.centroids.isfinite().all():
+            raise ValueError("its centroids are NaN or infinite")
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not the file of a KMeansLayer ({reason})") from error
+    return layer if place is None else layer.to(place), metadata.get("note")

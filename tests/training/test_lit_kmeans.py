@@ -20,6 +20,7 @@ from kmeans_module import (
     LitKMeans,
     NotInitializedError,
 )
+from kmeans_module.core.metrics import METRICS
 from kmeans_module.core.seeding import INITS
 from kmeans_module.rows import Batch, BatchLoader, held, stream
 from kmeans_module.rows.batch import as_batch
@@ -538,7 +539,7 @@ def test_rows_that_turn_bad_after_the_start_leave_the_centroids():
         ({"tol": math.nan}, ValueError, "tol should be"),
         ({"seed": -1}, ValueError, "seed should be >= 0; got -1"),
         ({"seed": 0.5}, TypeError, "seed should be an integer; got 0.5"),
-        ({"metric": "l1"}, ValueError, "metric should be one of euclidean, cosine; got 'l1'"),
+        ({"metric": "l1"}, ValueError, f"metric should be one of {', '.join(METRICS)}; got 'l1'"),
         ({"empty_cluster": "no"}, ValueError, "empty_cluster should be one of relocate"),
         ({"n_clusters": 0}, ValueError, "n_clusters should be >= 1; got 0"),
     ],

@@ -66,7 +66,8 @@ def test_labels_are_those_of_all_rows_in_file_order(tmp_path, val_share, batch_s
 def test_standardized_centroids_come_with_what_they_were_standardized_by(tmp_path):
     np.save(tmp_path / "x.npy", (X * 10 + 100).numpy())
     run(tmp_path, ArrayDataModule(path=str(tmp_path / "x.npy"), standardize=True))
-    layer = KMeansLayer.from_file(tmp_path / "centroids.safetensors")
+    with pytest.warns(UserWarning, match="centroids of standardized rows; predict"):
+        layer = KMeansLayer.from_file(tmp_path / "centroids.safetensors")
     moments, _ = files.load_tensors(tmp_path / "standardization.safetensors")
     rows = (X * 10 + 100 - moments["mean"]) / moments["scale"]
     assert torch.equal(labels(tmp_path), layer(rows.float()))

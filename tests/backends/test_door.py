@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kmeans_module import KMeansLayer, backends, show_backends
 from kmeans_module import functional as F
-from kmeans_module.backends import backend_for, native, operators, reference
+from kmeans_module.backends import backend_for, native, operators, reference, triton
 from kmeans_module.backends.native import NativeWorkspace
 from kmeans_module.backends.reference import ReferenceWorkspace
 from kmeans_module.core.scale import Scale
@@ -24,6 +24,14 @@ from tests.conftest import blobs, seeded
 X = torch.zeros(4, 3)
 TINY = X.to(torch.float8_e4m3fn)  # of a type that no backend but the reference takes
 NATIVE, REFERENCE = native.BACKEND, reference.BACKEND
+
+
+@pytest.fixture(autouse=True)
+def known_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The door is tested with these backends, whichever others there are."""
+    known = (NATIVE, triton.BACKEND, REFERENCE)
+    monkeypatch.setattr(backends, "BACKENDS", known)
+    monkeypatch.setattr(backends, "_BY_NAME", {backend.name: backend for backend in known})
 
 
 @pytest.fixture

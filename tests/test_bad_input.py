@@ -37,7 +37,7 @@ CONSTRUCTOR = [
     (
         {"metric": "manhattan"},
         ValueError,
-        f"metric should be one of {', '.join(METRICS)}; got 'manh",
+        f"metric should be one of {', '.join(METRICS)}; got 'manhattan'",
     ),
     ({"metric": None}, ValueError, f"metric should be one of {', '.join(METRICS)}; got None"),
     (

@@ -44,7 +44,7 @@ def steps() -> list[dict[str, Any]]:
 
 def test_every_required_package_is_said_to_be_required_for_something() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = page.split("## What it stands on")[1].split("\n## ")[0]
+    section = page.split("## Dependencies")[1].split("\n## ")[0]
     listed = re.findall(r"^\| `([\w-]+)` \| .{10,} \|$", section, flags=re.MULTILINE)
     assert listed == list(bounds(PROJECT["dependencies"]))
     for extra in PROJECT["optional-dependencies"]:

@@ -22,7 +22,7 @@ def test_every_code_block_of_the_readme_runs(
 def test_the_readme_has_a_block_for_every_use() -> None:
     code = "\n".join(block for _, block in blocks_of("README.md"))
     for use in (
-        "make train", " kmeans(", " predict(", "layer.fit(x", "layer.m_step(", "from_file(",
+        "make train", " kmeans(", " predict(", "layer.fit(x", "layer.m_step(", " ProductQuantizer(",
         "kmeans fit table.csv", " LitKMeans(", "trainer.fit(", " VectorQuantizer(", "DataLoader(",
         " KMeans(",
     ):  # fmt: skip

@@ -10,9 +10,9 @@ import torch
 from torch.export import Dim, export
 from torch.testing import assert_close
 
-from kmeans_module import EStep, KMeansLayer
+from kmeans_module import EStep, KMeansLayer, backends
 from kmeans_module import functional as F
-from kmeans_module.backends import native, operators
+from kmeans_module.backends import native, operators, reference
 from tests.backends.conftest import needs_native
 from tests.conftest import blobs, layer_at, seeded, weights_for
 
@@ -274,6 +274,7 @@ def test_without_the_library_plain_torch_is_compiled(
     monkeypatch: pytest.MonkeyPatch, graphs: Graphs
 ) -> None:
     monkeypatch.setattr(native, "INSTALLED", False)
+    monkeypatch.setattr(backends, "BACKENDS", (native.BACKEND, reference.BACKEND))
     layer, x = unit_layer(), blobs(100, 3)
     assert torch.equal(torch.compile(layer, fullgraph=True, backend=graphs)(x), layer(x))
     assert graphs.operators == [[]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kmeans_module.backends import native, reference
+from kmeans_module.backends import BACKENDS, native, reference
 from kmeans_module.backends.reference import shares
 from kmeans_module.core.scale import Scale
 from kmeans_module.rows.sampling import BLOCK, block_sums, draw, search
@@ -120,7 +120,7 @@ def test_backends_draw_the_same_rows(dtype: torch.dtype, n: int, kernel: str) ->
     mass[1] *= 1e-30
     numbers = torch.rand(3, 40, generator=seeded(1), dtype=torch.float64)
     numbers[:, 0], numbers[:, 1] = 0, 1 - 2**-53
-    chosen = {"reference": reference.BACKEND, "native": native.BACKEND}[kernel]
+    chosen = next(backend for backend in BACKENDS if backend.name == kernel)
     found, all_have = draw(mass, numbers, chosen)
     assert all_have
     assert (mass.gather(-1, found) > 0).all()

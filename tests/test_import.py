@@ -76,9 +76,9 @@ F.e_step(x, x[:3])
 def test_importing_takes_little_more_than_torch() -> None:
     code = (
         "import time; t = time.perf_counter(); import torch; u = time.perf_counter(); "
-        "import kmeans_module; print(time.perf_counter() - u)"
+        "import kmeans_module; print((time.perf_counter() - u) / (u - t))"
     )
-    assert statistics.median(float(output_of(code)) for _ in range(10)) < 0.15
+    assert statistics.median(float(output_of(code)) for _ in range(10)) < 0.25
 
 
 def test_every_public_name_is_there() -> None:

@@ -70,7 +70,10 @@ COMMAND_LINE = {
     ("fit", "--data.samples_per_cluster="): "samples_per_cluster cannot be ''",
     ("fit", "--model.n_clusters="): "model.n_clusters\": Expected a int. Got value: ''",
     ("fit", "--data.init_args=5"): "data.init_args cannot be '5'",
-    ("fit", "--model.n_cluster=3"): "unrecognized arguments: --model.n_cluster=3",
+    (
+        "fit",
+        "--model.n_cluster=3",
+    ): "--model.n_cluster=3; did you mean --model.n_clusters?",
     ("fit", "--model.n_clusters=six"): 'model.n_clusters": Expected a int. Got value: six',
     ("fit", "--trainer.max_epoch=3"): "unrecognized arguments: --trainer.max_epoch=3",
     ("fit", "--trainer.max_epochs=many"): "trainer.max_epochs cannot be 'many'",
@@ -84,7 +87,18 @@ COMMAND_LINE = {
     ("fit", "--config=key.yaml"): "model.n_cluster",
     ("fit", "--config=broken.yaml"): "broken.yaml: not a YAML file",
     ("fot",): "invalid choice: 'fot'",
-    ("fit", "extra"): "unrecognized arguments: extra",
+    ("fit", "extra"): "unrecognized arguments: extra; fit reads a file of .npy, ",
+    ("fit", "--k", "5"): "unrecognized arguments: --k 5; did you mean --model.n_clusters?",
+    ("fit", "--n_clusters=5"): "did you mean --model.n_clusters?",
+    ("fit", "--trainer.max_epoch", "5"): "did you mean --trainer.max_epochs?",
+    ("fit", "x.txt"): "unrecognized arguments: x.txt; fit reads a file of .npy, ",
+    ("fit", "--model.n_clusters=3", "t.csv"): "t.csv; the file comes first: fit t.csv",
+    ("fit", "t.csv", "u.csv"): "u.csv; fit takes one file, or one folder",
+    ("validate", "t.csv"): "t.csv; data are named by --data t.csv",
+    ("t.csv",): " fit t.csv?",
+    ("fit", "--data.standardize"): "argument --data.standardize: expected one argument",
+    ("fit", "t.csv", "--data.standardise=true"): "did you mean data.standardize?",
+    ("fit", "-c", "key.yaml"): "'model.n_cluster'; did you mean model.n_clusters?",
 }
 
 
@@ -455,6 +469,11 @@ def test_a_fit_says_what_it_does(capsys):
     assert "looking at all rows" in lines[1], "no advice that was followed"
 
 
+def test_example_data_are_called_so(capsys):
+    (first, *_) = said(capsys)
+    assert "rows of 2 features, example data as no file of rows is named" in first
+
+
 def test_a_fit_is_quiet_where_it_is_told_to_be(capsys):
     np.savetxt("t.csv", blobs(40, 2).numpy() * [1, 1e4], delimiter=",", header="a,b", comments="")
     main(["fit", *QUIET, "--trainer.max_epochs=1", "--data=t.csv"])
@@ -466,9 +485,15 @@ def test_text_beside_numbers_is_refused_with_the_columns_of_numbers(capsys):
     Path("t.csv").write_text("id,name,age\n1,Ann,40\n2,Bob,50\n")
     _, line = refused(capsys, "fit", *QUIET, "--data=t.csv")
     assert line == (
-        "kmeans: t.csv: line 2: could not convert string 'Ann' to a number; the columns of "
-        "numbers are id, age: choose features by columns"
+        "kmeans: t.csv: line 2: could not convert string 'Ann' to a number in column "
+        "name; the columns of numbers are id, age: choose features by --data.columns id,age"
     )
+    Path("t.csv").write_text("my id,name,no\n1,Ann,40\n2,Bob,50\n")
+    _, line = refused(capsys, "fit", *QUIET, "--data=t.csv")
+    assert line.endswith("""--data.columns '["my id", "no"]'""")
+    columns = """--data.columns=["my id", "no"]"""
+    used = yaml.safe_load(printed_config(capsys, "fit", "--data=t.csv", columns))
+    assert used["data"]["init_args"]["columns"] == ["my id", "no"]
 
 
 def test_a_run_says_where_to_look(capsys):
@@ -536,7 +561,9 @@ def test_the_console_script_and_train_py_are_main(tmp_path):
     assert "usage: kmeans COMMAND" in finished.stdout
     finished = run_script("fit", "--model.n_cluster=3", cwd=tmp_path)
     assert finished.returncode == 2
-    assert finished.stderr.splitlines()[-1] == "kmeans: unrecognized arguments: --model.n_cluster=3"
+    assert finished.stderr.splitlines()[-1] == (
+        "kmeans: unrecognized arguments: --model.n_cluster=3; did you mean --model.n_clusters?"
+    )
     assert "Traceback" not in finished.stderr
 
 
@@ -560,8 +587,12 @@ def test_flags_hold_against_the_checkpoint(tmp_path, monkeypatch, capsys):
         main(["predict", "--model.n_clusters", "9", *checkpoint])
     assert end.value.code == 1
     error = capsys.readouterr().err
-    assert "the checkpoint does not fit the configuration" in error
+    assert "the checkpoint does not fit the configuration: it is of n_clusters=6; got n_cl" in error
+    assert error.endswith("of its run: --config runs/blobs/version_0/config.yaml\n")
     assert error.count("\n") == 1
+    np.savetxt("t.csv", np.eye(9), delimiter=",")
+    _, line = refused(capsys, "fit", "--data=t.csv", *checkpoint)
+    assert "it is of n_features=2; got n_features=9; repeat the configuration" in line
     main(["fit", "--model.tol", "0", *checkpoint])
     assert "the centroids stand still" in capsys.readouterr().out
 
@@ -655,7 +686,7 @@ def test_a_checkpoint_of_another_metric_or_algorithm_is_refused(command, option,
     status, line = refused(capsys, command, *options, checkpoint, f"--model.{option}")
     name, value = option.split("=")
     assert status == 1
-    assert line.endswith(f"got {name}={value!r}")
+    assert f"got {name}={value!r}; repeat the configuration of its run: --config out/conf" in line
 
 
 def test_a_pickle_is_refused_as_a_checkpoint_in_one_line(capsys, recwarn):

@@ -411,6 +411,13 @@ def test_a_file_that_is_cut_short_meanwhile_is_refused_by_its_name(
         kmeans(path if kind == "file" else tmp_path, 5, seed=0, tol=0, callback=cut)
 
 
+def test_a_file_with_text_is_refused_with_a_way_to_choose_columns(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c\n1,x,2\n3,y,4\n")
+    expected = r"are a, c: read the file yourself, or use ArrayDataModule\(columns=\['a', 'c'\]\)$"
+    with pytest.raises(ValueError, match=expected):
+        kmeans(tmp_path / "t.csv", 2)
+
+
 BAD: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     "no file": (lambda: kmeans("x.npy", 2), FileNotFoundError, "x is the path of no file"),
     "no text": (lambda: kmeans(A.astype(str), 2), TypeError, "x should hold numbers"),

@@ -147,7 +147,7 @@ def test_a_bug_and_a_fault_on_demand_come_with_their_traceback(asked, monkeypatc
         main(["fit", *QUIET, "--trainer.logger=false"])
 
 
-def test_sigterm_leaves_a_checkpoint_and_its_status(monkeypatch, capsys):
+def test_sigterm_leaves_a_checkpoint_and_its_status(monkeypatch, capsys, caplog):
     def terminate(self, trainer, pl_module):
         if trainer.current_epoch == 1:
             assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
@@ -158,6 +158,8 @@ def test_sigterm_leaves_a_checkpoint_and_its_status(monkeypatch, capsys):
         main(["fit", *QUIET, *PLAIN, "--trainer.max_epochs=9", "--model.tol=0"])
     assert stopped.value.code == 128 + signal.SIGTERM
     assert capsys.readouterr().err.splitlines()[-1] == "kmeans: terminated"
+    said = "terminated; the same command with --ckpt_path out/checkpoints/last.ckpt continues"
+    assert said in caplog.messages
     assert read_checkpoint("out/checkpoints/last.ckpt")["global_step"] == 2
 
 

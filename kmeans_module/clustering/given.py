@@ -15,6 +15,7 @@ from kmeans_module.arrays import as_tensor, is_sparse_matrix
 from kmeans_module.checks import check_rows
 from kmeans_module.core.words import shown
 from kmeans_module.data.file_rows import FileRows
+from kmeans_module.files import ColumnsError
 from kmeans_module.rows.batch import Batch, as_batch
 from kmeans_module.rows.entry import ROWS
 from kmeans_module.rows.source import (
@@ -78,7 +79,11 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
     if isinstance(x, str | os.PathLike):
         if not os.path.exists(x):
             raise FileNotFoundError(f"x is the path of no file or folder: {shown(str(x))}")
-        rows = FileRows(x)
+        try:
+            rows = FileRows(x)
+        except ColumnsError as error:
+            remedy = f"read the file yourself, or use ArrayDataModule(columns={error.columns})"
+            raise ValueError(error.advising(remedy)) from None
         held = rows.held()
         return Given(rows if held is None else held, None, rows.n_features, n_rows=len(rows))
     if isinstance(x, ROWS):

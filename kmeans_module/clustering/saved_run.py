@@ -124,7 +124,10 @@ class SavedRun:
         """
         if self.of_images:
             return Pictures(files.image_files(files.checked_path(path)))
-        rows = FileRows(path, **self._reading(Path(path)))
+        try:
+            rows = FileRows(path, **self._reading(Path(path)))
+        except files.ColumnsError as error:
+            raise ValueError(error.advising("leave the others out of the file")) from None
         if rows.n_features != self.layer.n_features:
             raise ValueError(
                 f"{path}: rows of {rows.n_features} features, those of {self.folder} have "

@@ -20,12 +20,13 @@ from kmeans_module.files.readers import (
     read_array,
     read_table,
 )
-from kmeans_module.files.refusals import checked_path, enumerated
+from kmeans_module.files.refusals import ColumnsError, checked_path, enumerated
 from kmeans_module.files.text import Header
 
 __all__ = [
     "ARRAY_SUFFIXES",
     "IMAGE_SUFFIXES",
+    "ColumnsError",
     "Header",
     "Table",
     "check_header",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kmeans_module.arrays import as_tensor
 from kmeans_module.files.columns import Column, column_numbers
-from kmeans_module.files.refusals import UnsuitableError
+from kmeans_module.files.refusals import DROP, UnsuitableError, numeric_columns
 
 
 def read_parquet(path: Path, columns: Sequence[Column] | None) -> tuple[Tensor, list[str]]:
@@ -40,6 +40,11 @@ def read_parquet(path: Path, columns: Sequence[Column] | None) -> tuple[Tensor, 
         if twice is not None:
             raise UnsuitableError(f"{schema.names.count(twice)} columns are named {twice!r}")
         table = file.read(columns=list(dict.fromkeys(names)))
+    text = next((name for name in names if not _is_numeric(schema.field(name).type)), None)
+    numeric = [name for name in names if _is_numeric(schema.field(name).type)]
+    if text is not None and columns is None and numeric:
+        fault = f"expected numbers, got {schema.field(text).type} in {text!r}"
+        raise UnsuitableError(fault + numeric_columns(numeric), numeric)
     arrays = [_numbers(table.column(name), name) for name in names]
     stacked = np.column_stack(arrays)
     if stacked.dtype.kind == "f" and any(_inexact(array) for array in arrays):
@@ -73,17 +78,24 @@ def _numbers(column: Any, name: str) -> np.ndarray[Any, Any]:
 
     if types.is_decimal(column.type):
         column = column.cast("float64", safe=False)
-    known = types.is_integer, types.is_floating, types.is_boolean
-    if not any(is_known(column.type) for is_known in known):
+    if not _is_numeric(column.type):
         raise UnsuitableError(f"expected numbers, got {column.type} in {name!r}")
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
         missing = "value is" if column.null_count == 1 else "values are"
         raise UnsuitableError(
-            f"{column.null_count} {missing} missing in {name!r}, the first in row {row}"
+            f"{column.null_count} {missing} missing in {name!r}, the first in row {row}; {DROP}"
         )
     array: np.ndarray[Any, Any] = column.to_numpy()
     return array
+
+
+def _is_numeric(kind: Any) -> bool:
+    """Whether a column of this type of pyarrow is read as numbers."""
+    from pyarrow import types
+
+    known = types.is_integer, types.is_floating, types.is_boolean, types.is_decimal
+    return any(is_known(kind) for is_known in known)
 
 
 def _inexact(array: np.ndarray[Any, Any]) -> bool:

@@ -9,9 +9,44 @@ from pathlib import Path
 
 from kmeans_module.core.words import first_line
 
+# How a table with text beside its numbers is read: the end of the message of a ColumnsError.
+CHOOSE = "choose features by columns"
+DROP = "drop or fill such rows first"
+
 
 class UnsuitableError(Exception):
-    """Says what is wrong with a file; :func:`refusing` puts the name of the file in front."""
+    """Says what is wrong with a file; :func:`refusing` puts the name of the file in front.
+
+    Args:
+        message: without the name of the file.
+        columns: those that hold numbers, where a table has others too; see :class:`ColumnsError`.
+    """
+
+    def __init__(self, message: str, columns: Sequence[int | str] = ()) -> None:
+        super().__init__(message)
+        self.columns = list(columns)
+
+
+class ColumnsError(ValueError):
+    """A table has text beside its numbers.
+
+    Args:
+        message: ends with the words :data:`CHOOSE`.
+        columns: that hold numbers, by name, or by number where the table has no names.
+    """
+
+    def __init__(self, message: str, columns: Sequence[int | str] = ()) -> None:
+        super().__init__(message)
+        self.columns = list(columns)
+
+    def advising(self, remedy: str) -> str:
+        """The message with another remedy than columns=, where a caller has no such argument."""
+        return str(self).replace(CHOOSE, remedy)
+
+
+def numeric_columns(columns: Sequence[int | str]) -> str:
+    """The end of a message: which columns hold numbers, and how to read them alone."""
+    return f"; the columns of numbers are {enumerated(columns)}: {CHOOSE}"
 
 
 @contextmanager
@@ -26,6 +61,8 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except UnsuitableError as error:
+        if error.columns:
+            raise ColumnsError(f"{path}: {error}", error.columns) from None
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:
         raise ValueError(f"{path}: not a readable {kind} ({first_line(error)[:200]})") from error

@@ -18,7 +18,12 @@ from torch import Tensor
 
 from kmeans_module.core.words import shown
 from kmeans_module.files.columns import Column, column_numbers
-from kmeans_module.files.refusals import UnsuitableError, enumerated
+from kmeans_module.files.refusals import (
+    DROP,
+    UnsuitableError,
+    enumerated,
+    numeric_columns,
+)
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +62,7 @@ def read_csv(
         else:
             log.info("%s: line %d names the columns: %s", path, first.number, enumerated(names))
     index, width = 0, len(first.cells)
+    labels: list[Column] = list(range(width))
     if names is not None:
         if second is None:
             raise UnsuitableError("expected rows of numbers, got none")
@@ -66,6 +72,7 @@ def read_csv(
             _check_index(second)
             log.info("%s: the first column is an index and left out", path)
             index, names = 1, names[1:]
+        labels = [*[""] * index, *names]
     numbers = None if columns is None else column_numbers(columns, names, width - index)
     if names is not None and numbers is not None:
         names = [names[number] for number in numbers]
@@ -76,9 +83,12 @@ def read_csv(
     try:
         array = _numbers(path, skip, cells, width)
     except ValueError as error:
-        fault = _first_fault(path, skip, cells, width) or str(error)
-        advice = "" if columns is not None else _advice((second or first).cells[index:], names)
-        raise UnsuitableError(fault + advice) from error
+        fault = _first_fault(path, skip, cells, labels) or str(error)
+        row = zip(labels[index:], (second or first).cells[index:], strict=False)
+        numeric = [label for label, cell in row if is_number(cell)]
+        if columns is not None or not numeric or len(numeric) == width - index or DROP in fault:
+            raise UnsuitableError(fault) from error
+        raise UnsuitableError(fault + numeric_columns(numeric), numeric) from error
     return torch.from_numpy(array), names
 
 
@@ -186,8 +196,16 @@ def _check_width(number: int, n_cells: int, width: int) -> None:
         )
 
 
-def _first_fault(path: Path, skip: int, cells: list[int] | None, width: int) -> str:
-    """What NumPy could not read, by its line in the file; "" where that is not seen."""
+def _first_fault(path: Path, skip: int, cells: list[int] | None, labels: Sequence[Column]) -> str:
+    """What NumPy could not read, by its line in the file; "" where that is not seen.
+
+    Args:
+        path: of the file.
+        skip: number of lines above the rows.
+        cells: numbers of the cells of a line that are read; None for all.
+        labels: of the cells of a line, the names of their columns, or their numbers.
+    """
+    width = len(labels)
     with closing(_lines(path)) as lines:
         for line in lines:
             if line.number <= skip:
@@ -197,24 +215,15 @@ def _first_fault(path: Path, skip: int, cells: list[int] | None, width: int) -> 
             except UnsuitableError as error:
                 return str(error)
             for i in range(width) if cells is None else cells:
+                if not line.cells[i]:
+                    return f"line {line.number}, column {labels[i]} is empty; {DROP}"
                 if not is_number(line.cells[i]):
                     cell = shown(line.cells[i])
-                    return f"line {line.number}: could not convert string {cell} to a number"
+                    return (
+                        f"line {line.number}: could not convert string {cell} to a number in "
+                        f"column {labels[i]}"
+                    )
     return ""
-
-
-def _advice(cells: Sequence[str], names: Sequence[str] | None) -> str:
-    """Which columns hold numbers, where a row has text beside them; "" where it has none.
-
-    Args:
-        cells: of the first row.
-        names: of the columns.
-    """
-    numeric = [i for i, cell in enumerate(cells) if is_number(cell)]
-    if not numeric or len(numeric) == len(cells):
-        return ""
-    told = numeric if names is None else [names[i] for i in numeric]
-    return f"; the columns of numbers are {enumerated(told)}: choose features by columns"
 
 
 def is_number(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shlex
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
+from torch import Tensor
 
 from kmeans_module.files import write_atomically
 from kmeans_module.files.checksum import checksum
 from kmeans_module.files.refusals import UnsuitableError, existing_file, refusing
+from kmeans_module.layer import KMeansLayer
 
 NOT_OURS = "not a checkpoint of LitKMeans"
 _STATE = ("converged", "stop_reason", "variance", "generator")
@@ -125,23 +128,46 @@ def verify(checkpoint: dict[str, Any]) -> None:
 
 
 def check_fits(checkpoint: dict[str, Any], module: Any) -> None:
-    """Refuse a checkpoint of another metric than the module that a Trainer loads it into, and of
-    another algorithm or number of restarts than a fit goes on with.
+    """Refuse a checkpoint of another metric, or of centroids of another shape, than the module that
+    a Trainer loads it into, and of another algorithm or number of restarts than a fit goes on with.
 
     Raises:
-        ValueError: says which setting differs.
+        ValueError: says which setting differs, and where the configuration of the run lies.
     """
     if module._trainer is None:
         return
-    theirs = checkpoint.get("hyper_parameters") or {}
-    of_a_fit = ("algorithm", "n_init") if module.trainer.training else ()
-    for name in ("metric", *of_a_fit):
-        ours = getattr(module, name)
-        if theirs.get(name, ours) != ours:
-            raise ValueError(
-                f"the checkpoint does not fit the configuration: it is of {name}={theirs[name]!r}; "
-                f"got {name}={ours!r}"
-            )
+    theirs = dict(checkpoint.get("hyper_parameters") or {})
+    ours = {name: getattr(module, name) for name in ("metric", "algorithm", "n_init")}
+    names = ["metric", *(("algorithm", "n_init") if module.trainer.training else ())]
+    centroids = checkpoint["state_dict"].get("kmeans.centroids")
+    if isinstance(centroids, Tensor):
+        sizes = ("n_clusters", "n_features")
+        theirs.update(zip(sizes, centroids.shape, strict=True))
+        ours["n_clusters"] = module.n_clusters
+        # without a layer yet, the checkpoint would make one, which the data may not fit
+        source = module.kmeans if isinstance(module.kmeans, KMeansLayer) else module.trainer
+        n_features = getattr(getattr(source, "datamodule", source), "n_features", None)
+        if isinstance(n_features, int):
+            ours["n_features"] = n_features
+        names += [name for name in sizes if name in ours]
+    differing = [name for name in names if theirs.get(name, ours[name]) != ours[name]]
+    if differing:
+        it_is, got = (
+            ", ".join(f"{name}={values[name]!r}" for name in differing) for values in (theirs, ours)
+        )
+        raise ValueError(
+            f"the checkpoint does not fit the configuration: it is of {it_is}; got {got}; "
+            f"repeat the configuration of its run{_configuration(module.trainer)}"
+        )
+
+
+def _configuration(trainer: Trainer) -> str:
+    """The option that repeats the configuration of a checkpoint; "" where no file of it is seen."""
+    path = trainer.ckpt_path
+    if path is None or is_remote(path):
+        return ""
+    config = Path(path).parent.parent / "config.yaml"
+    return f": --config {shlex.quote(str(config))}" if config.is_file() else ""
 
 
 def read_checkpoint(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kmeans_module.data import ArrayDataModule, ImageDataModule, RowsDataModule
+from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.files import enumerated
 
 _SAMPLE = 10_000  # rows that scales are told from
@@ -36,6 +36,8 @@ def _source(data: RowsDataModule) -> str:
     if isinstance(data, ImageDataModule):
         n = len(data.image_files)
         return f", the pixels of {data.path if n == 1 else f'{n:,} pictures in {data.path}'}"
+    if isinstance(data, BlobDataModule):
+        return ", example data as no file of rows is named"
     return f" in {data.path}" if isinstance(data, ArrayDataModule) else ""
 
 

@@ -237,7 +237,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on(tmp_path, monkeyp
     _, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, -signal.SIGINT), errors
     assert "Traceback" not in errors
-    assert f"--ckpt_path {last.relative_to(tmp_path)} continues" in errors
+    assert f"the same command with --ckpt_path {last.relative_to(tmp_path)} continues" in errors
     interrupted = torch.load(last)
     assert 1 <= interrupted["global_step"] < 60
     assert interrupted["state_dict"]["kmeans.n_iter"] == interrupted["global_step"]

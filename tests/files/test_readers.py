@@ -146,7 +146,7 @@ def test_csv_text_columns_may_be_left_out(tmp_path: Path) -> None:
         ("\n\n", "expected rows of numbers, got none"),
         ("a,b\n", "expected rows of numbers, got none"),
         ("a,b\n1,x\n", "could not convert string 'x'"),
-        ("1,2\n3,\n", "could not convert string ''"),
+        ("1,2\n3,\n", "line 2, column 1 is empty; drop or fill"),
         ("1,2\n3\n", "number of columns changed"),
         ("a,b,c\n1,2\n", "3 columns named, 2 in the rows"),
         ("1;2\n3;4\n", "could not convert string"),

@@ -67,8 +67,11 @@ REFUSED = {
     "decimal commas": ("1,5;2,5\n2,5;3,5\n", "line 2: could not convert string '5;3' to a number"),
     "quoted decimal commas": ('"1,5","2"\n"3","4"\n', "line 1: could not convert string '1,5'"),
     "text in a row": ("\na,b\n1,2\n\n3,x\n", "line 5: could not convert string 'x' to a number"),
-    "a missing value": ("a,b\n1,2\n,3\n", "line 3: could not convert string '' to a number"),
-    "a row of commas": ("a,b\n1,2\n,\n", "line 3: could not convert string '' to a number"),
+    "a missing value": (
+        "a,b\n1,2\n,3\n",
+        "line 3, column a is empty; drop or fill such rows",
+    ),
+    "a row of commas": ("a,b\n1,2\n,\n", "line 3, column a is empty; drop or fill such rows"),
     "a comment in a row": ("a\n1\n# c\n", "line 3: could not convert string '# c' to a number"),
     "a shorter row": ("a,b\n1,2\n3\n", "line 3: the number of columns changed from 2 to 1"),
     "a longer row": ("1,2\n3,4\n5,6,7\n", "line 3: the number of columns changed from 2 to 3"),

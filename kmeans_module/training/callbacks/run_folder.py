@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from torch import Tensor
 
@@ -115,13 +116,15 @@ class RunFolder(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+        stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if stopped and trainer.is_global_zero:
             callback = trainer.checkpoint_callback
             last = getattr(callback, "last_model_path", "") or getattr(
                 callback, "best_model_path", ""
             )
             if last:
-                log.warning("interrupted; --ckpt_path %s continues", last)
+                how = "terminated" if isinstance(exception, SIGTERMException) else "interrupted"
+                log.warning("%s; the same command with --ckpt_path %s continues", how, last)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._predicted = RowLabels()

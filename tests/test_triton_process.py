@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends.conftest import needs_native
+
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = Path(sys.prefix) / "triton-3.9.0"
 # Variables that would change what the tests see.
@@ -29,7 +31,11 @@ def why_not(folder: Path = FOLDER) -> str | None:
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 @pytest.mark.parametrize(
-    "folder", ["tests/triton", pytest.param("tests/gpu", marks=pytest.mark.slow)]
+    "folder",
+    [
+        pytest.param("tests/triton", marks=needs_native),  # compares with it
+        pytest.param("tests/gpu", marks=pytest.mark.slow),
+    ],
 )
 def test_the_kernels_in_the_interpreter(folder: str) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}

@@ -16,7 +16,7 @@ from torch import Tensor
 from kmeans_module.backends import native, operators, reference, triton
 from kmeans_module.backends.protocols import Backend, Workspace
 from kmeans_module.core.distances import compute_dtype
-from kmeans_module.core.guard import differentiated, for_onnx, no_memory, no_plain
+from kmeans_module.core.guard import differentiated, for_onnx, no_memory, no_plain, under_functorch
 from kmeans_module.core.neighbors import Neighbors
 
 __all__ = [
@@ -205,7 +205,10 @@ def _eager_or_operators(
             return backend
     elif for_onnx():
         return operators.ONNX_BACKEND
-    if backend is reference.BACKEND or operation not in ("e_step", "beam", "search"):
+    if operation not in ("e_step", "beam", "search"):
+        return reference.BACKEND
+    # Plain torch can be compiled and traced, but what it writes in place has no vmap.
+    if backend is reference.BACKEND and not under_functorch():
         return reference.BACKEND
     return operators.BACKEND
 

@@ -30,7 +30,7 @@ from kmeans_module.core.distances import (
     squared_norms,
     unit_rows,
 )
-from kmeans_module.core.guard import captured, for_other_inputs, under_mode
+from kmeans_module.core.guard import captured, for_other_inputs, no_values, under_mode
 from kmeans_module.core.nearest import Screen
 from kmeans_module.core.neighbors import Neighbors
 from kmeans_module.core.scale import Scale
@@ -95,6 +95,9 @@ class ReferenceWorkspace:
         inertia = torch.zeros(problems, dtype=accumulator, device=device)
         flat_centroids = centroids.to(dtype).reshape(problems * k, d)
         first_cluster = torch.arange(problems, device=device).unsqueeze(-1) * k
+        # Accelerators would make the host wait for a look at the counts; a program serves other
+        # rows than those that it is made with.
+        unseen = device.type != "cpu" or no_values(counts, labels) is not None
 
         for part in parts:
             rows, weights = self._rows_and_weights(part, dtype, problems)
@@ -110,16 +113,15 @@ class ReferenceWorkspace:
                 rows = rows * weights.unsqueeze(-1)
                 chunk_distances = chunk_distances * weights
                 counts.index_add_(0, clusters, weights.reshape(-1))
-            elif device.type == "cpu":
+            elif unseen:  # bincount looks at the labels
+                counts.index_add_(0, clusters, counts.new_ones(1).expand(clusters.shape[0]))
+            else:
                 counts += torch.bincount(clusters, minlength=problems * k)
-            else:  # bincount would make the host wait
-                counts.index_add_(0, clusters, counts.new_ones(1).expand(len(clusters)))
             sums.index_add_(0, clusters, rows.reshape(-1, d))
             inertia += chunk_distances.sum(dim=-1)
 
         stats = ClusterStats(sums.view(problems, k, d), counts.view(problems, k), inertia)
-        # On accelerators a look at the counts would make the host wait.
-        if wants_farthest and (device.type != "cpu" or bool((counts == 0).any())):
+        if wants_farthest and (unseen or bool((counts == 0).any())):
             stats = replace(stats, farthest=self._farthest(labels, to_nearest, k, start))
         self._count_changed(labels)
         return EStep(labels, to_nearest, stats)

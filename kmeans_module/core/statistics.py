@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kmeans_module.core.distances import unit_rows
+from kmeans_module.core.guard import for_other_inputs
 from kmeans_module.core.sparse import rows_in
 
 MAX_FARTHEST = 64
@@ -272,18 +274,23 @@ def find_farthest(
     n = labels.shape[1]
     accumulator = accumulator_dtype(labels.device)
     found = no_farthest(labels, distances, n_features=n_features, m=m)
-    for first in range(0, n, chunk_size):
-        part = slice(first, min(first + chunk_size, n))
+    # Chunks would be counted once and for all in a program for any number of rows.
+    whole = for_other_inputs()
+    for first in (0,) if whole else range(0, n, chunk_size):
+        part = slice(None) if whole else slice(first, min(first + chunk_size, n))
         rows, weights = chunk_of(part)
-        key = distances[:, part]
+        key, clusters = distances[:, part], labels[:, part]
         if weights is None:
             weights = torch.ones_like(key, dtype=accumulator)
         key = key.where(weights > 0, -1.0)
+        if whole:  # which may be fewer than m rows
+            rows, clusters = pad(rows, (0, 0, 0, m)), pad(clusters, (0, m))
+            key, weights = pad(key, (0, m), value=-1.0), pad(weights, (0, m))
         order = key.argsort(dim=-1, descending=True, stable=True)[:, :m]
         found = found + Farthest(
             key.gather(-1, order),
             gather_rows(rows, order),
-            labels[:, part].gather(-1, order),
+            clusters.gather(-1, order),
             weights.gather(-1, order),
             order + (start + first),
         )

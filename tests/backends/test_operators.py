@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, export
 from torch.testing import assert_close
 
@@ -96,6 +97,8 @@ def test_the_operator_of_beam_search_keeps_it(beam_size: int, dtype: torch.dtype
         torch.library.opcheck(operators.beam_search, (rows, codebooks, beam_size))
 
 
+# opcheck of torch 2.14 looks at the .grad of what is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_nothing_that_the_operators_return_has_a_gradient() -> None:
     x = torch.randn(30, 3, generator=seeded(), requires_grad=True)
     centroids = torch.randn(1, 4, 3, generator=seeded(1), requires_grad=True)
@@ -278,6 +281,33 @@ def test_without_the_library_plain_torch_is_compiled(
     layer, x = unit_layer(), blobs(100, 3)
     assert torch.equal(torch.compile(layer, fullgraph=True, backend=graphs)(x), layer(x))
     assert graphs.operators == [[]]
+
+
+def test_without_the_library_code_is_transformed_as_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, x = unit_layer(), blobs(100, 3)
+    expected = layer.e_step(x)
+    monkeypatch.setattr(native, "INSTALLED", False)
+    by_row = torch.func.vmap(lambda row: layer.e_step(row.unsqueeze(0)).labels)(x)
+    assert torch.equal(by_row.flatten(), expected.labels)
+
+    class Stepped(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            stats = layer.e_step(x).stats
+            assert stats.farthest is not None
+            return torch.cat([stats.counts, stats.farthest.distances], dim=-1)
+
+    rows = {"x": {0: Dim("n", min=2)}}
+    program = export(Stepped(), (x,), dynamic_shapes=rows).module()
+    for n in (2, 100):  # fewer rows than clusters, too
+        step = layer.e_step(x[:n])
+        found = program(x[:n])
+        assert torch.equal(found[: layer.n_clusters], step.stats.counts)
+        farthest = found[layer.n_clusters :][:n].float()
+        assert torch.equal(farthest, step.distances.sort(descending=True).values[: len(farthest)])
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert layer.e_step(mode.from_tensor(x)).labels.shape == (100,)
 
 
 @pytest.mark.parametrize("compiling", [False, True])

@@ -24,6 +24,7 @@ from kmeans_module.core.guard import (
 from tests.conftest import blobs, layer_at, seeded
 
 METRICS = ("euclidean", "cosine")
+NATIVE = backends.native.library() is not None  # else plain torch is recorded, not an operator
 
 
 def layer_of(metric: str = "euclidean", **options: Any) -> KMeansLayer:
@@ -174,8 +175,8 @@ def test_a_dispatch_mode_sees_the_operator(metric: str) -> None:
     assert torch.equal(labels, expected)
     assert torch.equal(step.labels, expected_step.labels)
     assert torch.equal(step.stats.sums, expected_step.stats.sums)
-    assert "kmeans_module.assign.default" in listed.names
-    assert "kmeans_module.e_step.default" in listed.names
+    if NATIVE:
+        assert {"kmeans_module.assign.default", "kmeans_module.e_step.default"} <= set(listed.names)
 
 
 @pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
@@ -187,7 +188,7 @@ def test_a_fit_under_a_dispatch_mode_is_that_of_eager(init: str) -> None:
         found = seen.fit(x, init=init, generator=seeded())
     assert torch.equal(found.labels, expected.labels)
     torch.testing.assert_close(seen.centroids, eager.centroids)
-    assert "kmeans_module.e_step.default" in listed.names
+    assert "kmeans_module.e_step.default" in listed.names or not NATIVE
 
 
 def test_a_beam_search_under_a_dispatch_mode_is_that_of_eager() -> None:
@@ -204,7 +205,7 @@ def test_a_graph_made_by_fx_labels_other_rows(tracing_mode: str) -> None:
     graph = make_fx(layer, tracing_mode=tracing_mode, _allow_non_fake_inputs=True)(blobs(40, 3))
     x = blobs(40, 3, seed=5)
     assert torch.equal(graph(x), layer(x))
-    assert "kmeans_module.assign" in graph.code
+    assert "kmeans_module.assign" in graph.code or not NATIVE
 
 
 @pytest.mark.parametrize("kind", ["wrapped", "named", "negative", "parameter", "inference"])

@@ -1,5 +1,6 @@
 // A fuzz target of the C interface: bytes become calls that a caller may make, sizes small, results
-// are checked. With clang it is libFuzzer's; else main() feeds it pseudo-random bytes:
+// are checked. With -DKMEANS_LIBFUZZER=ON, which needs clang, it is libFuzzer's; else main() feeds
+// it pseudo-random bytes:
 //
 //     fuzz SEED SECONDS     inputs SEED, SEED + 1, ... for so long, one at least
 #include <chrono>

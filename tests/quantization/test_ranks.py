@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kmeans_module.quantization import join
+from tests.backends.conftest import needs_native
 from tests.processes import run_ranks
 from tests.quantization import ranks
 from tests.quantization.helpers import assert_same
@@ -49,6 +50,7 @@ def test_codes_were_revived_where_that_is_promised(found: Any) -> None:
             assert (steps[-1] < 50).all()
 
 
+@needs_native  # plain torch waits for the rows in doubt
 def test_ranks_with_accelerators_learn_the_same_without_a_wait(found: Any) -> None:
     for result in found:
         own, expected = result["on a device"], result["uneven, revival"]

@@ -1,6 +1,7 @@
 """Promises of training steps on accelerators: none waits, each replays, the CPU agrees.
 
-The CPU plays the accelerator: what a step decides, it decides in tensors.
+The CPU plays the accelerator: what a step decides, it decides in tensors. Plain torch, which
+serves where there is no native kernel, waits for the number of rows in doubt.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from kmeans_module import ProductQuantizer, ResidualQuantizer, VectorQuantizer
 from kmeans_module.backends import reference
 from kmeans_module.quantization import decisions
+from tests.backends.conftest import needs_native
 from tests.conftest import blobs
 from tests.quantization.helpers import assert_same, normal, state_of
 from tests.waits import counted
@@ -71,6 +73,7 @@ def plain(module: nn.Module) -> dict[str, Any]:
     }
 
 
+@needs_native
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_step_after_the_first_waits_or_changes_what_python_knows(
@@ -148,6 +151,7 @@ def test_a_step_on_a_device_revives_codes_and_no_number_of_them_changes_the_step
     assert all(own == names[1] for own in names[1:])
 
 
+@needs_native
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 @pytest.mark.parametrize("door", ["apply_update", "state_dict", "eval"])
@@ -173,6 +177,7 @@ def test_a_batch_that_is_not_finite_is_named_at_the_next_wait(
     assert int(quantizer.codebook.n_iter) == int(before["n_iter"]) + 1
 
 
+@needs_native
 def test_a_batch_that_is_not_finite_is_skipped_without_a_wait(device: None) -> None:
     quantizer = VectorQuantizer(8, 4, nonfinite="skip")
     x = normal(50, 4)
@@ -196,6 +201,7 @@ def test_a_first_batch_that_is_not_finite_is_named_at_once(device: None) -> None
         VectorQuantizer(8, 4)(x)
 
 
+@needs_native
 def test_a_step_computes_in_float32_under_autocast(device: None) -> None:
     torch.manual_seed(0)
     quantizer = VectorQuantizer(16, 8, decay=0.8, revive_below=1.0)

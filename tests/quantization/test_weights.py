@@ -13,6 +13,7 @@ from kmeans_module import ProductQuantizer, ResidualQuantizer, VectorQuantizer
 from kmeans_module.backends import triton
 from kmeans_module.quantization import decisions, fused, samples, steps
 from kmeans_module.quantization.offline import least_squares
+from tests.backends.conftest import needs_native
 from tests.conftest import blobs, seeded
 from tests.quantization.helpers import assert_same, normal, quantizer_at, state_of
 from tests.waits import counted
@@ -151,6 +152,7 @@ def test_samples_are_drawn_in_proportion_to_their_weights() -> None:
     assert torch.equal(equal.argsort(), keys.argsort())
 
 
+@needs_native  # plain torch waits for the rows in doubt
 @pytest.mark.parametrize("name", ["ema", "separate", "gradient", "residual", "shared"])
 def test_a_device_takes_the_decisions_of_the_cpu_without_a_wait(
     name: str, monkeypatch: pytest.MonkeyPatch

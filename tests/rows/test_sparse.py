@@ -17,6 +17,7 @@ from kmeans_module.backends import unit_rows
 from kmeans_module.core.sparse import csr_rows, sparse_rows_at
 from kmeans_module.rows import subsample
 from kmeans_module.rows.keyed import row_hashes
+from tests.backends.conftest import needs_native
 from tests.backends.test_sparse import csr_of, sparse_and_dense
 from tests.conftest import seeded
 from tests.processes import run_ranks
@@ -244,6 +245,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@needs_native  # plain torch makes chunks of rows dense
 def test_a_fit_takes_memory_for_the_numbers_that_are_given() -> None:
     command = [sys.executable, "-W", "ignore", "-c", _PEAK]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from kmeans_module import KMeansLayer
 from kmeans_module.cli import main
+from kmeans_module.clustering.saved_run import SavedRun
 from tests.conftest import blobs
 from tests.end_to_end.helpers import ROOT
 
@@ -73,7 +73,7 @@ def test_its_command_runs_in_miniature(config, tmp_path, monkeypatch):
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert list(folder.glob("events.out.tfevents*"))
     used = yaml.safe_load((folder / "config.yaml").read_text())
-    layer = KMeansLayer.from_file(folder / "centroids.safetensors")
+    layer = SavedRun.read(folder).layer
     assert len(layer.centroids) == used["model"]["n_clusters"]
     if config.stem == "image":
         assert (folder / "quantized.png").exists()

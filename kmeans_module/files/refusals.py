@@ -31,7 +31,7 @@ class ColumnsError(ValueError):
     """A table has text beside its numbers.
 
     Args:
-        message: ends with the words :data:`CHOOSE`.
+        message: names the file, and ends with "choose features by columns".
         columns: that hold numbers, by name, or by number where the table has no names.
     """
 
@@ -40,7 +40,14 @@ class ColumnsError(ValueError):
         self.columns = list(columns)
 
     def advising(self, remedy: str) -> str:
-        """The message with another remedy than columns=, where a caller has no such argument."""
+        """The message with another remedy than columns=, where a caller has no such argument.
+
+        Args:
+            remedy: what to do in place of it.
+
+        Returns:
+            The message.
+        """
         return str(self).replace(CHOOSE, remedy)
 
 

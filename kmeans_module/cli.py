@@ -20,12 +20,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from kmeans_module import files, shorthand
+from kmeans_module import files
 from kmeans_module.clustering.predicting import names_a_run, predict_by_run
 from kmeans_module.core.words import shown
 from kmeans_module.data import ArrayDataModule, BlobDataModule, ImageDataModule, RowsDataModule
 from kmeans_module.faults import in_words, is_fault, late_interrupts, quiet_threads
 from kmeans_module.files.claims import check_unclaimed, claim_folder
+from kmeans_module.hints import columns_option, hinted
+from kmeans_module.shorthand import config_files, spelled_out
 from kmeans_module.training.callbacks import Checkpoints, ClusterFigures, IterationBar, RunFolder
 from kmeans_module.training.callbacks.place import run_folder
 from kmeans_module.training.checkpoint_files import is_remote, read_checkpoint
@@ -68,44 +70,15 @@ class Parser(LightningArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        files = shorthand.config_files(self.arguments)
+        files = config_files(self.arguments)
         key = re.search(r"""[Pp]arser key "(.*?)"|option '(.*?)'""", message)
         given = key is not None and any(
             arg.startswith(f"--{key[1] or key[2]}") for arg in self.arguments
         )
-        message = self._hinted(message)
+        message = hinted(message, self.arguments, SUBCOMMANDS, self._keys)
         if files and not given:
             message = f"{', '.join(files)}: {message}"
         _fail(message, status=2)
-
-    def _hinted(self, message: str) -> str:
-        """The message, with what was meant where that can be told."""
-        args = self.arguments
-        lacks = re.fullmatch(r"argument (--\S+): expected one argument", message)
-        if lacks:
-            option = shorthand.option_without_value(lacks[1], args)
-            return f"argument {option}: expected one argument, as in {option} VALUE"
-        command = re.match(r"argument subcommand: invalid choice: '(.*?)'", message)
-        if command:
-            meant = shorthand.unknown_command(command[1], SUBCOMMANDS)
-            return f"{message}; did you mean {program()} {meant}?" if meant else message
-        dashes, words = "--", re.match(r"unrecognized arguments: (.*)", message)
-        if words:
-            word = next((arg for arg in args if words[1].startswith(arg)), words[1])
-            if not word.startswith("-"):
-                return f"{message}; {shorthand.misplaced_file(word, args)}"
-            key = word.lstrip("-").partition("=")[0]
-        else:
-            words = re.search(r"[Oo]ption '(.*?)' is not accepted", message)
-            of_file = re.search(r"does not accept option '(.*?)'", message)
-            if words:  # of the data, whose options are those of a class
-                dashes, key = "", f"data.{words[1]}"
-            elif of_file:
-                dashes, key = "", of_file[1]
-            else:
-                return message
-        meant = shorthand.unknown_option(key, self._keys())
-        return f"{message}; did you mean {dashes}{meant}?" if meant else message
 
     def _keys(self) -> set[str]:
         """Keys of the options of all subcommands."""
@@ -150,7 +123,7 @@ class KMeansCLI(LightningCLI):
         """Refuse a file that is no whole checkpoint before anything is instantiated."""
         self.arguments = args
         _expect_subcommand(parser, args)
-        for file in shorthand.config_files(args):
+        for file in config_files(args):
             _check_config(file)
         self.config = parser.parse_args(args)
         options = self.config[self.config.subcommand]
@@ -246,7 +219,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if said is not None:
         sys.stdout.write(said)
         return
-    args = shorthand.spelled_out(args)
+    args = spelled_out(args)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings(), quiet_threads(), late_interrupts():
         # torch deprecates a name that Lightning uses, and warns of torchmetrics' sparse tensors.
@@ -280,8 +253,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         except Exception as error:
             if isinstance(error, files.ColumnsError):
-                columns = shorthand.columns_option(error.columns)
-                error = ValueError(error.advising(f"choose features by {columns}"))
+                error = error.advising(f"choose features by {columns_option(error.columns)}")
             if os.environ.get(TRACEBACK) or not is_fault(error):
                 raise
             _fail(in_words(error), status=1)

@@ -83,7 +83,7 @@ def given(x: Any, *, least_dimensions: int = 2) -> Given:
             rows = FileRows(x)
         except ColumnsError as error:
             remedy = f"read the file yourself, or use ArrayDataModule(columns={error.columns})"
-            raise ValueError(error.advising(remedy)) from None
+            raise error.advising(remedy) from None
         held = rows.held()
         return Given(rows if held is None else held, None, rows.n_features, n_rows=len(rows))
     if isinstance(x, ROWS):

@@ -127,7 +127,7 @@ class SavedRun:
         try:
             rows = FileRows(path, **self._reading(Path(path)))
         except files.ColumnsError as error:
-            raise ValueError(error.advising("leave the others out of the file")) from None
+            raise error.advising("leave the others out of the file") from None
         if rows.n_features != self.layer.n_features:
             raise ValueError(
                 f"{path}: rows of {rows.n_features} features, those of {self.folder} have "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kmeans_module.arrays import as_tensor
 from kmeans_module.files.columns import Column, column_numbers
-from kmeans_module.files.refusals import DROP, UnsuitableError, numeric_columns
+from kmeans_module.files.refusals import DROP, UnsuitableError
 
 
 def read_parquet(path: Path, columns: Sequence[Column] | None) -> tuple[Tensor, list[str]]:
@@ -44,7 +44,7 @@ def read_parquet(path: Path, columns: Sequence[Column] | None) -> tuple[Tensor, 
     numeric = [name for name in names if _is_numeric(schema.field(name).type)]
     if text is not None and columns is None and numeric:
         fault = f"expected numbers, got {schema.field(text).type} in {text!r}"
-        raise UnsuitableError(fault + numeric_columns(numeric), numeric)
+        raise UnsuitableError(fault, numeric)
     arrays = [_numbers(table.column(name), name) for name in names]
     stacked = np.column_stack(arrays)
     if stacked.dtype.kind == "f" and any(_inexact(array) for array in arrays):

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from kmeans_module.core.words import first_line
 
-# How a table with text beside its numbers is read: the end of the message of a ColumnsError.
-CHOOSE = "choose features by columns"
 DROP = "drop or fill such rows first"
 
 
@@ -31,29 +29,30 @@ class ColumnsError(ValueError):
     """A table has text beside its numbers.
 
     Args:
-        message: names the file, and ends with "choose features by columns".
+        fault: what cannot be read, and in which file.
         columns: that hold numbers, by name, or by number where the table has no names.
+        remedy: what a caller does; another one where there is no argument columns.
     """
 
-    def __init__(self, message: str, columns: Sequence[int | str] = ()) -> None:
-        super().__init__(message)
-        self.columns = list(columns)
+    def __init__(
+        self,
+        fault: str,
+        columns: Sequence[int | str] = (),
+        remedy: str = "choose features by columns",
+    ) -> None:
+        super().__init__(f"{fault}; the columns of numbers are {enumerated(columns)}: {remedy}")
+        self.fault, self.columns = fault, list(columns)
 
-    def advising(self, remedy: str) -> str:
-        """The message with another remedy than columns=, where a caller has no such argument.
+    def advising(self, remedy: str) -> ColumnsError:
+        """The same with another remedy.
 
         Args:
-            remedy: what to do in place of it.
+            remedy: what to do in place of choosing by columns.
 
         Returns:
-            The message.
+            An error to raise in its place.
         """
-        return str(self).replace(CHOOSE, remedy)
-
-
-def numeric_columns(columns: Sequence[int | str]) -> str:
-    """The end of a message: which columns hold numbers, and how to read them alone."""
-    return f"; the columns of numbers are {enumerated(columns)}: {CHOOSE}"
+        return ColumnsError(self.fault, self.columns, remedy)
 
 
 @contextmanager

@@ -18,12 +18,7 @@ from torch import Tensor
 
 from kmeans_module.core.words import shown
 from kmeans_module.files.columns import Column, column_numbers
-from kmeans_module.files.refusals import (
-    DROP,
-    UnsuitableError,
-    enumerated,
-    numeric_columns,
-)
+from kmeans_module.files.refusals import DROP, UnsuitableError, enumerated
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +81,9 @@ def read_csv(
         fault = _first_fault(path, skip, cells, labels) or str(error)
         row = zip(labels[index:], (second or first).cells[index:], strict=False)
         numeric = [label for label, cell in row if is_number(cell)]
-        if columns is not None or not numeric or len(numeric) == width - index or DROP in fault:
-            raise UnsuitableError(fault) from error
-        raise UnsuitableError(fault + numeric_columns(numeric), numeric) from error
+        if columns is not None or len(numeric) == width - index or DROP in fault:
+            numeric = []
+        raise UnsuitableError(fault, numeric) from error
     return torch.from_numpy(array), names
 
 

@@ -472,7 +472,7 @@ def test_a_fit_says_what_it_does(capsys):
 
 def test_example_data_are_called_so(capsys):
     (first, *_) = said(capsys)
-    assert "rows of 2 features, example data as no file of rows is named" in first
+    assert "rows of 2 features, drawn as example data" in first
 
 
 def test_a_fit_is_quiet_where_it_is_told_to_be(capsys):

@@ -37,7 +37,7 @@ def _source(data: RowsDataModule) -> str:
         n = len(data.image_files)
         return f", the pixels of {data.path if n == 1 else f'{n:,} pictures in {data.path}'}"
     if isinstance(data, BlobDataModule):
-        return ", example data as no file of rows is named"
+        return ", drawn as example data"
     return f" in {data.path}" if isinstance(data, ArrayDataModule) else ""
 
 

@@ -568,6 +568,16 @@ def test_the_console_script_and_train_py_are_main(tmp_path):
     assert "Traceback" not in finished.stderr
 
 
+def test_train_py_says_what_is_not_installed():
+    finished = subprocess.run(
+        [sys.executable, "-S", "-E", str(ROOT / "train.py")],  # without installed packages
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("train.py: torch is not installed here; `make train` makes")
+    assert len(finished.stderr.splitlines()) == 1
+
+
 def test_without_arguments_it_fits_the_blobs(tmp_path, capsys):
     finished = run_script(cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr

@@ -10,7 +10,6 @@ Shapes: x is (n, d) shared by all problems or (P, n, d), centroids (P, k, d), we
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,9 +44,7 @@ if TYPE_CHECKING:
 def _backend(
     x: Tensor, dtype: torch.dtype, operation: str = "e_step"
 ) -> NativeBackend | TritonBackend | ReferenceBackend:
-    """Whose kernels take such rows, if not KMEANS_KERNEL asks for plain torch."""
-    if os.environ.get("KMEANS_KERNEL") == REFERENCE.name:
-        return REFERENCE
+    """Whose kernels take such rows."""
     # A compiler that folds constants runs operators while it compiles: both questions are asked.
     if NATIVE.obstacle(x, dtype, operation) is None and library() is not None:
         return NATIVE

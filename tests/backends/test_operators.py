@@ -273,16 +273,6 @@ def test_the_reference_is_compiled_and_exported_through_plain_torch(
     assert torch.equal(program.module()(x), layer(x))
 
 
-def test_the_reference_that_is_asked_for_serves_under_vmap_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    layer, x = unit_layer(), blobs(100, 3)
-    expected = layer(x)
-    monkeypatch.setenv("KMEANS_KERNEL", "reference")
-    monkeypatch.setattr(native.BACKEND, "workspace", None)  # cannot be called
-    assert torch.equal(torch.func.vmap(layer)(x.unsqueeze(1)).flatten(), expected)
-
-
 def test_without_the_library_plain_torch_is_compiled(
     monkeypatch: pytest.MonkeyPatch, graphs: Graphs
 ) -> None:
